@@ -1,0 +1,77 @@
+// Captures of netlink traffic: pcap files of link type 253 (LINKTYPE_NETLINK), as a capture on an
+// nlmon interface writes them. libpcap does the file format: both byte orders, micro- and
+// nanosecond magic.
+//
+// Before each datagram stand 16 bytes, big-endian: packet type (4 = outgoing), ARPHRD_NETLINK
+// (0x0338), address length and address (zero), netlink family (12 = NETLINK_NETFILTER).
+//
+// Thread-compatible: one thread at a time for each object.
+#ifndef CTACCT_NETLINK_CAPTURE_FILE_H_
+#define CTACCT_NETLINK_CAPTURE_FILE_H_
+
+#include <pcap/pcap.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace ctacct {
+
+// A datagram of netlink family 12, without the capture's header. Valid until the next call on the
+// reader.
+struct CapturedDatagram {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;
+  int64_t time_ns = 0;  // Since the Unix epoch.
+};
+
+class CaptureReader {
+ public:
+  // Fails if the file cannot be read or is no pcap file of link type 253; the message names the
+  // path.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<CaptureReader>> Open(const std::string& path);
+
+  // True: *datagram is the next one; packets of other netlink families are passed over. False: the
+  // end. An error, with path and packet number, where the file is damaged or cut off; what came
+  // before is good.
+  [[nodiscard]] absl::StatusOr<bool> Next(CapturedDatagram* datagram);
+
+ private:
+  struct Closer {
+    void operator()(pcap_t* pcap) const { pcap_close(pcap); }
+  };
+
+  CaptureReader(std::string path, pcap_t* pcap) : path_(std::move(path)), pcap_(pcap) {}
+
+  const std::string path_;
+  const std::unique_ptr<pcap_t, Closer> pcap_;
+  uint64_t packets_ = 0;
+};
+
+class CaptureWriter {
+ public:
+  // Creates or truncates the file (mode 0600: it holds addresses).
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<CaptureWriter>> Create(
+      const std::string& path);
+  ~CaptureWriter();
+
+  // Appends a datagram. Buffered: errors may show only in a later call of Flush.
+  void Write(const uint8_t* data, size_t bytes, int64_t time_ns);
+  [[nodiscard]] absl::Status Flush();
+
+ private:
+  CaptureWriter(std::string path, pcap_t* pcap, pcap_dumper_t* dumper);
+
+  const std::string path_;
+  pcap_t* const pcap_;
+  pcap_dumper_t* const dumper_;
+  std::string packet_;  // Reused for the header and the datagram in one piece.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_CAPTURE_FILE_H_

@@ -1,0 +1,106 @@
+#include "netlink/capture_file.h"
+
+#include <stdlib.h>
+
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::HasSubstr;
+
+class CaptureFileTest : public testing::Test {
+ protected:
+  void SetUp() override { path_ = testing::TempDir() + "/capture.pcap"; }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  static void Write(CaptureWriter& writer, const std::string& bytes, int64_t time_ns) {
+    writer.Write(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), time_ns);
+  }
+  static std::string Text(const CapturedDatagram& datagram) {
+    return std::string(reinterpret_cast<const char*>(datagram.data), datagram.bytes);
+  }
+  void WriteThree() {
+    const auto writer = CaptureWriter::Create(path_);
+    ASSERT_TRUE(writer.ok()) << writer.status();
+    Write(**writer, "first", 1'600'000'000'123'456'789);
+    Write(**writer, std::string(32768, 'x'), 1'600'000'000'999'999'999);
+    Write(**writer, "", 1'600'000'001'000'000'000);
+    ASSERT_TRUE((*writer)->Flush().ok());
+  }
+
+  std::string path_;
+};
+
+TEST_F(CaptureFileTest, ReadsWhatWasWrittenToTheNanosecond) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  const auto reader = CaptureReader::Open(path_);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  CapturedDatagram datagram;
+  ASSERT_TRUE(*(*reader)->Next(&datagram));
+  EXPECT_EQ(Text(datagram), "first");
+  EXPECT_EQ(datagram.time_ns, 1'600'000'000'123'456'789);
+  ASSERT_TRUE(*(*reader)->Next(&datagram));
+  EXPECT_EQ(datagram.bytes, 32768u);
+  EXPECT_EQ(datagram.time_ns, 1'600'000'000'999'999'999);
+  ASSERT_TRUE(*(*reader)->Next(&datagram));
+  EXPECT_EQ(datagram.bytes, 0u);
+  EXPECT_FALSE(*(*reader)->Next(&datagram));
+}
+
+TEST_F(CaptureFileTest, HasTheHeaderOfAnNlmonCapture) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  std::ifstream file(path_, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_EQ(bytes.substr(20, 4), std::string("\xfd\0\0\0", 4));  // Link type 253.
+  EXPECT_EQ(bytes.substr(40, 16), std::string("\0\x04\x03\x38\0\0\0\0\0\0\0\0\0\0\0\x0c", 16));
+  // It holds addresses of users.
+  EXPECT_EQ(std::filesystem::status(path_).permissions(),
+            std::filesystem::perms::owner_read | std::filesystem::perms::owner_write);
+}
+
+TEST_F(CaptureFileTest, ACutOffFileIsGoodUpToTheCut) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  std::filesystem::resize_file(path_, 24 + 16 + 16 + 5 + 16 + 1000);
+  const auto reader = CaptureReader::Open(path_);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  CapturedDatagram datagram;
+  ASSERT_TRUE(*(*reader)->Next(&datagram));
+  const auto second = (*reader)->Next(&datagram);
+  ASSERT_FALSE(second.ok());
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr(path_));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("after packet 1"));
+}
+
+TEST_F(CaptureFileTest, OtherNetlinkFamiliesArePassedOver) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  {
+    std::fstream file(path_, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(24 + 16 + 15);
+    file.put('\0');  // NETLINK_ROUTE.
+  }
+  const auto reader = CaptureReader::Open(path_);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  CapturedDatagram datagram;
+  ASSERT_TRUE(*(*reader)->Next(&datagram));
+  EXPECT_EQ(datagram.bytes, 32768u);
+}
+
+TEST_F(CaptureFileTest, WrongFilesAreNamed) {
+  EXPECT_THAT(std::string(CaptureReader::Open("/nowhere/x.pcap").status().message()),
+              HasSubstr("/nowhere/x.pcap"));
+  EXPECT_FALSE(CaptureWriter::Create("/nowhere/x.pcap").ok());
+  std::ofstream(path_) << "no capture at all, but long enough to have a header";
+  EXPECT_THAT(std::string(CaptureReader::Open(path_).status().message()), HasSubstr(path_));
+}
+
+}  // namespace
+}  // namespace ctacct

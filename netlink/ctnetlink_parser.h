@@ -1,0 +1,67 @@
+// Netlink datagrams of conntrack -> FlowEvent. Pure functions of bytes: no clock, no table, no
+// allocation, no system call, nothing kept between calls; thread-safe.
+//
+//   datagram  = message*                           each padded to 4 bytes
+//   message   = nlmsghdr(16) nfgenmsg(4) attribute*
+//   attribute = length(2) type(2) payload          length counts the 4 bytes before the payload;
+//   padded to 4 bytes;
+//                                                  attributes nest; attribute payloads are
+//                                                  big-endian
+//
+// Every length is checked before it is used. Unknown attributes are skipped, a known one that is
+// too short, or any length that points outside its container, rejects the message. Layouts:
+// linux/netfilter/nfnetlink_conntrack.h.
+#ifndef CTACCT_NETLINK_CTNETLINK_PARSER_H_
+#define CTACCT_NETLINK_CTNETLINK_PARSER_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "netlink/flow_event.h"
+
+namespace ctacct {
+
+// One message within a datagram. `data` points at its nlmsghdr, `bytes` is nlmsg_len (>= 16), all
+// within the datagram.
+struct NetlinkMessage {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;
+  uint16_t type = 0;
+  uint16_t flags = 0;
+  uint32_t sequence = 0;
+};
+
+// Walks the messages of a datagram, which must outlive the cursor.
+class DatagramCursor {
+ public:
+  DatagramCursor(const uint8_t* data, size_t bytes) : data_(data), left_(bytes) {}
+
+  // False at the end, or where the rest is malformed (then malformed() is true and the rest is
+  // given up).
+  [[nodiscard]] bool Next(NetlinkMessage* message);
+  bool malformed() const { return malformed_; }
+
+ private:
+  const uint8_t* data_;
+  size_t left_;
+  bool malformed_ = false;
+};
+
+enum class ParseResult : uint8_t {
+  kFlow,       // *event is filled.
+  kIpv6,       // A flow of IPv6; *event is unspecified.
+  kNotAFlow,   // Another subsystem or message type, or a request of user space; *event is
+               // unspecified.
+  kMalformed,  // Rejected; *event is unspecified.
+};
+
+// Parses one message.
+[[nodiscard]] ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event);
+
+// The error code of an NLMSG_DONE or NLMSG_ERROR: 0, or a negative errno. 0 where the message
+// carries none.
+[[nodiscard]] int MessageError(const NetlinkMessage& message);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_CTNETLINK_PARSER_H_

@@ -1,0 +1,87 @@
+#include "netlink/dump_socket.h"
+
+#include <errno.h>
+#include <linux/netfilter/nfnetlink.h>
+#include <linux/netfilter/nfnetlink_conntrack.h>
+#include <linux/netlink.h>
+#include <string.h>
+#include <sys/socket.h>
+
+#include "absl/strings/str_cat.h"
+#include "netlink/ctnetlink_parser.h"
+
+namespace ctacct {
+namespace {
+
+// The kernel packs at most 32 KiB into a chunk, and that much only for a reader that has shown a
+// buffer of that size.
+constexpr size_t kChunkBytesMax = 65536;
+
+}  // namespace
+
+DumpSocket::DumpSocket(mnl_socket* socket) : socket_(socket), buffer_(kChunkBytesMax) {
+  BuildRequest(0);
+}
+
+absl::StatusOr<std::unique_ptr<DumpSocket>> DumpSocket::Open() {
+  mnl_socket* socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (socket == nullptr || mnl_socket_bind(socket, 0, MNL_SOCKET_AUTOPID) != 0) {
+    const int error = errno;
+    if (socket != nullptr) mnl_socket_close(socket);
+    return absl::UnavailableError(absl::StrCat("netlink dump socket: ", strerror(error)));
+  }
+  return std::unique_ptr<DumpSocket>(new DumpSocket(socket));
+}
+
+absl::Status DumpSocket::Request() {
+  BuildRequest(++sequence_);
+  if (mnl_socket_sendto(socket_.get(), request_.data(), request_.size()) < 0) {
+    return absl::UnavailableError(absl::StrCat("conntrack dump: ", strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
+void DumpSocket::BuildRequest(uint32_t sequence) {
+  request_.assign(MNL_ALIGN(sizeof(nlmsghdr)) + MNL_ALIGN(sizeof(nfgenmsg)), 0);
+  nlmsghdr* header = mnl_nlmsg_put_header(request_.data());
+  header->nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET;
+  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  header->nlmsg_seq = sequence;
+  auto* family = static_cast<nfgenmsg*>(mnl_nlmsg_put_extra_header(header, sizeof(nfgenmsg)));
+  family->nfgen_family = AF_INET;
+  family->version = NFNETLINK_V0;
+}
+
+absl::StatusOr<const Datagram*> DumpSocket::Receive() {
+  for (;;) {
+    sockaddr_nl sender{};
+    iovec vector = {buffer_.data(), buffer_.size()};
+    msghdr header{};
+    header.msg_name = &sender;
+    header.msg_namelen = sizeof(sender);
+    header.msg_iov = &vector;
+    header.msg_iovlen = 1;
+    const ssize_t received = recvmsg(fd(), &header, MSG_DONTWAIT);
+    if (received < 0 && errno == EINTR) continue;
+    if (received < 0 && errno == EAGAIN) return nullptr;
+    if (received < 0) {
+      return absl::UnavailableError(absl::StrCat("conntrack dump: ", strerror(errno)));
+    }
+    if (header.msg_flags & MSG_TRUNC) {
+      return absl::DataLossError("conntrack dump: a chunk larger than the kernel's own limit");
+    }
+    if (sender.nl_pid != 0) continue;
+    datagram_ = {buffer_.data(), static_cast<size_t>(received)};
+    NetlinkMessage first;
+    if (!DatagramCursor(datagram_.data, datagram_.bytes).Next(&first)) continue;
+    if (first.sequence != sequence_) continue;
+    if (first.type == NLMSG_ERROR && MessageError(first) != 0) {
+      return absl::UnavailableError(
+          absl::StrCat("conntrack dump: ", strerror(-MessageError(first)),
+                       MessageError(first) == -EPERM ? " (needs CAP_NET_ADMIN)" : ""));
+    }
+    return &datagram_;
+  }
+}
+
+}  // namespace ctacct

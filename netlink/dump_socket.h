@@ -1,0 +1,56 @@
+// A netlink socket for dumps of the IPv4 conntrack table, on libmnl.
+//
+// Thread-compatible: one thread owns it. Needs CAP_NET_ADMIN at each request. Never filtered: a
+// filter's verdict drops a whole chunk of the dump, its end too.
+//
+// The kernel makes the next chunk within the receive call that took the last one: reading slowly
+// costs nothing but time, and never overruns.
+#ifndef CTACCT_NETLINK_DUMP_SOCKET_H_
+#define CTACCT_NETLINK_DUMP_SOCKET_H_
+
+#include <libmnl/libmnl.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "netlink/event_socket.h"
+
+namespace ctacct {
+
+class DumpSocket {
+ public:
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<DumpSocket>> Open();
+
+  // Asks for a dump. What a former, abandoned dump still sends is passed over from now on.
+  [[nodiscard]] absl::Status Request();
+
+  // The request that was sent last, or would be first. Valid until the next Request.
+  Datagram last_request() const { return {request_.data(), request_.size()}; }
+
+  // The next chunk of the dump asked for last; nullptr where none waits. Never blocks. A chunk's
+  // NLMSG_DONE ends it.
+  [[nodiscard]] absl::StatusOr<const Datagram*> Receive();
+
+  int fd() const { return mnl_socket_get_fd(socket_.get()); }
+
+ private:
+  struct Closer {
+    void operator()(mnl_socket* socket) const { mnl_socket_close(socket); }
+  };
+
+  explicit DumpSocket(mnl_socket* socket);
+  void BuildRequest(uint32_t sequence);
+
+  const std::unique_ptr<mnl_socket, Closer> socket_;
+  std::vector<uint8_t> buffer_;
+  Datagram datagram_;
+  uint32_t sequence_ = 0;
+  std::vector<uint8_t> request_;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_DUMP_SOCKET_H_

@@ -1,0 +1,76 @@
+// A netlink socket that is subscribed to conntrack events, on libmnl.
+//
+// Thread-compatible: one thread owns it. It belongs to the network namespace of the thread that
+// opened it. Needs CAP_NET_ADMIN to force the receive buffer (and for conntrack's groups).
+//
+// After an overrun (ENOBUFS) the kernel drops every event until the queue is empty, and says so
+// only once: drain to the end, then dump the table. Drops() counts the lost ones; an ENOBUFS
+// without drops is an allocation failure.
+#ifndef CTACCT_NETLINK_EVENT_SOCKET_H_
+#define CTACCT_NETLINK_EVENT_SOCKET_H_
+
+#include <libmnl/libmnl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace ctacct {
+
+// One datagram as the kernel sent it. Valid until the next receive on its socket.
+struct Datagram {
+  const uint8_t* data = nullptr;
+  size_t bytes = 0;
+};
+
+class EventSocket {
+ public:
+  // Subscribes to NEW, UPDATE and DESTROY. `receive_buffer_bytes` goes to SO_RCVBUFFORCE, of which
+  // the kernel makes twice as much; each queued event takes about 1,280 bytes of that.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Open(
+      size_t receive_buffer_bytes);
+
+  struct Batch {
+    size_t datagrams = 0;  // at(0) ... at(datagrams - 1) are valid.
+    bool drained = false;  // The queue was empty at the end of this batch.
+    bool overrun = false;  // The kernel has dropped events since the last batch.
+  };
+  // Takes what waits, up to kBatchDatagrams; never blocks.
+  [[nodiscard]] absl::StatusOr<Batch> Receive();
+  const Datagram& at(size_t i) const { return datagrams_[i]; }
+
+  // Events the kernel has dropped since the socket was opened (SO_MEMINFO). A 32-bit counter of the
+  // kernel.
+  [[nodiscard]] uint32_t Drops() const;
+  // What the kernel granted, in its own doubled count.
+  [[nodiscard]] size_t ReceiveBufferBytes() const;
+  int fd() const { return mnl_socket_get_fd(socket_.get()); }
+
+  static constexpr size_t kBatchDatagrams = 64;
+  // An event has about 200 bytes; helpers, labels and security contexts add some hundreds.
+  static constexpr size_t kDatagramBytesMax = 8192;
+
+ private:
+  struct Closer {
+    void operator()(mnl_socket* socket) const { mnl_socket_close(socket); }
+  };
+
+  explicit EventSocket(mnl_socket* socket);
+
+  const std::unique_ptr<mnl_socket, Closer> socket_;
+  std::vector<uint8_t> buffer_;
+  std::vector<iovec> vectors_;
+  std::vector<mmsghdr> headers_;
+  std::vector<sockaddr_nl> senders_;
+  std::vector<Datagram> datagrams_;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_EVENT_SOCKET_H_
