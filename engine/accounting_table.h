@@ -1,0 +1,79 @@
+// The sums of one interval (or of the part of it since the last hand-over), and what is known of
+// its completeness.
+//
+// Thread-compatible: one owner at a time, no lock; TableHandoff passes it between worker and
+// flusher. Invariant: a key's sums only grow until Clear.
+#ifndef CTACCT_ENGINE_ACCOUNTING_TABLE_H_
+#define CTACCT_ENGINE_ACCOUNTING_TABLE_H_
+
+#include <cstdint>
+
+#include "absl/container/flat_hash_map.h"
+#include "engine/accounting_key.h"
+#include "engine/traffic_row.h"
+#include "netlink/flow_event.h"
+
+namespace ctacct {
+
+struct TrafficSums {
+  FlowCounters original;
+  FlowCounters reply;
+  uint64_t connection_count = 0;    // Closed.
+  uint64_t connection_time_ns = 0;  // Sum of their durations.
+
+  void Add(const TrafficSums& other) {
+    original.packets += other.original.packets;
+    original.bytes += other.original.bytes;
+    reply.packets += other.reply.packets;
+    reply.bytes += other.reply.bytes;
+    connection_count += other.connection_count;
+    connection_time_ns += other.connection_time_ns;
+  }
+  bool IsZero() const {
+    return (original.packets | original.bytes | reply.packets | reply.bytes | connection_count |
+            connection_time_ns) == 0;
+  }
+};
+
+// Counts of things that operators must be able to see. All are since the start of the engine, but
+// for those in a table, which are since its last Clear.
+struct WorkerCounts {
+  uint64_t events_new = 0;
+  uint64_t events_update = 0;
+  uint64_t events_destroy = 0;
+  uint64_t dump_entries = 0;
+  uint64_t skipped_ipv6 = 0;
+  uint64_t filtered = 0;   // Outside src and dst, from or to exclude-ip, ICMP unless wanted.
+  uint64_t malformed = 0;  // Messages, or the rest of a datagram.
+  uint64_t without_counters =
+      0;  // DESTROY or dump entry that told no counters (nf_conntrack_acct was off).
+  uint64_t duplicate_destroys = 0;
+  uint64_t stale_dump_entries = 0;  // A dump showed a flow whose DESTROY had come already.
+  uint64_t counter_falls = 0;       // Treated as a new start of the flow.
+  uint64_t unknown_destroys = 0;    // Of flows older than the engine, which no dump had shown.
+  uint64_t overruns = 0;
+  uint64_t events_dropped = 0;  // By the kernel, exact (SO_MEMINFO).
+  uint64_t ghosts_removed = 0;  // Flows whose DESTROY was lost.
+};
+
+struct AccountingTable {
+  absl::flat_hash_map<AccountingKey, TrafficSums> rows;
+  // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
+  // connection may outlive a port list.
+  absl::flat_hash_map<AccountingKey, int64_t> open_changes;
+  int64_t interval_end_ns = 0;  // Set when the table is sealed.
+  Completeness completeness = Completeness::kComplete;
+  uint64_t events_dropped = 0;
+
+  void Clear() {
+    rows.clear();
+    open_changes.clear();
+    interval_end_ns = 0;
+    completeness = Completeness::kComplete;
+    events_dropped = 0;
+  }
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ACCOUNTING_TABLE_H_

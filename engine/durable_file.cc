@@ -1,0 +1,122 @@
+#include "engine/durable_file.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+
+namespace ctacct {
+namespace {
+
+std::string HiddenName(const std::string& name) { return absl::StrCat(".", name, ".tmp"); }
+
+}  // namespace
+
+absl::Status FileError(absl::string_view what, absl::string_view path, int error) {
+  return absl::ErrnoToStatus(error, absl::StrCat("cannot ", what, " ", path));
+}
+
+absl::StatusOr<UniqueFd> OpenFolder(const std::string& folder) {
+  UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!fd.valid()) return FileError("open folder", folder, errno);
+  return fd;
+}
+
+absl::StatusOr<UniqueFd> OpenRegularFile(int folder_fd, const std::string& name,
+                                         const std::string& path) {
+  // O_NONBLOCK: a FIFO without a writer must not hold us up before we see that it is one.
+  UniqueFd fd(openat(folder_fd, name.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+  if (!fd.valid()) {
+    if (errno == ELOOP) {
+      return absl::FailedPreconditionError(
+          absl::StrCat(path, ": a symbolic link, not a regular file"));
+    }
+    return FileError("open", path, errno);
+  }
+  struct stat info;
+  if (fstat(fd.get(), &info) != 0) return FileError("examine", path, errno);
+  if (!S_ISREG(info.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat(path, ": not a regular file"));
+  }
+  return fd;
+}
+
+int RenameNoReplace(int from_folder_fd, const char* from, int to_folder_fd, const char* to) {
+  if (renameat2(from_folder_fd, from, to_folder_fd, to, RENAME_NOREPLACE) == 0) return 0;
+  if (errno != EINVAL && errno != ENOSYS) return -1;
+  if (linkat(from_folder_fd, from, to_folder_fd, to, 0) != 0) return -1;
+  return unlinkat(from_folder_fd, from, 0);
+}
+
+DurableFile::DurableFile(std::string folder, std::string name, UniqueFd folder_fd, UniqueFd fd)
+    : folder_(std::move(folder)),
+      name_(std::move(name)),
+      folder_fd_(std::move(folder_fd)),
+      fd_(std::move(fd)) {}
+
+DurableFile::~DurableFile() {
+  if (fd_.valid()) unlinkat(folder_fd_.get(), HiddenName(name_).c_str(), 0);
+}
+
+absl::Status DurableFile::Error(absl::string_view what, int error) const {
+  return FileError(what, absl::StrCat(folder_, "/", name_), error);
+}
+
+absl::StatusOr<DurableFile> DurableFile::Create(const std::string& folder,
+                                                const std::string& name) {
+  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos) {
+    return absl::InvalidArgumentError("a file name must be one visible path component");
+  }
+  absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
+  if (!folder_fd.ok()) return folder_fd.status();
+  const std::string hidden = HiddenName(name);
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+  UniqueFd fd(openat(folder_fd->get(), hidden.c_str(), kFlags, kDurableFileMode));
+  if (!fd.valid() && errno == EEXIST && unlinkat(folder_fd->get(), hidden.c_str(), 0) == 0) {
+    fd = UniqueFd(openat(folder_fd->get(), hidden.c_str(), kFlags, kDurableFileMode));
+  }
+  if (!fd.valid()) return FileError("create", absl::StrCat(folder, "/", hidden), errno);
+  return DurableFile(folder, name, *std::move(folder_fd), std::move(fd));
+}
+
+absl::Status DurableFile::Append(absl::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t written = write(fd_.get(), bytes.data(), bytes.size());
+    if (written < 0) {
+      if (errno == EINTR) continue;
+      return Error("write", errno);
+    }
+    bytes.remove_prefix(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DurableFile::Commit() {
+  if (fsync(fd_.get()) != 0) return Error("sync", errno);
+  if (RenameNoReplace(folder_fd_.get(), HiddenName(name_).c_str(), folder_fd_.get(),
+                      name_.c_str()) != 0) {
+    return Error("name", errno);
+  }
+  fd_ = UniqueFd();  // From here on there is no hidden file to remove.
+  if (fsync(folder_fd_.get()) != 0) {
+    const int error = errno;
+    unlinkat(folder_fd_.get(), name_.c_str(), 0);
+    return FileError("sync folder", folder_, error);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status WriteDurably(const std::string& folder, const std::string& name,
+                          absl::string_view contents) {
+  absl::StatusOr<DurableFile> file = DurableFile::Create(folder, name);
+  if (!file.ok()) return file.status();
+  if (absl::Status status = file->Append(contents); !status.ok()) return status;
+  return file->Commit();
+}
+
+}  // namespace ctacct

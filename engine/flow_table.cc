@@ -1,0 +1,308 @@
+#include "engine/flow_table.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "engine/accounting_key.h"
+
+namespace ctacct {
+namespace {
+
+// A single dump may miss a living flow (the kernel's table was resized meanwhile, for instance),
+// and the one in which a flow was last seen counts too: two dumps in a row have not shown it then.
+constexpr uint32_t kDumpsUntilRemoval = 3;
+
+struct IdentityWords {
+  uint64_t addresses;
+  uint64_t ports;
+  uint32_t id;
+};
+
+IdentityWords Words(const FlowIdentity& identity) {
+  IdentityWords words;
+  const char* bytes = reinterpret_cast<const char*>(&identity);
+  std::memcpy(&words.addresses, bytes, 8);
+  std::memcpy(&words.ports, bytes + 8, 8);
+  std::memcpy(&words.id, bytes + 16, 4);
+  return words;
+}
+
+// `life` is the start time that tells incarnations apart, or whatever else does where the kernel
+// told none.
+uint64_t Fingerprint(const FlowIdentity& identity, uint64_t life) {
+  const IdentityWords words = Words(identity);
+  return absl::HashOf(words.addresses, words.ports, words.id, life);
+}
+
+uint64_t StartFingerprint(const FlowEvent& event) {
+  return Fingerprint(event.identity, static_cast<uint64_t>(event.start_ns));
+}
+
+// Without start times, a DESTROY told twice is known by its counters.
+uint64_t CounterFingerprint(const FlowEvent& event) {
+  return Fingerprint(event.identity, absl::HashOf(event.original.packets, event.original.bytes,
+                                                  event.reply.packets, event.reply.bytes));
+}
+
+bool ClosesConnection(TcpState state) {
+  return state == TcpState::kCloseWait || state == TcpState::kLastAck || state == TcpState::kClose;
+}
+
+// In a dump: the connection is past its close, whenever that was.
+bool HasClosed(const FlowEvent& event) {
+  return event.has_tcp_state &&
+         (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
+}
+
+int64_t EventTime(const FlowEvent& event, int64_t now_ns) {
+  return event.event_ns != 0 ? event.event_ns : now_ns;
+}
+
+}  // namespace
+
+size_t FlowTable::IdentityHash::operator()(const FlowIdentity& identity) const {
+  const IdentityWords words = Words(identity);
+  return absl::HashOf(words.addresses, words.ports, words.id);
+}
+
+void FlowTable::Start(int64_t now_ns) {
+  if (started_) return;
+  started_ = true;
+  known_since_ns_ = now_ns;
+}
+
+FlowChange FlowTable::Apply(const FlowEvent& event, int64_t now_ns) {
+  assert(started_);
+  if (event.start_ns >= known_since_ns_) timestamps_on_ = true;
+  switch (event.kind) {
+    case FlowEventKind::kNew:
+      return ApplyNew(event, now_ns);
+    case FlowEventKind::kUpdate:
+      return ApplyUpdate(event, now_ns);
+    case FlowEventKind::kDump:
+      return ApplyDump(event, now_ns);
+    case FlowEventKind::kDestroy:
+      return ApplyDestroy(event, now_ns);
+  }
+  return {};
+}
+
+FlowChange FlowTable::ApplyNew(const FlowEvent& event, int64_t now_ns) {
+  FlowChange change;
+  const auto [it, inserted] = flows_.try_emplace(event.identity);
+  Flow& flow = it->second;
+  if (!inserted && !flow.seen_new) {
+    // A dump has shown it before its NEW was taken: the same flow.
+    flow.seen_new = true;
+    return change;
+  }
+  const bool was_open = !inserted && !flow.closed;
+  // If there was one, its end was lost: this is the next incarnation. (A NEW told twice comes
+  // before any growth.)
+  flow = Flow();
+  flow.seen_new = true;
+  flow.start_ns = EventTime(event, now_ns);
+  flow.last_seen = complete_dumps_;
+  if (HasConnections(event.identity.protocol) && !was_open) change.open_change = 1;
+  return change;
+}
+
+FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, int64_t now_ns) {
+  FlowChange change;
+  if (!event.has_tcp_state || !ClosesConnection(event.tcp_state)) return change;
+  const auto it = flows_.find(event.identity);
+  if (it != flows_.end()) Close(EventTime(event, now_ns), &it->second, &change);
+  return change;
+}
+
+FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
+  FlowChange change;
+  const bool has_connections = HasConnections(event.identity.protocol);
+  auto it = flows_.find(event.identity);
+  if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
+      event.start_ns != it->second.start_ns) {
+    if (event.start_ns < it->second.start_ns) {
+      ++counts_->stale_dump_entries;
+      return change;
+    }
+    // Another life of the same identity; the end of the one before was missed.
+    if (has_connections && !it->second.closed) --change.open_change;
+    flows_.erase(it);
+    it = flows_.end();
+  }
+  const bool known = it != flows_.end();
+  if (!(known && it->second.start_exact) && WasDestroyed(StartFingerprint(event))) {
+    ++counts_->stale_dump_entries;
+    return change;
+  }
+  if (!event.has_counters) ++counts_->without_counters;
+  if (!known) {
+    it = flows_.try_emplace(event.identity).first;
+    Flow& flow = it->second;
+    flow.start_ns = now_ns;
+    if (!BornUnderOurEyes(event, complete_dumps_ > 0)) {
+      older_.push_back(event.identity);
+      flow.original = event.original;
+      flow.reply = event.reply;
+      flow.closed = event.has_tcp_state &&
+                    (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
+    }
+    if (has_connections && !flow.closed) ++change.open_change;
+  }
+  Flow& flow = it->second;
+  if (event.start_ns != 0) {
+    flow.start_ns = event.start_ns;
+    flow.start_exact = true;
+  }
+  flow.last_seen = complete_dumps_;
+  Account(event, &flow, &change.growth);
+  // The kernel may have no events for a flow older than the engine: its close shows in dumps only.
+  if (!flow.seen_new && HasClosed(event)) Close(now_ns, &flow, &change);
+  return change;
+}
+
+FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
+  FlowChange change;
+  auto it = flows_.find(event.identity);
+  if (it != flows_.end() && event.start_ns != 0 && it->second.start_exact &&
+      event.start_ns != it->second.start_ns) {
+    if (event.start_ns < it->second.start_ns) {
+      ++counts_->duplicate_destroys;
+      return change;
+    }
+    if (HasConnections(event.identity.protocol) && !it->second.closed) --change.open_change;
+    flows_.erase(it);
+    it = flows_.end();
+  }
+  const bool known = it != flows_.end();
+  bool first_time = MarkDestroyed(StartFingerprint(event));
+  if (event.start_ns == 0) {
+    // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
+    // been destroyed before.
+    first_time = MarkDestroyed(CounterFingerprint(event)) || known;
+  }
+  if (!first_time) {
+    ++counts_->duplicate_destroys;
+    return change;
+  }
+  if (!event.has_counters) ++counts_->without_counters;
+  Flow unseen;
+  if (!known) {
+    // During the very first dump, events may be of flows older than the engine that the dump has
+    // not shown yet.
+    if (!BornUnderOurEyes(event, complete_dumps_ > 0 || !dump_running_)) {
+      ++counts_->unknown_destroys;
+      return change;
+    }
+    unseen.start_ns = EventTime(event, now_ns);
+  }
+  Flow* flow = known ? &it->second : &unseen;
+  Account(event, flow, &change.growth);
+  if (HasConnections(event.identity.protocol)) {
+    if (event.start_ns != 0) flow->start_ns = event.start_ns;
+    const int open_before = change.open_change;
+    Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), flow, &change);
+    if (!known) change.open_change = open_before;  // It never was among the open ones.
+  }
+  if (known) flows_.erase(it);
+  return change;
+}
+
+void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
+  if (!event.has_counters) return;
+  if (event.original.packets < flow->original.packets ||
+      event.original.bytes < flow->original.bytes || event.reply.packets < flow->reply.packets ||
+      event.reply.bytes < flow->reply.bytes) {
+    ++counts_->counter_falls;
+    flow->original = flow->reply = FlowCounters();
+  }
+  growth->original.packets += event.original.packets - flow->original.packets;
+  growth->original.bytes += event.original.bytes - flow->original.bytes;
+  growth->reply.packets += event.reply.packets - flow->reply.packets;
+  growth->reply.bytes += event.reply.bytes - flow->reply.bytes;
+  flow->original = event.original;
+  flow->reply = event.reply;
+}
+
+void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
+  if (flow->closed) return;
+  flow->closed = true;
+  ++change->growth.connection_count;
+  // Never negative: the wall clock may have been set back meanwhile.
+  change->growth.connection_time_ns +=
+      static_cast<uint64_t>(std::max<int64_t>(0, end_ns - flow->start_ns));
+  --change->open_change;
+}
+
+bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
+  if (event.start_ns != 0) return event.start_ns >= known_since_ns_;
+  // Where flows of ours have start times, one without is from before timestamps were turned on.
+  return otherwise && !timestamps_on_;
+}
+
+void FlowTable::BeginDump(int64_t now_ns) {
+  assert(started_);
+  dump_running_ = true;
+  if (dumps_until_removal_ > 0 && !resync_began_) {
+    resync_began_ = true;
+    resync_mark_ = complete_dumps_;
+    resync_began_ns_ = now_ns;
+  }
+}
+
+std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
+  std::vector<FlowIdentity> were_open;
+  dump_running_ = false;
+  if (!complete) return were_open;
+  ++complete_dumps_;
+  std::erase_if(older_, [&](const FlowIdentity& identity) {
+    const auto it = flows_.find(identity);
+    if (it == flows_.end() || it->second.seen_new) return true;
+    if (it->second.last_seen + kDumpsUntilRemoval > complete_dumps_) return false;
+    Forget(it, &were_open);
+    return true;
+  });
+  // A dump that ran when the events were lost may have passed by what died or was born then.
+  if (!resync_began_) return were_open;
+  needs_resync_ = false;
+  if (--dumps_until_removal_ > 0) return were_open;
+  resync_began_ = false;
+  for (auto it = flows_.begin(); it != flows_.end();) {
+    const auto flow = it++;
+    if (flow->second.last_seen <= resync_mark_) Forget(flow, &were_open);
+  }
+  // Should one of them live after all, it must not count a second time from zero.
+  known_since_ns_ = resync_began_ns_;
+  return were_open;
+}
+
+void FlowTable::Forget(Flows::iterator it, std::vector<FlowIdentity>* were_open) {
+  if (HasConnections(it->first.protocol) && !it->second.closed) were_open->push_back(it->first);
+  ++counts_->ghosts_removed;
+  flows_.erase(it);
+}
+
+void FlowTable::NoteOverrun() {
+  needs_resync_ = true;
+  resync_began_ = false;
+  dumps_until_removal_ = kDumpsUntilRemoval;
+}
+
+void FlowTable::EndInterval() {
+  std::swap(destroyed_, destroyed_before_);
+  destroyed_.clear();
+}
+
+bool FlowTable::WasDestroyed(uint64_t fingerprint) const {
+  return destroyed_.contains(fingerprint) || destroyed_before_.contains(fingerprint);
+}
+
+bool FlowTable::MarkDestroyed(uint64_t fingerprint) {
+  if (destroyed_before_.contains(fingerprint)) return false;
+  return destroyed_.insert(fingerprint).second;
+}
+
+}  // namespace ctacct

@@ -1,0 +1,329 @@
+#include "engine/flow_table.h"
+
+#include <vector>
+
+#include "engine/accounting_key.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kStart = 1'000 * kSecond;  // When accounting begins.
+
+class FlowTableTest : public testing::Test {
+ protected:
+  FlowTableTest() { table_.Start(kStart); }
+
+  static FlowEvent Event(FlowEventKind kind, int64_t start_ns = 0, uint64_t packets = 0) {
+    FlowEvent event;
+    event.kind = kind;
+    event.identity.src = Ipv4Address::FromHostOrder(0x0a000001);
+    event.identity.dst = Ipv4Address::FromHostOrder(0x0a000002);
+    event.identity.src_port = 1000;
+    event.identity.dst_port = 80;
+    event.identity.protocol = kProtocolTcp;
+    event.identity.id = 7;
+    event.start_ns = start_ns;
+    if (kind == FlowEventKind::kDump || kind == FlowEventKind::kDestroy) {
+      event.has_counters = true;
+      event.original = {packets, packets * 100};
+      event.reply = {packets / 2, packets * 10};
+    }
+    return event;
+  }
+  static FlowEvent State(TcpState state, int64_t event_ns) {
+    FlowEvent event = Event(FlowEventKind::kUpdate);
+    event.has_tcp_state = true;
+    event.tcp_state = state;
+    event.event_ns = event_ns;
+    return event;
+  }
+
+  // Packets of the original direction; the other counters must agree with them.
+  uint64_t Grown(const FlowEvent& event, int64_t now_ns = kStart + kSecond) {
+    const FlowChange change = table_.Apply(event, now_ns);
+    EXPECT_EQ(change.growth.original.bytes, change.growth.original.packets * 100);
+    EXPECT_EQ(change.growth.reply.bytes, change.growth.original.packets * 10);
+    connections_ += change.growth.connection_count;
+    time_ns_ += change.growth.connection_time_ns;
+    open_ += change.open_change;
+    return change.growth.original.packets;
+  }
+  void Dump(const std::vector<FlowEvent>& flows, int64_t now_ns = kStart + kSecond) {
+    table_.BeginDump(now_ns);
+    for (const FlowEvent& flow : flows) (void)Grown(flow, now_ns);
+    open_ -= static_cast<int>(table_.EndDump(true).size());
+  }
+
+  WorkerCounts counts_;
+  FlowTable table_{&counts_};
+  uint64_t connections_ = 0;
+  uint64_t time_ns_ = 0;
+  int open_ = 0;
+};
+
+constexpr int64_t kBorn = kStart + 5;
+
+TEST_F(FlowTableTest, GrowthFromDumpsAndDestroy) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(open_, 1);
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 0u);  // Dumps may repeat entries.
+  EXPECT_TRUE(table_.EndDump(true).empty());
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 14)), 4u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+TEST_F(FlowTableTest, ClosesOnceAtTheFirstClosingState) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + kSecond;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kEstablished, kStart + 2 * kSecond));
+  (void)Grown(State(TcpState::kFinWait, kStart + 3 * kSecond));
+  EXPECT_EQ(connections_, 0u);
+  (void)Grown(State(TcpState::kCloseWait, kStart + 4 * kSecond));
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  (void)Grown(State(TcpState::kLastAck, kStart + 5 * kSecond));
+  (void)Grown(State(TcpState::kClose, kStart + 6 * kSecond));
+  (void)Grown(Event(FlowEventKind::kDestroy, kStart + kSecond, 3));
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{3} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, DestroyClosesByTheKernelsOwnTimes) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
+  destroy.stop_ns = kBorn + 1234;
+  (void)Grown(destroy, kStart + 99 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, 1234u);
+}
+
+TEST_F(FlowTableTest, ADurationIsNeverNegative) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + 100 * kSecond;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kClose, kStart + kSecond));  // The clock was set back.
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+TEST_F(FlowTableTest, UdpFlowsAreNoConnections) {
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
+  destroy.identity.protocol = kProtocolUdp;
+  EXPECT_EQ(Grown(destroy), 3u);
+  EXPECT_EQ(connections_, 0u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, OlderFlowsAreBaselined) {
+  Dump({Event(FlowEventKind::kDump, kStart - kSecond, 1000)});
+  EXPECT_EQ(open_, 1);
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kStart - kSecond, 1003)), 3u);
+  (void)table_.EndDump(true);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart - kSecond, 1005)), 2u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, FlowsInTheFirstDumpThatWereBornSinceCountInFull) {
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 6)), 6u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);  // Its NEW was still in the queue.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 8)), 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, DestroyOfAFlowOlderThanTheEngineThatNoDumpShowed) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart - 1, 500)), 0u);
+  EXPECT_EQ(counts_.unknown_destroys, 1u);
+  EXPECT_EQ(connections_, 0u);
+}
+
+TEST_F(FlowTableTest, DestroyWhoseNewWasLostCountsInFull) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, WithoutTimestampsTheFirstDumpIsTheBaseline) {
+  table_.BeginDump(kStart);
+  // Its end overtook the dump, which might have shown it.
+  FlowEvent other = Event(FlowEventKind::kDestroy, 0, 50);
+  other.identity.id = 8;
+  EXPECT_EQ(Grown(other), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 100)), 0u);
+  (void)table_.EndDump(true);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 101)), 1u);
+  other.identity.id = 9;
+  EXPECT_EQ(Grown(other), 50u);
+}
+
+TEST_F(FlowTableTest, TheSameDestroyTwiceCountsOnce) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  table_.EndInterval();
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(counts_.duplicate_destroys, 2u);
+  EXPECT_EQ(connections_, 1u);
+  // Also when the next incarnation already lives.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 9)), 9u);
+}
+
+TEST_F(FlowTableTest, TheSameDestroyTwiceWithoutTimestamps) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 0u);
+  // The same tuple and id again, with the same counters: two flows, since NEW came between.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 5u);
+  EXPECT_EQ(connections_, 2u);
+}
+
+TEST_F(FlowTableTest, SameTupleAndIdAtOnceAgainAreTwoFlows) {
+  for (int life = 1; life <= 3; ++life) {
+    (void)Grown(Event(FlowEventKind::kNew));
+    EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + life, 10)), 10u);
+  }
+  EXPECT_EQ(connections_, 3u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, ADumpMayShowADestroyedFlow) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  // Not even if the next incarnation is known already.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  EXPECT_EQ(counts_.stale_dump_entries, 2u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 4)), 4u);
+  // Nor after the dump has shown the next one.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  EXPECT_EQ(open_, 1);
+}
+
+TEST_F(FlowTableTest, ALaterStartIsAnotherLifeWhoseBirthWasMissed) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 12)), 12u);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + 2 * kSecond, 3)), 3u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, AFallingCounterIsANewStart) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 4)), 4u);
+  EXPECT_EQ(counts_.counter_falls, 1u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 6)), 2u);
+}
+
+TEST_F(FlowTableTest, AbsenceIsNotDeath) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  for (int i = 0; i < 10; ++i) Dump({});
+  EXPECT_EQ(table_.size(), 1u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 6)), 6u);
+}
+
+TEST_F(FlowTableTest, OlderFlowsWithoutEventsCloseAndEndByDumps) {
+  FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+  shown.has_tcp_state = true;
+  shown.tcp_state = TcpState::kEstablished;
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  shown.tcp_state = TcpState::kTimeWait;
+  Dump({shown}, kStart + 9 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{10} * kSecond);
+  EXPECT_EQ(open_, 0);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(table_.size(), 1u);
+    Dump({});
+  }
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_EQ(counts_.ghosts_removed, 1u);
+}
+
+TEST_F(FlowTableTest, OlderFlowsThatHadClosedAreNotCounted) {
+  FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+  shown.has_tcp_state = true;
+  shown.tcp_state = TcpState::kTimeWait;
+  Dump({shown});
+  (void)Grown(Event(FlowEventKind::kDestroy, kStart - kSecond, 10));
+  EXPECT_EQ(connections_, 0u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, AfterAnOverrunGhostsGoAndTheLivingStay) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent living = Event(FlowEventKind::kNew);
+  living.identity.id = 8;
+  (void)Grown(living);
+  Dump({});
+  table_.BeginDump(kStart + kSecond);  // This one runs when events are lost.
+  table_.NoteOverrun();
+  EXPECT_TRUE(table_.EndDump(true).empty());
+  EXPECT_TRUE(table_.needs_resync());
+  FlowEvent shown = Event(FlowEventKind::kDump, kBorn, 5);
+  shown.identity.id = 8;
+  Dump({shown});
+  EXPECT_FALSE(table_.needs_resync());
+  EXPECT_EQ(table_.size(), 2u);
+  Dump({shown});
+  EXPECT_EQ(table_.size(), 2u);
+  Dump({shown});
+  EXPECT_EQ(table_.size(), 1u);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(counts_.ghosts_removed, 1u);
+  // Should the forgotten one live after all, only what it grows from now on counts.
+  table_.BeginDump(kStart + 5 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 50)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 51)), 1u);
+}
+
+TEST_F(FlowTableTest, ADumpThatFailsDeclaresNobodyDead) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.NoteOverrun();
+  for (int i = 0; i < 10; ++i) {
+    table_.BeginDump(kStart + kSecond);
+    EXPECT_TRUE(table_.EndDump(false).empty());
+  }
+  EXPECT_TRUE(table_.needs_resync());
+  EXPECT_EQ(table_.size(), 1u);
+}
+
+TEST_F(FlowTableTest, EventsToldTwiceCountOnce) {
+  // A capture of nlmon holds a copy for each listener.
+  for (int copy = 0; copy < 2; ++copy) (void)Grown(Event(FlowEventKind::kNew));
+  for (int copy = 0; copy < 2; ++copy) (void)Grown(State(TcpState::kClose, kStart + kSecond));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, MissingCountersAreCounted) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 5);
+  destroy.has_counters = false;
+  EXPECT_EQ(Grown(destroy), 0u);
+  EXPECT_EQ(counts_.without_counters, 1u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+}  // namespace
+}  // namespace ctacct

@@ -1,0 +1,203 @@
+#include "engine/flusher.h"
+
+#include <errno.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <memory>
+#include <utility>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "engine/csv.h"
+#include "engine/durable_file.h"
+#include "engine/spool_writer.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
+constexpr int64_t kNanosPerMilli = 1'000'000;
+constexpr size_t kOutputBytes = 1 << 18;
+// Two engines of one folder, or a restart within an interval; more files of one interval are a
+// mistake elsewhere.
+constexpr int kSameNameMax = 1000;
+
+TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, int64_t end_ns) {
+  TrafficRow row;
+  row.time_ns = end_ns;
+  row.protocol = static_cast<uint8_t>(key.protocol);
+  row.port = key.port;
+  memcpy(row.src.data(), &key.src.network_order, sizeof(key.src.network_order));
+  memcpy(row.dst.data(), &key.dst.network_order, sizeof(key.dst.network_order));
+  row.packets_src = sums.original.packets;
+  row.packets_dst = sums.reply.packets;
+  row.bytes_src = sums.original.bytes;
+  row.bytes_dst = sums.reply.bytes;
+  row.connection_count = sums.connection_count;
+  row.connection_time_ms = sums.connection_time_ns / kNanosPerMilli;
+  return row;
+}
+
+// Hands CSV text of at least kOutputBytes, or the rest, to `write`.
+absl::Status WriteCsv(const IntervalRows& interval, bool track_open,
+                      const std::function<absl::Status(absl::string_view)>& write) {
+  std::string text;
+  text.reserve(kOutputBytes + kCsvLineBytesMax);
+  for (const TrafficRow& row : interval.rows) {
+    AppendCsvLine(row, track_open, &text);
+    if (text.size() < kOutputBytes) continue;
+    if (absl::Status status = write(text); !status.ok()) return status;
+    text.clear();
+  }
+  return text.empty() ? absl::OkStatus() : write(text);
+}
+
+std::string CsvFileName(int64_t end_ns, int copy) {
+  const time_t seconds = end_ns / kNanosPerSecond;
+  tm utc{};
+  gmtime_r(&seconds, &utc);
+  char name[64];
+  strftime(name, sizeof(name), "traffic_%Y-%m-%dT%H_%M_%S", &utc);
+  return copy == 0 ? absl::StrCat(name, ".csv") : absl::StrCat(name, "_", copy, ".csv");
+}
+
+}  // namespace
+
+RowSink SpoolSink(std::string folder, SpoolHeader header) {
+  // Kept over a failed attempt: the next one must write the same bytes.
+  struct State {
+    SpoolHeader header;
+    bool begun = false;
+  };
+  auto state = std::make_shared<State>(State{std::move(header)});
+  return [folder = std::move(folder), state](const IntervalRows& interval) -> absl::Status {
+    SpoolHeader& next = state->header;
+    if (!state->begun) {
+      ++next.sequence;
+      timespec now{};
+      clock_gettime(CLOCK_REALTIME, &now);
+      next.created_ns = now.tv_sec * kNanosPerSecond + now.tv_nsec;
+      next.interval_end_ns = interval.end_ns;
+      next.completeness = interval.completeness;
+      next.events_dropped = interval.events_dropped;
+      state->begun = true;
+    }
+    const absl::Status status = WriteSpoolFile(folder, next, interval.rows).status();
+    if (status.ok()) state->begun = false;
+    return status;
+  };
+}
+
+RowSink CsvSink(std::string folder, bool track_open) {
+  return [folder = std::move(folder), track_open](const IntervalRows& interval) -> absl::Status {
+    if (interval.rows.empty()) return absl::OkStatus();
+    absl::Status status;
+    for (int copy = 0; copy < kSameNameMax; ++copy) {
+      absl::StatusOr<DurableFile> file =
+          DurableFile::Create(folder, CsvFileName(interval.end_ns, copy));
+      if (!file.ok()) return file.status();
+      status = WriteCsv(interval, track_open,
+                        [&](absl::string_view text) { return file->Append(text); });
+      if (status.ok()) status = file->Commit();
+      if (!absl::IsAlreadyExists(status)) break;
+    }
+    return status;
+  };
+}
+
+RowSink StandardOutputSink(bool track_open) {
+  return [track_open](const IntervalRows& interval) -> absl::Status {
+    return WriteCsv(interval, track_open, [](absl::string_view text) -> absl::Status {
+      while (!text.empty()) {
+        const ssize_t written = write(STDOUT_FILENO, text.data(), text.size());
+        if (written < 0 && errno == EINTR) continue;
+        if (written < 0) {
+          return absl::UnavailableError(absl::StrCat("standard output: ", strerror(errno)));
+        }
+        text.remove_prefix(static_cast<size_t>(written));
+      }
+      return absl::OkStatus();
+    });
+  };
+}
+
+absl::Status Flusher::Flush(TableHandoff<AccountingTable>* handoff) {
+  if (rows_waiting_ < kWaitingRowsMax) {
+    if (AccountingTable* table = handoff->Take(); table != nullptr) {
+      IntervalRows interval = TakeRows(table);
+      // From here on the rows are the flusher's; the worker need not wait for the disk.
+      handoff->GiveBack(table);
+      if (options_.pipe != nullptr && !interval.rows.empty()) {
+        std::string lines;
+        for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
+        options_.pipe->Offer(std::move(lines), interval.rows.size());
+        if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
+      }
+      const bool has_gap = interval.completeness != Completeness::kComplete;
+      if (options_.sink && (has_gap || !interval.rows.empty())) {
+        rows_waiting_ += interval.rows.size();
+        waiting_.push_back(std::move(interval));
+      } else {
+        rows_written_ += interval.rows.size();
+        ++intervals_written_;
+      }
+    }
+  }
+  return WriteWaiting();
+}
+
+IntervalRows Flusher::TakeRows(AccountingTable* table) {
+  IntervalRows interval;
+  interval.end_ns = table->interval_end_ns;
+  interval.completeness = table->completeness;
+  interval.events_dropped = table->events_dropped;
+  absl::flat_hash_map<AccountingKey, int64_t> open;
+  if (options_.track_open) {
+    for (const auto& [key, change] : table->open_changes) {
+      const auto it = open_.try_emplace(key, 0).first;
+      it->second += change;
+      if (it->second == 0) open_.erase(it);
+    }
+    const PortList* ports = options_.ports == nullptr ? nullptr : options_.ports->Newest();
+    for (const auto& [key, count] : open_) {
+      AccountingKey listed = key;
+      if (ports != nullptr &&
+          !ports->Contains(static_cast<uint8_t>(key.protocol), static_cast<uint16_t>(key.port))) {
+        listed.port = kPortNotListed;
+      }
+      open[listed] += count;
+    }
+  }
+  interval.rows.reserve(table->rows.size() + open.size());
+  for (const auto& [key, sums] : table->rows) {
+    TrafficRow row = RowOf(key, sums, interval.end_ns);
+    if (const auto it = open.find(key); it != open.end()) {
+      row.open_connections = static_cast<uint64_t>(it->second);
+      open.erase(it);
+    }
+    interval.rows.push_back(row);
+  }
+  for (const auto& [key, count] : open) {
+    TrafficRow row = RowOf(key, TrafficSums(), interval.end_ns);
+    row.open_connections = static_cast<uint64_t>(count);
+    interval.rows.push_back(row);
+  }
+  return interval;
+}
+
+absl::Status Flusher::WriteWaiting() {
+  while (!waiting_.empty()) {
+    if (absl::Status status = options_.sink(waiting_.front()); !status.ok()) return status;
+    rows_waiting_ -= waiting_.front().rows.size();
+    rows_written_ += waiting_.front().rows.size();
+    ++intervals_written_;
+    waiting_.pop_front();
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ctacct

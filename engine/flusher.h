@@ -1,0 +1,87 @@
+// Sealed tables -> rows -> files, standard output, pipe. Runs on the timer thread (main's), never
+// on a worker's.
+//
+// Rows leave memory only once they are where they were asked to be: if a write fails (disk full,
+// folder gone) they wait and are tried again, in order. The backlog is bounded: when it is full,
+// sealed tables are no longer taken, and the worker goes on adding to its live one; then intervals
+// are merged, and still nothing is lost.
+//
+// Thread-compatible: one thread owns it.
+#ifndef CTACCT_ENGINE_FLUSHER_H_
+#define CTACCT_ENGINE_FLUSHER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "engine/accounting_table.h"
+#include "engine/pipe_writer.h"
+#include "engine/port_list.h"
+#include "engine/spool_header.h"
+#include "engine/table_handoff.h"
+#include "engine/traffic_row.h"
+
+namespace ctacct {
+
+// One interval's rows, in no particular order.
+struct IntervalRows {
+  int64_t end_ns = 0;
+  Completeness completeness = Completeness::kComplete;
+  uint64_t events_dropped = 0;
+  std::vector<TrafficRow> rows;
+};
+
+// Where rows go. Called again with the same rows after an error. An interval without rows comes
+// too, if it has a gap.
+using RowSink = std::function<absl::Status(const IntervalRows&)>;
+
+// Spool files in `folder`; `header` gives what all files of this run share. The sequence advances
+// with each file.
+[[nodiscard]] RowSink SpoolSink(std::string folder, SpoolHeader header);
+// traffic_2006-01-02T15_04_05.csv files in `folder`, named by the interval's end, UTC.
+[[nodiscard]] RowSink CsvSink(std::string folder, bool track_open);
+[[nodiscard]] RowSink StandardOutputSink(bool track_open);
+
+class Flusher {
+ public:
+  struct Options {
+    bool track_open = false;
+    bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
+    RowSink sink;                // May be empty if there is a pipe.
+    PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
+    const PortListFile* ports = nullptr;
+  };
+  explicit Flusher(Options options) : options_(std::move(options)) {}
+
+  // Takes the sealed table, if there is one and the backlog has room, gives it back cleared, and
+  // writes what it can. An error is that of the oldest interval that could not be written.
+  absl::Status Flush(TableHandoff<AccountingTable>* handoff);
+
+  size_t rows_waiting() const { return rows_waiting_; }
+  uint64_t rows_written() const { return rows_written_; }
+  uint64_t intervals_written() const { return intervals_written_; }
+
+  // 100 bytes each; an interval of the largest game seen has 117,696.
+  static constexpr size_t kWaitingRowsMax = 4 << 20;
+
+ private:
+  IntervalRows TakeRows(AccountingTable* table);
+  absl::Status WriteWaiting();
+
+  const Options options_;
+  // Connections open at the end of the last interval taken, by unlisted port.
+  absl::flat_hash_map<AccountingKey, int64_t> open_;
+  std::deque<IntervalRows> waiting_;
+  size_t rows_waiting_ = 0;
+  uint64_t rows_written_ = 0;
+  uint64_t intervals_written_ = 0;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_FLUSHER_H_

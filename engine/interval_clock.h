@@ -1,0 +1,61 @@
+// When an interval ends. Driven by the times of what is read, never by a clock of its own, so that
+// a replay of a capture ends its intervals where the live engine did.
+//
+// With dumps, an interval ends when the first dump begun at or after its boundary is done: the
+// dump's growth belongs to the interval it ends. Without dumps (a capture of events only), it ends
+// at the first packet past its boundary. Where several boundaries are passed at once, all that was
+// accounted belongs to the first interval still open.
+//
+// Times are nanoseconds since the Unix epoch; boundaries are multiples of the interval.
+// Thread-compatible.
+#ifndef CTACCT_ENGINE_INTERVAL_CLOCK_H_
+#define CTACCT_ENGINE_INTERVAL_CLOCK_H_
+
+#include <cassert>
+#include <cstdint>
+
+namespace ctacct {
+
+class IntervalClock {
+ public:
+  explicit IntervalClock(int64_t interval_ns) : interval_ns_(interval_ns) {
+    assert(interval_ns > 0);
+  }
+
+  // The end of the interval that is open now; 0 before the first Observe.
+  int64_t open_end_ns() const { return open_end_ns_; }
+
+  // Everything read is shown to the clock first; the first time opens the first interval.
+  void Observe(int64_t now_ns) {
+    if (open_end_ns_ == 0) open_end_ns_ = BoundaryNotBefore(now_ns);
+  }
+
+  // For sources without dumps: true if a packet of this time lies past the open interval's
+  // boundary.
+  bool IsPast(int64_t now_ns) const { return open_end_ns_ != 0 && now_ns > open_end_ns_; }
+
+  void DumpBegins(int64_t now_ns) { dump_began_ns_ = now_ns; }
+  // True if the dump that is done now ends the open interval.
+  bool DumpEndsInterval() const { return dump_began_ns_ >= open_end_ns_; }
+
+  // Opens the interval that follows, after the open one was sealed.
+  void OpenAfterDump() { OpenNext(BoundaryNotBefore(dump_began_ns_ + 1)); }
+  void OpenAfterPacket(int64_t now_ns) { OpenNext(BoundaryNotBefore(now_ns)); }
+
+ private:
+  int64_t BoundaryNotBefore(int64_t time_ns) const {
+    return (time_ns + interval_ns_ - 1) / interval_ns_ * interval_ns_;
+  }
+  // Never twice the same interval, even if the wall clock was set back.
+  void OpenNext(int64_t end_ns) {
+    open_end_ns_ = end_ns > open_end_ns_ ? end_ns : open_end_ns_ + interval_ns_;
+  }
+
+  const int64_t interval_ns_;
+  int64_t open_end_ns_ = 0;
+  int64_t dump_began_ns_ = 0;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_INTERVAL_CLOCK_H_

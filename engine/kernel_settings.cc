@@ -1,0 +1,59 @@
+#include "engine/kernel_settings.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+
+namespace ctacct {
+namespace {
+
+constexpr char kFolder[] = "/proc/sys/net/netfilter/";
+
+struct Setting {
+  const char* name;
+  int wanted;
+  bool needed;
+  const char* without;  // What is wrong as long as it is not set.
+};
+
+constexpr Setting kSettings[] = {
+    {"nf_conntrack_acct", 1, true, "conntrack counts no packets and bytes"},
+    {"nf_conntrack_timestamp", 1, false, "connection times are those of reading, not the kernel's"},
+    // 2, the default: a flow born while nobody listens never tells its end.
+    {"nf_conntrack_events", 1, false, "the ends of some flows are never told"},
+};
+
+}  // namespace
+
+absl::Status PrepareConntrack(const std::function<void(const std::string&)>& log) {
+  for (const Setting& setting : kSettings) {
+    const std::string path = absl::StrCat(kFolder, setting.name);
+    int value = -1;
+    if (!(std::ifstream(path) >> value)) {
+      if (!setting.needed) {
+        log(absl::StrCat(setting.name, " cannot be read: ", setting.without));
+        continue;
+      }
+      return absl::UnavailableError(
+          absl::StrCat("conntrack is not there: ", path, ": ", strerror(errno)));
+    }
+    if (value == setting.wanted) continue;
+    std::ofstream file(path);
+    if (file << setting.wanted << std::endl) {
+      log(absl::StrCat(setting.name, " was ", value, ", set to ", setting.wanted,
+                       setting.needed ? "; flows that are older stay without counters" : ""));
+      continue;
+    }
+    const std::string why = absl::StrCat(setting.name, " is ", value, " and cannot be set to ",
+                                         setting.wanted, ": ", strerror(errno));
+    if (setting.needed)
+      return absl::PermissionDeniedError(absl::StrCat(why, "; ", setting.without));
+    log(absl::StrCat(why, "; ", setting.without));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ctacct

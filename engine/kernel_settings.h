@@ -1,0 +1,20 @@
+// The settings of conntrack that accounting depends on, in the network namespace of the caller.
+#ifndef CTACCT_ENGINE_KERNEL_SETTINGS_H_
+#define CTACCT_ENGINE_KERNEL_SETTINGS_H_
+
+#include <functional>
+#include <string>
+
+#include "absl/status/status.h"
+
+namespace ctacct {
+
+// Turns on nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events=1 where they are not,
+// and reports each change, or each setting that could not be changed, as a line to `log`. They stay
+// on when the engine ends. An error if conntrack is not there, or if nothing can be counted (acct
+// is off and stays so).
+[[nodiscard]] absl::Status PrepareConntrack(const std::function<void(const std::string&)>& log);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_KERNEL_SETTINGS_H_

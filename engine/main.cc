@@ -1,0 +1,375 @@
+// engine: accounts conntrack's traffic, live or from a capture. See README.md and `--help`.
+//
+// Threads: main is the timer thread (signals, flushing, port list); one thread runs the worker.
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cstdio>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/collector.h"
+#include "engine/command_line.h"
+#include "engine/engine_id.h"
+#include "engine/flusher.h"
+#include "engine/kernel_settings.h"
+#include "engine/pipe_writer.h"
+#include "engine/port_list.h"
+#include "engine/replay.h"
+#include "engine/spool_header.h"
+#include "engine/unique_fd.h"
+#include "engine/worker.h"
+#include "netlink/ipv4_text.h"
+
+ABSL_FLAG(std::string, src, "",
+          "account only flows whose original source is in this network (CIDR)");
+ABSL_FLAG(std::string, dst, "",
+          "account only flows whose original destination is in this network (CIDR)");
+ABSL_FLAG(std::string, src_group_mask, "255.255.255.255",
+          "mask for sources: dotted, also non-contiguous, or /24");
+ABSL_FLAG(std::string, dst_group_mask, "255.255.255.255",
+          "mask for destinations: dotted, also non-contiguous, or /24");
+ABSL_FLAG(std::string, exclude_ip, "", "leave out flows from or to this address");
+ABSL_FLAG(bool, include_icmp, false, "account ICMP too");
+ABSL_FLAG(std::string, ports, "",
+          "file of protocol:port lines; other ports are summed as -1; re-read when it changes");
+ABSL_FLAG(int, interval, 15, "seconds for which traffic is summed, aligned to the epoch");
+ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each interval's end");
+ABSL_FLAG(std::string, pipe, "", "FIFO to make and write CSV lines to (for Telegraf)");
+ABSL_FLAG(std::string, output, "",
+          "folder for files; without it and -pipe, CSV goes to standard output");
+ABSL_FLAG(std::string, output_format, "spool", "files in the output folder: spool or csv");
+ABSL_FLAG(std::string, gateway, "", "name of this gateway in the database; empty: the host name");
+ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
+ABSL_FLAG(std::string, record, "", "capture to write of all that is read from the kernel");
+ABSL_FLAG(int, receive_buffer, 128 << 20,
+          "bytes of kernel memory for bursts of events, about 640 each; the kernel doubles it");
+
+namespace ctacct {
+namespace {
+
+constexpr char kProgram[] = "engine";
+constexpr char kUsage[] =
+    "usage: engine [FLAGS]\n"
+    "Sums conntrack's traffic per masked pair, protocol and port, for each interval. SIGTERM ends "
+    "it\n"
+    "with nothing lost; SIGHUP re-reads the port list. Live it needs CAP_NET_ADMIN.";
+constexpr int kIntervalSecondsMax = 86400;
+// SO_RCVBUFFORCE takes an int and the kernel doubles it.
+constexpr int kReceiveBufferBytesMax = 1 << 30;
+constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
+
+void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line)); }
+
+struct Config {
+  AccountingRules rules;
+  std::string gateway;
+};
+
+absl::Status BadValue(const char* flag, const std::string& wanted) {
+  return absl::InvalidArgumentError(absl::StrCat("flag -", flag, ": ", wanted));
+}
+
+// Checks the flags, touching nothing. All its errors are of usage.
+absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
+  if (!line.arguments.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("unexpected argument '", line.arguments[0], "'"));
+  }
+  Config config;
+  AccountingRules& rules = config.rules;
+  for (const auto& [flag, name, cidr] : {std::make_tuple(&FLAGS_src, "src", &rules.src),
+                                         std::make_tuple(&FLAGS_dst, "dst", &rules.dst)}) {
+    const std::string text = absl::GetFlag(*flag);
+    if (text.empty()) continue;
+    const std::optional<Ipv4Cidr> parsed = ParseIpv4Cidr(text);
+    if (!parsed.has_value())
+      return BadValue(name, "not a network like 10.32.0.0/11: '" + text + "'");
+    *cidr = *parsed;
+  }
+  for (const auto& [flag, name, mask] :
+       {std::make_tuple(&FLAGS_src_group_mask, "src-group-mask", &rules.src_group_mask),
+        std::make_tuple(&FLAGS_dst_group_mask, "dst-group-mask", &rules.dst_group_mask)}) {
+    const std::string text = absl::GetFlag(*flag);
+    const std::optional<Ipv4Address> parsed = ParseIpv4Mask(text);
+    if (!parsed.has_value()) {
+      return BadValue(name, "not a mask like 255.255.255.0 or /24: '" + text + "'");
+    }
+    *mask = *parsed;
+  }
+  if (const std::string text = absl::GetFlag(FLAGS_exclude_ip); !text.empty()) {
+    rules.exclude = ParseIpv4Address(text);
+    if (!rules.exclude.has_value())
+      return BadValue("exclude-ip", "not an IPv4 address: '" + text + "'");
+  }
+  const int interval = absl::GetFlag(FLAGS_interval);
+  if (interval < 1 || interval > kIntervalSecondsMax) {
+    return BadValue("interval", absl::StrCat("must be 1 to ", kIntervalSecondsMax, " seconds"));
+  }
+  rules.interval_ns = interval * int64_t{1'000'000'000};
+  rules.include_icmp = absl::GetFlag(FLAGS_include_icmp);
+  rules.track_open = absl::GetFlag(FLAGS_track_open);
+  const std::string format = absl::GetFlag(FLAGS_output_format);
+  if (format != "spool" && format != "csv") {
+    return BadValue("output-format", "must be spool or csv, not '" + format + "'");
+  }
+  if (!absl::GetFlag(FLAGS_replay).empty() && !absl::GetFlag(FLAGS_record).empty()) {
+    return BadValue("record", "a replay is a capture already");
+  }
+  if (const int bytes = absl::GetFlag(FLAGS_receive_buffer);
+      bytes < 1 || bytes > kReceiveBufferBytesMax) {
+    return BadValue("receive-buffer", absl::StrCat("must be 1 to ", kReceiveBufferBytesMax));
+  }
+  config.gateway = absl::GetFlag(FLAGS_gateway);
+  if (config.gateway.empty()) {
+    char name[256] = "";
+    gethostname(name, sizeof(name) - 1);
+    config.gateway = name;
+  }
+  if (absl::Status status = CheckGatewayName(config.gateway); !status.ok()) {
+    return BadValue("gateway", std::string(status.message()));
+  }
+  return config;
+}
+
+absl::StatusOr<RowSink> MakeSink(const Config& config) {
+  const std::string folder = absl::GetFlag(FLAGS_output);
+  const bool track_open = config.rules.track_open;
+  if (folder.empty()) {
+    if (!absl::GetFlag(FLAGS_pipe).empty()) return RowSink();
+    return StandardOutputSink(track_open);
+  }
+  struct stat info {};
+  if (stat(folder.c_str(), &info) != 0) {
+    return absl::NotFoundError(absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return absl::FailedPreconditionError(absl::StrCat("output folder ", folder, ": is no folder"));
+  }
+  if (access(folder.c_str(), W_OK | X_OK) != 0) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+  }
+  if (absl::GetFlag(FLAGS_output_format) == "csv") return CsvSink(folder, track_open);
+  absl::StatusOr<EngineId> id = NewEngineId();
+  if (!id.ok()) return id.status();
+  SpoolHeader header;
+  header.engine_id = *id;
+  header.interval_length_ns = config.rules.interval_ns;
+  header.track_open = track_open;
+  header.gateway = config.gateway;
+  return SpoolSink(folder, header);
+}
+
+std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const PipeWriter* pipe) {
+  std::string text = absl::StrCat(
+      flusher.intervals_written(), " intervals, ", flusher.rows_written(),
+      " rows; events: ", counts.events_new, " new, ", counts.events_update, " update, ",
+      counts.events_destroy, " destroy; ", counts.dump_entries, " dump entries");
+  const std::pair<uint64_t, const char*> oddities[] = {
+      {counts.filtered, "filtered"},
+      {counts.skipped_ipv6, "IPv6 skipped"},
+      {counts.malformed, "malformed"},
+      {counts.without_counters, "without counters"},
+      {counts.duplicate_destroys, "repeated"},
+      {counts.counter_falls, "counter falls"},
+      {counts.unknown_destroys, "older than the engine"},
+      {counts.overruns, "overruns"},
+      {counts.events_dropped, "events dropped by the kernel"},
+      {counts.ghosts_removed, "flows whose end was lost"},
+  };
+  for (const auto& [count, what] : oddities) {
+    if (count != 0) absl::StrAppend(&text, "; ", count, " ", what);
+  }
+  if (pipe != nullptr) {
+    absl::StrAppend(&text, "; pipe: ", pipe->lines_written(), " lines written, ",
+                    pipe->lines_dropped(), " dropped");
+  }
+  return text;
+}
+
+// Flushes what is sealed. Says once when writing fails, and once when it works again.
+class FlushReporter {
+ public:
+  FlushReporter(Flusher* flusher, AccountingHandoff* handoff)
+      : flusher_(flusher), handoff_(handoff) {}
+
+  absl::Status Flush() {
+    const absl::Status status = flusher_->Flush(handoff_);
+    if (status.ok() != last_.ok()) {
+      Log(status.ok() ? std::string("rows can be written again")
+                      : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
+                                     " rows wait in memory"));
+    }
+    return last_ = status;
+  }
+
+ private:
+  Flusher* const flusher_;
+  AccountingHandoff* const handoff_;
+  absl::Status last_;
+};
+
+void ReloadPorts(PortListFile* ports, bool forced) {
+  absl::StatusOr<bool> changed = forced ? absl::StatusOr<bool>(true) : ports->ReloadIfChanged();
+  if (forced) {
+    if (absl::Status status = ports->Load(); !status.ok()) changed = status;
+  }
+  if (!changed.ok()) {
+    Log(absl::StrCat(std::string(changed.status().message()), "; the last good list stays"));
+  } else if (*changed && ports->Newest() != nullptr) {
+    Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
+  }
+}
+
+absl::Status RunEngine(const Config& config) {
+  const std::string replay = absl::GetFlag(FLAGS_replay);
+  const std::string pipe_path = absl::GetFlag(FLAGS_pipe);
+
+  // Blocked in all threads; main takes them from a descriptor.
+  sigset_t signals;
+  sigemptyset(&signals);
+  for (const int signal : {SIGTERM, SIGINT, SIGHUP}) sigaddset(&signals, signal);
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  const UniqueFd signal_fd(signalfd(-1, &signals, SFD_CLOEXEC | SFD_NONBLOCK));
+  const UniqueFd sealed_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  const UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!signal_fd.valid() || !sealed_fd.valid() || !wake_fd.valid()) {
+    return absl::ResourceExhaustedError(absl::StrCat("descriptors: ", strerror(errno)));
+  }
+
+  PortListFile ports(absl::GetFlag(FLAGS_ports));
+  if (absl::Status status = ports.Load(); !status.ok()) return status;
+  absl::StatusOr<RowSink> sink = MakeSink(config);
+  if (!sink.ok()) return sink.status();
+  absl::StatusOr<IntervalEnd> interval_end = IntervalEnd::kByDump;
+  if (!replay.empty()) {
+    interval_end = IntervalEndOfCapture(replay);
+    if (!interval_end.ok()) return interval_end.status();
+  }
+  std::unique_ptr<PipeWriter> pipe;
+  if (!pipe_path.empty()) {
+    absl::StatusOr<std::unique_ptr<PipeWriter>> opened = PipeWriter::Open(pipe_path);
+    if (!opened.ok()) return opened.status();
+    pipe = *std::move(opened);
+  }
+  std::unique_ptr<Collector> collector;
+  if (replay.empty()) {
+    Collector::Options options;
+    options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer));
+    options.record = absl::GetFlag(FLAGS_record);
+    options.log = Log;
+    absl::StatusOr<std::unique_ptr<Collector>> opened = Collector::Open(std::move(options));
+    if (!opened.ok()) return opened.status();
+    collector = *std::move(opened);
+    if (absl::Status status = PrepareConntrack(Log); !status.ok()) return status;
+  }
+
+  const auto notify = [](const UniqueFd& fd) {
+    const uint64_t one = 1;
+    // Fails only if the counter is full, and then the reader will wake anyway.
+    [[maybe_unused]] const ssize_t ignored = write(fd.get(), &one, sizeof(one));
+  };
+  AccountingHandoff handoff;
+  Flusher::Options flusher_options;
+  flusher_options.track_open = config.rules.track_open;
+  flusher_options.wait_for_pipe = !replay.empty();
+  flusher_options.sink = *std::move(sink);
+  flusher_options.pipe = pipe.get();
+  flusher_options.ports = &ports;
+  Flusher flusher(std::move(flusher_options));
+  FlushReporter reporter(&flusher, &handoff);
+
+  Worker::Options worker_options;
+  worker_options.rules = config.rules;
+  worker_options.interval_end = *interval_end;
+  worker_options.wait_for_spare = !replay.empty();
+  worker_options.sealed = [&] { notify(sealed_fd); };
+  Worker worker(std::move(worker_options), &handoff, &ports);
+
+  std::atomic<bool> stop{false};
+  std::atomic<bool> finished{false};
+  absl::Status worker_status;
+  std::thread thread([&] {
+    worker_status = collector != nullptr ? collector->Run(&worker, stop, wake_fd.get())
+                                         : Replay(replay, &worker, stop);
+    finished.store(true, std::memory_order_release);
+    notify(sealed_fd);
+  });
+
+  // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
+  const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
+  absl::Status write_status;
+  while (!finished.load(std::memory_order_acquire)) {
+    pollfd fds[] = {{signal_fd.get(), POLLIN, 0}, {sealed_fd.get(), POLLIN, 0}};
+    poll(fds, 2, kTickMillis);
+    uint64_t drained = 0;
+    [[maybe_unused]] ssize_t ignored = read(sealed_fd.get(), &drained, sizeof(drained));
+    signalfd_siginfo info{};
+    while (read(signal_fd.get(), &info, sizeof(info)) == sizeof(info)) {
+      if (info.ssi_signo == SIGHUP) {
+        ReloadPorts(&ports, true);
+      } else {
+        stop.store(true);
+        notify(wake_fd);
+      }
+    }
+    ReloadPorts(&ports, false);
+    write_status = reporter.Flush();
+    if (!write_status.ok() && write_errors_end_it) {
+      stop.store(true);
+      notify(wake_fd);
+    }
+  }
+  thread.join();
+  write_status = reporter.Flush();
+  if (pipe != nullptr) pipe->WaitDelivered();
+  Log(Summary(worker.counts(), flusher, pipe.get()));
+  if (!write_status.ok()) {
+    return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ",
+                                            flusher.rows_waiting(), " rows are lost"));
+  }
+  return worker_status;
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
+  if (!line.ok()) {
+    PrintError(kProgram, line.status());
+    return kExitUsageError;
+  }
+  if (line->help) {
+    std::fputs(FlagsHelp(kUsage).c_str(), stdout);
+    return kExitOk;
+  }
+  const absl::StatusOr<Config> config = CheckFlags(*line);
+  if (!config.ok()) {
+    PrintError(kProgram, config.status());
+    return kExitUsageError;
+  }
+  const absl::Status status = RunEngine(*config);
+  if (status.ok()) return kExitOk;
+  PrintError(kProgram, status);
+  return kExitOperatingError;
+}
+
+}  // namespace
+}  // namespace ctacct
+
+int main(int argc, char** argv) { return ctacct::Main(argc, argv); }

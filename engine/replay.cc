@@ -1,0 +1,43 @@
+#include "engine/replay.h"
+
+#include <linux/netlink.h>
+
+#include <memory>
+
+#include "netlink/capture_file.h"
+#include "netlink/ctnetlink_parser.h"
+
+namespace ctacct {
+
+absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
+  const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
+  if (!reader.ok()) return reader.status();
+  CapturedDatagram datagram;
+  for (;;) {
+    const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
+    // A damaged place is reported by the replay itself, after what came before it was accounted.
+    if (!more.ok() || !*more) return IntervalEnd::kByPacket;
+    DatagramCursor cursor(datagram.data, datagram.bytes);
+    NetlinkMessage message;
+    while (cursor.Next(&message)) {
+      if (message.flags & NLM_F_MULTI) return IntervalEnd::kByDump;
+    }
+  }
+}
+
+absl::Status Replay(const std::string& path, Worker* worker, const std::atomic<bool>& stop) {
+  const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
+  if (!reader.ok()) return reader.status();
+  absl::Status status;
+  CapturedDatagram datagram;
+  while (!stop.load(std::memory_order_relaxed)) {
+    const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
+    if (!more.ok()) status = more.status();
+    if (!more.ok() || !*more) break;
+    worker->OnDatagram(datagram.data, datagram.bytes, datagram.time_ns);
+  }
+  worker->Finish();
+  return status;
+}
+
+}  // namespace ctacct

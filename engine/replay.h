@@ -1,0 +1,24 @@
+// Accounts a capture instead of the kernel, as fast as it goes. The packets' times are the clock.
+#ifndef CTACCT_ENGINE_REPLAY_H_
+#define CTACCT_ENGINE_REPLAY_H_
+
+#include <atomic>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/worker.h"
+
+namespace ctacct {
+
+// How the intervals of this capture end: by its dumps, if it has any. Reads up to the first one.
+[[nodiscard]] absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path);
+
+// Feeds the capture to the worker and finishes it, also after an error: what came before a damaged
+// place is accounted. Stops early, likewise finished, when *stop is set.
+[[nodiscard]] absl::Status Replay(const std::string& path, Worker* worker,
+                                  const std::atomic<bool>& stop);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_REPLAY_H_

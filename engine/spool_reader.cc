@@ -1,0 +1,240 @@
+#include "engine/spool_reader.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/durable_file.h"
+#include "engine/spool_format.h"
+#include "xxhash.h"
+
+namespace ctacct {
+namespace {
+
+using spool_format::BlockHeader;
+using spool_format::End;
+using spool_format::Header;
+using spool_format::Ipv4Row;
+using spool_format::Ipv6Row;
+using spool_format::kChecksumBytes;
+
+bool AllZero(const void* bytes, size_t size) {
+  const auto* at = static_cast<const uint8_t*>(bytes);
+  for (size_t i = 0; i < size; ++i) {
+    if (at[i] != 0) return false;
+  }
+  return true;
+}
+
+// True if the last eight of `size` bytes are the checksum of those before.
+bool ChecksumHolds(const char* bytes, size_t size) {
+  uint64_t checksum;
+  std::memcpy(&checksum, bytes + size - kChecksumBytes, kChecksumBytes);
+  return XXH3_64bits(bytes, size - kChecksumBytes) == checksum;
+}
+
+// False if a field is out of the range that the format gives it.
+template <typename DiskRow>
+bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, TrafficRow* row) {
+  DiskRow encoded;
+  std::memcpy(&encoded, bytes, sizeof(encoded));
+  row->time_ns = time_ns;
+  row->family = family;
+  row->protocol = encoded.protocol;
+  row->port = encoded.port;
+  row->src = {};
+  row->dst = {};
+  std::memcpy(row->src.data(), encoded.src, sizeof(encoded.src));
+  std::memcpy(row->dst.data(), encoded.dst, sizeof(encoded.dst));
+  row->packets_src = encoded.packets_src;
+  row->packets_dst = encoded.packets_dst;
+  row->bytes_src = encoded.bytes_src;
+  row->bytes_dst = encoded.bytes_dst;
+  row->connection_time_ms = encoded.connection_time_ms;
+  row->connection_count = encoded.connection_count;
+  row->open_connections = encoded.open_connections;
+  return AllZero(encoded.reserved, sizeof(encoded.reserved)) && row->port >= kPortNotListed &&
+         row->port <= 65535;
+}
+
+}  // namespace
+
+void SpoolReader::HashStateDeleter::operator()(XXH3_state_s* state) const { XXH3_freeState(state); }
+
+SpoolReader::SpoolReader(UniqueFd owned_fd, int fd, const std::string& path)
+    : owned_fd_(std::move(owned_fd)), fd_(fd), path_(path), file_hash_(XXH3_createState()) {
+  XXH3_64bits_reset(file_hash_.get());
+}
+
+absl::StatusOr<SpoolReader> SpoolReader::Open(const std::string& path) {
+  absl::StatusOr<UniqueFd> fd = OpenRegularFile(AT_FDCWD, path, path);
+  if (!fd.ok()) return fd.status();
+  const int number = fd->get();
+  SpoolReader reader(*std::move(fd), number, path);
+  if (absl::Status status = reader.ReadHeader(); !status.ok()) return status;
+  return reader;
+}
+
+absl::StatusOr<SpoolReader> SpoolReader::FromFd(int fd, const std::string& path) {
+  SpoolReader reader(UniqueFd(), fd, path);
+  if (absl::Status status = reader.ReadHeader(); !status.ok()) return status;
+  return reader;
+}
+
+absl::Status SpoolReader::Corrupt(int64_t offset, absl::string_view why) const {
+  return absl::DataLossError(absl::StrCat(path_, ": corrupt at byte ", offset, ": ", why));
+}
+
+absl::Status SpoolReader::ReadExactly(char* to, size_t size) {
+  while (size > 0) {
+    const ssize_t got = pread(fd_, to, size, offset_);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      return FileError("read", absl::StrCat(path_, " at byte ", offset_), errno);
+    }
+    if (got == 0) {
+      return absl::DataLossError(
+          absl::StrCat(path_, ": torn: ends at byte ", offset_, ", before its end block"));
+    }
+    to += got;
+    size -= static_cast<size_t>(got);
+    offset_ += got;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SpoolReader::ReadHeader() {
+  std::vector<char> bytes(spool_format::kHeaderPrefixBytes);
+  if (absl::Status status = ReadExactly(bytes.data(), bytes.size()); !status.ok()) return status;
+  if (std::memcmp(bytes.data(), spool_format::kMagic, sizeof(spool_format::kMagic)) != 0) {
+    return Corrupt(0, "not a spool file (its first 8 bytes are other ones)");
+  }
+  uint32_t header_bytes;
+  std::memcpy(&header_bytes, bytes.data() + offsetof(Header, header_bytes), sizeof(header_bytes));
+  if (header_bytes < bytes.size() + kChecksumBytes ||
+      header_bytes > spool_format::kHeaderBytesMax) {
+    return Corrupt(offsetof(Header, header_bytes), "impossible size of the header");
+  }
+  const size_t prefix = bytes.size();
+  bytes.resize(header_bytes);
+  if (absl::Status status = ReadExactly(bytes.data() + prefix, header_bytes - prefix);
+      !status.ok()) {
+    return status;
+  }
+  if (!ChecksumHolds(bytes.data(), bytes.size())) {
+    return Corrupt(0, "the header does not match its checksum");
+  }
+  // Only now can a strange version be told from a damaged one.
+  uint32_t version;
+  std::memcpy(&version, bytes.data() + offsetof(Header, version), sizeof(version));
+  if (version > spool_format::kVersion) {
+    return absl::UnimplementedError(absl::StrCat(
+        path_, ": of version ", version, " of the spool format at byte ", offsetof(Header, version),
+        "; this program reads versions up to ", spool_format::kVersion));
+  }
+  if (version != spool_format::kVersion || header_bytes != sizeof(Header)) {
+    return Corrupt(offsetof(Header, version), "no such version, or not with a header of this size");
+  }
+  Header encoded;
+  std::memcpy(&encoded, bytes.data(), sizeof(encoded));
+  const bool sound = (encoded.flags & ~spool_format::kFlagsKnown) == 0 &&
+                     encoded.completeness <= static_cast<uint8_t>(Completeness::kPartial) &&
+                     AllZero(encoded.reserved, sizeof(encoded.reserved)) && encoded.sequence != 0 &&
+                     encoded.interval_end_ns >= 0 && encoded.interval_length_ns > 0 &&
+                     CheckGatewayName({encoded.gateway, encoded.gateway_bytes}).ok() &&
+                     AllZero(encoded.gateway + encoded.gateway_bytes,
+                             sizeof(encoded.gateway) - encoded.gateway_bytes);
+  if (!sound) return Corrupt(offsetof(Header, flags), "a field of the header is out of range");
+  header_.track_open = (encoded.flags & spool_format::kFlagTrackOpen) != 0;
+  header_.completeness = static_cast<Completeness>(encoded.completeness);
+  std::memcpy(header_.engine_id.data(), encoded.engine_id, header_.engine_id.size());
+  header_.sequence = encoded.sequence;
+  header_.interval_end_ns = encoded.interval_end_ns;
+  header_.interval_length_ns = encoded.interval_length_ns;
+  header_.created_ns = encoded.created_ns;
+  header_.events_dropped = encoded.events_dropped;
+  header_.gateway.assign(encoded.gateway, encoded.gateway_bytes);
+  XXH3_64bits_update(file_hash_.get(), bytes.data(), bytes.size());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<bool> SpoolReader::ReadBlock(std::vector<TrafficRow>* rows) {
+  rows->clear();
+  if (ended_) return false;
+  const int64_t block_offset = offset_;
+  BlockHeader head;
+  block_.resize(sizeof(head));
+  if (absl::Status status = ReadExactly(block_.data(), sizeof(head)); !status.ok()) return status;
+  std::memcpy(&head, block_.data(), sizeof(head));
+  const uint64_t payload_bytes = uint64_t{head.row_bytes} * head.row_count;
+  if (payload_bytes > spool_format::kBlockPayloadBytesMax) {
+    return Corrupt(block_offset, "impossible size of a block");
+  }
+  block_.resize(sizeof(head) + payload_bytes + kChecksumBytes);
+  if (absl::Status status =
+          ReadExactly(block_.data() + sizeof(head), payload_bytes + kChecksumBytes);
+      !status.ok()) {
+    return status;
+  }
+  if (!ChecksumHolds(block_.data(), block_.size())) {
+    return Corrupt(block_offset, "a block does not match its checksum");
+  }
+  const char* const payload = block_.data() + sizeof(head);
+
+  if (head.type == spool_format::kEndBlock) {
+    if (head.address_family != 0 || head.row_bytes != sizeof(End) || head.row_count != 1) {
+      return Corrupt(block_offset, "impossible end block");
+    }
+    if (absl::Status status = ReadEnd(payload, block_offset); !status.ok()) return status;
+    ended_ = true;
+    return false;
+  }
+  const auto family = static_cast<AddressFamily>(head.address_family);
+  const bool ipv4 = family == AddressFamily::kIpv4 && head.row_bytes == sizeof(Ipv4Row);
+  const bool ipv6 = family == AddressFamily::kIpv6 && head.row_bytes == sizeof(Ipv6Row);
+  if (head.type != spool_format::kRowBlock || (!ipv4 && !ipv6) || head.row_count == 0 ||
+      head.row_count > spool_format::kBlockRowsMax) {
+    return Corrupt(block_offset, "a block that version 1 does not have");
+  }
+  rows->resize(head.row_count);
+  for (size_t i = 0; i < rows->size(); ++i) {
+    TrafficRow& row = (*rows)[i];
+    const char* const bytes = payload + i * head.row_bytes;
+    if (!(ipv4 ? DecodeRow<Ipv4Row>(bytes, family, header_.interval_end_ns, &row)
+               : DecodeRow<Ipv6Row>(bytes, family, header_.interval_end_ns, &row))) {
+      rows->clear();
+      return Corrupt(block_offset + static_cast<int64_t>(sizeof(head) + i * head.row_bytes),
+                     "a field of a row is out of range");
+    }
+    seen_.packets_src += row.packets_src;
+    seen_.packets_dst += row.packets_dst;
+    seen_.bytes_src += row.bytes_src;
+    seen_.bytes_dst += row.bytes_dst;
+  }
+  seen_.row_count += rows->size();
+  XXH3_64bits_update(file_hash_.get(), block_.data(), block_.size());
+  return true;
+}
+
+absl::Status SpoolReader::ReadEnd(const char* payload, int64_t block_offset) {
+  End end;
+  std::memcpy(&end, payload, sizeof(end));
+  totals_ = {end.row_count, end.packets_src, end.packets_dst,
+             end.bytes_src, end.bytes_dst,   end.file_checksum};
+  seen_.file_checksum = XXH3_64bits_digest(file_hash_.get());
+  if (seen_.file_checksum != totals_.file_checksum) {
+    return Corrupt(block_offset, "the file does not match its checksum");
+  }
+  if (seen_ != totals_) return Corrupt(block_offset, "the rows do not add up to the totals");
+  char extra;
+  const ssize_t got = pread(fd_, &extra, 1, offset_);
+  if (got < 0) return FileError("read", absl::StrCat(path_, " at byte ", offset_), errno);
+  if (got != 0) return Corrupt(offset_, "bytes after the end block");
+  return absl::OkStatus();
+}
+
+}  // namespace ctacct

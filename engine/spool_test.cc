@@ -1,0 +1,378 @@
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstddef>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/spool_format.h"
+#include "engine/spool_reader.h"
+#include "engine/spool_writer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "xxhash.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::HasSubstr;
+
+class SpoolTest : public ::testing::Test {
+ protected:
+  SpoolTest() {
+    std::string pattern = absl::StrCat(::testing::TempDir(), "/spool.XXXXXX");
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~SpoolTest() override { std::filesystem::remove_all(folder_); }
+
+  static SpoolHeader MakeHeader() {
+    SpoolHeader header;
+    for (size_t i = 0; i < header.engine_id.size(); ++i) {
+      header.engine_id[i] = static_cast<uint8_t>(0x10 + i);
+    }
+    header.sequence = 7;
+    header.interval_end_ns = 1'600'000'005'000'000'000;
+    header.interval_length_ns = 15'000'000'000;
+    header.created_ns = header.interval_end_ns + 1;
+    header.events_dropped = 3;
+    header.completeness = Completeness::kResynced;
+    header.track_open = true;
+    header.gateway = "gw1.example";
+    return header;
+  }
+
+  static TrafficRow MakeRow(uint64_t seed, AddressFamily family = AddressFamily::kIpv4) {
+    std::mt19937_64 random(seed);
+    TrafficRow row;
+    row.time_ns = MakeHeader().interval_end_ns;
+    row.family = family;
+    row.protocol = static_cast<uint8_t>(random());
+    row.port = static_cast<int32_t>(random() % 65537) - 1;
+    for (size_t i = 0; i < (family == AddressFamily::kIpv4 ? 4u : 16u); ++i) {
+      row.src[i] = static_cast<uint8_t>(random());
+      row.dst[i] = static_cast<uint8_t>(random());
+    }
+    row.packets_src = random();
+    row.packets_dst = random();
+    row.bytes_src = random();
+    row.bytes_dst = random();
+    row.connection_time_ms = random();
+    row.connection_count = static_cast<uint32_t>(random());
+    row.open_connections = static_cast<uint32_t>(random());
+    return row;
+  }
+
+  std::string Write(const SpoolHeader& header, const std::vector<TrafficRow>& rows) {
+    const absl::StatusOr<std::string> name = WriteSpoolFile(folder_, header, rows);
+    EXPECT_TRUE(name.ok()) << name.status();
+    return name.ok() ? folder_ + "/" + *name : "";
+  }
+
+  static std::string Contents(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+
+  // A memory file: thousands of damaged copies must not wear out a disk.
+  absl::Status ReadBytes(const std::string& bytes, std::vector<TrafficRow>* all = nullptr) {
+    const UniqueFd fd(memfd_create("spool", MFD_CLOEXEC));
+    EXPECT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+    absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd.get(), "FILE");
+    if (!reader.ok()) return reader.status();
+    std::vector<TrafficRow> rows;
+    while (true) {
+      const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
+      if (!more.ok()) return more.status();
+      if (!*more) return absl::OkStatus();
+      if (all != nullptr) all->insert(all->end(), rows.begin(), rows.end());
+    }
+  }
+
+  std::string folder_;
+};
+
+TEST_F(SpoolTest, ReadsBackWhatWasWritten) {
+  std::vector<TrafficRow> rows;
+  for (uint64_t i = 0; i < 2 * spool_format::kBlockRowsMax + 17; ++i) rows.push_back(MakeRow(i));
+  const std::string path = Write(MakeHeader(), rows);
+  absl::StatusOr<SpoolReader> reader = SpoolReader::Open(path);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ(reader->header(), MakeHeader());
+  std::vector<TrafficRow> all;
+  std::vector<TrafficRow> block;
+  int blocks = 0;
+  while (true) {
+    const absl::StatusOr<bool> more = reader->ReadBlock(&block);
+    ASSERT_TRUE(more.ok()) << more.status();
+    if (!*more) break;
+    EXPECT_LE(block.size(), spool_format::kBlockRowsMax);
+    all.insert(all.end(), block.begin(), block.end());
+    ++blocks;
+  }
+  EXPECT_EQ(blocks, 3);
+  EXPECT_EQ(all, rows);
+  EXPECT_EQ(reader->totals().row_count, rows.size());
+  uint64_t packets_src = 0;
+  for (const TrafficRow& row : rows) packets_src += row.packets_src;
+  EXPECT_EQ(reader->totals().packets_src, packets_src);
+  // Asked again it stays at the end.
+  const absl::StatusOr<bool> more = reader->ReadBlock(&block);
+  ASSERT_TRUE(more.ok());
+  EXPECT_FALSE(*more);
+}
+
+TEST_F(SpoolTest, KeepsBothFamilies) {
+  const std::vector<TrafficRow> rows = {MakeRow(1, AddressFamily::kIpv6), MakeRow(2),
+                                        MakeRow(3, AddressFamily::kIpv6)};
+  std::vector<TrafficRow> all;
+  ASSERT_TRUE(ReadBytes(Contents(Write(MakeHeader(), rows)), &all).ok());
+  EXPECT_EQ(all, (std::vector<TrafficRow>{rows[1], rows[0], rows[2]}));
+}
+
+TEST_F(SpoolTest, AnIntervalWithoutTrafficIsAFileWithoutRows) {
+  const std::string path = Write(MakeHeader(), {});
+  EXPECT_EQ(std::filesystem::file_size(path), 344u + 64u);
+  EXPECT_TRUE(ReadBytes(Contents(path)).ok());
+}
+
+TEST_F(SpoolTest, NameAndModeAreAsDocumented) {
+  const std::string path = Write(MakeHeader(), {MakeRow(1)});
+  EXPECT_EQ(path, folder_ + "/10111213-1415-1617-1819-1a1b1c1d1e1f-0000000007.spool");
+  struct stat info;
+  ASSERT_EQ(stat(path.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0640u);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(SpoolTest, TheSameRowsAndHeaderAreTheSameBytes) {
+  const std::string first = Contents(Write(MakeHeader(), {MakeRow(1)}));
+  std::filesystem::remove(folder_ + "/" + SpoolFileName(MakeHeader().engine_id, 7));
+  EXPECT_EQ(Contents(Write(MakeHeader(), {MakeRow(1)})), first);
+}
+
+// A document that shows other bytes than the writer makes is worse than none.
+TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
+  SpoolHeader header = MakeHeader();
+  header.engine_id[6] = 0x76;
+  header.engine_id[8] = 0x98;
+  header.created_ns = header.interval_end_ns + 31'000'000;
+  header.events_dropped = 0;
+  header.completeness = Completeness::kComplete;
+  header.gateway = "gw1";
+  TrafficRow row;
+  row.time_ns = header.interval_end_ns;
+  row.protocol = 6;
+  row.port = 443;
+  row.src = {10, 32, 251, 0};
+  row.dst = {10, 32, 250, 0};
+  row.packets_src = 16;
+  row.packets_dst = 13;
+  row.bytes_src = 3220;
+  row.bytes_dst = 1884;
+  row.connection_count = 1;
+  row.connection_time_ms = 65'021;
+  row.open_connections = 3;
+
+  std::ifstream document("engine/SPOOL_FORMAT.md");
+  ASSERT_TRUE(document.good());
+  std::string example;
+  for (std::string line; std::getline(document, line);) {
+    constexpr size_t kHexAt = 10;  // Behind "00000000: ".
+    if (line.size() < kHexAt + 23 || line.find(": ") != 8) continue;
+    const size_t offset = std::strtoull(line.c_str(), nullptr, 16);
+    example.resize(offset, '\0');  // What a '*' stands for.
+    for (size_t at = kHexAt; line.substr(at, 2) != "  "; at += 3) {
+      example.push_back(static_cast<char>(std::strtol(line.substr(at, 2).c_str(), nullptr, 16)));
+    }
+  }
+  EXPECT_EQ(example.size(), 488u);
+  EXPECT_EQ(Contents(Write(header, {row})), example);
+}
+
+TEST_F(SpoolTest, NeverReplacesAFile) {
+  const std::string path = Write(MakeHeader(), {MakeRow(1)});
+  const std::string before = Contents(path);
+  EXPECT_TRUE(absl::IsAlreadyExists(WriteSpoolFile(folder_, MakeHeader(), {MakeRow(2)}).status()));
+  EXPECT_EQ(Contents(path), before);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_), {}), 1);
+}
+
+TEST_F(SpoolTest, RejectsWhatTheFormatCannotHold) {
+  const auto write = [this](const SpoolHeader& header, const TrafficRow& row) {
+    return WriteSpoolFile(folder_, header, {row}).status();
+  };
+  SpoolHeader header = MakeHeader();
+  header.gateway = std::string(256, 'g');
+  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
+  header.gateway = std::string("a\0b", 3);
+  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
+  header = MakeHeader();
+  header.sequence = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
+  header = MakeHeader();
+  header.interval_length_ns = 0;
+  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
+  TrafficRow row = MakeRow(1);
+  row.time_ns += 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  row = MakeRow(1);
+  row.port = -2;
+  EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  row = MakeRow(1);
+  row.connection_count = uint64_t{1} << 32;
+  EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+TEST_F(SpoolTest, MissingFolderIsNamed) {
+  const absl::Status status =
+      WriteSpoolFile(folder_ + "/none", MakeHeader(), {MakeRow(1)}).status();
+  EXPECT_TRUE(absl::IsNotFound(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr(folder_ + "/none"));
+}
+
+TEST_F(SpoolTest, EveryFlippedBitIsCorruption) {
+  const std::string sound =
+      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}));
+  ASSERT_TRUE(ReadBytes(sound).ok());
+  for (size_t bit = 0; bit < sound.size() * 8; ++bit) {
+    std::string bytes = sound;
+    bytes[bit / 8] = static_cast<char>(bytes[bit / 8] ^ (1 << (bit % 8)));
+    const absl::Status status = ReadBytes(bytes);
+    ASSERT_TRUE(absl::IsDataLoss(status)) << "bit " << bit << ": " << status;
+    ASSERT_THAT(std::string(status.message()), HasSubstr("FILE: "));
+    ASSERT_THAT(std::string(status.message()), HasSubstr(" at byte "));
+  }
+}
+
+TEST_F(SpoolTest, EveryTruncationIsATornFile) {
+  const std::string sound =
+      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}));
+  for (size_t size = 0; size < sound.size(); ++size) {
+    const absl::Status status = ReadBytes(sound.substr(0, size));
+    ASSERT_TRUE(absl::IsDataLoss(status)) << size << ": " << status;
+    ASSERT_EQ(std::string(status.message()),
+              absl::StrCat("FILE: torn: ends at byte ", size, ", before its end block"));
+  }
+}
+
+TEST_F(SpoolTest, BytesAfterTheEndAreCorruption) {
+  const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}));
+  const absl::Status status = ReadBytes(sound + sound);
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()),
+              HasSubstr(absl::StrCat("corrupt at byte ", sound.size())));
+}
+
+TEST_F(SpoolTest, DroppedOrRepeatedBlocksAreCorruption) {
+  std::vector<TrafficRow> rows;
+  for (uint64_t i = 0; i < 2 * spool_format::kBlockRowsMax; ++i) rows.push_back(MakeRow(i));
+  const std::string sound = Contents(Write(MakeHeader(), rows));
+  const size_t block = 8 + size_t{spool_format::kBlockRowsMax} * 64 + 8;
+  const size_t header = sizeof(spool_format::Header);
+  std::string dropped = sound;
+  dropped.erase(header, block);
+  EXPECT_TRUE(absl::IsDataLoss(ReadBytes(dropped)));
+  std::string repeated = sound;
+  repeated.insert(header, sound.substr(header, block));
+  EXPECT_TRUE(absl::IsDataLoss(ReadBytes(repeated)));
+  const std::string swapped = sound.substr(0, header) + sound.substr(header + block, block) +
+                              sound.substr(header, block) + sound.substr(header + 2 * block);
+  ASSERT_EQ(swapped.size(), sound.size());
+  EXPECT_TRUE(absl::IsDataLoss(ReadBytes(swapped)));
+}
+
+TEST_F(SpoolTest, RandomRubbishIsRejected) {
+  std::mt19937_64 random(1);
+  const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}));
+  for (int round = 0; round < 20'000; ++round) {
+    std::string bytes = sound.substr(0, random() % (sound.size() + 1));
+    for (uint64_t i = random() % 200; i > 0; --i) bytes.push_back(static_cast<char>(random()));
+    if (bytes == sound) continue;
+    ASSERT_TRUE(absl::IsDataLoss(ReadBytes(bytes)));
+  }
+}
+
+// Whatever a later version looks like behind its first 16 bytes.
+TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
+  for (const uint32_t header_bytes : {24u, 344u, 4096u}) {
+    std::string bytes(header_bytes, '\x5a');
+    std::memcpy(bytes.data(), spool_format::kMagic, sizeof(spool_format::kMagic));
+    const uint32_t version = spool_format::kVersion + 1;
+    std::memcpy(bytes.data() + 8, &version, sizeof(version));
+    std::memcpy(bytes.data() + 12, &header_bytes, sizeof(header_bytes));
+    const uint64_t checksum = XXH3_64bits(bytes.data(), bytes.size() - 8);
+    std::memcpy(bytes.data() + bytes.size() - 8, &checksum, sizeof(checksum));
+    const absl::Status status = ReadBytes(bytes + "whatever");
+    EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("FILE: of version 2"));
+    bytes[bytes.size() - 1] ^= 1;
+    EXPECT_TRUE(absl::IsDataLoss(ReadBytes(bytes)));
+  }
+}
+
+TEST_F(SpoolTest, OpensRegularFilesOnly) {
+  const std::string path = Write(MakeHeader(), {MakeRow(1)});
+  ASSERT_EQ(symlink(path.c_str(), (folder_ + "/link").c_str()), 0);
+  ASSERT_EQ(mkfifo((folder_ + "/fifo").c_str(), 0600), 0);
+  EXPECT_TRUE(absl::IsFailedPrecondition(SpoolReader::Open(folder_ + "/link").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(SpoolReader::Open(folder_ + "/fifo").status()));
+  EXPECT_TRUE(absl::IsFailedPrecondition(SpoolReader::Open(folder_).status()));
+  EXPECT_TRUE(absl::IsNotFound(SpoolReader::Open(folder_ + "/none").status()));
+  EXPECT_TRUE(SpoolReader::Open(path).ok());
+}
+
+TEST(GatewayNameTest, IsUtf8WithoutControlCharacters) {
+  const std::string good[] = {"",
+                              "gw1",
+                              "gw's \"one\"",
+                              "G\u00fcrtel-\u20ac-\U0001f300",
+                              std::string(255, 'g'),
+                              "\xf4\x8f\xbf\xbf"};
+  for (const std::string& name : good) EXPECT_TRUE(CheckGatewayName(name).ok()) << name;
+  const std::string bad[] = {std::string(256, 'g'),
+                             std::string("a\0b", 3),
+                             "a\nb",
+                             "a\x7f",
+                             "\xfc",
+                             "\xc0\x80",
+                             "\xe0\x80\x80",
+                             "\xed\xa0\x80",
+                             "\xf4\x90\x80\x80",
+                             "\xc3",
+                             "\xe2\x82",
+                             "\x80"};
+  for (const std::string& name : bad) {
+    EXPECT_TRUE(absl::IsInvalidArgument(CheckGatewayName(name))) << name;
+  }
+}
+
+TEST(EngineIdTest, IsAUuidOfVersion7AndSortsByTime) {
+  const absl::StatusOr<EngineId> first = NewEngineId();
+  const absl::StatusOr<EngineId> second = NewEngineId();
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_NE(*first, *second);
+  EXPECT_EQ((*first)[6] >> 4, 7);
+  EXPECT_EQ((*first)[8] >> 6, 2);
+  const std::string text = EngineIdText(*first);
+  EXPECT_EQ(text.size(), 36u);
+  EXPECT_EQ(text[14], '7');
+  // The first eight digits are 2^16 ms wide: the runs of one test share them, or nearly.
+  EXPECT_LE(text.substr(0, 8), EngineIdText(*second).substr(0, 8));
+}
+
+}  // namespace
+}  // namespace ctacct

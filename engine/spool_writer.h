@@ -1,0 +1,35 @@
+// Writes one interval's rows as one spool file (spool_format.h, SPOOL_FORMAT.md), whole or not at
+// all.
+//
+// Memory: one block besides the rows. Thread-safe.
+#ifndef CTACCT_ENGINE_SPOOL_WRITER_H_
+#define CTACCT_ENGINE_SPOOL_WRITER_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/engine_id.h"
+#include "engine/spool_header.h"
+#include "engine/traffic_row.h"
+
+namespace ctacct {
+
+// "ENGINE_ID-SEQUENCE.spool", the sequence in ten digits: names sort in the order of writing.
+[[nodiscard]] std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence);
+
+// Returns the file's name within `folder`. Rows may be of both families, in any order; blocks hold
+// one family each.
+//
+// InvalidArgument: the header or a row does not fit the format, nothing was written. Any other
+// error comes from the file system and may pass: call again with the same rows and the SAME header,
+// created_ns included. Then the two files, should the first one have been seen by an importer after
+// all, are equal byte for byte, and the ledger takes one of them.
+[[nodiscard]] absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder,
+                                                         const SpoolHeader& header,
+                                                         absl::Span<const TrafficRow> rows);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_SPOOL_WRITER_H_

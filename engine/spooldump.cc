@@ -1,0 +1,110 @@
+// Prints spool files as CSV (contract, section 3). A bad file's sound blocks are printed too, then
+// what is wrong with it and where, on standard error: for salvage the rows are worth more than
+// nothing, and the exit status tells.
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "engine/command_line.h"
+#include "engine/csv.h"
+#include "engine/durable_file.h"
+#include "engine/spool_reader.h"
+#include "engine/traffic_row.h"
+
+namespace ctacct {
+namespace {
+
+constexpr char kProgram[] = "spooldump";
+constexpr size_t kOutputBufferBytes = 256 * 1024;  // One block's lines, about.
+
+class Output {
+ public:
+  std::string* buffer() { return &buffer_; }
+
+  [[nodiscard]] absl::Status FlushIfFull() {
+    return buffer_.size() < kOutputBufferBytes ? absl::OkStatus() : Flush();
+  }
+
+  [[nodiscard]] absl::Status Flush() {
+    absl::string_view rest = buffer_;
+    while (!rest.empty()) {
+      const ssize_t written = write(STDOUT_FILENO, rest.data(), rest.size());
+      if (written < 0) {
+        if (errno == EINTR) continue;
+        return FileError("write to", "standard output", errno);
+      }
+      rest.remove_prefix(static_cast<size_t>(written));
+    }
+    buffer_.clear();
+    return absl::OkStatus();
+  }
+
+ private:
+  std::string buffer_;
+};
+
+// *output_status is what became of standard output; the returned one is about the file.
+absl::Status Dump(const std::string& path, Output* output, absl::Status* output_status) {
+  absl::StatusOr<SpoolReader> reader = SpoolReader::Open(path);
+  if (!reader.ok()) return reader.status();
+  std::vector<TrafficRow> rows;
+  while (true) {
+    const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
+    if (!more.ok()) return more.status();
+    if (!*more) return absl::OkStatus();
+    for (const TrafficRow& row : rows) {
+      AppendCsvLine(row, reader->header().track_open, output->buffer());
+      *output_status = output->FlushIfFull();
+      if (!output_status->ok()) return absl::OkStatus();
+    }
+  }
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
+  if (!line.ok()) {
+    PrintError(kProgram, line.status());
+    return kExitUsageError;
+  }
+  Output output;
+  if (line->help) {
+    *output.buffer() = FlagsHelp(
+        "usage: spooldump FILE...\nPrints spool files as CSV. Exit status 1 if one is bad.");
+    if (const absl::Status status = output.Flush(); !status.ok()) {
+      PrintError(kProgram, status);
+      return kExitOperatingError;
+    }
+    return kExitOk;
+  }
+  if (line->arguments.empty()) {
+    PrintError(kProgram, absl::InvalidArgumentError("no files given; --help says more"));
+    return kExitUsageError;
+  }
+  int exit_status = kExitOk;
+  for (const std::string& path : line->arguments) {
+    absl::Status output_status;
+    const absl::Status status = Dump(path, &output, &output_status);
+    // Before the error line, so that the two streams on one terminal keep their order.
+    if (output_status.ok()) output_status = output.Flush();
+    if (!status.ok()) {
+      PrintError(kProgram, status);
+      exit_status = kExitOperatingError;
+    }
+    if (!output_status.ok()) {
+      PrintError(kProgram, output_status);
+      return kExitOperatingError;
+    }
+  }
+  return exit_status;
+}
+
+}  // namespace
+}  // namespace ctacct
+
+int main(int argc, char** argv) { return ctacct::Main(argc, argv); }

@@ -1,0 +1,105 @@
+// The program itself: what it prints, and its exit status.
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "engine/spool_writer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+constexpr absl::Duration kAtMost = absl::Seconds(20);
+constexpr char kLine[] =
+    "1600000005000000000,tcp,10.32.251.0,10.32.250.0,443,16,13,3220,1884,1,65021";
+
+class SpooldumpTest : public ::testing::Test {
+ protected:
+  SpooldumpTest() {
+    std::string pattern = ::testing::TempDir() + "/spooldump.XXXXXX";
+    folder_ = mkdtemp(pattern.data());
+  }
+  ~SpooldumpTest() override { std::filesystem::remove_all(folder_); }
+
+  std::string Write(uint64_t sequence, bool track_open, size_t rows = 1) {
+    TrafficRow row;
+    row.time_ns = 1'600'000'005'000'000'000;
+    row.protocol = 6;
+    row.port = 443;
+    row.src = {10, 32, 251, 0};
+    row.dst = {10, 32, 250, 0};
+    row.packets_src = 16;
+    row.packets_dst = 13;
+    row.bytes_src = 3220;
+    row.bytes_dst = 1884;
+    row.connection_count = 1;
+    row.connection_time_ms = 65'021;
+    row.open_connections = 3;
+    SpoolHeader header;
+    header.sequence = sequence;
+    header.interval_end_ns = row.time_ns;
+    header.interval_length_ns = 15'000'000'000;
+    header.track_open = track_open;
+    const absl::StatusOr<std::string> name =
+        WriteSpoolFile(folder_, header, std::vector<TrafficRow>(rows, row));
+    EXPECT_TRUE(name.ok()) << name.status();
+    return folder_ + "/" + *name;
+  }
+
+  static Finished Run(std::vector<std::string> arguments, const SubprocessOptions& options = {}) {
+    arguments.insert(arguments.begin(), DataPath("engine/spooldump"));
+    absl::StatusOr<Finished> finished = RunProcess(arguments, kAtMost, options);
+    EXPECT_TRUE(finished.ok()) << finished.status();
+    return *std::move(finished);
+  }
+
+  std::string folder_;
+};
+
+TEST_F(SpooldumpTest, PrintsElevenOrTwelveColumns) {
+  const Finished run = Run({Write(1, false), Write(2, true)});
+  EXPECT_TRUE(run.exit.ok());
+  EXPECT_EQ(run.out, std::string(kLine) + "\n" + kLine + ",3\n");
+  EXPECT_EQ(run.err, "");
+}
+
+TEST_F(SpooldumpTest, ABadFileIsNamedAndTheNextOneIsPrinted) {
+  const std::string bad = Write(1, false);
+  std::filesystem::resize_file(bad, 400);
+  const Finished run = Run({bad, folder_ + "/none", Write(2, false)});
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_EQ(run.out, std::string(kLine) + "\n");
+  EXPECT_THAT(run.err, StartsWith("spooldump: " + bad + ": torn: ends at byte 400"));
+  EXPECT_THAT(run.err, HasSubstr(folder_ + "/none"));
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 2);
+}
+
+TEST_F(SpooldumpTest, AFullDiskIsAnError) {
+  SubprocessOptions options;
+  options.stdout_path = "/dev/full";
+  const Finished run = Run({Write(1, false, 10'000)}, options);
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_THAT(run.err, StartsWith("spooldump: cannot write to standard output: "));
+  EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1);
+}
+
+TEST_F(SpooldumpTest, UsageErrors) {
+  EXPECT_EQ(Run({}).exit.code, 2);
+  const Finished run = Run({"--no-such-flag", "x"});
+  EXPECT_EQ(run.exit.code, 2);
+  EXPECT_THAT(run.err, StartsWith("spooldump: unknown flag '-no-such-flag'"));
+  const Finished help = Run({"--help"});
+  EXPECT_TRUE(help.exit.ok());
+  EXPECT_THAT(help.out, HasSubstr("usage: spooldump FILE..."));
+}
+
+}  // namespace
+}  // namespace ctacct
