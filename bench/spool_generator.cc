@@ -1,0 +1,101 @@
+// Writes spool files with rows as a real gateway makes them: every pair of so many client and
+// server networks, on so many ports, over TCP and UDP. The same flags make the same rows.
+#include <cstdint>
+#include <iostream>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/command_line.h"
+#include "engine/engine_id.h"
+#include "engine/spool_writer.h"
+#include "engine/traffic_row.h"
+
+ABSL_FLAG(std::string, output, "", "folder for the files");
+ABSL_FLAG(int, files, 10, "how many; one interval each");
+ABSL_FLAG(int, rows, 100'000, "in each file; at most 200,000");
+ABSL_FLAG(uint64_t, seed, 1, "of the random numbers");
+
+namespace ctacct {
+namespace {
+
+constexpr char kProgram[] = "spool_generator";
+constexpr int kNetworks = 100;
+constexpr int kRowsMax = kNetworks * kNetworks * 10 * 2;
+constexpr int32_t kPorts[] = {22, 25, 53, 80, 123, 443, 993, 3306, 5432, kPortNotListed};
+constexpr uint8_t kTcp = 6;
+constexpr uint8_t kUdp = 17;
+constexpr int64_t kFirstIntervalEndNs = 1'600'000'005'000'000'000;
+constexpr int64_t kIntervalNs = 15'000'000'000;
+
+TrafficRow MakeRow(int index, int64_t time_ns, std::mt19937_64& random) {
+  TrafficRow row;
+  row.time_ns = time_ns;
+  row.protocol = index % 2 == 0 ? kTcp : kUdp;
+  row.port = kPorts[index / 2 % 10];
+  row.src = {10, 32, static_cast<uint8_t>(index / 20 % kNetworks), 0};
+  row.dst = {10, 33, static_cast<uint8_t>(index / 20 / kNetworks), 0};
+  row.packets_src = 1 + random() % 2000;
+  row.packets_dst = random() % 3000;
+  row.bytes_src = row.packets_src * (60 + random() % 500);
+  row.bytes_dst = row.packets_dst * (60 + random() % 1400);
+  if (row.protocol == kTcp) {
+    row.connection_count = random() % 20;
+    row.connection_time_ms = row.connection_count * (random() % 30'000);
+    row.open_connections = random() % 10;
+  }
+  return row;
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
+  if (!line.ok()) {
+    PrintError(kProgram, line.status());
+    return kExitUsageError;
+  }
+  if (line->help) {
+    std::cout << FlagsHelp("usage: spool_generator -output=FOLDER [FLAGS]");
+    return kExitOk;
+  }
+  const int rows_per_file = absl::GetFlag(FLAGS_rows);
+  if (rows_per_file < 0 || rows_per_file > kRowsMax || absl::GetFlag(FLAGS_output).empty()) {
+    PrintError(kProgram, absl::InvalidArgumentError(
+                             absl::StrCat("give -output, and -rows of at most ", kRowsMax)));
+    return kExitUsageError;
+  }
+  std::mt19937_64 random(absl::GetFlag(FLAGS_seed));
+  SpoolHeader header;
+  const absl::StatusOr<EngineId> engine_id = NewEngineId();
+  if (!engine_id.ok()) {
+    PrintError(kProgram, engine_id.status());
+    return kExitOperatingError;
+  }
+  header.engine_id = *engine_id;
+  header.interval_length_ns = kIntervalNs;
+  header.track_open = true;
+  header.gateway = "bench-gateway";
+  std::vector<TrafficRow> rows(static_cast<size_t>(rows_per_file));
+  for (int file = 0; file < absl::GetFlag(FLAGS_files); ++file) {
+    header.sequence = static_cast<uint64_t>(file) + 1;
+    header.interval_end_ns = kFirstIntervalEndNs + file * kIntervalNs;
+    header.created_ns = header.interval_end_ns;
+    for (int i = 0; i < rows_per_file; ++i) {
+      rows[static_cast<size_t>(i)] = MakeRow(i, header.interval_end_ns, random);
+    }
+    const absl::StatusOr<std::string> name =
+        WriteSpoolFile(absl::GetFlag(FLAGS_output), header, rows);
+    if (!name.ok()) {
+      PrintError(kProgram, name.status());
+      return kExitOperatingError;
+    }
+  }
+  return kExitOk;
+}
+
+}  // namespace
+}  // namespace ctacct
+
+int main(int argc, char** argv) { return ctacct::Main(argc, argv); }

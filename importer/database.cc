@@ -1,0 +1,209 @@
+#include "importer/database.h"
+
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "importer/copy_encoder.h"
+
+namespace ctacct {
+namespace {
+
+constexpr char kSchema1[] =
+#include "importer/schema_001.inc"
+    ;
+
+// One entry a version; never changed once released, only added to.
+constexpr const char* kSchemas[] = {kSchema1};
+constexpr int kSchemaVersion = sizeof(kSchemas) / sizeof(kSchemas[0]);
+
+// Two importers that start at once must not both create tables. The number is ours alone: "ctacct"
+// in ASCII.
+constexpr char kLockSchema[] = "SELECT pg_advisory_xact_lock(109351501259636)";
+
+// Large enough that system calls vanish, small enough to stay in the cache on its way to the
+// socket.
+constexpr size_t kCopyBufferBytes = 512 * 1024;
+
+constexpr char kInsertLedger[] =
+    "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
+    "interval_length, completeness, events_dropped, gateway, source_file) "
+    "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
+    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+
+const char* CompletenessName(Completeness completeness) {
+  switch (completeness) {
+    case Completeness::kComplete:
+      return "complete";
+    case Completeness::kResynced:
+      return "resynced";
+    case Completeness::kPartial:
+      return "partial";
+  }
+  return "partial";
+}
+
+// From table ctacct_schema, which must be there.
+absl::StatusOr<int> SchemaVersion(PgConnection& connection) {
+  absl::StatusOr<PgResult> version =
+      connection.Query("SELECT coalesce(max(version), 0) FROM ctacct_schema", {});
+  if (!version.ok()) return version.status();
+  int number = 0;
+  if (!absl::SimpleAtoi(PQgetvalue(version->get(), 0, 0), &number)) {
+    return absl::FailedPreconditionError("table ctacct_schema holds no version");
+  }
+  if (number > kSchemaVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("the database's schema is of version ", number,
+                     ", this importer knows versions up to ", kSchemaVersion));
+  }
+  return number;
+}
+
+absl::Status ApplySchemas(PgConnection& connection) {
+  if (absl::Status status = connection.Execute("BEGIN ISOLATION LEVEL READ COMMITTED");
+      !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = connection.Execute(kLockSchema); !status.ok()) return status;
+  // Another importer may have made the tables while we waited. Not to_regclass again: this
+  // session's catalogue cache would still say that there is no such table; creating one looks
+  // afresh.
+  absl::Status status = connection.Execute(
+      "CREATE TABLE IF NOT EXISTS ctacct_schema "
+      "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())");
+  if (!status.ok()) return status;
+  const absl::StatusOr<int> version = SchemaVersion(connection);
+  if (!version.ok()) return version.status();
+  for (int next = *version + 1; next <= kSchemaVersion; ++next) {
+    status = connection.Execute(kSchemas[next - 1]);
+    if (status.ok()) {
+      status = connection
+                   .Query("INSERT INTO ctacct_schema (version) VALUES ($1)",
+                          {std::to_string(next).c_str()})
+                   .status();
+    }
+    if (!status.ok()) {
+      return absl::Status(status.code(),
+                          absl::StrCat("schema version ", next, ": ", status.message()));
+    }
+  }
+  return connection.Commit();
+}
+
+// True if the row was inserted, false if the key is taken.
+absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileSummary& summary,
+                                     const std::string& gateway, const std::string& file_name) {
+  constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
+  const bool spool = summary.spool.has_value();
+  const uint64_t dropped = spool ? summary.spool->events_dropped : 0;
+  if (summary.sequence > kBigintMax || dropped > kBigintMax) {
+    return absl::InvalidArgumentError("the sequence or the count of dropped events is too large");
+  }
+  const std::string engine = EngineIdText(summary.engine_id);
+  const std::string sequence = absl::StrCat(summary.sequence);
+  const std::string checksum = absl::StrCat(static_cast<int64_t>(summary.checksum));
+  const std::string row_count = absl::StrCat(summary.row_count);
+  const std::string end_us = absl::StrCat(spool ? summary.spool->interval_end_ns / 1000 : 0);
+  const std::string length_us = absl::StrCat(spool ? summary.spool->interval_length_ns / 1000 : 0);
+  const std::string events_dropped = absl::StrCat(dropped);
+  absl::StatusOr<PgResult> result = connection.Query(
+      kInsertLedger, {engine.c_str(), sequence.c_str(), checksum.c_str(), row_count.c_str(),
+                      spool ? end_us.c_str() : nullptr, spool ? length_us.c_str() : nullptr,
+                      spool ? CompletenessName(summary.spool->completeness) : nullptr,
+                      events_dropped.c_str(), gateway.c_str(), file_name.c_str()});
+  if (!result.ok()) return result.status();
+  return absl::string_view(PQcmdTuples(result->get())) == "1";
+}
+
+absl::StatusOr<ImportOutcome> CompareWithLedger(PgConnection& connection,
+                                                const FileSummary& summary) {
+  const std::string engine = EngineIdText(summary.engine_id);
+  const std::string sequence = absl::StrCat(summary.sequence);
+  const absl::StatusOr<PgResult> result =
+      connection.Query("SELECT checksum FROM import_ledger WHERE engine = $1 AND sequence = $2",
+                       {engine.c_str(), sequence.c_str()});
+  if (!result.ok()) return result.status();
+  if (PQntuples(result->get()) != 1) {
+    return absl::UnavailableError("a ledger row has vanished while it was looked at");
+  }
+  if (absl::Status status = connection.Execute("ROLLBACK"); !status.ok()) return status;
+  if (absl::string_view(PQgetvalue(result->get(), 0, 0)) ==
+      absl::StrCat(static_cast<int64_t>(summary.checksum))) {
+    return ImportOutcome::kDoneBefore;
+  }
+  return absl::AlreadyExistsError(
+      absl::StrCat("ALARM: engine ", engine, " sequence ", sequence,
+                   " is in the database already, with other contents; neither was changed"));
+}
+
+}  // namespace
+
+absl::Status EnsureSchema(PgConnection& connection) {
+  // Reading needs no lock and no right to create anything: an importer may run without.
+  const absl::StatusOr<PgResult> table =
+      connection.Query("SELECT to_regclass('ctacct_schema')", {});
+  if (!table.ok()) return table.status();
+  if (PQgetisnull(table->get(), 0, 0) != 0) return ApplySchemas(connection);
+  const absl::StatusOr<int> version = SchemaVersion(connection);
+  if (!version.ok()) return version.status();
+  return *version == kSchemaVersion ? absl::OkStatus() : ApplySchemas(connection);
+}
+
+absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const TrafficFile& file,
+                                         const FileSummary& summary,
+                                         const std::string& csv_gateway) {
+  const std::string& gateway = summary.spool.has_value() ? summary.spool->gateway : csv_gateway;
+  // READ COMMITTED, whatever the role's default is: a key that is taken must be seen, not raise an
+  // error.
+  if (absl::Status status = connection.Execute(
+          "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on");
+      !status.ok()) {
+    return status;
+  }
+  const absl::StatusOr<bool> inserted =
+      InsertLedgerRow(connection, summary, gateway, absl::CHexEscape(file.name()));
+  if (!inserted.ok()) return inserted.status();
+  if (!*inserted) return CompareWithLedger(connection, summary);
+
+  static const auto* const copy = new std::string(
+      absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
+  if (absl::Status status = connection.CopyBegin(copy->c_str()); !status.ok()) return status;
+  const CopyEncoder encoder(gateway);
+  std::string buffer;
+  buffer.reserve(kCopyBufferBytes + kCopyRowBytesMax + gateway.size());
+  CopyEncoder::AppendHeader(&buffer);
+  const absl::StatusOr<FileSummary> second =
+      file.Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
+        for (const TrafficRow& row : rows) {
+          if (absl::Status status = encoder.Append(row, &buffer); !status.ok()) return status;
+          if (buffer.size() < kCopyBufferBytes) continue;
+          if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
+          buffer.clear();
+        }
+        return absl::OkStatus();
+      });
+  if (!second.ok()) return second.status();
+  if (*second != summary) {
+    return absl::AbortedError(absl::StrCat(file.name(), ": changed while it was read"));
+  }
+  CopyEncoder::AppendTrailer(&buffer);
+  if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
+  const absl::StatusOr<uint64_t> taken = connection.CopyEnd();
+  if (!taken.ok()) return taken.status();
+  if (*taken != summary.row_count) {
+    return absl::FailedPreconditionError(absl::StrCat(file.name(), ": the database took ", *taken,
+                                                      " of ", summary.row_count,
+                                                      " rows (a trigger or rule on vpn_traffic?)"));
+  }
+  if (absl::Status status = connection.Commit(); !status.ok()) return status;
+  return ImportOutcome::kImported;
+}
+
+}  // namespace ctacct

@@ -1,0 +1,42 @@
+#include "importer/log.h"
+
+#include <cstdio>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+
+namespace ctacct {
+namespace {
+
+constexpr char kWipeLine[] = "\r\033[K";
+
+bool& ProgressShown() {
+  static bool shown = false;
+  return shown;
+}
+
+}  // namespace
+
+void ShowProgress(absl::string_view line) {
+  if (line.empty() && !ProgressShown()) return;
+  const std::string text = absl::StrCat(kWipeLine, line);
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  ProgressShown() = !line.empty();
+}
+
+void LogLine(absl::string_view message) {
+  ShowProgress("");
+  std::string line = "importer: ";
+  for (const char c : message) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      absl::StrAppend(&line, "\\x", absl::Hex(byte, absl::kZeroPad2));
+    } else {
+      line.push_back(c);
+    }
+  }
+  line.push_back('\n');
+  std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+}  // namespace ctacct

@@ -1,0 +1,518 @@
+// importer: files of traffic rows into PostgreSQL, each exactly once (contract, section 4).
+//
+// The order of things makes it safe to be killed at any moment: look at the file, load it and its
+// ledger row in one transaction, only then move or delete it. Whatever was interrupted is done
+// again, and the ledger knows.
+#include <poll.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <cstring>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/flags/flag.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "engine/command_line.h"
+#include "engine/durable_file.h"
+#include "engine/spool_header.h"
+#include "engine/unique_fd.h"
+#include "importer/database.h"
+#include "importer/disposal.h"
+#include "importer/log.h"
+#include "importer/pg_connection.h"
+#include "importer/spool_queue.h"
+#include "importer/traffic_file.h"
+
+ABSL_FLAG(std::string, host, "", "database server: name, address, or folder of its socket");
+ABSL_FLAG(std::string, db, "", "database");
+ABSL_FLAG(std::string, user, "", "database user");
+ABSL_FLAG(std::string, pass, "",
+          "password; other users see command lines, so rather use ~/.pgpass or PGPASSFILE");
+ABSL_FLAG(std::string, conninfo, "",
+          "libpq connection string or URI; -host and the others override it");
+ABSL_FLAG(std::string, watch, "", "spool folder to drain: what is there, then what appears");
+ABSL_FLAG(std::string, move, "", "folder for files done; without it they are deleted");
+ABSL_FLAG(bool, once, false, "with -watch: drain, then exit");
+ABSL_FLAG(std::string, gateway, "", "name of the gateway for rows of CSV files, which have none");
+
+namespace ctacct {
+namespace {
+
+constexpr char kProgram[] = "importer";
+constexpr char kUsage[] =
+    "usage: importer -watch=FOLDER [-once] [FLAGS]\n"
+    "       importer [FLAGS] FILE...\n"
+    "Imports spool and CSV files into PostgreSQL, each exactly once. Without -host, -db, -user, "
+    "-pass and\n"
+    "-conninfo libpq's own settings apply: PGHOST, PGDATABASE, PGSERVICE, ~/.pgpass.";
+
+constexpr absl::Duration kBackOffFirst = absl::Milliseconds(250);
+constexpr absl::Duration kBackOffMax = absl::Seconds(30);
+// A run that somebody waits for gives up after 250 ms + 500 ms + ... + 16 s: half a minute, in
+// which a server restarts.
+constexpr int kOnceRetriesMax = 7;
+// A file that could not be disposed of, opened or read gets another chance after so long.
+constexpr absl::Duration kDeferral = absl::Seconds(30);
+// One that is still being written to is sooner done.
+constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
+// Shorter backlogs are done before anybody has read the line.
+constexpr size_t kProgressFilesMin = 20;
+constexpr absl::Duration kProgressPeriod = absl::Milliseconds(200);
+
+struct Options {
+  PgOptions database;
+  std::string watch;
+  std::string move;
+  std::string gateway;
+  bool once = false;
+  std::vector<std::string> files;
+};
+
+struct Counters {
+  uint64_t files = 0;  // Imported by this run.
+  uint64_t rows = 0;
+  uint64_t files_done_before = 0;
+  uint64_t files_failed = 0;  // Bad ones, and those left where they are.
+};
+
+std::string WithThousands(uint64_t number) {
+  const std::string digits = absl::StrCat(number);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    if (i != 0 && (digits.size() - i) % 3 == 0) text.push_back(',');
+    text.push_back(digits[i]);
+  }
+  return text;
+}
+
+// What became of one file. An error instead of it ends the run.
+enum class FileOutcome {
+  kInDatabase,  // By this run or before.
+  kGone,        // Another importer was faster.
+  kLeft,        // Not in the database, and left where it is; the log says why.
+  kLeftForNow,  // The same, but worth another try.
+  kLeftWriter,  // The same, and soon.
+  kQuarantined,
+};
+
+class Importer {
+ public:
+  Importer(Options options, int stop_fd) : options_(std::move(options)), stop_fd_(stop_fd) {}
+
+  // Returns once stop was asked for (OK), or the run cannot go on.
+  absl::Status Watch();
+  // Everything in the watched folder, once.
+  absl::Status Drain();
+  // The files of the command line.
+  absl::Status ImportFiles();
+
+  [[nodiscard]] const Counters& counters() const { return counters_; }
+  void LogSummary() const;
+
+ private:
+  // All that waits in the folder now. *found is whether anything did.
+  absl::Status DrainOnce(SpoolQueue& queue, bool* found);
+  absl::StatusOr<FileOutcome> Process(const FilePlace& place);
+  // Loads until it is done or it is known that it will not do; waits out an absent database.
+  absl::StatusOr<ImportOutcome> Load(const TrafficFile& file, const FileSummary& summary);
+  absl::Status ConnectIfNeeded();
+  // After `status` (Unavailable): OK after a pause, when it is time to try again.
+  absl::Status PauseAfter(const absl::Status& status);
+  void NoteDatabaseBack();
+  FileOutcome Reject(const FilePlace& place, const TrafficFile& file, absl::string_view reason);
+  bool StopAsked(absl::Duration wait) const;
+  void Progress(size_t done, size_t total);
+
+  const Options options_;
+  const int stop_fd_;
+  const absl::Time started_ = absl::Now();
+  std::optional<PgConnection> connection_;
+  bool connected_before_ = false;
+  int failures_in_a_row_ = 0;
+  absl::Time progress_shown_ = absl::InfinitePast();
+  Counters counters_;
+};
+
+bool Importer::StopAsked(absl::Duration wait) const {
+  pollfd fd = {stop_fd_, POLLIN, 0};
+  return poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(wait))) > 0;
+}
+
+absl::Status Importer::PauseAfter(const absl::Status& status) {
+  connection_.reset();
+  const bool patient = !options_.watch.empty() && !options_.once;
+  // A person who waits would rather hear at once that the address is wrong.
+  if (!patient && (!connected_before_ || failures_in_a_row_ >= kOnceRetriesMax)) return status;
+  if (failures_in_a_row_++ == 0) {
+    LogLine(absl::StrCat("database unavailable: ", status.message(), "; trying again"));
+  }
+  const absl::Duration pause =
+      std::min(kBackOffMax, kBackOffFirst * (1 << std::min(failures_in_a_row_ - 1, 10)));
+  return StopAsked(pause) ? absl::CancelledError("stop was asked for") : absl::OkStatus();
+}
+
+void Importer::NoteDatabaseBack() {
+  if (failures_in_a_row_ != 0) LogLine("database is back");
+  failures_in_a_row_ = 0;
+}
+
+absl::Status Importer::ConnectIfNeeded() {
+  if (connection_.has_value()) return absl::OkStatus();
+  absl::StatusOr<PgConnection> connection = PgConnection::Open(options_.database);
+  if (!connection.ok()) return connection.status();
+  if (absl::Status status = EnsureSchema(*connection); !status.ok()) return status;
+  connection_ = *std::move(connection);
+  connected_before_ = true;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ImportOutcome> Importer::Load(const TrafficFile& file, const FileSummary& summary) {
+  while (true) {
+    absl::Status status = ConnectIfNeeded();
+    if (status.ok()) {
+      const absl::StatusOr<ImportOutcome> outcome =
+          ImportFile(*connection_, file, summary, options_.gateway);
+      if (outcome.ok() || absl::IsAlreadyExists(outcome.status())) {
+        NoteDatabaseBack();
+        return outcome;
+      }
+      // Within a transaction, perhaps within a COPY: closing the connection rolls back.
+      status = outcome.status();
+      connection_.reset();
+    }
+    if (!absl::IsUnavailable(status)) return status;
+    if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
+  }
+}
+
+FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
+                             absl::string_view reason) {
+  ++counters_.files_failed;
+  LogLine(reason);
+  if (options_.watch.empty()) return FileOutcome::kLeft;
+  if (absl::Status status = QuarantineFile(place, file.identity(), reason); !status.ok()) {
+    LogLine(status.message());
+    return FileOutcome::kLeftForNow;
+  }
+  return FileOutcome::kQuarantined;
+}
+
+absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
+  const std::string path =
+      place.folder == "." ? place.name : absl::StrCat(place.folder, "/", place.name);
+  const absl::StatusOr<TrafficFile> file = TrafficFile::Open(place.folder_fd, place.name, path);
+  if (absl::IsNotFound(file.status()) && !options_.watch.empty()) return FileOutcome::kGone;
+  if (!file.ok()) {
+    ++counters_.files_failed;
+    LogLine(file.status().message());
+    return FileOutcome::kLeftForNow;
+  }
+  const absl::StatusOr<FileSummary> summary =
+      file->Read([](absl::Span<const TrafficRow>) { return absl::OkStatus(); });
+  if (absl::IsDataLoss(summary.status())) {
+    return Reject(place, *file, summary.status().message());
+  }
+  if (!summary.ok()) {
+    if (absl::IsAborted(summary.status()) && !options_.watch.empty() && !options_.once) {
+      return FileOutcome::kLeftWriter;  // Nothing unusual.
+    }
+    ++counters_.files_failed;
+    LogLine(absl::IsUnimplemented(summary.status())
+                ? absl::StrCat(summary.status().message(), "; left for a newer importer")
+                : std::string(summary.status().message()));
+    return absl::IsUnimplemented(summary.status()) ? FileOutcome::kLeft : FileOutcome::kLeftForNow;
+  }
+  const absl::StatusOr<ImportOutcome> outcome = Load(*file, *summary);
+  if (absl::IsAlreadyExists(outcome.status()) || absl::IsInvalidArgument(outcome.status())) {
+    return Reject(place, *file, absl::StrCat(path, ": ", outcome.status().message()));
+  }
+  if (absl::IsAborted(outcome.status()) || absl::IsDataLoss(outcome.status()) ||
+      absl::IsUnimplemented(outcome.status())) {
+    // The first pass said otherwise: somebody has changed it. Whatever it is now is for the next
+    // try to say.
+    ++counters_.files_failed;
+    LogLine(absl::StrCat(path, ": changed while it was read"));
+    return FileOutcome::kLeftWriter;
+  }
+  if (!outcome.ok()) return outcome.status();
+  if (*outcome == ImportOutcome::kImported) {
+    ++counters_.files;
+    counters_.rows += summary->row_count;
+  } else {
+    ++counters_.files_done_before;
+  }
+  const absl::Status disposed = options_.move.empty()
+                                    ? RemoveFile(place, file->identity())
+                                    : MoveFile(place, file->identity(), options_.move);
+  if (!disposed.ok()) {
+    ++counters_.files_failed;
+    LogLine(absl::StrCat(disposed.message(), " (its rows are in the database)"));
+    return FileOutcome::kLeftForNow;
+  }
+  return FileOutcome::kInDatabase;
+}
+
+absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
+  const absl::StatusOr<std::vector<std::string>> names = queue.Scan();
+  if (!names.ok()) return names.status();
+  *found = !names->empty();
+  for (size_t i = 0; i < names->size(); ++i) {
+    if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
+    Progress(i, names->size());
+    const std::string& name = (*names)[i];
+    const absl::StatusOr<FileOutcome> outcome = Process({queue.folder_fd(), queue.folder(), name});
+    if (!outcome.ok()) return outcome.status();
+    switch (*outcome) {
+      case FileOutcome::kInDatabase:
+      case FileOutcome::kGone:
+      case FileOutcome::kQuarantined:
+        break;
+      case FileOutcome::kLeft:
+        queue.Hold(name, absl::InfiniteFuture());
+        break;
+      case FileOutcome::kLeftForNow:
+        queue.Hold(name, absl::Now() + kDeferral);
+        break;
+      case FileOutcome::kLeftWriter:
+        queue.Hold(name, absl::Now() + kDeferralWriter);
+        break;
+    }
+  }
+  ShowProgress("");
+  return absl::OkStatus();
+}
+
+absl::Status Importer::Drain() {
+  absl::StatusOr<SpoolQueue> queue = SpoolQueue::Open(options_.watch);
+  if (!queue.ok()) return queue.status();
+  // Also with nothing to do: an address that is wrong should be heard of now.
+  if (absl::Status status = ConnectIfNeeded(); !status.ok()) return status;
+  bool found = true;
+  while (found) {
+    if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Importer::Watch() {
+  absl::StatusOr<SpoolQueue> queue = SpoolQueue::Open(options_.watch);
+  if (!queue.ok()) return queue.status();
+  // Before the first file comes: a password that is wrong should be heard of now.
+  absl::Status status = ConnectIfNeeded();
+  for (; absl::IsUnavailable(status); status = ConnectIfNeeded()) {
+    if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
+  }
+  if (!status.ok()) return status;
+  NoteDatabaseBack();
+  while (true) {
+    bool found = false;
+    if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
+    if (!found) queue->Wait(stop_fd_);
+    if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
+  }
+}
+
+absl::Status Importer::ImportFiles() {
+  if (absl::Status status = ConnectIfNeeded(); !status.ok()) return status;
+  for (size_t i = 0; i < options_.files.size(); ++i) {
+    if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
+    Progress(i, options_.files.size());
+    const std::string& path = options_.files[i];
+    const size_t slash = path.rfind('/');
+    FilePlace place;
+    place.folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash);
+    place.name = slash == std::string::npos ? path : path.substr(slash + 1);
+    const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(place.folder);
+    if (!folder_fd.ok()) {
+      ++counters_.files_failed;
+      LogLine(folder_fd.status().message());
+      continue;
+    }
+    place.folder_fd = folder_fd->get();
+    if (absl::Status status = Process(place).status(); !status.ok()) return status;
+  }
+  ShowProgress("");
+  return absl::OkStatus();
+}
+
+void Importer::Progress(size_t done, size_t total) {
+  if (total < kProgressFilesMin || isatty(STDERR_FILENO) == 0) return;
+  const absl::Time now = absl::Now();
+  if (now - progress_shown_ < kProgressPeriod) return;
+  progress_shown_ = now;
+  const double seconds = std::max(1e-3, absl::ToDoubleSeconds(now - started_));
+  std::string line = absl::StrCat(
+      WithThousands(done), " of ", WithThousands(total), " files, ",
+      WithThousands(static_cast<uint64_t>(static_cast<double>(counters_.rows) / seconds)),
+      " rows/s");
+  if (done > 0) {
+    const double left = seconds / static_cast<double>(done) * static_cast<double>(total - done);
+    absl::StrAppend(&line, ", ", absl::FormatDuration(absl::Seconds(static_cast<int64_t>(left))),
+                    " left");
+  }
+  ShowProgress(line);
+}
+
+void Importer::LogSummary() const {
+  const double seconds = absl::ToDoubleSeconds(absl::Now() - started_);
+  std::string line =
+      absl::StrCat(WithThousands(counters_.files), " files, ", WithThousands(counters_.rows),
+                   " rows in ", absl::StrFormat("%.2f", seconds), " s (",
+                   WithThousands(static_cast<uint64_t>(static_cast<double>(counters_.rows) /
+                                                       std::max(seconds, 1e-3))),
+                   " rows/s)");
+  if (counters_.files_done_before != 0) {
+    absl::StrAppend(&line, ", ", WithThousands(counters_.files_done_before), " done before");
+  }
+  if (counters_.files_failed != 0) {
+    absl::StrAppend(&line, ", ", WithThousands(counters_.files_failed), " NOT imported");
+  }
+  LogLine(line);
+}
+
+// Secrets have no place in a process list. They stay visible for the moment until this runs; the
+// help says so.
+void HideSecrets(int argc, char** argv) {
+  bool value_follows = false;
+  for (int i = 1; i < argc; ++i) {
+    char* at = argv[i];
+    if (!value_follows) {
+      while (*at == '-') ++at;
+      const absl::string_view text(at);
+      const size_t equals = text.find('=');
+      const absl::string_view name = text.substr(0, equals);
+      if (at == argv[i] || (name != "pass" && name != "conninfo")) continue;
+      value_follows = equals == absl::string_view::npos;
+      if (value_follows) continue;
+      at += equals + 1;
+    }
+    value_follows = false;
+    std::memset(at, 'x', std::strlen(at));
+  }
+}
+
+absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
+  Options options;
+  options.database.conninfo = absl::GetFlag(FLAGS_conninfo);
+  options.database.host = absl::GetFlag(FLAGS_host);
+  options.database.database = absl::GetFlag(FLAGS_db);
+  options.database.user = absl::GetFlag(FLAGS_user);
+  options.database.password = absl::GetFlag(FLAGS_pass);
+  options.watch = absl::GetFlag(FLAGS_watch);
+  options.move = absl::GetFlag(FLAGS_move);
+  options.gateway = absl::GetFlag(FLAGS_gateway);
+  options.once = absl::GetFlag(FLAGS_once);
+  options.files = line.arguments;
+  if (options.watch.empty() == options.files.empty()) {
+    return absl::InvalidArgumentError(
+        options.watch.empty() ? "nothing to import: give -watch=FOLDER or files; --help says more"
+                              : "-watch and files exclude each other");
+  }
+  if (options.once && options.watch.empty()) {
+    return absl::InvalidArgumentError("-once goes with -watch");
+  }
+  if (absl::Status status = CheckConninfo(options.database.conninfo); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("flag -conninfo: ", status.message()));
+  }
+  if (absl::Status status = CheckGatewayName(options.gateway); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("flag -gateway: ", status.message()));
+  }
+  // libpq would take a database name with '=' in it, or one like a URI, for a whole connection
+  // string.
+  if (absl::StrContains(options.database.database, '=') ||
+      absl::StrContains(options.database.database, "://")) {
+    return absl::InvalidArgumentError("flag -db: a name, not a connection string (-conninfo)");
+  }
+  return options;
+}
+
+// Named before anything is touched, not when the first file is done.
+absl::Status CheckFolders(const Options& options) {
+  struct stat infos[2] = {};
+  int found = 0;
+  for (const std::string& folder : {options.watch, options.move}) {
+    if (folder.empty()) continue;
+    const absl::StatusOr<UniqueFd> fd = OpenFolder(folder);
+    if (!fd.ok()) return fd.status();
+    if (fstat(fd->get(), &infos[found]) != 0) return FileError("examine folder", folder, errno);
+    ++found;
+  }
+  if (found == 2 && infos[0].st_dev == infos[1].st_dev && infos[0].st_ino == infos[1].st_ino) {
+    return absl::FailedPreconditionError("-move names the watched folder itself");
+  }
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
+  HideSecrets(argc, argv);
+  if (!line.ok()) {
+    PrintError(kProgram, line.status());
+    return kExitUsageError;
+  }
+  if (line->help) {
+    const std::string help = FlagsHelp(kUsage);
+    return write(STDOUT_FILENO, help.data(), help.size()) == static_cast<ssize_t>(help.size())
+               ? kExitOk
+               : kExitOperatingError;
+  }
+  absl::StatusOr<Options> options = MakeOptions(*line);
+  if (!options.ok()) {
+    PrintError(kProgram, options.status());
+    return kExitUsageError;
+  }
+  const bool watching = !options->watch.empty() && !options->once;
+
+  // Signals are read where we wait, and nowhere else: no code runs in a handler. SIGPIPE: a log
+  // that nobody reads any more must not end an import. SIGIO: a writer may open a file while we
+  // hold a lease on it (traffic_file.cc).
+  sigset_t stop_signals;
+  sigemptyset(&stop_signals);
+  sigaddset(&stop_signals, SIGTERM);
+  sigaddset(&stop_signals, SIGINT);
+  sigprocmask(SIG_BLOCK, &stop_signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  std::signal(SIGIO, SIG_IGN);
+  // Never read, so it stays readable: whoever waits next sees it too.
+  const UniqueFd stop_fd(signalfd(-1, &stop_signals, SFD_CLOEXEC));
+  if (!stop_fd.valid()) {
+    PrintError(kProgram, FileError("open", "signalfd", errno));
+    return kExitOperatingError;
+  }
+  options->database.stop_fd = stop_fd.get();
+  if (const absl::Status status = CheckFolders(*options); !status.ok()) {
+    PrintError(kProgram, status);
+    return kExitOperatingError;
+  }
+
+  const bool once = options->once;
+  const bool files = !options->files.empty();
+  Importer importer(*std::move(options), stop_fd.get());
+  absl::Status status = files ? importer.ImportFiles() : once ? importer.Drain() : importer.Watch();
+  ShowProgress("");
+  const bool stopped = absl::IsCancelled(status);
+  if (!status.ok() && !stopped) LogLine(status.message());
+  if (status.ok() || stopped) importer.LogSummary();
+  if (watching && stopped) return kExitOk;
+  return status.ok() && importer.counters().files_failed == 0 ? kExitOk : kExitOperatingError;
+}
+
+}  // namespace
+}  // namespace ctacct
+
+int main(int argc, char** argv) { return ctacct::Main(argc, argv); }

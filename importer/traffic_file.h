@@ -1,0 +1,84 @@
+// One file to import, a spool file or a CSV file (also one of the reference's), read as a stream of
+// rows.
+//
+// A file is read twice: once to find out what it is and whether it is sound, before the database
+// hears of it, and once to load it. Both passes return what they have seen, so that a file that
+// changed in between is noticed.
+//
+// Errors of reading name the file and a byte offset:
+//   DataLoss        torn or corrupt; a CSV line that is none
+//   Unimplemented   a spool file of a newer version
+//   Aborted         somebody still writes to it
+//   others          the file system
+// Memory: one block of rows and one read buffer. Thread-compatible.
+#ifndef CTACCT_IMPORTER_TRAFFIC_FILE_H_
+#define CTACCT_IMPORTER_TRAFFIC_FILE_H_
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "engine/spool_header.h"
+#include "engine/traffic_row.h"
+#include "engine/unique_fd.h"
+
+namespace ctacct {
+
+struct FileSummary {
+  // The ledger's key. For CSV files: a UUID of version 8 made of the XXH3-128 of the contents, and
+  // 0; so a copy under another name is the same file, and no key of an engine (version 7) is ever
+  // met.
+  EngineId engine_id{};
+  uint64_t sequence = 0;
+  uint64_t checksum = 0;
+  uint64_t row_count = 0;
+  std::optional<SpoolHeader> spool;  // CSV files have none.
+
+  friend bool operator==(const FileSummary&, const FileSummary&) = default;
+};
+
+// Which file a name meant when it was opened.
+struct FileIdentity {
+  dev_t device = 0;
+  ino_t inode = 0;
+};
+
+using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
+
+class TrafficFile {
+ public:
+  // Opens `name` relative to `folder_fd`; names ending in ".csv" are CSV files, all others spool
+  // files. `path` is what errors call it. NotFound if it is gone; FailedPrecondition if it is no
+  // regular file.
+  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(int folder_fd, const std::string& name,
+                                                        const std::string& path);
+  TrafficFile(TrafficFile&&) = default;
+
+  // One pass over the whole file. `take` gets all rows, in blocks; its error ends the pass and is
+  // returned.
+  [[nodiscard]] absl::StatusOr<FileSummary> Read(TakeRows take) const;
+
+  [[nodiscard]] const FileIdentity& identity() const { return identity_; }
+  [[nodiscard]] const std::string& name() const { return name_; }
+
+ private:
+  TrafficFile() = default;
+  [[nodiscard]] absl::StatusOr<FileSummary> ReadSpool(TakeRows take) const;
+  [[nodiscard]] absl::StatusOr<FileSummary> ReadCsv(TakeRows take) const;
+
+  UniqueFd fd_;
+  std::string name_;
+  std::string path_;
+  bool csv_ = false;
+  FileIdentity identity_;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_IMPORTER_TRAFFIC_FILE_H_
