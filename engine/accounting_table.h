@@ -52,8 +52,8 @@ struct WorkerCounts {
   uint64_t counter_falls = 0;       // Treated as a new start of the flow.
   uint64_t unknown_destroys = 0;    // Of flows older than the engine, which no dump had shown.
   uint64_t overruns = 0;
-  uint64_t events_dropped = 0;  // By the kernel, exact (SO_MEMINFO).
-  uint64_t ghosts_removed = 0;  // Flows whose DESTROY was lost.
+  uint64_t events_dropped = 0;   // By the kernel, exact (SO_MEMINFO).
+  uint64_t forgotten_flows = 0;  // Shown by no dump for long; their DESTROY was lost.
 };
 
 struct AccountingTable {

@@ -1,5 +1,8 @@
 #include "engine/command_line.h"
 
+#include <errno.h>
+#include <string.h>
+
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -19,20 +22,8 @@
 namespace ctacct {
 namespace {
 
-constexpr int kFlagFileDepthMax = 8;          // A file that names itself must end somewhere.
-constexpr size_t kQuotedValueBytesMax = 120;  // A hostile value must not flood the log.
-
-std::string Quoted(absl::string_view text) {
-  std::string escaped;
-  for (unsigned char c : text.substr(0, kQuotedValueBytesMax)) {
-    if (c < 0x20 || c == 0x7f) {
-      absl::StrAppend(&escaped, "\\x", absl::Hex(c, absl::kZeroPad2));
-    } else {
-      escaped.push_back(static_cast<char>(c));
-    }
-  }
-  return absl::StrCat("'", escaped, text.size() > kQuotedValueBytesMax ? "..." : "", "'");
-}
+constexpr int kFlagFileDepthMax = 8;     // A file that names itself must end somewhere.
+constexpr size_t kQuotedBytesMax = 400;  // Most paths; a hostile value must not flood the log.
 
 std::string Normalised(absl::string_view name) { return absl::StrReplaceAll(name, {{"-", "_"}}); }
 
@@ -63,7 +54,7 @@ absl::Status SetFlag(absl::CommandLineFlag& flag, const std::string& name,
   // absl puts the reason of a typed parser behind "; ", where there is one.
   const size_t reason = why.find("; ");
   return absl::InvalidArgumentError(
-      absl::StrCat("flag -", Spelled(name), ": bad value ", Quoted(value),
+      absl::StrCat("flag -", Spelled(name), ": bad value ", QuotedForLog(value),
                    reason == std::string::npos ? "" : ": ",
                    reason == std::string::npos ? "" : why.substr(reason + 2)));
 }
@@ -80,8 +71,9 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
   std::string value = has_value ? std::string(text.substr(equals + 1)) : "";
   absl::CommandLineFlag* flag = name == "flagfile" ? nullptr : Find(name);
   if (flag == nullptr && name != "flagfile") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "unknown flag ", Quoted(absl::StrCat("-", text.substr(0, equals))), "; --help lists all"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("unknown flag ", QuotedForLog(absl::StrCat("-", text.substr(0, equals))),
+                     "; --help lists all"));
   }
   if (!has_value) {
     if (flag != nullptr && flag->IsOfType<bool>()) {
@@ -100,11 +92,12 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
 absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line) {
   if (depth > kFlagFileDepthMax) {
     return absl::InvalidArgumentError(
-        absl::StrCat("flag file ", Quoted(path), ": more than ", kFlagFileDepthMax, " deep"));
+        absl::StrCat("flag file ", QuotedForLog(path), ": more than ", kFlagFileDepthMax, " deep"));
   }
   std::ifstream file(path);
   if (!file) {
-    return absl::InvalidArgumentError(absl::StrCat("flag file ", Quoted(path), ": cannot be read"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("flag file ", QuotedForLog(path), ": ", strerror(errno)));
   }
   std::string text;
   for (int number = 1; std::getline(file, text); ++number) {
@@ -122,7 +115,8 @@ absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line)
     size_t index = 0;
     absl::Status status = TakeFlag(parts[0], parts, &index, depth, line);
     if (status.ok() && index + 1 != parts.size()) {
-      status = absl::InvalidArgumentError(absl::StrCat("a boolean takes '=': ", Quoted(entry)));
+      status =
+          absl::InvalidArgumentError(absl::StrCat("a boolean takes '=': ", QuotedForLog(entry)));
     }
     if (!status.ok()) {
       return absl::InvalidArgumentError(
@@ -133,6 +127,18 @@ absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line)
 }
 
 }  // namespace
+
+std::string QuotedForLog(absl::string_view text) {
+  std::string escaped;
+  for (unsigned char c : text.substr(0, kQuotedBytesMax)) {
+    if (c < 0x20 || c == 0x7f) {
+      absl::StrAppend(&escaped, "\\x", absl::Hex(c, absl::kZeroPad2));
+    } else {
+      escaped.push_back(static_cast<char>(c));
+    }
+  }
+  return absl::StrCat("'", escaped, text.size() > kQuotedBytesMax ? "..." : "", "'");
+}
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
   const std::vector<std::string> args(argv + 1, argv + argc);

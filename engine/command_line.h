@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 
 namespace ctacct {
 
@@ -36,6 +37,9 @@ struct CommandLine {
 // All flags of this program with defaults and help, in the spelling of the contract (dashes), ready
 // to print.
 [[nodiscard]] std::string FlagsHelp(const std::string& usage);
+
+// The text in quotes, control characters escaped, a long one cut: fit for one line of a message.
+[[nodiscard]] std::string QuotedForLog(absl::string_view text);
 
 // Prints "PROGRAM: MESSAGE" as one line on standard error (control characters are escaped). For
 // main's last words.

@@ -11,10 +11,6 @@
 namespace ctacct {
 namespace {
 
-// A single dump may miss a living flow (the kernel's table was resized meanwhile, for instance),
-// and the one in which a flow was last seen counts too: two dumps in a row have not shown it then.
-constexpr uint32_t kDumpsUntilRemoval = 3;
-
 struct IdentityWords {
   uint64_t addresses;
   uint64_t ports;
@@ -92,6 +88,7 @@ FlowChange FlowTable::Apply(const FlowEvent& event, int64_t now_ns) {
 
 FlowChange FlowTable::ApplyNew(const FlowEvent& event, int64_t now_ns) {
   FlowChange change;
+  if (!early_closes_.empty()) early_closes_.erase(event.identity);
   const auto [it, inserted] = flows_.try_emplace(event.identity);
   Flow& flow = it->second;
   if (!inserted && !flow.seen_new) {
@@ -99,14 +96,14 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, int64_t now_ns) {
     flow.seen_new = true;
     return change;
   }
-  const bool was_open = !inserted && !flow.closed;
   // If there was one, its end was lost: this is the next incarnation. (A NEW told twice comes
   // before any growth.)
+  SetOpen(false, &flow, &change);
   flow = Flow();
   flow.seen_new = true;
   flow.start_ns = EventTime(event, now_ns);
-  flow.last_seen = complete_dumps_;
-  if (HasConnections(event.identity.protocol) && !was_open) change.open_change = 1;
+  flow.last_seen = dump_index_;
+  if (HasConnections(event.identity.protocol)) SetOpen(true, &flow, &change);
   return change;
 }
 
@@ -114,13 +111,16 @@ FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, int64_t now_ns) {
   FlowChange change;
   if (!event.has_tcp_state || !ClosesConnection(event.tcp_state)) return change;
   const auto it = flows_.find(event.identity);
-  if (it != flows_.end()) Close(EventTime(event, now_ns), &it->second, &change);
+  if (it != flows_.end()) {
+    Close(EventTime(event, now_ns), &it->second, &change);
+  } else if (last_complete_ == 0) {
+    early_closes_.try_emplace(event.identity, EventTime(event, now_ns));
+  }
   return change;
 }
 
 FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
   FlowChange change;
-  const bool has_connections = HasConnections(event.identity.protocol);
   auto it = flows_.find(event.identity);
   if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
       event.start_ns != it->second.start_ns) {
@@ -128,13 +128,16 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
       ++counts_->stale_dump_entries;
       return change;
     }
-    // Another life of the same identity; the end of the one before was missed.
-    if (has_connections && !it->second.closed) --change.open_change;
-    flows_.erase(it);
+    Supersede(it, &change);
     it = flows_.end();
   }
   const bool known = it != flows_.end();
-  if (!(known && it->second.start_exact) && WasDestroyed(StartFingerprint(event))) {
+  // Where start times do not tell: a flow known since before this dump began has followed any
+  // former incarnation in the kernel's table, so it cannot be that one that is shown.
+  const bool surely_current =
+      known &&
+      (it->second.start_exact || (event.start_ns == 0 && it->second.last_seen < dump_index_));
+  if (!surely_current && WasDestroyed(StartFingerprint(event))) {
     ++counts_->stale_dump_entries;
     return change;
   }
@@ -143,22 +146,26 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
     it = flows_.try_emplace(event.identity).first;
     Flow& flow = it->second;
     flow.start_ns = now_ns;
-    if (!BornUnderOurEyes(event, complete_dumps_ > 0)) {
-      older_.push_back(event.identity);
+    if (!BornUnderOurEyes(event, last_complete_ != 0)) {
+      suspects_.push_back(event.identity);
+      flow.suspect = true;
       flow.original = event.original;
       flow.reply = event.reply;
-      flow.closed = event.has_tcp_state &&
-                    (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
+      flow.closed = HasClosed(event) && !early_closes_.contains(event.identity);
     }
-    if (has_connections && !flow.closed) ++change.open_change;
   }
   Flow& flow = it->second;
   if (event.start_ns != 0) {
     flow.start_ns = event.start_ns;
     flow.start_exact = true;
   }
-  flow.last_seen = complete_dumps_;
+  flow.last_seen = dump_index_;
+  if (HasConnections(event.identity.protocol) && !flow.closed) SetOpen(true, &flow, &change);
   Account(event, &flow, &change.growth);
+  if (const auto early = early_closes_.find(event.identity); early != early_closes_.end()) {
+    Close(early->second, &flow, &change);
+    early_closes_.erase(early);
+  }
   // The kernel may have no events for a flow older than the engine: its close shows in dumps only.
   if (!flow.seen_new && HasClosed(event)) Close(now_ns, &flow, &change);
   return change;
@@ -166,15 +173,15 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
 
 FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
   FlowChange change;
+  if (!early_closes_.empty()) early_closes_.erase(event.identity);
   auto it = flows_.find(event.identity);
-  if (it != flows_.end() && event.start_ns != 0 && it->second.start_exact &&
+  if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
       event.start_ns != it->second.start_ns) {
     if (event.start_ns < it->second.start_ns) {
       ++counts_->duplicate_destroys;
       return change;
     }
-    if (HasConnections(event.identity.protocol) && !it->second.closed) --change.open_change;
-    flows_.erase(it);
+    Supersede(it, &change);
     it = flows_.end();
   }
   const bool known = it != flows_.end();
@@ -193,19 +200,17 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
   if (!known) {
     // During the very first dump, events may be of flows older than the engine that the dump has
     // not shown yet.
-    if (!BornUnderOurEyes(event, complete_dumps_ > 0 || !dump_running_)) {
+    if (!BornUnderOurEyes(event, last_complete_ != 0 || !dump_running_)) {
       ++counts_->unknown_destroys;
       return change;
     }
     unseen.start_ns = EventTime(event, now_ns);
   }
-  Flow* flow = known ? &it->second : &unseen;
-  Account(event, flow, &change.growth);
+  Flow& flow = known ? it->second : unseen;
+  Account(event, &flow, &change.growth);
   if (HasConnections(event.identity.protocol)) {
-    if (event.start_ns != 0) flow->start_ns = event.start_ns;
-    const int open_before = change.open_change;
-    Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), flow, &change);
-    if (!known) change.open_change = open_before;  // It never was among the open ones.
+    if (event.start_ns != 0) flow.start_ns = event.start_ns;
+    Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), &flow, &change);
   }
   if (known) flows_.erase(it);
   return change;
@@ -228,13 +233,23 @@ void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth)
 }
 
 void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
+  SetOpen(false, flow, change);
   if (flow->closed) return;
   flow->closed = true;
   ++change->growth.connection_count;
   // Never negative: the wall clock may have been set back meanwhile.
   change->growth.connection_time_ns +=
       static_cast<uint64_t>(std::max<int64_t>(0, end_ns - flow->start_ns));
-  --change->open_change;
+}
+
+void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {
+  change->open_change += static_cast<int>(open) - static_cast<int>(flow->open);
+  flow->open = open;
+}
+
+void FlowTable::Supersede(Flows::iterator it, FlowChange* change) {
+  SetOpen(false, &it->second, change);
+  flows_.erase(it);
 }
 
 bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
@@ -246,49 +261,56 @@ bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
 void FlowTable::BeginDump(int64_t now_ns) {
   assert(started_);
   dump_running_ = true;
-  if (dumps_until_removal_ > 0 && !resync_began_) {
-    resync_began_ = true;
-    resync_mark_ = complete_dumps_;
+  ++dump_index_;
+  if (needs_resync_ && resync_index_ == 0) {
+    resync_index_ = dump_index_;
     resync_began_ns_ = now_ns;
   }
 }
 
 std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
-  std::vector<FlowIdentity> were_open;
+  std::vector<FlowIdentity> no_longer_open;
   dump_running_ = false;
-  if (!complete) return were_open;
-  ++complete_dumps_;
-  std::erase_if(older_, [&](const FlowIdentity& identity) {
+  if (!complete) return no_longer_open;
+  complete_before_ = last_complete_;
+  last_complete_ = dump_index_;
+  early_closes_ = {};
+  // A dump that ran when the events were lost may have passed by what died or was born then.
+  if (needs_resync_ && resync_index_ != 0) {
+    needs_resync_ = false;
+    for (auto& [identity, flow] : flows_) {
+      if (flow.last_seen >= resync_index_ || flow.suspect) continue;
+      suspects_.push_back(identity);
+      flow.suspect = true;
+    }
+  }
+  std::erase_if(suspects_, [&](const FlowIdentity& identity) {
     const auto it = flows_.find(identity);
-    if (it == flows_.end() || it->second.seen_new) return true;
-    if (it->second.last_seen + kDumpsUntilRemoval > complete_dumps_) return false;
-    Forget(it, &were_open);
+    // Gone, or followed by another incarnation.
+    if (it == flows_.end() || !it->second.suspect) return true;
+    Flow& flow = it->second;
+    if (flow.last_seen == last_complete_) {
+      // Shown again, and if its NEW came, so will its DESTROY.
+      flow.suspect = !flow.seen_new;
+      return flow.seen_new;
+    }
+    if (flow.open && flow.last_seen < complete_before_) {
+      flow.open = false;
+      no_longer_open.push_back(identity);
+    }
+    if (flow.last_seen + kForgottenAfterDumps > dump_index_) return false;
+    ++counts_->forgotten_flows;
+    flows_.erase(it);
+    // Should it live after all, it must not count a second time from zero.
+    known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
     return true;
   });
-  // A dump that ran when the events were lost may have passed by what died or was born then.
-  if (!resync_began_) return were_open;
-  needs_resync_ = false;
-  if (--dumps_until_removal_ > 0) return were_open;
-  resync_began_ = false;
-  for (auto it = flows_.begin(); it != flows_.end();) {
-    const auto flow = it++;
-    if (flow->second.last_seen <= resync_mark_) Forget(flow, &were_open);
-  }
-  // Should one of them live after all, it must not count a second time from zero.
-  known_since_ns_ = resync_began_ns_;
-  return were_open;
-}
-
-void FlowTable::Forget(Flows::iterator it, std::vector<FlowIdentity>* were_open) {
-  if (HasConnections(it->first.protocol) && !it->second.closed) were_open->push_back(it->first);
-  ++counts_->ghosts_removed;
-  flows_.erase(it);
+  return no_longer_open;
 }
 
 void FlowTable::NoteOverrun() {
   needs_resync_ = true;
-  resync_began_ = false;
-  dumps_until_removal_ = kDumpsUntilRemoval;
+  resync_index_ = 0;
 }
 
 void FlowTable::EndInterval() {

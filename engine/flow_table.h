@@ -13,9 +13,11 @@
 //   was taken: each
 //     incarnation destroyed is remembered for at least one whole interval, and never counted again.
 //   - A counter that falls is a new start (somebody zeroed it, or an end was missed).
-//   - Absence from a dump is not death: a DESTROY is. Only where none can be hoped for, flows that
-//     two whole dumps in a row did not show are forgotten: after an overrun, and those older than
-//     the engine, to which the kernel may have attached no events (nf_conntrack_events=2).
+//   - Absence from a dump is not death: a DESTROY is. Where none can be hoped for (after an
+//   overrun,
+//     and for flows older than the engine, to which the kernel may have attached no events), a flow
+//     that two whole dumps in a row did not show no longer counts as open, but what was accounted
+//     of it is kept, for when it is shown again; for kForgottenAfterDumps.
 //
 // Invariant: of every incarnation the sum of all growths is at most its counters, and equals them
 // once its DESTROY was applied, less what it had when the engine first saw it if it is older than
@@ -53,13 +55,12 @@ class FlowTable {
   // Applies an event, after Start. `now_ns`: when its datagram was received, since the Unix epoch.
   FlowChange Apply(const FlowEvent& event, int64_t now_ns);
 
-  // A dump's first and last datagram, after Start. `complete`: it ended without an error. Flows
-  // that are given up after an overrun are returned: open connections among them are open no
-  // longer.
+  // A dump's first and last datagram, after Start. `complete`: it ended without an error. Returns
+  // the connections that are no longer believed open.
   void BeginDump(int64_t now_ns);
   [[nodiscard]] std::vector<FlowIdentity> EndDump(bool complete);
 
-  // Events were lost. Flows that dumps from now on do not show will be forgotten.
+  // Events were lost: DESTROYs of any flow may have been among them.
   void NoteOverrun();
 
   // Ages the memory of destroyed incarnations. Call at the end of each interval.
@@ -69,6 +70,10 @@ class FlowTable {
   bool needs_resync() const { return needs_resync_; }
   size_t size() const { return flows_.size(); }
 
+  // An hour at the default interval. Should a flow be shown again later, its counters then are
+  // where accounting begins anew.
+  static constexpr uint32_t kForgottenAfterDumps = 240;
+
  private:
   struct IdentityHash {
     size_t operator()(const FlowIdentity& identity) const;
@@ -77,12 +82,13 @@ class FlowTable {
   struct Flow {
     FlowCounters original;  // Accounted so far.
     FlowCounters reply;
-    int64_t start_ns =
-        0;  // Exact if start_exact; else when NEW happened or the flow was first seen.
-    uint32_t last_seen = 0;  // complete_dumps_ when a dump showed it last, or when it was born.
+    int64_t start_ns = 0;    // Exact if start_exact; else when NEW happened or it was first seen.
+    uint32_t last_seen = 0;  // dump_index_ when a dump showed it last, or when it was born.
     bool start_exact : 1 = false;
     bool seen_new : 1 = false;
-    bool closed : 1 = false;  // Its close was counted, or happened before the engine saw it.
+    bool closed : 1 = false;   // Its close was counted, or happened before the engine saw it.
+    bool open : 1 = false;     // Told as an open connection.
+    bool suspect : 1 = false;  // Among suspects_.
   };
   using Flows = absl::flat_hash_map<FlowIdentity, Flow, IdentityHash>;
 
@@ -93,12 +99,12 @@ class FlowTable {
 
   // Adds what the event's counters exceed the flow's by, and remembers them as accounted.
   void Account(const FlowEvent& event, Flow* flow, TrafficSums* growth);
-  void Close(int64_t end_ns, Flow* flow, FlowChange* change);
+  static void Close(int64_t end_ns, Flow* flow, FlowChange* change);
+  static void SetOpen(bool open, Flow* flow, FlowChange* change);
+  // Takes out an incarnation that another one has followed; its end was missed.
+  void Supersede(Flows::iterator it, FlowChange* change);
   // Whether a flow first seen now counts from zero, or from its present counters.
   bool BornUnderOurEyes(const FlowEvent& event, bool otherwise) const;
-
-  // Takes a flow out without a DESTROY.
-  void Forget(Flows::iterator it, std::vector<FlowIdentity>* were_open);
 
   bool WasDestroyed(uint64_t fingerprint) const;
   // False if it was marked before.
@@ -109,21 +115,22 @@ class FlowTable {
   // Fingerprints of incarnations destroyed in this interval and in the one before.
   absl::flat_hash_set<uint64_t> destroyed_;
   absl::flat_hash_set<uint64_t> destroyed_before_;
-  // Flows older than the engine that a dump has shown.
-  std::vector<FlowIdentity> older_;
+  // Closes told of flows that the first dump has not shown yet, and when.
+  absl::flat_hash_map<FlowIdentity, int64_t, IdentityHash> early_closes_;
+  // Flows whose DESTROY may never come.
+  std::vector<FlowIdentity> suspects_;
   bool started_ = false;
   bool timestamps_on_ = false;  // Flows born since the start have start times.
   // Flows that started before this are known, or their present counters are where accounting
   // begins.
   int64_t known_since_ns_ = 0;
-  uint32_t complete_dumps_ = 0;
+  uint32_t dump_index_ = 0;  // Dumps begun so far.
   bool dump_running_ = false;
-  // After an overrun:
+  uint32_t last_complete_ = 0;  // Indices of dumps; 0: none.
+  uint32_t complete_before_ = 0;
+  // After an overrun, until a dump begun since is complete:
   bool needs_resync_ = false;
-  bool resync_began_ = false;  // A dump has begun since.
-  int dumps_until_removal_ =
-      0;                      // Complete ones, before flows that they did not show are forgotten.
-  uint32_t resync_mark_ = 0;  // complete_dumps_ when the first of them began.
+  uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.
   int64_t resync_began_ns_ = 0;
 };
 

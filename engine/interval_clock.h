@@ -41,6 +41,8 @@ class IntervalClock {
   // Opens the interval that follows, after the open one was sealed.
   void OpenAfterDump() { OpenNext(BoundaryNotBefore(dump_began_ns_ + 1)); }
   void OpenAfterPacket(int64_t now_ns) { OpenNext(BoundaryNotBefore(now_ns)); }
+  // The very next one, though its end may have passed too.
+  void OpenFollowing() { OpenNext(open_end_ns_ + interval_ns_); }
 
  private:
   int64_t BoundaryNotBefore(int64_t time_ns) const {

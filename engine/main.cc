@@ -22,7 +22,9 @@
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/collector.h"
 #include "engine/command_line.h"
 #include "engine/engine_id.h"
@@ -36,28 +38,119 @@
 #include "engine/worker.h"
 #include "netlink/ipv4_text.h"
 
-ABSL_FLAG(std::string, src, "",
+namespace ctacct {
+namespace {
+
+constexpr int kIntervalSecondsMax = 86400;
+// SO_RCVBUFFORCE takes an int and the kernel doubles it.
+constexpr int kReceiveBufferBytesMax = 1 << 30;
+
+// Flag values of our own types are checked where they stand: on the command line or in a line of a
+// flag file.
+struct Network {
+  std::string text;  // Empty: every address.
+  Ipv4Cidr cidr = kIpv4Everything;
+};
+bool AbslParseFlag(absl::string_view text, Network* network, std::string* why) {
+  network->text = std::string(text);
+  if (text.empty()) return true;
+  const std::optional<Ipv4Cidr> cidr = ParseIpv4Cidr(network->text);
+  if (cidr.has_value()) network->cidr = *cidr;
+  *why = "not a network like 10.32.0.0/11";
+  return cidr.has_value();
+}
+std::string AbslUnparseFlag(const Network& network) { return network.text; }
+
+struct Mask {
+  std::string text = "255.255.255.255";
+  Ipv4Address mask = kIpv4MaskAll;
+};
+bool AbslParseFlag(absl::string_view text, Mask* mask, std::string* why) {
+  mask->text = std::string(text);
+  const std::optional<Ipv4Address> parsed = ParseIpv4Mask(mask->text);
+  if (parsed.has_value()) mask->mask = *parsed;
+  *why = "not a mask like 255.255.255.0 or /24";
+  return parsed.has_value();
+}
+std::string AbslUnparseFlag(const Mask& mask) { return mask.text; }
+
+struct Address {
+  std::string text;  // Empty: none.
+  std::optional<Ipv4Address> address;
+};
+bool AbslParseFlag(absl::string_view text, Address* address, std::string* why) {
+  address->text = std::string(text);
+  address->address = ParseIpv4Address(address->text);
+  *why = "not an IPv4 address";
+  return text.empty() || address->address.has_value();
+}
+std::string AbslUnparseFlag(const Address& address) { return address.text; }
+
+template <int kMin, int kMax>
+struct Bounded {
+  int value = 0;
+};
+template <int kMin, int kMax>
+bool AbslParseFlag(absl::string_view text, Bounded<kMin, kMax>* number, std::string* why) {
+  *why = absl::StrCat("must be ", kMin, " to ", kMax);
+  return absl::SimpleAtoi(text, &number->value) && number->value >= kMin && number->value <= kMax;
+}
+template <int kMin, int kMax>
+std::string AbslUnparseFlag(const Bounded<kMin, kMax>& number) {
+  return absl::StrCat(number.value);
+}
+using IntervalSeconds = Bounded<1, kIntervalSecondsMax>;
+using ReceiveBufferBytes = Bounded<1, kReceiveBufferBytesMax>;
+
+enum class OutputFormat { kSpool, kCsv };
+bool AbslParseFlag(absl::string_view text, OutputFormat* format, std::string* why) {
+  *format = text == "csv" ? OutputFormat::kCsv : OutputFormat::kSpool;
+  *why = "must be spool or csv";
+  return text == "spool" || text == "csv";
+}
+std::string AbslUnparseFlag(OutputFormat format) {
+  return format == OutputFormat::kCsv ? "csv" : "spool";
+}
+
+struct Gateway {
+  std::string name;  // Empty: the host's.
+};
+bool AbslParseFlag(absl::string_view text, Gateway* gateway, std::string* why) {
+  gateway->name = std::string(text);
+  const absl::Status status = CheckGatewayName(text);
+  *why = std::string(status.message());
+  return status.ok();
+}
+std::string AbslUnparseFlag(const Gateway& gateway) { return gateway.name; }
+
+}  // namespace
+}  // namespace ctacct
+
+ABSL_FLAG(ctacct::Network, src, {},
           "account only flows whose original source is in this network (CIDR)");
-ABSL_FLAG(std::string, dst, "",
+ABSL_FLAG(ctacct::Network, dst, {},
           "account only flows whose original destination is in this network (CIDR)");
-ABSL_FLAG(std::string, src_group_mask, "255.255.255.255",
+ABSL_FLAG(ctacct::Mask, src_group_mask, {},
           "mask for sources: dotted, also non-contiguous, or /24");
-ABSL_FLAG(std::string, dst_group_mask, "255.255.255.255",
+ABSL_FLAG(ctacct::Mask, dst_group_mask, {},
           "mask for destinations: dotted, also non-contiguous, or /24");
-ABSL_FLAG(std::string, exclude_ip, "", "leave out flows from or to this address");
+ABSL_FLAG(ctacct::Address, exclude_ip, {}, "leave out flows from or to this address");
 ABSL_FLAG(bool, include_icmp, false, "account ICMP too");
 ABSL_FLAG(std::string, ports, "",
           "file of protocol:port lines; other ports are summed as -1; re-read when it changes");
-ABSL_FLAG(int, interval, 15, "seconds for which traffic is summed, aligned to the epoch");
+ABSL_FLAG(ctacct::IntervalSeconds, interval, {15},
+          "seconds for which traffic is summed, aligned to the epoch");
 ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each interval's end");
 ABSL_FLAG(std::string, pipe, "", "FIFO to make and write CSV lines to (for Telegraf)");
 ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
-ABSL_FLAG(std::string, output_format, "spool", "files in the output folder: spool or csv");
-ABSL_FLAG(std::string, gateway, "", "name of this gateway in the database; empty: the host name");
+ABSL_FLAG(ctacct::OutputFormat, output_format, ctacct::OutputFormat::kSpool,
+          "files in the output folder: spool or csv");
+ABSL_FLAG(ctacct::Gateway, gateway, {},
+          "name of this gateway in the database; empty: the host name");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "", "capture to write of all that is read from the kernel");
-ABSL_FLAG(int, receive_buffer, 128 << 20,
+ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "bytes of kernel memory for bursts of events, about 640 each; the kernel doubles it");
 
 namespace ctacct {
@@ -69,9 +162,6 @@ constexpr char kUsage[] =
     "Sums conntrack's traffic per masked pair, protocol and port, for each interval. SIGTERM ends "
     "it\n"
     "with nothing lost; SIGHUP re-reads the port list. Live it needs CAP_NET_ADMIN.";
-constexpr int kIntervalSecondsMax = 86400;
-// SO_RCVBUFFORCE takes an int and the kernel doubles it.
-constexpr int kReceiveBufferBytesMax = 1 << 30;
 constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
 
 void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line)); }
@@ -81,68 +171,30 @@ struct Config {
   std::string gateway;
 };
 
-absl::Status BadValue(const char* flag, const std::string& wanted) {
-  return absl::InvalidArgumentError(absl::StrCat("flag -", flag, ": ", wanted));
-}
-
-// Checks the flags, touching nothing. All its errors are of usage.
+// What single flags cannot tell. Touches nothing; all its errors are of usage.
 absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   if (!line.arguments.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("unexpected argument '", line.arguments[0], "'"));
+        absl::StrCat("unexpected argument ", QuotedForLog(line.arguments[0])));
+  }
+  if (!absl::GetFlag(FLAGS_replay).empty() && !absl::GetFlag(FLAGS_record).empty()) {
+    return absl::InvalidArgumentError("flag -record: a replay is a capture already");
   }
   Config config;
   AccountingRules& rules = config.rules;
-  for (const auto& [flag, name, cidr] : {std::make_tuple(&FLAGS_src, "src", &rules.src),
-                                         std::make_tuple(&FLAGS_dst, "dst", &rules.dst)}) {
-    const std::string text = absl::GetFlag(*flag);
-    if (text.empty()) continue;
-    const std::optional<Ipv4Cidr> parsed = ParseIpv4Cidr(text);
-    if (!parsed.has_value())
-      return BadValue(name, "not a network like 10.32.0.0/11: '" + text + "'");
-    *cidr = *parsed;
-  }
-  for (const auto& [flag, name, mask] :
-       {std::make_tuple(&FLAGS_src_group_mask, "src-group-mask", &rules.src_group_mask),
-        std::make_tuple(&FLAGS_dst_group_mask, "dst-group-mask", &rules.dst_group_mask)}) {
-    const std::string text = absl::GetFlag(*flag);
-    const std::optional<Ipv4Address> parsed = ParseIpv4Mask(text);
-    if (!parsed.has_value()) {
-      return BadValue(name, "not a mask like 255.255.255.0 or /24: '" + text + "'");
-    }
-    *mask = *parsed;
-  }
-  if (const std::string text = absl::GetFlag(FLAGS_exclude_ip); !text.empty()) {
-    rules.exclude = ParseIpv4Address(text);
-    if (!rules.exclude.has_value())
-      return BadValue("exclude-ip", "not an IPv4 address: '" + text + "'");
-  }
-  const int interval = absl::GetFlag(FLAGS_interval);
-  if (interval < 1 || interval > kIntervalSecondsMax) {
-    return BadValue("interval", absl::StrCat("must be 1 to ", kIntervalSecondsMax, " seconds"));
-  }
-  rules.interval_ns = interval * int64_t{1'000'000'000};
+  rules.src = absl::GetFlag(FLAGS_src).cidr;
+  rules.dst = absl::GetFlag(FLAGS_dst).cidr;
+  rules.src_group_mask = absl::GetFlag(FLAGS_src_group_mask).mask;
+  rules.dst_group_mask = absl::GetFlag(FLAGS_dst_group_mask).mask;
+  rules.exclude = absl::GetFlag(FLAGS_exclude_ip).address;
+  rules.interval_ns = absl::GetFlag(FLAGS_interval).value * int64_t{1'000'000'000};
   rules.include_icmp = absl::GetFlag(FLAGS_include_icmp);
   rules.track_open = absl::GetFlag(FLAGS_track_open);
-  const std::string format = absl::GetFlag(FLAGS_output_format);
-  if (format != "spool" && format != "csv") {
-    return BadValue("output-format", "must be spool or csv, not '" + format + "'");
-  }
-  if (!absl::GetFlag(FLAGS_replay).empty() && !absl::GetFlag(FLAGS_record).empty()) {
-    return BadValue("record", "a replay is a capture already");
-  }
-  if (const int bytes = absl::GetFlag(FLAGS_receive_buffer);
-      bytes < 1 || bytes > kReceiveBufferBytesMax) {
-    return BadValue("receive-buffer", absl::StrCat("must be 1 to ", kReceiveBufferBytesMax));
-  }
-  config.gateway = absl::GetFlag(FLAGS_gateway);
+  config.gateway = absl::GetFlag(FLAGS_gateway).name;
   if (config.gateway.empty()) {
     char name[256] = "";
     gethostname(name, sizeof(name) - 1);
     config.gateway = name;
-  }
-  if (absl::Status status = CheckGatewayName(config.gateway); !status.ok()) {
-    return BadValue("gateway", std::string(status.message()));
   }
   return config;
 }
@@ -165,7 +217,7 @@ absl::StatusOr<RowSink> MakeSink(const Config& config) {
     return absl::PermissionDeniedError(
         absl::StrCat("output folder ", folder, ": ", strerror(errno)));
   }
-  if (absl::GetFlag(FLAGS_output_format) == "csv") return CsvSink(folder, track_open);
+  if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
   absl::StatusOr<EngineId> id = NewEngineId();
   if (!id.ok()) return id.status();
   SpoolHeader header;
@@ -191,7 +243,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.unknown_destroys, "older than the engine"},
       {counts.overruns, "overruns"},
       {counts.events_dropped, "events dropped by the kernel"},
-      {counts.ghosts_removed, "flows whose end was lost"},
+      {counts.forgotten_flows, "flows whose end was lost"},
   };
   for (const auto& [count, what] : oddities) {
     if (count != 0) absl::StrAppend(&text, "; ", count, " ", what);
@@ -206,12 +258,12 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
 // Flushes what is sealed. Says once when writing fails, and once when it works again.
 class FlushReporter {
  public:
-  FlushReporter(Flusher* flusher, AccountingHandoff* handoff)
-      : flusher_(flusher), handoff_(handoff) {}
+  FlushReporter(Flusher* flusher, AccountingHandoff* handoff, bool silent)
+      : flusher_(flusher), handoff_(handoff), silent_(silent) {}
 
   absl::Status Flush() {
     const absl::Status status = flusher_->Flush(handoff_);
-    if (status.ok() != last_.ok()) {
+    if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
                                      " rows wait in memory"));
@@ -222,6 +274,7 @@ class FlushReporter {
  private:
   Flusher* const flusher_;
   AccountingHandoff* const handoff_;
+  const bool silent_;  // An error ends the program, whose last words name it.
   absl::Status last_;
 };
 
@@ -272,7 +325,7 @@ absl::Status RunEngine(const Config& config) {
   std::unique_ptr<Collector> collector;
   if (replay.empty()) {
     Collector::Options options;
-    options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer));
+    options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
     options.record = absl::GetFlag(FLAGS_record);
     options.log = Log;
     absl::StatusOr<std::unique_ptr<Collector>> opened = Collector::Open(std::move(options));
@@ -294,7 +347,9 @@ absl::Status RunEngine(const Config& config) {
   flusher_options.pipe = pipe.get();
   flusher_options.ports = &ports;
   Flusher flusher(std::move(flusher_options));
-  FlushReporter reporter(&flusher, &handoff);
+  // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
+  const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
+  FlushReporter reporter(&flusher, &handoff, write_errors_end_it);
 
   Worker::Options worker_options;
   worker_options.rules = config.rules;
@@ -313,8 +368,6 @@ absl::Status RunEngine(const Config& config) {
     notify(sealed_fd);
   });
 
-  // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
-  const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
   absl::Status write_status;
   while (!finished.load(std::memory_order_acquire)) {
     pollfd fds[] = {{signal_fd.get(), POLLIN, 0}, {sealed_fd.get(), POLLIN, 0}};
@@ -340,11 +393,11 @@ absl::Status RunEngine(const Config& config) {
   thread.join();
   write_status = reporter.Flush();
   if (pipe != nullptr) pipe->WaitDelivered();
-  Log(Summary(worker.counts(), flusher, pipe.get()));
   if (!write_status.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ",
                                             flusher.rows_waiting(), " rows are lost"));
   }
+  if (worker_status.ok()) Log(Summary(worker.counts(), flusher, pipe.get()));
   return worker_status;
 }
 

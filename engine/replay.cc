@@ -2,14 +2,22 @@
 
 #include <linux/netlink.h>
 
+#include <filesystem>
 #include <memory>
+#include <system_error>
 
+#include "absl/strings/str_cat.h"
 #include "netlink/capture_file.h"
 #include "netlink/ctnetlink_parser.h"
 
 namespace ctacct {
 
 absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
+  std::error_code ignored;  // Opening it will tell what is wrong.
+  if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("capture ", path, ": must be a regular file, since it is read twice"));
+  }
   const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
   if (!reader.ok()) return reader.status();
   CapturedDatagram datagram;

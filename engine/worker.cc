@@ -6,6 +6,12 @@
 #include <utility>
 
 namespace ctacct {
+namespace {
+
+// A capture whose clock leaps by years must not make a row for each second of them.
+constexpr int kSilentIntervalsMax = 10'000;
+
+}  // namespace
 
 Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
     : options_(std::move(options)),
@@ -20,7 +26,9 @@ void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   port_list_ = ports_->Current();
   if (options_.interval_end == IntervalEnd::kByPacket && clock_.IsPast(now_ns)) {
     Seal();
-    clock_.OpenAfterPacket(now_ns);
+    // Nothing moved in intervals that passed in silence, but connections were open.
+    if (options_.rules.track_open) SealSilentIntervals(now_ns);
+    if (clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
   }
   DatagramCursor cursor(data, bytes);
   NetlinkMessage message;
@@ -113,6 +121,14 @@ void Worker::Finish() {
   if (clock_.open_end_ns() == 0) return;  // Nothing was ever read.
   handoff_->WaitForSpare();
   Seal();
+}
+
+void Worker::SealSilentIntervals(int64_t now_ns) {
+  for (int i = 0; i < kSilentIntervalsMax; ++i) {
+    clock_.OpenFollowing();
+    if (!clock_.IsPast(now_ns)) return;
+    Seal();
+  }
 }
 
 void Worker::Seal() {

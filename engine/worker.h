@@ -84,6 +84,7 @@ class Worker {
  private:
   void OnFlow(const FlowEvent& event, int64_t now_ns);
   void EndDump(bool complete);
+  void SealSilentIntervals(int64_t now_ns);
   void Seal();
   AccountingKey KeyOf(const FlowIdentity& identity) const;
   void AddOpenChange(const FlowIdentity& identity, int change);
