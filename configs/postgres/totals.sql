@@ -1,0 +1,7 @@
+-- One line on all of vpn_traffic.
+SELECT to_char(count(*), 'FM999,999,999,999') || ' rows over ' || count(DISTINCT time) || ' intervals, '
+       || count(DISTINCT (src, dst)) || ' pairs, '
+       || pg_size_pretty(sum(src_bytes + dst_bytes)) || ' in '
+       || to_char(sum(src_packets + dst_packets), 'FM999,999,999,999') || ' packets, '
+       || to_char(sum(connection_count), 'FM999,999,999') || ' connections closed'
+FROM vpn_traffic;
