@@ -1,19 +1,32 @@
 #include "engine/durable_file.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
+#include <sys/random.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace ctacct {
 namespace {
 
-std::string HiddenName(const std::string& name) { return absl::StrCat(".", name, ".tmp"); }
+constexpr absl::string_view kHiddenEnd = ".tmp";
+
+// Of its own in each attempt: two writers of one name must not write into each other's file.
+absl::StatusOr<std::string> NewHiddenName(const std::string& name) {
+  uint64_t random = 0;
+  if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+    return absl::ErrnoToStatus(errno, "random bytes");
+  }
+  return absl::StrCat(".", name, ".", absl::Hex(random, absl::kZeroPad16), kHiddenEnd);
+}
 
 }  // namespace
 
@@ -53,14 +66,16 @@ int RenameNoReplace(int from_folder_fd, const char* from, int to_folder_fd, cons
   return unlinkat(from_folder_fd, from, 0);
 }
 
-DurableFile::DurableFile(std::string folder, std::string name, UniqueFd folder_fd, UniqueFd fd)
+DurableFile::DurableFile(std::string folder, std::string name, std::string hidden_name,
+                         UniqueFd folder_fd, UniqueFd fd)
     : folder_(std::move(folder)),
       name_(std::move(name)),
+      hidden_name_(std::move(hidden_name)),
       folder_fd_(std::move(folder_fd)),
       fd_(std::move(fd)) {}
 
 DurableFile::~DurableFile() {
-  if (fd_.valid()) unlinkat(folder_fd_.get(), HiddenName(name_).c_str(), 0);
+  if (fd_.valid()) unlinkat(folder_fd_.get(), hidden_name_.c_str(), 0);
 }
 
 absl::Status DurableFile::Error(absl::string_view what, int error) const {
@@ -74,14 +89,31 @@ absl::StatusOr<DurableFile> DurableFile::Create(const std::string& folder,
   }
   absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
   if (!folder_fd.ok()) return folder_fd.status();
-  const std::string hidden = HiddenName(name);
+  absl::StatusOr<std::string> hidden = NewHiddenName(name);
+  if (!hidden.ok()) return hidden.status();
   constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  UniqueFd fd(openat(folder_fd->get(), hidden.c_str(), kFlags, kDurableFileMode));
-  if (!fd.valid() && errno == EEXIST && unlinkat(folder_fd->get(), hidden.c_str(), 0) == 0) {
-    fd = UniqueFd(openat(folder_fd->get(), hidden.c_str(), kFlags, kDurableFileMode));
+  UniqueFd fd(openat(folder_fd->get(), hidden->c_str(), kFlags, kDurableFileMode));
+  if (!fd.valid()) return FileError("create", absl::StrCat(folder, "/", *hidden), errno);
+  // Shows RemoveAbandonedFiles that somebody still writes. Where locks do not work, nothing is
+  // removed.
+  flock(fd.get(), LOCK_EX | LOCK_NB);
+  return DurableFile(folder, name, *std::move(hidden), *std::move(folder_fd), std::move(fd));
+}
+
+void RemoveAbandonedFiles(const std::string& folder) {
+  const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
+  DIR* const entries = folder_fd.ok() ? opendir(folder.c_str()) : nullptr;
+  if (entries == nullptr) return;
+  while (const dirent* entry = readdir(entries)) {
+    const absl::string_view name = entry->d_name;
+    if (!absl::StartsWith(name, ".") || !absl::EndsWith(name, kHiddenEnd)) continue;
+    const absl::StatusOr<UniqueFd> fd =
+        OpenRegularFile(folder_fd->get(), entry->d_name, entry->d_name);
+    if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) {
+      unlinkat(folder_fd->get(), entry->d_name, 0);
+    }
   }
-  if (!fd.valid()) return FileError("create", absl::StrCat(folder, "/", hidden), errno);
-  return DurableFile(folder, name, *std::move(folder_fd), std::move(fd));
+  closedir(entries);
 }
 
 absl::Status DurableFile::Append(absl::string_view bytes) {
@@ -98,8 +130,8 @@ absl::Status DurableFile::Append(absl::string_view bytes) {
 
 absl::Status DurableFile::Commit() {
   if (fsync(fd_.get()) != 0) return Error("sync", errno);
-  if (RenameNoReplace(folder_fd_.get(), HiddenName(name_).c_str(), folder_fd_.get(),
-                      name_.c_str()) != 0) {
+  if (RenameNoReplace(folder_fd_.get(), hidden_name_.c_str(), folder_fd_.get(), name_.c_str()) !=
+      0) {
     return Error("name", errno);
   }
   fd_ = UniqueFd();  // From here on there is no hidden file to remove.

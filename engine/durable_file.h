@@ -1,9 +1,9 @@
 // Files that are there whole or not at all, also after kill -9 or power loss.
 //
-// A file is written under the hidden name `.NAME.tmp`, synced, renamed without replacing anything,
-// and its folder is synced. On any error the hidden file is gone and the status names the path.
-// After a failed fsync the kernel may have dropped the dirty pages, so that a second fsync would
-// lie: nothing here tries again, the caller writes a new file.
+// A file is written under a hidden name, `.NAME.RANDOM.tmp`, synced, renamed without replacing
+// anything, and its folder is synced. On any error the hidden file is gone and the status names the
+// path. After a failed fsync the kernel may have dropped the dirty pages, so that a second fsync
+// would lie: nothing here tries again, the caller writes a new file.
 //
 // Thread safety: distinct objects may be used by distinct threads.
 #ifndef CTACCT_ENGINE_DURABLE_FILE_H_
@@ -25,8 +25,7 @@ inline constexpr mode_t kDurableFileMode = 0640;
 
 class DurableFile {
  public:
-  // Opens `folder/.NAME.tmp`; what a killed run left under that name is removed. `name` is one path
-  // component.
+  // Opens the hidden file. `name` is one path component.
   [[nodiscard]] static absl::StatusOr<DurableFile> Create(const std::string& folder,
                                                           const std::string& name);
   DurableFile(DurableFile&&) noexcept = default;
@@ -41,14 +40,19 @@ class DurableFile {
   [[nodiscard]] absl::Status Commit();
 
  private:
-  DurableFile(std::string folder, std::string name, UniqueFd folder_fd, UniqueFd fd);
+  DurableFile(std::string folder, std::string name, std::string hidden_name, UniqueFd folder_fd,
+              UniqueFd fd);
   [[nodiscard]] absl::Status Error(absl::string_view what, int error) const;
 
   std::string folder_;
   std::string name_;
+  std::string hidden_name_;
   UniqueFd folder_fd_;
   UniqueFd fd_;  // Invalid once committed or moved from.
 };
+
+// Removes the hidden files in `folder` that nobody writes any more: what kill -9 left. Best effort.
+void RemoveAbandonedFiles(const std::string& folder);
 
 // Create, Append, Commit.
 [[nodiscard]] absl::Status WriteDurably(const std::string& folder, const std::string& name,

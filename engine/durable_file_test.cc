@@ -34,6 +34,12 @@ class DurableFileTest : public ::testing::Test {
     return text.str();
   }
 
+  int CountFiles() {
+    int count = 0;
+    for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(folder_)) ++count;
+    return count;
+  }
+
   std::string folder_;
 };
 
@@ -42,11 +48,11 @@ TEST_F(DurableFileTest, IsInvisibleUntilCommitted) {
   ASSERT_TRUE(file.ok()) << file.status();
   ASSERT_TRUE(file->Append("one ").ok());
   EXPECT_FALSE(std::filesystem::exists(folder_ + "/a"));
-  EXPECT_TRUE(std::filesystem::exists(folder_ + "/.a.tmp"));
+  EXPECT_FALSE(std::filesystem::is_empty(folder_));  // The hidden file.
   ASSERT_TRUE(file->Append("two").ok());
   ASSERT_TRUE(file->Commit().ok());
   EXPECT_EQ(Contents("a"), "one two");
-  EXPECT_FALSE(std::filesystem::exists(folder_ + "/.a.tmp"));
+  EXPECT_EQ(CountFiles(), 1);
 }
 
 TEST_F(DurableFileTest, AnAbandonedFileLeavesNothing) {
@@ -62,21 +68,32 @@ TEST_F(DurableFileTest, ReplacesNothing) {
   ASSERT_TRUE(WriteDurably(folder_, "a", "first").ok());
   EXPECT_TRUE(absl::IsAlreadyExists(WriteDurably(folder_, "a", "second")));
   EXPECT_EQ(Contents("a"), "first");
-  EXPECT_FALSE(std::filesystem::exists(folder_ + "/.a.tmp"));
+  EXPECT_EQ(CountFiles(), 1);
 }
 
-TEST_F(DurableFileTest, TakesTheNameOfAKilledRun) {
-  std::ofstream(folder_ + "/.a.tmp") << "left over, and longer than what follows";
-  ASSERT_TRUE(WriteDurably(folder_, "a", "new").ok());
-  EXPECT_EQ(Contents("a"), "new");
+TEST_F(DurableFileTest, TwoWritersOfOneNameDoNotMix) {
+  absl::StatusOr<DurableFile> one = DurableFile::Create(folder_, "a");
+  absl::StatusOr<DurableFile> two = DurableFile::Create(folder_, "a");
+  ASSERT_TRUE(one.ok() && two.ok());
+  ASSERT_TRUE(two->Append("half").ok());
+  ASSERT_TRUE(one->Append("whole").ok());
+  ASSERT_TRUE(one->Commit().ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(two->Commit()));
+  EXPECT_EQ(Contents("a"), "whole");
 }
 
-TEST_F(DurableFileTest, DoesNotFollowALinkUnderItsHiddenName) {
+TEST_F(DurableFileTest, WhatAKilledRunLeftIsRemovedAndNothingElse) {
+  std::ofstream(folder_ + "/.a.0123456789abcdef.tmp") << "left over";
   std::ofstream(folder_ + "/victim") << "precious";
-  ASSERT_EQ(symlink("victim", (folder_ + "/.a.tmp").c_str()), 0);
-  ASSERT_TRUE(WriteDurably(folder_, "a", "new").ok());
+  ASSERT_EQ(symlink("victim", (folder_ + "/.b.0123456789abcdef.tmp").c_str()), 0);
+  absl::StatusOr<DurableFile> writing = DurableFile::Create(folder_, "c");
+  ASSERT_TRUE(writing.ok());
+  RemoveAbandonedFiles(folder_);
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/.a.0123456789abcdef.tmp"));
   EXPECT_EQ(Contents("victim"), "precious");
-  EXPECT_EQ(Contents("a"), "new");
+  ASSERT_TRUE(writing->Append("c").ok());
+  EXPECT_TRUE(writing->Commit().ok());
+  RemoveAbandonedFiles("/nowhere");
 }
 
 TEST_F(DurableFileTest, NamesArePathComponents) {

@@ -125,8 +125,8 @@ RowSink StandardOutputSink(bool track_open) {
   };
 }
 
-absl::Status Flusher::Flush(TableHandoff<AccountingTable>* handoff) {
-  if (rows_waiting_ < kWaitingRowsMax) {
+absl::Status Flusher::Flush(TableHandoff<AccountingTable>* handoff, bool last) {
+  if (last || rows_waiting_ < kWaitingRowsMax) {
     if (AccountingTable* table = handoff->Take(); table != nullptr) {
       IntervalRows interval = TakeRows(table);
       // From here on the rows are the flusher's; the worker need not wait for the disk.

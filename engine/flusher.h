@@ -58,9 +58,10 @@ class Flusher {
   };
   explicit Flusher(Options options) : options_(std::move(options)) {}
 
-  // Takes the sealed table, if there is one and the backlog has room, gives it back cleared, and
-  // writes what it can. An error is that of the oldest interval that could not be written.
-  absl::Status Flush(TableHandoff<AccountingTable>* handoff);
+  // Takes the sealed table, if there is one and the backlog has room (or `last`), gives it back
+  // cleared, and writes what it can. An error is that of the oldest interval that could not be
+  // written.
+  absl::Status Flush(TableHandoff<AccountingTable>* handoff, bool last);
 
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }

@@ -81,7 +81,7 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   handoff_.live().events_dropped = 3;
   handoff_.live().completeness = Completeness::kResynced;
   Seal(15'000'000'000);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   ASSERT_EQ(kept_.size(), 1u);
   EXPECT_EQ(kept_[0].events_dropped, 3u);
   EXPECT_EQ(kept_[0].completeness, Completeness::kResynced);
@@ -103,13 +103,13 @@ TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
   handoff_.live().open_changes[Key(1)] = 2;
   handoff_.live().rows[Key(2)] = Sums(1);
   Seal(1);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   Seal(2);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   handoff_.live().open_changes[Key(1)] = -2;
   handoff_.live().rows[Key(1)] = Sums(1);
   Seal(3);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   ASSERT_EQ(kept_.size(), 3u);
   EXPECT_EQ(kept_[0].rows.size(), 2u);
   ASSERT_EQ(kept_[1].rows.size(), 1u);
@@ -131,11 +131,11 @@ TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
   handoff_.live().open_changes[Key(1, 81)] = 1;
   handoff_.live().open_changes[Key(1, 82)] = 1;
   Seal(1);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   std::ofstream(path) << "udp:1\n";
   ASSERT_TRUE(ports.Load().ok());
   Seal(2);
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   ASSERT_EQ(kept_[0].rows.size(), 2u);
   ASSERT_EQ(kept_[1].rows.size(), 1u);
   EXPECT_EQ(kept_[1].rows[0].port, -1);
@@ -148,11 +148,11 @@ TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
   for (int interval = 1; interval <= 3; ++interval) {
     handoff_.live().rows[Key(1)] = Sums(1);
     Seal(interval);
-    EXPECT_FALSE(flusher.Flush(&handoff_).ok());
+    EXPECT_FALSE(flusher.Flush(&handoff_, false).ok());
   }
   EXPECT_EQ(flusher.rows_waiting(), 3u);
   sink_status_ = absl::OkStatus();
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   EXPECT_EQ(flusher.rows_waiting(), 0u);
   ASSERT_EQ(kept_.size(), 3u);
   for (int interval = 1; interval <= 3; ++interval) EXPECT_EQ(kept_[interval - 1].end_ns, interval);
@@ -171,10 +171,10 @@ TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
     Seal(interval * 1'000'000'000);
     if (interval == 2) {
       std::filesystem::rename(folder_, folder_ + ".gone");
-      EXPECT_FALSE(flusher.Flush(&handoff_).ok());
+      EXPECT_FALSE(flusher.Flush(&handoff_, false).ok());
       std::filesystem::rename(folder_ + ".gone", folder_);
     }
-    ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+    ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   }
   EXPECT_THAT(Files(), ElementsAre(HasSubstr("-0000000001.spool"), HasSubstr("-0000000002.spool")));
   auto reader = SpoolReader::Open(folder_ + "/" + Files()[1]);
@@ -191,10 +191,10 @@ TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
   for (int i = 0; i < 2; ++i) {
     handoff_.live().rows[Key(1)] = Sums(static_cast<uint64_t>(i) + 1);
     Seal(1'600'000'005'000'000'000);
-    ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+    ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   }
   Seal(1'600'000'020'000'000'000);  // Nothing happened: no file.
-  ASSERT_TRUE(flusher.Flush(&handoff_).ok());
+  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
   EXPECT_THAT(Files(),
               ElementsAre("traffic_2020-09-13T12_26_45.csv", "traffic_2020-09-13T12_26_45_1.csv"));
   std::ifstream file(folder_ + "/" + Files()[1]);

@@ -27,6 +27,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/collector.h"
 #include "engine/command_line.h"
+#include "engine/durable_file.h"
 #include "engine/engine_id.h"
 #include "engine/flusher.h"
 #include "engine/kernel_settings.h"
@@ -217,6 +218,7 @@ absl::StatusOr<RowSink> MakeSink(const Config& config) {
     return absl::PermissionDeniedError(
         absl::StrCat("output folder ", folder, ": ", strerror(errno)));
   }
+  RemoveAbandonedFiles(folder);
   if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
   absl::StatusOr<EngineId> id = NewEngineId();
   if (!id.ok()) return id.status();
@@ -261,8 +263,8 @@ class FlushReporter {
   FlushReporter(Flusher* flusher, AccountingHandoff* handoff, bool silent)
       : flusher_(flusher), handoff_(handoff), silent_(silent) {}
 
-  absl::Status Flush() {
-    const absl::Status status = flusher_->Flush(handoff_);
+  absl::Status Flush(bool last) {
+    const absl::Status status = flusher_->Flush(handoff_, last);
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
@@ -384,14 +386,15 @@ absl::Status RunEngine(const Config& config) {
       }
     }
     ReloadPorts(&ports, false);
-    write_status = reporter.Flush();
+    // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
+    write_status = reporter.Flush(stop.load());
     if (!write_status.ok() && write_errors_end_it) {
       stop.store(true);
       notify(wake_fd);
     }
   }
   thread.join();
-  write_status = reporter.Flush();
+  write_status = reporter.Flush(true);
   if (pipe != nullptr) pipe->WaitDelivered();
   if (!write_status.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ",

@@ -55,11 +55,11 @@ namespace {
 
 constexpr char kProgram[] = "importer";
 constexpr char kUsage[] =
-    "usage: importer -watch=FOLDER [-once] [FLAGS]\n"
-    "       importer [FLAGS] FILE...\n"
-    "Imports spool and CSV files into PostgreSQL, each exactly once. Without -host, -db, -user, "
-    "-pass and\n"
-    "-conninfo libpq's own settings apply: PGHOST, PGDATABASE, PGSERVICE, ~/.pgpass.";
+    "usage: importer [FLAGS] [FILE...]\n"
+    "Loads spool and CSV files into PostgreSQL, each exactly once: the files named, then what is "
+    "in\n"
+    "the -watch folder and what appears there. Without -host, -db, -user, -pass and -conninfo\n"
+    "libpq's own settings apply: PGHOST, PGDATABASE, PGSERVICE, ~/.pgpass.";
 
 constexpr absl::Duration kBackOffFirst = absl::Milliseconds(250);
 constexpr absl::Duration kBackOffMax = absl::Seconds(30);
@@ -143,6 +143,7 @@ class Importer {
   const absl::Time started_ = absl::Now();
   std::optional<PgConnection> connection_;
   bool connected_before_ = false;
+  bool draining_ = false;  // The watched folder, where bad files are set aside; else named files.
   int failures_in_a_row_ = 0;
   absl::Time progress_shown_ = absl::InfinitePast();
   Counters counters_;
@@ -204,7 +205,7 @@ FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
                              absl::string_view reason) {
   ++counters_.files_failed;
   LogLine(reason);
-  if (options_.watch.empty()) return FileOutcome::kLeft;
+  if (!draining_) return FileOutcome::kLeft;  // A file that somebody named: they decide.
   if (absl::Status status = QuarantineFile(place, file.identity(), reason); !status.ok()) {
     LogLine(status.message());
     return FileOutcome::kLeftForNow;
@@ -216,7 +217,7 @@ absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
   const std::string path =
       place.folder == "." ? place.name : absl::StrCat(place.folder, "/", place.name);
   const absl::StatusOr<TrafficFile> file = TrafficFile::Open(place.folder_fd, place.name, path);
-  if (absl::IsNotFound(file.status()) && !options_.watch.empty()) return FileOutcome::kGone;
+  if (absl::IsNotFound(file.status()) && draining_) return FileOutcome::kGone;
   if (!file.ok()) {
     ++counters_.files_failed;
     LogLine(file.status().message());
@@ -228,7 +229,7 @@ absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
     return Reject(place, *file, summary.status().message());
   }
   if (!summary.ok()) {
-    if (absl::IsAborted(summary.status()) && !options_.watch.empty() && !options_.once) {
+    if (absl::IsAborted(summary.status()) && draining_ && !options_.once) {
       return FileOutcome::kLeftWriter;  // Nothing unusual.
     }
     ++counters_.files_failed;
@@ -300,6 +301,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
 absl::Status Importer::Drain() {
   absl::StatusOr<SpoolQueue> queue = SpoolQueue::Open(options_.watch);
   if (!queue.ok()) return queue.status();
+  draining_ = true;
   // Also with nothing to do: an address that is wrong should be heard of now.
   if (absl::Status status = ConnectIfNeeded(); !status.ok()) return status;
   bool found = true;
@@ -312,6 +314,7 @@ absl::Status Importer::Drain() {
 absl::Status Importer::Watch() {
   absl::StatusOr<SpoolQueue> queue = SpoolQueue::Open(options_.watch);
   if (!queue.ok()) return queue.status();
+  draining_ = true;
   // Before the first file comes: a password that is wrong should be heard of now.
   absl::Status status = ConnectIfNeeded();
   for (; absl::IsUnavailable(status); status = ConnectIfNeeded()) {
@@ -418,13 +421,9 @@ absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
   options.gateway = absl::GetFlag(FLAGS_gateway);
   options.once = absl::GetFlag(FLAGS_once);
   options.files = line.arguments;
-  if (options.watch.empty() == options.files.empty()) {
+  if (options.watch.empty() && options.files.empty()) {
     return absl::InvalidArgumentError(
-        options.watch.empty() ? "nothing to import: give -watch=FOLDER or files; --help says more"
-                              : "-watch and files exclude each other");
-  }
-  if (options.once && options.watch.empty()) {
-    return absl::InvalidArgumentError("-once goes with -watch");
+        "nothing to import: give -watch=FOLDER or files; --help says more");
   }
   if (absl::Status status = CheckConninfo(options.database.conninfo); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("flag -conninfo: ", status.message()));
@@ -455,6 +454,7 @@ absl::Status CheckFolders(const Options& options) {
   if (found == 2 && infos[0].st_dev == infos[1].st_dev && infos[0].st_ino == infos[1].st_ino) {
     return absl::FailedPreconditionError("-move names the watched folder itself");
   }
+  if (!options.move.empty()) RemoveAbandonedFiles(options.move);
   return absl::OkStatus();
 }
 
@@ -500,10 +500,14 @@ int Main(int argc, char** argv) {
     return kExitOperatingError;
   }
 
-  const bool once = options->once;
+  const bool once_folder = !options->watch.empty() && options->once;
   const bool files = !options->files.empty();
   Importer importer(*std::move(options), stop_fd.get());
-  absl::Status status = files ? importer.ImportFiles() : once ? importer.Drain() : importer.Watch();
+  absl::Status status;
+  if (files) status = importer.ImportFiles();
+  if (status.ok() && (watching || once_folder)) {
+    status = watching ? importer.Watch() : importer.Drain();
+  }
   ShowProgress("");
   const bool stopped = absl::IsCancelled(status);
   if (!status.ok() && !stopped) LogLine(status.message());

@@ -473,6 +473,18 @@ TEST_F(ImporterTest, FilesOfTheCommandLine) {
   EXPECT_THAT(Names(done_), UnorderedElementsAre(first, second, "archive.csv"));
 }
 
+TEST_F(ImporterTest, FilesOfTheCommandLineAndThenAFolder) {
+  const std::string name = WriteSpool(1);
+  fs::rename(watch_ + "/" + name, folder_ + "/" + name);
+  WriteSpool(2);
+  WriteFile(watch_ + "/bad.spool", "rubbish, more than sixteen bytes");
+  const Finished run = Run({"-once", "-watch=" + watch_, folder_ + "/" + name});
+  EXPECT_EQ(run.exit.code, 1);
+  ExpectSums();
+  EXPECT_THAT(Names(watch_), UnorderedElementsAre("failed"));
+  EXPECT_TRUE(Run({"-once", "-move", done_, watch_ + "/failed/none.spool"}).exit.code == 1);
+}
+
 TEST_F(ImporterTest, ABadFileOfTheCommandLineStaysWhereItIs) {
   WriteFile(watch_ + "/bad.spool", "rubbish, more than sixteen bytes");
   const std::string good = WriteSpool(1);
@@ -822,8 +834,6 @@ TEST_F(ImporterTest, SecretsAreInNoProcessListAndNoLog) {
 
 TEST_F(ImporterTest, WrongCommandLines) {
   ExpectFails(Run({}), 2, "nothing to import");
-  ExpectFails(Run({"-watch=" + watch_, "file.spool"}), 2, "exclude each other");
-  ExpectFails(Run({"-once", "file.spool"}), 2, "-once goes with -watch");
   ExpectFails(Run({"-no-such-flag=1", "-watch=" + watch_}), 2, "unknown flag '-no-such-flag'");
   ExpectFails(Run({"-once=perhaps", "-watch=" + watch_}), 2, "flag -once: bad value 'perhaps'");
   ExpectFails(Run({"-watch"}), 2, "flag -watch: needs a value");

@@ -1,4 +1,5 @@
-// Any bytes as a spool file. The checksums keep the fuzzer from getting far by chance, so the corpus holds sound files.
+// Any bytes as a spool file. The checksums keep the fuzzer from getting far by chance, so the
+// corpus holds sound files.
 #include <sys/mman.h>
 #include <unistd.h>
 

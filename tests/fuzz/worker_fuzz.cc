@@ -1,5 +1,6 @@
-// A stream of datagrams, as a hostile capture would give them, through a whole worker. The input is cut into datagrams:
-// two bytes of length, one of time passing. Rows may be nonsense; memory and control flow may not.
+// A stream of datagrams, as a hostile capture would give them, through a whole worker. The input is
+// cut into datagrams: two bytes of length, one of time passing. Rows may be nonsense; memory and
+// control flow may not.
 #include <cstddef>
 #include <cstdint>
 
