@@ -17,9 +17,9 @@ constexpr int64_t kNanosPerMilli = 1'000'000;
 // The kernel makes a dump's chunks while we ask for them: it is silent only if something is broken.
 constexpr int64_t kDumpSilenceMaxNs = 10 * kNanosPerSecond;
 constexpr int64_t kDumpRetryNs = kNanosPerSecond;
-// While a dump runs, events get their turn after each chunk: chunk and batches take about 0.3 ms
-// each.
-constexpr size_t kBatchesPerTurn = 8;
+// An event takes more of the receive buffer than this (about 1,280 bytes), so that a queue can be
+// drained of all it holds in a bounded number of batches, however fast it fills again.
+constexpr size_t kQueuedEventBytesMin = 512;
 // Waking up for each event costs more than the event: under load let some gather. Bounds the delay
 // of a close that older kernels do not time themselves.
 constexpr int64_t kNapNs = 2 * kNanosPerMilli;
@@ -68,21 +68,42 @@ absl::Status Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   Apply(dumps_->last_request(), subscribed_ns_);
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed)) {
-    absl::StatusOr<bool> drained = TakeEvents(dump_requested_ ? kBatchesPerTurn : SIZE_MAX);
-    if (!drained.ok()) return drained.status();
-    if (dump_requested_ && TakeDumpChunk()) continue;
-    const bool boundary = NowNs(CLOCK_REALTIME) >= worker_->open_end_ns();
-    if (!dump_requested_ && worker_->CanSeal() && (boundary || worker_->needs_resync()) &&
+    const absl::StatusOr<bool> had_chunk = TakeTurn();
+    if (!had_chunk.ok()) return had_chunk.status();
+    if (*had_chunk) continue;
+    const bool wanted =
+        NowNs(CLOCK_REALTIME) >= worker_->open_end_ns() || worker_->needs_resync() || !baselined_;
+    if (wanted && !dump_requested_ && worker_->CanSeal() &&
         NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
       RequestDump();
       continue;
     }
-    if (*drained) Wait(wake_fd);
+    Wait(wake_fd);
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Collector::TakeEvents(size_t batches_max) {
+absl::StatusOr<bool> Collector::TakeTurn() {
+  // The kernel made the chunk before we received it. Every event that is older has been queued by
+  // then, and must be taken first: an event may say that a flow which the chunk shows is another
+  // one by now. (A chunk that is older than the events taken is no harm: see FlowTable.)
+  const Datagram* const chunk = dump_requested_ ? ReceiveDumpChunk() : nullptr;
+  if (absl::Status status = TakeEvents(); !status.ok()) return status;
+  if (chunk == nullptr) return false;
+  Apply(*chunk, NowNs(CLOCK_REALTIME));
+  dump_requested_ = worker_->dump_running();
+  if (!dump_requested_ && !baselined_) {
+    baselined_ = true;
+    options_.log(absl::StrCat("accounting live; ", worker_->flows(),
+                              " flows so far, receive buffer ", events_->ReceiveBufferBytes(),
+                              " bytes"));
+  }
+  return true;
+}
+
+absl::Status Collector::TakeEvents() {
+  const size_t batches_max =
+      events_->ReceiveBufferBytes() / (EventSocket::kBatchDatagrams * kQueuedEventBytesMin) + 1;
   for (size_t i = 0; i < batches_max; ++i) {
     const absl::StatusOr<EventSocket::Batch> batch = events_->Receive();
     if (!batch.ok()) return batch.status();
@@ -90,20 +111,23 @@ absl::StatusOr<bool> Collector::TakeEvents(size_t batches_max) {
     for (size_t d = 0; d < batch->datagrams; ++d) Apply(events_->at(d), now_ns);
     if (batch->overrun) overrun_ = true;
     if (!batch->drained) continue;
-    if (overrun_) {
-      // Only now: until the queue was empty the kernel went on dropping.
-      overrun_ = false;
-      const uint32_t drops = events_->Drops();
-      worker_->OnOverrun(drops - drops_seen_);
-      options_.log(absl::StrCat("netlink overrun: the kernel dropped ", drops - drops_seen_,
-                                " events; totals are made right by a dump. Remedy: a larger "
-                                "-receive-buffer (now ",
-                                events_->ReceiveBufferBytes(), " bytes granted)"));
-      drops_seen_ = drops;
-    }
-    return true;
+    // Only now: until the queue was empty the kernel went on dropping.
+    if (std::exchange(overrun_, false)) NoteOverrun();
+    break;
   }
-  return false;
+  return absl::OkStatus();
+}
+
+void Collector::NoteOverrun() {
+  const uint32_t drops = events_->Drops();
+  // By the same door as all that is read, so that a recording tells it, too.
+  const OverrunMessage message(drops - drops_seen_);
+  Apply({message.bytes(), sizeof(message)}, NowNs(CLOCK_REALTIME));
+  options_.log(absl::StrCat("netlink overrun: the kernel dropped ", drops - drops_seen_,
+                            " events; a dump makes the totals of living flows right. Remedy: a "
+                            "larger -receive-buffer (now ",
+                            events_->ReceiveBufferBytes(), " bytes granted)"));
+  drops_seen_ = drops;
 }
 
 void Collector::RequestDump() {
@@ -113,28 +137,19 @@ void Collector::RequestDump() {
   if (!status.ok()) FailDump(std::string(status.message()));
 }
 
-bool Collector::TakeDumpChunk() {
+const Datagram* Collector::ReceiveDumpChunk() {
   const absl::StatusOr<const Datagram*> chunk = dumps_->Receive();
   if (!chunk.ok()) {
     FailDump(std::string(chunk.status().message()));
-    return false;
+    return nullptr;
   }
-  if (*chunk == nullptr) {
-    if (NowNs(CLOCK_MONOTONIC) - dump_progress_ns_ > kDumpSilenceMaxNs) {
-      FailDump("conntrack dump: the kernel fell silent before its end");
-    }
-    return false;
+  const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
+  if (*chunk != nullptr) {
+    dump_progress_ns_ = now_ns;
+  } else if (now_ns - dump_progress_ns_ > kDumpSilenceMaxNs) {
+    FailDump("conntrack dump: the kernel fell silent before its end");
   }
-  dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
-  Apply(**chunk, NowNs(CLOCK_REALTIME));
-  dump_requested_ = worker_->dump_running();
-  if (!dump_requested_ && !baselined_) {
-    baselined_ = true;
-    options_.log(absl::StrCat("accounting live; ", worker_->flows(),
-                              " flows so far, receive buffer ", events_->ReceiveBufferBytes(),
-                              " bytes"));
-  }
-  return true;
+  return *chunk;
 }
 
 void Collector::FailDump(const std::string& why) {
@@ -153,15 +168,13 @@ absl::Status Collector::TakeLastDump() {
   for (int dumps = dump_requested_ ? 0 : 1; dumps < 2; ++dumps) {
     if (!dump_requested_) RequestDump();
     while (dump_requested_) {
-      if (absl::StatusOr<bool> drained = TakeEvents(kBatchesPerTurn); !drained.ok()) {
-        return drained.status();
-      }
-      if (TakeDumpChunk()) continue;
+      const absl::StatusOr<bool> had_chunk = TakeTurn();
+      if (!had_chunk.ok()) return had_chunk.status();
       pollfd poll_fd = {dumps_->fd(), POLLIN, 0};
-      if (dump_requested_) poll(&poll_fd, 1, 10);
+      if (dump_requested_ && !*had_chunk) poll(&poll_fd, 1, 10);
     }
   }
-  return TakeEvents(SIZE_MAX).status();
+  return TakeEvents();
 }
 
 void Collector::Wait(int wake_fd) {

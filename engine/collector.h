@@ -43,12 +43,15 @@ class Collector {
   explicit Collector(Options options) : options_(std::move(options)) {}
 
   [[nodiscard]] absl::Status Loop(const std::atomic<bool>& stop, int wake_fd);
-  // Applies the events that wait, at most so many batches that a dump goes on meanwhile. True if
-  // the queue ran empty.
-  [[nodiscard]] absl::StatusOr<bool> TakeEvents(size_t batches_max);
+  // Takes the events that wait and, after them, a chunk of the dump that runs. True if there was
+  // one.
+  [[nodiscard]] absl::StatusOr<bool> TakeTurn();
+  // Applies every event that is queued when it is called.
+  [[nodiscard]] absl::Status TakeEvents();
+  void NoteOverrun();
   void RequestDump();
-  // Applies a chunk of the dump that runs. True if there was one.
-  bool TakeDumpChunk();
+  // nullptr: none waits, or the dump has failed. Valid until the next call.
+  const Datagram* ReceiveDumpChunk();
   void FailDump(const std::string& why);
   [[nodiscard]] absl::Status TakeLastDump();
   void Wait(int wake_fd);

@@ -11,21 +11,32 @@
 #include <cerrno>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace ctacct {
 namespace {
 
+// More would mean that somebody removes files as fast as we make them.
+constexpr int kCreateAttemptsMax = 3;
+
+// ".0123456789abcdef.tmp". Of its own in each attempt: two writers of one name must not write into
+// each other's file. Short: the visible name may be as long as a name can be.
+constexpr size_t kHiddenDigits = 16;
 constexpr absl::string_view kHiddenEnd = ".tmp";
 
-// Of its own in each attempt: two writers of one name must not write into each other's file.
-absl::StatusOr<std::string> NewHiddenName(const std::string& name) {
+absl::StatusOr<std::string> NewHiddenName() {
   uint64_t random = 0;
   if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
     return absl::ErrnoToStatus(errno, "random bytes");
   }
-  return absl::StrCat(".", name, ".", absl::Hex(random, absl::kZeroPad16), kHiddenEnd);
+  return absl::StrCat(".", absl::Hex(random, absl::kZeroPad16), kHiddenEnd);
+}
+
+bool IsHiddenName(absl::string_view name) {
+  return absl::ConsumePrefix(&name, ".") && absl::ConsumeSuffix(&name, kHiddenEnd) &&
+         name.size() == kHiddenDigits &&
+         name.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
 }
 
 }  // namespace
@@ -89,15 +100,19 @@ absl::StatusOr<DurableFile> DurableFile::Create(const std::string& folder,
   }
   absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
   if (!folder_fd.ok()) return folder_fd.status();
-  absl::StatusOr<std::string> hidden = NewHiddenName(name);
-  if (!hidden.ok()) return hidden.status();
-  constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  UniqueFd fd(openat(folder_fd->get(), hidden->c_str(), kFlags, kDurableFileMode));
-  if (!fd.valid()) return FileError("create", absl::StrCat(folder, "/", *hidden), errno);
-  // Shows RemoveAbandonedFiles that somebody still writes. Where locks do not work, nothing is
-  // removed.
-  flock(fd.get(), LOCK_EX | LOCK_NB);
-  return DurableFile(folder, name, *std::move(hidden), *std::move(folder_fd), std::move(fd));
+  for (int attempt = 0; attempt < kCreateAttemptsMax; ++attempt) {
+    absl::StatusOr<std::string> hidden = NewHiddenName();
+    if (!hidden.ok()) return hidden.status();
+    constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
+    UniqueFd fd(openat(folder_fd->get(), hidden->c_str(), kFlags, kDurableFileMode));
+    if (!fd.valid()) return FileError("create", absl::StrCat(folder, "/", *hidden), errno);
+    // Shows RemoveAbandonedFiles that somebody still writes. It may have come in between.
+    flock(fd.get(), LOCK_EX | LOCK_NB);
+    struct stat info;
+    if (fstat(fd.get(), &info) == 0 && info.st_nlink == 0) continue;
+    return DurableFile(folder, name, *std::move(hidden), *std::move(folder_fd), std::move(fd));
+  }
+  return absl::UnavailableError(absl::StrCat("cannot create a file in ", folder));
 }
 
 void RemoveAbandonedFiles(const std::string& folder) {
@@ -105,8 +120,7 @@ void RemoveAbandonedFiles(const std::string& folder) {
   DIR* const entries = folder_fd.ok() ? opendir(folder.c_str()) : nullptr;
   if (entries == nullptr) return;
   while (const dirent* entry = readdir(entries)) {
-    const absl::string_view name = entry->d_name;
-    if (!absl::StartsWith(name, ".") || !absl::EndsWith(name, kHiddenEnd)) continue;
+    if (!IsHiddenName(entry->d_name)) continue;
     const absl::StatusOr<UniqueFd> fd =
         OpenRegularFile(folder_fd->get(), entry->d_name, entry->d_name);
     if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) {

@@ -1,6 +1,6 @@
 // Files that are there whole or not at all, also after kill -9 or power loss.
 //
-// A file is written under a hidden name, `.NAME.RANDOM.tmp`, synced, renamed without replacing
+// A file is written under a hidden name, `.RANDOM.tmp`, synced, renamed without replacing
 // anything, and its folder is synced. On any error the hidden file is gone and the status names the
 // path. After a failed fsync the kernel may have dropped the dirty pages, so that a second fsync
 // would lie: nothing here tries again, the caller writes a new file.
@@ -51,7 +51,8 @@ class DurableFile {
   UniqueFd fd_;  // Invalid once committed or moved from.
 };
 
-// Removes the hidden files in `folder` that nobody writes any more: what kill -9 left. Best effort.
+// Removes those of our hidden files in `folder` that nobody writes any more: what kill -9 left.
+// Best effort.
 void RemoveAbandonedFiles(const std::string& folder);
 
 // Create, Append, Commit.

@@ -83,14 +83,16 @@ TEST_F(DurableFileTest, TwoWritersOfOneNameDoNotMix) {
 }
 
 TEST_F(DurableFileTest, WhatAKilledRunLeftIsRemovedAndNothingElse) {
-  std::ofstream(folder_ + "/.a.0123456789abcdef.tmp") << "left over";
+  std::ofstream(folder_ + "/.0123456789abcdef.tmp") << "left over";
   std::ofstream(folder_ + "/victim") << "precious";
-  ASSERT_EQ(symlink("victim", (folder_ + "/.b.0123456789abcdef.tmp").c_str()), 0);
+  std::ofstream(folder_ + "/.others.tmp") << "another program's";
+  ASSERT_EQ(symlink("victim", (folder_ + "/.fedcba9876543210.tmp").c_str()), 0);
   absl::StatusOr<DurableFile> writing = DurableFile::Create(folder_, "c");
   ASSERT_TRUE(writing.ok());
   RemoveAbandonedFiles(folder_);
-  EXPECT_FALSE(std::filesystem::exists(folder_ + "/.a.0123456789abcdef.tmp"));
+  EXPECT_FALSE(std::filesystem::exists(folder_ + "/.0123456789abcdef.tmp"));
   EXPECT_EQ(Contents("victim"), "precious");
+  EXPECT_EQ(Contents(".others.tmp"), "another program's");
   ASSERT_TRUE(writing->Append("c").ok());
   EXPECT_TRUE(writing->Commit().ok());
   RemoveAbandonedFiles("/nowhere");

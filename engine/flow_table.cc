@@ -178,8 +178,10 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
   if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
       event.start_ns != it->second.start_ns) {
     if (event.start_ns < it->second.start_ns) {
-      ++counts_->duplicate_destroys;
-      return change;
+      // Its NEW made the record that a dump has given to the next incarnation: the next NEW is that
+      // one's.
+      it->second.seen_new = false;
+      return ApplyLateDestroy(event, now_ns);
     }
     Supersede(it, &change);
     it = flows_.end();
@@ -195,7 +197,6 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
     ++counts_->duplicate_destroys;
     return change;
   }
-  if (!event.has_counters) ++counts_->without_counters;
   Flow unseen;
   if (!known) {
     // During the very first dump, events may be of flows older than the engine that the dump has
@@ -206,14 +207,34 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
     }
     unseen.start_ns = EventTime(event, now_ns);
   }
-  Flow& flow = known ? it->second : unseen;
-  Account(event, &flow, &change.growth);
-  if (HasConnections(event.identity.protocol)) {
-    if (event.start_ns != 0) flow.start_ns = event.start_ns;
-    Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), &flow, &change);
-  }
+  End(event, now_ns, known ? &it->second : &unseen, &change);
   if (known) flows_.erase(it);
   return change;
+}
+
+FlowChange FlowTable::ApplyLateDestroy(const FlowEvent& event, int64_t now_ns) {
+  FlowChange change;
+  if (!MarkDestroyed(StartFingerprint(event))) {
+    ++counts_->duplicate_destroys;
+    return change;
+  }
+  Flow unseen;
+  const auto before = superseded_.find(StartFingerprint(event));
+  if (before == superseded_.end() && !BornUnderOurEyes(event, false)) {
+    ++counts_->unknown_destroys;
+    return change;
+  }
+  End(event, now_ns, before != superseded_.end() ? &before->second : &unseen, &change);
+  if (before != superseded_.end()) superseded_.erase(before);
+  return change;
+}
+
+void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change) {
+  if (!event.has_counters) ++counts_->without_counters;
+  Account(event, flow, &change->growth);
+  if (!HasConnections(event.identity.protocol)) return;
+  if (event.start_ns != 0) flow->start_ns = event.start_ns;
+  Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), flow, change);
 }
 
 void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
@@ -249,6 +270,8 @@ void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {
 
 void FlowTable::Supersede(Flows::iterator it, FlowChange* change) {
   SetOpen(false, &it->second, change);
+  superseded_.try_emplace(Fingerprint(it->first, static_cast<uint64_t>(it->second.start_ns)),
+                          it->second);
   flows_.erase(it);
 }
 
@@ -275,11 +298,16 @@ std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
   complete_before_ = last_complete_;
   last_complete_ = dump_index_;
   early_closes_ = {};
+  absl::erase_if(superseded_,
+                 [&](const auto& entry) { return entry.second.last_seen < complete_before_; });
   // A dump that ran when the events were lost may have passed by what died or was born then.
   if (needs_resync_ && resync_index_ != 0) {
     needs_resync_ = false;
+    lost_deaths_ = false;
     for (auto& [identity, flow] : flows_) {
-      if (flow.last_seen >= resync_index_ || flow.suspect) continue;
+      if (flow.last_seen >= resync_index_) continue;
+      lost_deaths_ = true;
+      if (flow.suspect) continue;
       suspects_.push_back(identity);
       flow.suspect = true;
     }
@@ -324,6 +352,7 @@ bool FlowTable::WasDestroyed(uint64_t fingerprint) const {
 
 bool FlowTable::MarkDestroyed(uint64_t fingerprint) {
   if (destroyed_before_.contains(fingerprint)) return false;
+  if (destroyed_.size() >= kDestroyedMax) EndInterval();
   return destroyed_.insert(fingerprint).second;
 }
 

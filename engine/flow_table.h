@@ -68,11 +68,17 @@ class FlowTable {
 
   // True until the dump that follows an overrun is complete.
   bool needs_resync() const { return needs_resync_; }
+  // After that: whether flows are missing whose DESTROY must have been among the events lost.
+  bool lost_deaths() const { return lost_deaths_; }
   size_t size() const { return flows_.size(); }
 
   // An hour at the default interval. Should a flow be shown again later, its counters then are
   // where accounting begins anew.
   static constexpr uint32_t kForgottenAfterDumps = 240;
+
+  // About 80 MB. A day's interval on a busy gateway has more deaths; the memory of them is then
+  // shorter than an interval, and still far longer than a dump takes.
+  static constexpr size_t kDestroyedMax = 4 << 20;
 
  private:
   struct IdentityHash {
@@ -101,8 +107,12 @@ class FlowTable {
   void Account(const FlowEvent& event, Flow* flow, TrafficSums* growth);
   static void Close(int64_t end_ns, Flow* flow, FlowChange* change);
   static void SetOpen(bool open, Flow* flow, FlowChange* change);
-  // Takes out an incarnation that another one has followed; its end was missed.
+  // Lays aside an incarnation that another one has followed, for its DESTROY that may yet come.
   void Supersede(Flows::iterator it, FlowChange* change);
+  // A DESTROY of an incarnation before the one in the table.
+  FlowChange ApplyLateDestroy(const FlowEvent& event, int64_t now_ns);
+  // What a DESTROY adds to `flow`, known or not.
+  void End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change);
   // Whether a flow first seen now counts from zero, or from its present counters.
   bool BornUnderOurEyes(const FlowEvent& event, bool otherwise) const;
 
@@ -112,9 +122,13 @@ class FlowTable {
 
   WorkerCounts* const counts_;
   Flows flows_;
-  // Fingerprints of incarnations destroyed in this interval and in the one before.
+  // Fingerprints of incarnations destroyed in this interval and in the one before; at most
+  // kDestroyedMax each.
   absl::flat_hash_set<uint64_t> destroyed_;
   absl::flat_hash_set<uint64_t> destroyed_before_;
+  // Incarnations that a dump has shown to be followed by another before their DESTROY was taken, by
+  // StartFingerprint. Kept over two dumps.
+  absl::flat_hash_map<uint64_t, Flow> superseded_;
   // Closes told of flows that the first dump has not shown yet, and when.
   absl::flat_hash_map<FlowIdentity, int64_t, IdentityHash> early_closes_;
   // Flows whose DESTROY may never come.
@@ -130,6 +144,7 @@ class FlowTable {
   uint32_t complete_before_ = 0;
   // After an overrun, until a dump begun since is complete:
   bool needs_resync_ = false;
+  bool lost_deaths_ = false;
   uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.
   int64_t resync_began_ns_ = 0;
 };

@@ -223,6 +223,32 @@ TEST_F(FlowTableTest, ALaterStartIsAnotherLifeWhoseBirthWasMissed) {
   EXPECT_EQ(open_, 0);
 }
 
+// A recording whose reader took the dump before the events that were older than it.
+TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatNoDumpHadShown) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 5)), 5u);  // The next life already.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 7)), 2u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatADumpHadShown) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 8)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 2u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 7)), 2u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(open_, 0);
+}
+
 TEST_F(FlowTableTest, AFallingCounterIsANewStart) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});
@@ -330,6 +356,7 @@ TEST_F(FlowTableTest, AfterAnOverrunTheDeadAreNotOpen) {
   shown.identity.id = 8;
   Dump({shown});
   EXPECT_FALSE(table_.needs_resync());
+  EXPECT_TRUE(table_.lost_deaths());
   Dump({shown});
   EXPECT_EQ(open_, 1);
   for (uint32_t i = 0; i < FlowTable::kForgottenAfterDumps; ++i) Dump({shown});

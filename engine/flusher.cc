@@ -1,10 +1,13 @@
 #include "engine/flusher.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <utility>
@@ -22,6 +25,8 @@ namespace {
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr int64_t kNanosPerMilli = 1'000'000;
 constexpr size_t kOutputBytes = 1 << 18;
+// For who reads standard output, once the program is asked to end.
+constexpr int kReaderPatienceMillis = 2000;
 // Two engines of one folder, or a restart within an interval; more files of one interval are a
 // mistake elsewhere.
 constexpr int kSameNameMax = 1000;
@@ -109,12 +114,20 @@ RowSink CsvSink(std::string folder, bool track_open) {
   };
 }
 
-RowSink StandardOutputSink(bool track_open) {
-  return [track_open](const IntervalRows& interval) -> absl::Status {
-    return WriteCsv(interval, track_open, [](absl::string_view text) -> absl::Status {
+RowSink StandardOutputSink(bool track_open, int cancel_fd) {
+  return [track_open, cancel_fd](const IntervalRows& interval) -> absl::Status {
+    return WriteCsv(interval, track_open, [&](absl::string_view text) -> absl::Status {
       while (!text.empty()) {
-        const ssize_t written = write(STDOUT_FILENO, text.data(), text.size());
-        if (written < 0 && errno == EINTR) continue;
+        pollfd fds[] = {{STDOUT_FILENO, POLLOUT, 0}, {cancel_fd, POLLIN, 0}};
+        poll(fds, 2, -1);
+        if (fds[0].revents == 0 && fds[1].revents != 0 &&
+            poll(fds, 1, kReaderPatienceMillis) == 0) {
+          return absl::CancelledError("standard output: nobody reads it");
+        }
+        // No more than a pipe that is ready takes without blocking.
+        const ssize_t written =
+            write(STDOUT_FILENO, text.data(), std::min<size_t>(text.size(), PIPE_BUF));
+        if (written < 0 && (errno == EINTR || errno == EAGAIN)) continue;
         if (written < 0) {
           return absl::UnavailableError(absl::StrCat("standard output: ", strerror(errno)));
         }

@@ -45,7 +45,9 @@ using RowSink = std::function<absl::Status(const IntervalRows&)>;
 [[nodiscard]] RowSink SpoolSink(std::string folder, SpoolHeader header);
 // traffic_2006-01-02T15_04_05.csv files in `folder`, named by the interval's end, UTC.
 [[nodiscard]] RowSink CsvSink(std::string folder, bool track_open);
-[[nodiscard]] RowSink StandardOutputSink(bool track_open);
+// Gives up when `cancel_fd` becomes readable while nobody reads. After an error part of the rows
+// may have been written: not to be called again.
+[[nodiscard]] RowSink StandardOutputSink(bool track_open, int cancel_fd);
 
 class Flusher {
  public:

@@ -24,15 +24,18 @@ class IntervalClock {
 
   // The end of the interval that is open now; 0 before the first Observe.
   int64_t open_end_ns() const { return open_end_ns_; }
+  bool is_open() const { return is_open_; }
 
   // Everything read is shown to the clock first; the first time opens the first interval.
   void Observe(int64_t now_ns) {
-    if (open_end_ns_ == 0) open_end_ns_ = BoundaryNotBefore(now_ns);
+    if (is_open_) return;
+    is_open_ = true;
+    open_end_ns_ = BoundaryNotBefore(now_ns);
   }
 
   // For sources without dumps: true if a packet of this time lies past the open interval's
   // boundary.
-  bool IsPast(int64_t now_ns) const { return open_end_ns_ != 0 && now_ns > open_end_ns_; }
+  bool IsPast(int64_t now_ns) const { return is_open_ && now_ns > open_end_ns_; }
 
   void DumpBegins(int64_t now_ns) { dump_began_ns_ = now_ns; }
   // True if the dump that is done now ends the open interval.
@@ -54,6 +57,7 @@ class IntervalClock {
   }
 
   const int64_t interval_ns_;
+  bool is_open_ = false;
   int64_t open_end_ns_ = 0;
   int64_t dump_began_ns_ = 0;
 };

@@ -3,6 +3,7 @@
 // Threads: main is the timer thread (signals, flushing, port list); one thread runs the worker.
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <string.h>
@@ -196,16 +197,21 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
     char name[256] = "";
     gethostname(name, sizeof(name) - 1);
     config.gateway = name;
+    if (absl::Status status = CheckGatewayName(config.gateway); !status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("flag -gateway: not given, and the host's name will not do: ",
+                       std::string(status.message())));
+    }
   }
   return config;
 }
 
-absl::StatusOr<RowSink> MakeSink(const Config& config) {
+absl::StatusOr<RowSink> MakeSink(const Config& config, int signal_fd) {
   const std::string folder = absl::GetFlag(FLAGS_output);
   const bool track_open = config.rules.track_open;
   if (folder.empty()) {
     if (!absl::GetFlag(FLAGS_pipe).empty()) return RowSink();
-    return StandardOutputSink(track_open);
+    return StandardOutputSink(track_open, signal_fd);
   }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) {
@@ -311,7 +317,7 @@ absl::Status RunEngine(const Config& config) {
 
   PortListFile ports(absl::GetFlag(FLAGS_ports));
   if (absl::Status status = ports.Load(); !status.ok()) return status;
-  absl::StatusOr<RowSink> sink = MakeSink(config);
+  absl::StatusOr<RowSink> sink = MakeSink(config, signal_fd.get());
   if (!sink.ok()) return sink.status();
   absl::StatusOr<IntervalEnd> interval_end = IntervalEnd::kByDump;
   if (!replay.empty()) {
@@ -326,6 +332,9 @@ absl::Status RunEngine(const Config& config) {
   }
   std::unique_ptr<Collector> collector;
   if (replay.empty()) {
+    // Before the subscription, that no flow is born between them without counters; but the
+    // subscription may be what loads conntrack.
+    absl::Status prepared = PrepareConntrack(Log);
     Collector::Options options;
     options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
     options.record = absl::GetFlag(FLAGS_record);
@@ -333,7 +342,8 @@ absl::Status RunEngine(const Config& config) {
     absl::StatusOr<std::unique_ptr<Collector>> opened = Collector::Open(std::move(options));
     if (!opened.ok()) return opened.status();
     collector = *std::move(opened);
-    if (absl::Status status = PrepareConntrack(Log); !status.ok()) return status;
+    if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(Log);
+    if (!prepared.ok()) return prepared;
   }
 
   const auto notify = [](const UniqueFd& fd) {
@@ -387,24 +397,38 @@ absl::Status RunEngine(const Config& config) {
     }
     ReloadPorts(&ports, false);
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
-    write_status = reporter.Flush(stop.load());
+    const absl::Status flushed = reporter.Flush(stop.load());
+    // The first one is what ended it, even if a later attempt went well.
+    if (write_status.ok() || !write_errors_end_it) write_status = flushed;
     if (!write_status.ok() && write_errors_end_it) {
       stop.store(true);
       notify(wake_fd);
     }
   }
   thread.join();
-  write_status = reporter.Flush(true);
+  if (write_status.ok() || !write_errors_end_it) write_status = reporter.Flush(true);
   if (pipe != nullptr) pipe->WaitDelivered();
   if (!write_status.ok()) {
-    return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ",
-                                            flusher.rows_waiting(), " rows are lost"));
+    return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ended after ",
+                                            flusher.rows_written(), " rows, ",
+                                            flusher.rows_waiting(), " more were ready"));
   }
   if (worker_status.ok()) Log(Summary(worker.counts(), flusher, pipe.get()));
   return worker_status;
 }
 
+// What is closed is opened on /dev/null, or the first files opened would be taken for it. False if
+// standard output was closed.
+bool OpenStandardDescriptors() {
+  const bool has_output = fcntl(STDOUT_FILENO, F_GETFD) >= 0;
+  int fd = open("/dev/null", O_RDWR);
+  while (fd >= 0 && fd <= STDERR_FILENO) fd = open("/dev/null", O_RDWR);
+  if (fd >= 0) close(fd);
+  return has_output;
+}
+
 int Main(int argc, char** argv) {
+  const bool has_output = OpenStandardDescriptors();
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   if (!line.ok()) {
     PrintError(kProgram, line.status());
@@ -419,7 +443,12 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, config.status());
     return kExitUsageError;
   }
-  const absl::Status status = RunEngine(*config);
+  absl::Status status;
+  if (!has_output && absl::GetFlag(FLAGS_output).empty() && absl::GetFlag(FLAGS_pipe).empty()) {
+    status = absl::FailedPreconditionError("standard output is closed; give -output or -pipe");
+  } else {
+    status = RunEngine(*config);
+  }
   if (status.ok()) return kExitOk;
   PrintError(kProgram, status);
   return kExitOperatingError;

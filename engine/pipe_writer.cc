@@ -63,7 +63,6 @@ void PipeWriter::Offer(std::string lines, size_t count) {
     offered_count_ = count;
     idle_ = false;
   }
-  attempts_without_progress_.store(0, std::memory_order_relaxed);
   changed_.notify_all();
 }
 
@@ -106,6 +105,9 @@ void PipeWriter::Run() {
 bool PipeWriter::WriteSome() {
   if (!fd_.valid()) {
     fd_ = UniqueFd(open(path_.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));  // ENXIO: no reader.
+    struct stat info {};
+    // Somebody may have put something else in its place.
+    if (fd_.valid() && (fstat(fd_.get(), &info) != 0 || !S_ISFIFO(info.st_mode))) fd_ = UniqueFd();
     if (!fd_.valid()) return false;
     fcntl(fd_.get(), F_SETPIPE_SZ, kPipeBytes);
   }

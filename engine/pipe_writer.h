@@ -33,7 +33,7 @@ class PipeWriter {
   void Offer(std::string lines, size_t count);
 
   // Returns once everything offered is delivered or dropped, or no reader has taken anything for a
-  // second.
+  // second; then at once, until one does.
   void WaitDelivered();
 
   uint64_t lines_written() const { return lines_written_.load(std::memory_order_relaxed); }

@@ -70,6 +70,7 @@ class PortListFile {
       list = again;
     }
   }
+  bool has_file() const { return !path_.empty(); }
   // For the thread that loads.
   const PortList* Newest() const { return lists_.empty() ? nullptr : lists_.back().get(); }
 

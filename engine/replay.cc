@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +22,7 @@ absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
   const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
   if (!reader.ok()) return reader.status();
   CapturedDatagram datagram;
+  std::optional<uint32_t> other_dump;
   for (;;) {
     const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
     // A damaged place is reported by the replay itself, after what came before it was accounted.
@@ -28,7 +30,10 @@ absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
     DatagramCursor cursor(datagram.data, datagram.bytes);
     NetlinkMessage message;
     while (cursor.Next(&message)) {
-      if (message.flags & NLM_F_MULTI) return IntervalEnd::kByDump;
+      if ((message.flags & NLM_F_MULTI) == 0) continue;
+      // Dumps of other subsystems, and their ends, are none: see Worker::OnDatagram.
+      if (message.type != NLMSG_DONE && !IsFlowMessage(message)) other_dump = message.sequence;
+      if (other_dump != message.sequence) return IntervalEnd::kByDump;
     }
   }
 }

@@ -1,9 +1,10 @@
 // Reads a spool file block by block and believes nothing in it that a checksum does not confirm.
 //
 // Errors name the file and a byte offset:
-//   DataLoss        torn (the file ends before its end block) or corrupt (anything else), and the
-//   message says which Unimplemented   sound, but of a newer version than this program others the
-//   file cannot be opened or read; it is not a regular file
+//  - DataLoss: torn (the file ends before its end block) or corrupt (anything else), and the
+//    message says which
+//  - Unimplemented: sound, but of a newer version than this program
+//  - others: the file cannot be opened or read; it is not a regular file
 // Rows come before the end block that vouches for the whole has been seen: a caller that must not
 // act on part of a file keeps its work revocable until ReadBlock has returned false.
 //

@@ -40,9 +40,11 @@ struct TrafficRow {
 // What is known of an interval's events (contract, section 5).
 enum class Completeness : uint8_t {
   kComplete = 0,
-  kResynced =
-      1,  // Events were lost, then a dump made the totals of living flows right; closes may lack.
-  kPartial = 2,  // Events were lost and no dump has followed yet.
+  // Events were lost, but a dump has then shown every flow that was known to live: totals are
+  // right, closes may lack.
+  kResynced = 1,
+  // Events were lost, and with them the ends of flows; or no dump has followed yet.
+  kPartial = 2,
 };
 
 }  // namespace ctacct

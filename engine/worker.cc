@@ -23,7 +23,7 @@ Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
 void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   clock_.Observe(now_ns);
   flows_.Start(now_ns);
-  port_list_ = ports_->Current();
+  if (ports_->has_file()) port_list_ = ports_->Current();
   if (options_.interval_end == IntervalEnd::kByPacket && clock_.IsPast(now_ns)) {
     Seal();
     // Nothing moved in intervals that passed in silence, but connections were open.
@@ -33,10 +33,20 @@ void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   DatagramCursor cursor(data, bytes);
   NetlinkMessage message;
   while (cursor.Next(&message)) {
-    if ((message.flags & NLM_F_MULTI) != 0 && !dump_running_) {
-      dump_running_ = true;
-      clock_.DumpBegins(now_ns);
-      flows_.BeginDump(now_ns);
+    if (message.type == NLMSG_OVERRUN) {
+      OnOverrun(OverrunEvents(message));
+      continue;
+    }
+    if ((message.flags & NLM_F_MULTI) != 0) {
+      // A capture of nlmon also holds dumps of other subsystems, and their ends.
+      const bool done = message.type == NLMSG_DONE;
+      if (!done && !IsFlowMessage(message)) other_dump_ = message.sequence;
+      if (other_dump_ == message.sequence && !dump_running_) continue;
+      if (!dump_running_) {
+        dump_running_ = true;
+        clock_.DumpBegins(now_ns);
+        flows_.BeginDump(now_ns);
+      }
     }
     if (message.type == NLMSG_DONE) {
       EndDump(MessageError(message) == 0);
@@ -98,7 +108,9 @@ void Worker::EndDump(bool complete) {
   dump_running_ = false;
   for (const FlowIdentity& ghost : flows_.EndDump(complete)) AddOpenChange(ghost, -1);
   AccountingTable& table = handoff_->live();
-  if (table.completeness == Completeness::kPartial && !flows_.needs_resync()) {
+  // Resynced: the totals are right. Not where flows have died unseen, with what they moved last.
+  if (table.completeness == Completeness::kPartial && !flows_.needs_resync() &&
+      !flows_.lost_deaths()) {
     table.completeness = Completeness::kResynced;
   }
   if (options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval()) {
@@ -118,7 +130,7 @@ void Worker::OnDumpFailed(int64_t now_ns) {
 }
 
 void Worker::Finish() {
-  if (clock_.open_end_ns() == 0) return;  // Nothing was ever read.
+  if (!clock_.is_open()) return;  // Nothing was ever read.
   handoff_->WaitForSpare();
   Seal();
 }

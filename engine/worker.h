@@ -61,9 +61,6 @@ class Worker {
   // Applies a datagram, received at `now_ns` since the Unix epoch. Ends intervals where they end.
   void OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns);
 
-  // The kernel dropped `events` (0 if it could not allocate, and does not know).
-  void OnOverrun(uint64_t events);
-
   // A dump that began will not end (an error, or silence). What came of it stands. The open
   // interval ends, if its boundary has passed.
   void OnDumpFailed(int64_t now_ns);
@@ -83,6 +80,8 @@ class Worker {
 
  private:
   void OnFlow(const FlowEvent& event, int64_t now_ns);
+  // The kernel dropped `events` (0 if it could not allocate, and does not know).
+  void OnOverrun(uint64_t events);
   void EndDump(bool complete);
   void SealSilentIntervals(int64_t now_ns);
   void Seal();
@@ -97,6 +96,7 @@ class Worker {
   FlowTable flows_;
   IntervalClock clock_;
   bool dump_running_ = false;
+  std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
 };
 
 }  // namespace ctacct

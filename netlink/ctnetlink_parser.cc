@@ -324,6 +324,19 @@ ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event) {
   return ParseResult::kFlow;
 }
 
+bool IsFlowMessage(const NetlinkMessage& message) {
+  return message.type == (kConntrackType | IPCTNL_MSG_CT_NEW) ||
+         message.type == (kConntrackType | IPCTNL_MSG_CT_DELETE);
+}
+
+OverrunMessage::OverrunMessage(uint32_t events)
+    : length_(sizeof(*this)), type_(NLMSG_OVERRUN), events_(events) {}
+
+uint32_t OverrunEvents(const NetlinkMessage& message) {
+  if (message.bytes < kMessageHeaderBytes + sizeof(uint32_t)) return 0;
+  return LoadNative<uint32_t>(message.data + kMessageHeaderBytes);
+}
+
 int MessageError(const NetlinkMessage& message) {
   if (message.bytes < kMessageHeaderBytes + sizeof(int32_t)) return 0;
   return LoadNative<int32_t>(message.data + kMessageHeaderBytes);

@@ -58,6 +58,28 @@ enum class ParseResult : uint8_t {
 // Parses one message.
 [[nodiscard]] ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event);
 
+// True for messages about flows (IPCTNL_MSG_CT_NEW, _DELETE), whatever family.
+[[nodiscard]] bool IsFlowMessage(const NetlinkMessage& message);
+
+// Our own use of netlink's NLMSG_OVERRUN ("data lost"): stands in a recording where the kernel
+// dropped events, with their number as a 32-bit payload in host order (0: it does not know).
+class OverrunMessage {
+ public:
+  explicit OverrunMessage(uint32_t events);
+  const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(this); }
+
+ private:
+  uint32_t length_;
+  uint16_t type_;
+  uint16_t flags_ = 0;
+  uint32_t sequence_ = 0;
+  uint32_t port_id_ = 0;
+  uint32_t events_;
+};
+
+// The number in an NLMSG_OVERRUN; 0 where there is none.
+[[nodiscard]] uint32_t OverrunEvents(const NetlinkMessage& message);
+
 // The error code of an NLMSG_DONE or NLMSG_ERROR: 0, or a negative errno. 0 where the message
 // carries none.
 [[nodiscard]] int MessageError(const NetlinkMessage& message);
