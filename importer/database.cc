@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/escaping.h"
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "importer/copy_encoder.h"
@@ -30,6 +31,9 @@ constexpr char kLockSchema[] = "SELECT pg_advisory_xact_lock(109351501259636)";
 // Large enough that system calls vanish, small enough to stay in the cache on its way to the
 // socket.
 constexpr size_t kCopyBufferBytes = 512 * 1024;
+
+// How the message of such an error begins.
+constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
@@ -90,8 +94,11 @@ absl::Status ApplySchemas(PgConnection& connection) {
                    .status();
     }
     if (!status.ok()) {
-      return absl::Status(status.code(),
-                          absl::StrCat("schema version ", next, ": ", status.message()));
+      return absl::Status(
+          status.code(), absl::StrCat("schema version ", next, ": ", status.message(),
+                                      absl::StartsWith(status.message(), kSqlstateDuplicateTable)
+                                          ? " (not made by ctacct: rename it, ctacct makes its own)"
+                                          : ""));
     }
   }
   return connection.Commit();
@@ -157,9 +164,9 @@ absl::Status EnsureSchema(PgConnection& connection) {
 }
 
 absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const TrafficFile& file,
-                                         const FileSummary& summary,
-                                         const std::string& csv_gateway) {
-  const std::string& gateway = summary.spool.has_value() ? summary.spool->gateway : csv_gateway;
+                                         const FileSummary& summary) {
+  const std::string& gateway =
+      summary.spool.has_value() ? summary.spool->gateway : file.csv_gateway();
   // READ COMMITTED, whatever the role's default is: a key that is taken must be seen, not raise an
   // error.
   if (absl::Status status = connection.Execute(
@@ -179,10 +186,16 @@ absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const Traffic
   std::string buffer;
   buffer.reserve(kCopyBufferBytes + kCopyRowBytesMax + gateway.size());
   CopyEncoder::AppendHeader(&buffer);
+  uint64_t row_number = 0;
   const absl::StatusOr<FileSummary> second =
       file.Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
         for (const TrafficRow& row : rows) {
-          if (absl::Status status = encoder.Append(row, &buffer); !status.ok()) return status;
+          ++row_number;
+          if (absl::Status status = encoder.Append(row, &buffer); !status.ok()) {
+            return absl::Status(status.code(),
+                                absl::StrCat(summary.spool.has_value() ? "row " : "line ",
+                                             row_number, ": ", status.message()));
+          }
           if (buffer.size() < kCopyBufferBytes) continue;
           if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
           buffer.clear();
@@ -191,15 +204,15 @@ absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const Traffic
       });
   if (!second.ok()) return second.status();
   if (*second != summary) {
-    return absl::AbortedError(absl::StrCat(file.name(), ": changed while it was read"));
+    return absl::AbortedError("changed while it was read");
   }
   CopyEncoder::AppendTrailer(&buffer);
   if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
   const absl::StatusOr<uint64_t> taken = connection.CopyEnd();
   if (!taken.ok()) return taken.status();
   if (*taken != summary.row_count) {
-    return absl::FailedPreconditionError(absl::StrCat(file.name(), ": the database took ", *taken,
-                                                      " of ", summary.row_count,
+    return absl::FailedPreconditionError(absl::StrCat("the database took ", *taken, " of ",
+                                                      summary.row_count,
                                                       " rows (a trigger or rule on vpn_traffic?)"));
   }
   if (absl::Status status = connection.Commit(); !status.ok()) return status;

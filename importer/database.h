@@ -26,16 +26,15 @@ enum class ImportOutcome {
   kDoneBefore,  // The ledger has this file; nothing was changed.
 };
 
-// `summary` is what a pass over the file has returned before. `csv_gateway` is the gateway of rows
-// that do not name one.
-//   AlreadyExists     the ledger has a file of this engine and sequence with other contents;
-//   nothing was changed InvalidArgument   the database or a column's range refuses the file's
-//   values Aborted           the file is no more what `summary` says other errors of
-//   TrafficFile::Read, or of the connection
+// `summary` is what a pass over the file has returned before. Errors:
+//  - AlreadyExists: the ledger has a file of this engine and sequence with other contents; nothing
+//    was changed
+//  - InvalidArgument: the database or a column's range refuses the file's values
+//  - Aborted: the file is no more what `summary` says
+//  - others: of TrafficFile::Read, or of the connection
 [[nodiscard]] absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection,
                                                        const TrafficFile& file,
-                                                       const FileSummary& summary,
-                                                       const std::string& csv_gateway);
+                                                       const FileSummary& summary);
 
 }  // namespace ctacct
 

@@ -12,11 +12,11 @@
 #include "absl/strings/str_cat.h"
 #include "engine/durable_file.h"
 #include "engine/unique_fd.h"
+#include "importer/log.h"
 
 namespace ctacct {
 namespace {
 
-constexpr char kFailedFolder[] = "failed";
 // Others may look, only the owner adds.
 constexpr mode_t kFailedFolderMode = 0750;
 // So many files of one name are a mistake somewhere, not a spool.
@@ -25,11 +25,21 @@ constexpr size_t kMoveBufferBytes = 256 * 1024;
 
 std::string PathOf(const FilePlace& place) { return absl::StrCat(place.folder, "/", place.name); }
 
-// False if the name is gone or means another file by now.
-bool StillThere(const FilePlace& place, const FileIdentity& identity) {
+enum class Found { kGone, kChanged, kAsItWas };
+
+// kGone also if the name means another file by now.
+Found Find(const FilePlace& place, const FileIdentity& identity) {
   struct stat info;
-  return fstatat(place.folder_fd, place.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) == 0 &&
-         info.st_dev == identity.device && info.st_ino == identity.inode;
+  if (fstatat(place.folder_fd, place.name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    return Found::kGone;
+  }
+  const FileIdentity now = FileIdentity::Of(info);
+  if (!now.SameFile(identity)) return Found::kGone;
+  return now == identity ? Found::kAsItWas : Found::kChanged;
+}
+
+absl::Status Changed(const FilePlace& place) {
+  return absl::AbortedError(absl::StrCat(PathOf(place), ": changed since it was read"));
 }
 
 absl::Status SyncFolder(int folder_fd, absl::string_view folder) {
@@ -46,6 +56,8 @@ absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
   const std::string path = PathOf(place);
   absl::StatusOr<UniqueFd> from = OpenRegularFile(place.folder_fd, place.name, path);
   if (!from.ok()) return from.status();
+  struct stat info;
+  if (fstat(from->get(), &info) != 0) return FileError("examine", path, errno);
   absl::StatusOr<DurableFile> to = DurableFile::Create(to_folder, to_name);
   if (!to.ok()) return to.status();
   std::vector<char> buffer(kMoveBufferBytes);
@@ -53,7 +65,11 @@ absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
     const ssize_t got = read(from->get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) return FileError("read", path, errno);
-    if (got == 0) return to->Commit();
+    if (got == 0) {
+      // The caller removes the original.
+      if (Find(place, FileIdentity::Of(info)) == Found::kChanged) return Changed(place);
+      return to->Commit();
+    }
     absl::Status status = to->Append(absl::string_view(buffer.data(), static_cast<size_t>(got)));
     if (!status.ok()) return status;
   }
@@ -84,12 +100,10 @@ absl::Status MoveToFreeName(const FilePlace& place, int to_folder_fd, const std:
       absl::StrCat(to_folder, ": ", kNameSuffixMax, " files have the name of ", place.name));
 }
 
-absl::Status MoveInto(const FilePlace& place, const FileIdentity& identity,
-                      const std::string& to_folder, std::string* moved_to) {
+absl::Status MoveInto(const FilePlace& place, const std::string& to_folder, std::string* moved_to) {
   moved_to->clear();
   const absl::StatusOr<UniqueFd> to_folder_fd = OpenFolder(to_folder);
   if (!to_folder_fd.ok()) return to_folder_fd.status();
-  if (!StillThere(place, identity)) return absl::OkStatus();
   const absl::Status status = MoveToFreeName(place, to_folder_fd->get(), to_folder, moved_to);
   if (absl::IsNotFound(status)) {
     moved_to->clear();
@@ -104,7 +118,9 @@ absl::Status MoveInto(const FilePlace& place, const FileIdentity& identity,
 }  // namespace
 
 absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
-  if (!StillThere(place, identity)) return absl::OkStatus();
+  const Found found = Find(place, identity);
+  if (found == Found::kGone) return absl::OkStatus();
+  if (found == Found::kChanged) return Changed(place);
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0) {
     return errno == ENOENT ? absl::OkStatus() : FileError("remove", PathOf(place), errno);
   }
@@ -113,20 +129,25 @@ absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
 
 absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
                       const std::string& to_folder) {
+  const Found found = Find(place, identity);
+  if (found == Found::kGone) return absl::OkStatus();
+  if (found == Found::kChanged) return Changed(place);
   std::string moved_to;
-  return MoveInto(place, identity, to_folder, &moved_to);
+  return MoveInto(place, to_folder, &moved_to);
 }
 
 absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
                             absl::string_view reason) {
+  if (Find(place, identity) == Found::kGone) return absl::OkStatus();
   const std::string failed = absl::StrCat(place.folder, "/", kFailedFolder);
   if (mkdirat(place.folder_fd, kFailedFolder, kFailedFolderMode) != 0 && errno != EEXIST) {
     return FileError("make folder", failed, errno);
   }
   std::string moved_to;
-  absl::Status status = MoveInto(place, identity, failed, &moved_to);
+  absl::Status status = MoveInto(place, failed, &moved_to);
   if (!status.ok() || moved_to.empty()) return status;
-  status = WriteDurably(failed, absl::StrCat(moved_to, ".reason"), absl::StrCat(reason, "\n"));
+  status = WriteDurably(failed, absl::StrCat(moved_to, ".reason"),
+                        absl::StrCat(EscapedForLog(reason), "\n"));
   return absl::IsAlreadyExists(status) ? absl::OkStatus() : status;
 }
 

@@ -1,6 +1,8 @@
 // Where files go once the importer is through with them. Nothing here ever replaces a file: on a
 // clash of names the newcomer gets a number. A name that meanwhile means another file than the one
-// that was read is left alone; a file that is gone (another importer was faster) is no error.
+// that was read is left alone; a file that is gone (another importer was faster) is no error. A
+// file that has changed since `identity` was taken is Aborted and stays: what was added to it is
+// not in the database.
 // Thread-compatible.
 #ifndef CTACCT_IMPORTER_DISPOSAL_H_
 #define CTACCT_IMPORTER_DISPOSAL_H_
@@ -12,6 +14,9 @@
 #include "importer/traffic_file.h"
 
 namespace ctacct {
+
+// Where bad files go, under the folder that they were in.
+inline constexpr char kFailedFolder[] = "failed";
 
 // A file within an open folder.
 struct FilePlace {
@@ -28,6 +33,7 @@ struct FilePlace {
                                     const std::string& to_folder);
 
 // Into failed/ under the file's folder (made if missing), with `reason` in NAME.reason beside it.
+// Also if the file has changed.
 [[nodiscard]] absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
                                           absl::string_view reason);
 

@@ -24,10 +24,9 @@ void ShowProgress(absl::string_view line) {
   ProgressShown() = !line.empty();
 }
 
-void LogLine(absl::string_view message) {
-  ShowProgress("");
-  std::string line = "importer: ";
-  for (const char c : message) {
+std::string EscapedForLog(absl::string_view text) {
+  std::string line;
+  for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
     if (byte < 0x20 || byte == 0x7f) {
       absl::StrAppend(&line, "\\x", absl::Hex(byte, absl::kZeroPad2));
@@ -35,7 +34,12 @@ void LogLine(absl::string_view message) {
       line.push_back(c);
     }
   }
-  line.push_back('\n');
+  return line;
+}
+
+void LogLine(absl::string_view message) {
+  ShowProgress("");
+  const std::string line = absl::StrCat("importer: ", EscapedForLog(message), "\n");
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

@@ -3,9 +3,14 @@
 #ifndef CTACCT_IMPORTER_LOG_H_
 #define CTACCT_IMPORTER_LOG_H_
 
+#include <string>
+
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
+
+// Control characters as \xHH.
+[[nodiscard]] std::string EscapedForLog(absl::string_view text);
 
 // "importer: MESSAGE", after the progress line, if there is one, has been wiped.
 void LogLine(absl::string_view message);

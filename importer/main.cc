@@ -3,6 +3,7 @@
 // The order of things makes it safe to be killed at any moment: look at the file, load it and its
 // ledger row in one transaction, only then move or delete it. Whatever was interrupted is done
 // again, and the ledger knows.
+#include <fcntl.h>
 #include <poll.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
@@ -13,7 +14,9 @@
 #include <csignal>
 #include <cstdint>
 #include <cstring>
+#include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,7 +28,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
@@ -34,6 +36,7 @@
 #include "importer/database.h"
 #include "importer/disposal.h"
 #include "importer/log.h"
+#include "importer/monotonic_clock.h"
 #include "importer/pg_connection.h"
 #include "importer/spool_queue.h"
 #include "importer/traffic_file.h"
@@ -58,8 +61,10 @@ constexpr char kUsage[] =
     "usage: importer [FLAGS] [FILE...]\n"
     "Loads spool and CSV files into PostgreSQL, each exactly once: the files named, then what is "
     "in\n"
-    "the -watch folder and what appears there. Without -host, -db, -user, -pass and -conninfo\n"
-    "libpq's own settings apply: PGHOST, PGDATABASE, PGSERVICE, ~/.pgpass.";
+    "the -watch folder and what appears there.\n"
+    "Files are deleted once their rows are durable in the database, unless -move names a folder.\n"
+    "Without -host, -db, -user, -pass and -conninfo libpq's own settings apply: PGHOST,\n"
+    "PGDATABASE, PGSERVICE, ~/.pgpass.";
 
 constexpr absl::Duration kBackOffFirst = absl::Milliseconds(250);
 constexpr absl::Duration kBackOffMax = absl::Seconds(30);
@@ -87,7 +92,6 @@ struct Counters {
   uint64_t files = 0;  // Imported by this run.
   uint64_t rows = 0;
   uint64_t files_done_before = 0;
-  uint64_t files_failed = 0;  // Bad ones, and those left where they are.
 };
 
 std::string WithThousands(uint64_t number) {
@@ -108,6 +112,7 @@ enum class FileOutcome {
   kLeftForNow,  // The same, but worth another try.
   kLeftWriter,  // The same, and soon.
   kQuarantined,
+  kNotDisposed,  // In the database, and left where it is; worth another try.
 };
 
 class Importer {
@@ -121,13 +126,19 @@ class Importer {
   // The files of the command line.
   absl::Status ImportFiles();
 
-  [[nodiscard]] const Counters& counters() const { return counters_; }
+  // All that was found is in the database, and out of the way.
+  [[nodiscard]] bool AllDone() const { return not_imported_.empty() && not_disposed_.empty(); }
   void LogSummary() const;
 
  private:
   // All that waits in the folder now. *found is whether anything did.
   absl::Status DrainOnce(SpoolQueue& queue, bool* found);
-  absl::StatusOr<FileOutcome> Process(const FilePlace& place);
+  // One file, called `path`; keeps the books.
+  absl::StatusOr<FileOutcome> Process(const FilePlace& place, const std::string& path);
+  absl::StatusOr<FileOutcome> ImportOne(const FilePlace& place, const std::string& path);
+  absl::StatusOr<FileSummary> Examine(TrafficFile& file, const std::string& path);
+  absl::StatusOr<FileOutcome> Dispose(const FilePlace& place, const TrafficFile& file,
+                                      const std::string& path);
   // Loads until it is done or it is known that it will not do; waits out an absent database.
   absl::StatusOr<ImportOutcome> Load(const TrafficFile& file, const FileSummary& summary);
   absl::Status ConnectIfNeeded();
@@ -140,13 +151,23 @@ class Importer {
 
   const Options options_;
   const int stop_fd_;
-  const absl::Time started_ = absl::Now();
+  const absl::Duration started_ = MonotonicNow();
   std::optional<PgConnection> connection_;
   bool connected_before_ = false;
   bool draining_ = false;  // The watched folder, where bad files are set aside; else named files.
   int failures_in_a_row_ = 0;
-  absl::Time progress_shown_ = absl::InfinitePast();
+  absl::Duration progress_shown_ = -absl::InfiniteDuration();
   Counters counters_;
+  // Paths. What was found and is not in the database; grows by every bad file, and a run with many
+  // of those has other worries.
+  std::set<std::string> not_imported_;
+  std::set<std::string> not_disposed_;  // In the database, but still where it was.
+  // Files that may have a writer: since when they look as they do.
+  struct Seen {
+    FileIdentity identity;
+    absl::Duration since;
+  };
+  std::map<std::string, Seen> unsettled_;
 };
 
 bool Importer::StopAsked(absl::Duration wait) const {
@@ -186,8 +207,7 @@ absl::StatusOr<ImportOutcome> Importer::Load(const TrafficFile& file, const File
   while (true) {
     absl::Status status = ConnectIfNeeded();
     if (status.ok()) {
-      const absl::StatusOr<ImportOutcome> outcome =
-          ImportFile(*connection_, file, summary, options_.gateway);
+      const absl::StatusOr<ImportOutcome> outcome = ImportFile(*connection_, file, summary);
       if (outcome.ok() || absl::IsAlreadyExists(outcome.status())) {
         NoteDatabaseBack();
         return outcome;
@@ -203,7 +223,6 @@ absl::StatusOr<ImportOutcome> Importer::Load(const TrafficFile& file, const File
 
 FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
                              absl::string_view reason) {
-  ++counters_.files_failed;
   LogLine(reason);
   if (!draining_) return FileOutcome::kLeft;  // A file that somebody named: they decide.
   if (absl::Status status = QuarantineFile(place, file.identity(), reason); !status.ok()) {
@@ -213,18 +232,79 @@ FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
   return FileOutcome::kQuarantined;
 }
 
-absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
-  const std::string path =
-      place.folder == "." ? place.name : absl::StrCat(place.folder, "/", place.name);
-  const absl::StatusOr<TrafficFile> file = TrafficFile::Open(place.folder_fd, place.name, path);
+absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place, const std::string& path) {
+  absl::StatusOr<FileOutcome> outcome = ImportOne(place, path);
+  if (!outcome.ok()) {
+    // Who has to mend it wants to know where it showed.
+    return absl::IsCancelled(outcome.status())
+               ? outcome
+               : absl::Status(outcome.status().code(), absl::StrCat("while importing ", path, ": ",
+                                                                    outcome.status().message()));
+  }
+  if (*outcome == FileOutcome::kNotDisposed) not_disposed_.insert(path);
+  if (*outcome == FileOutcome::kInDatabase || *outcome == FileOutcome::kGone) {
+    not_disposed_.erase(path);
+  }
+  // Another importer may have been faster to find it bad.
+  const bool failed_elsewhere =
+      *outcome == FileOutcome::kGone &&
+      faccessat(place.folder_fd, absl::StrCat(kFailedFolder, "/", place.name).c_str(), F_OK,
+                AT_SYMLINK_NOFOLLOW) == 0;
+  if (*outcome == FileOutcome::kInDatabase || *outcome == FileOutcome::kNotDisposed ||
+      (*outcome == FileOutcome::kGone && !failed_elsewhere)) {
+    not_imported_.erase(path);
+  }
+  if (*outcome != FileOutcome::kLeftWriter) unsettled_.erase(path);
+  return outcome;
+}
+
+absl::StatusOr<FileSummary> Importer::Examine(TrafficFile& file, const std::string& path) {
+  auto seen = unsettled_.find(path);
+  if (seen != unsettled_.end() && seen->second.identity != file.identity()) {
+    unsettled_.erase(seen);
+    seen = unsettled_.end();
+  }
+  if (seen != unsettled_.end() && MonotonicNow() - seen->second.since >= kQuietTime) {
+    file.AssumeAtRest();
+  }
+  absl::StatusOr<FileSummary> summary =
+      file.Read([](absl::Span<const TrafficRow>) { return absl::OkStatus(); });
+  if (absl::IsAborted(summary.status())) {
+    unsettled_.insert({path, {file.identity(), MonotonicNow()}});
+  }
+  return summary;
+}
+
+absl::StatusOr<FileOutcome> Importer::Dispose(const FilePlace& place, const TrafficFile& file,
+                                              const std::string& path) {
+  const absl::Status disposed = options_.move.empty()
+                                    ? RemoveFile(place, file.identity())
+                                    : MoveFile(place, file.identity(), options_.move);
+  if (disposed.ok()) return FileOutcome::kInDatabase;
+  if (!absl::IsAborted(disposed)) {
+    LogLine(absl::StrCat(disposed.message(), " (its rows are in the database)"));
+    return FileOutcome::kNotDisposed;
+  }
+  const std::string until = absl::StrCat(" its first ", file.identity().size, " bytes are in the ",
+                                         "database, and it has changed since");
+  if (!file.is_csv()) {
+    // The ledger knows it by its sequence: another look does no harm, and tells what it is now.
+    LogLine(absl::StrCat(path, ":", until));
+    return FileOutcome::kLeftWriter;
+  }
+  return Reject(place, file,
+                absl::StrCat(path, ":", until, "; imported again as it is, those count twice"));
+}
+
+absl::StatusOr<FileOutcome> Importer::ImportOne(const FilePlace& place, const std::string& path) {
+  absl::StatusOr<TrafficFile> file =
+      TrafficFile::Open(place.folder_fd, place.name, path, options_.gateway);
   if (absl::IsNotFound(file.status()) && draining_) return FileOutcome::kGone;
   if (!file.ok()) {
-    ++counters_.files_failed;
     LogLine(file.status().message());
     return FileOutcome::kLeftForNow;
   }
-  const absl::StatusOr<FileSummary> summary =
-      file->Read([](absl::Span<const TrafficRow>) { return absl::OkStatus(); });
+  const absl::StatusOr<FileSummary> summary = Examine(*file, path);
   if (absl::IsDataLoss(summary.status())) {
     return Reject(place, *file, summary.status().message());
   }
@@ -232,7 +312,6 @@ absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
     if (absl::IsAborted(summary.status()) && draining_ && !options_.once) {
       return FileOutcome::kLeftWriter;  // Nothing unusual.
     }
-    ++counters_.files_failed;
     LogLine(absl::IsUnimplemented(summary.status())
                 ? absl::StrCat(summary.status().message(), "; left for a newer importer")
                 : std::string(summary.status().message()));
@@ -246,7 +325,6 @@ absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
       absl::IsUnimplemented(outcome.status())) {
     // The first pass said otherwise: somebody has changed it. Whatever it is now is for the next
     // try to say.
-    ++counters_.files_failed;
     LogLine(absl::StrCat(path, ": changed while it was read"));
     return FileOutcome::kLeftWriter;
   }
@@ -254,29 +332,27 @@ absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place) {
   if (*outcome == ImportOutcome::kImported) {
     ++counters_.files;
     counters_.rows += summary->row_count;
-  } else {
+  } else if (not_disposed_.count(path) == 0) {
     ++counters_.files_done_before;
   }
-  const absl::Status disposed = options_.move.empty()
-                                    ? RemoveFile(place, file->identity())
-                                    : MoveFile(place, file->identity(), options_.move);
-  if (!disposed.ok()) {
-    ++counters_.files_failed;
-    LogLine(absl::StrCat(disposed.message(), " (its rows are in the database)"));
-    return FileOutcome::kLeftForNow;
-  }
-  return FileOutcome::kInDatabase;
+  return Dispose(place, *file, path);
 }
 
 absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
   const absl::StatusOr<std::vector<std::string>> names = queue.Scan();
   if (!names.ok()) return names.status();
   *found = !names->empty();
+  // Until the contrary is the case.
+  for (const std::string& name : *names) {
+    const std::string path = absl::StrCat(queue.folder(), "/", name);
+    if (not_disposed_.count(path) == 0) not_imported_.insert(path);
+  }
   for (size_t i = 0; i < names->size(); ++i) {
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
     Progress(i, names->size());
     const std::string& name = (*names)[i];
-    const absl::StatusOr<FileOutcome> outcome = Process({queue.folder_fd(), queue.folder(), name});
+    const absl::StatusOr<FileOutcome> outcome =
+        Process({queue.folder_fd(), queue.folder(), name}, absl::StrCat(queue.folder(), "/", name));
     if (!outcome.ok()) return outcome.status();
     switch (*outcome) {
       case FileOutcome::kInDatabase:
@@ -284,13 +360,14 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
       case FileOutcome::kQuarantined:
         break;
       case FileOutcome::kLeft:
-        queue.Hold(name, absl::InfiniteFuture());
+        queue.Hold(name, absl::InfiniteDuration());
         break;
       case FileOutcome::kLeftForNow:
-        queue.Hold(name, absl::Now() + kDeferral);
+      case FileOutcome::kNotDisposed:
+        queue.Hold(name, MonotonicNow() + kDeferral);
         break;
       case FileOutcome::kLeftWriter:
-        queue.Hold(name, absl::Now() + kDeferralWriter);
+        queue.Hold(name, MonotonicNow() + kDeferralWriter);
         break;
     }
   }
@@ -332,6 +409,7 @@ absl::Status Importer::Watch() {
 
 absl::Status Importer::ImportFiles() {
   if (absl::Status status = ConnectIfNeeded(); !status.ok()) return status;
+  not_imported_.insert(options_.files.begin(), options_.files.end());
   for (size_t i = 0; i < options_.files.size(); ++i) {
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
     Progress(i, options_.files.size());
@@ -342,12 +420,11 @@ absl::Status Importer::ImportFiles() {
     place.name = slash == std::string::npos ? path : path.substr(slash + 1);
     const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(place.folder);
     if (!folder_fd.ok()) {
-      ++counters_.files_failed;
       LogLine(folder_fd.status().message());
       continue;
     }
     place.folder_fd = folder_fd->get();
-    if (absl::Status status = Process(place).status(); !status.ok()) return status;
+    if (absl::Status status = Process(place, path).status(); !status.ok()) return status;
   }
   ShowProgress("");
   return absl::OkStatus();
@@ -355,7 +432,7 @@ absl::Status Importer::ImportFiles() {
 
 void Importer::Progress(size_t done, size_t total) {
   if (total < kProgressFilesMin || isatty(STDERR_FILENO) == 0) return;
-  const absl::Time now = absl::Now();
+  const absl::Duration now = MonotonicNow();
   if (now - progress_shown_ < kProgressPeriod) return;
   progress_shown_ = now;
   const double seconds = std::max(1e-3, absl::ToDoubleSeconds(now - started_));
@@ -372,7 +449,7 @@ void Importer::Progress(size_t done, size_t total) {
 }
 
 void Importer::LogSummary() const {
-  const double seconds = absl::ToDoubleSeconds(absl::Now() - started_);
+  const double seconds = absl::ToDoubleSeconds(MonotonicNow() - started_);
   std::string line =
       absl::StrCat(WithThousands(counters_.files), " files, ", WithThousands(counters_.rows),
                    " rows in ", absl::StrFormat("%.2f", seconds), " s (",
@@ -382,8 +459,12 @@ void Importer::LogSummary() const {
   if (counters_.files_done_before != 0) {
     absl::StrAppend(&line, ", ", WithThousands(counters_.files_done_before), " done before");
   }
-  if (counters_.files_failed != 0) {
-    absl::StrAppend(&line, ", ", WithThousands(counters_.files_failed), " NOT imported");
+  if (!not_imported_.empty()) {
+    absl::StrAppend(&line, ", ", WithThousands(not_imported_.size()), " NOT imported");
+  }
+  if (!not_disposed_.empty()) {
+    absl::StrAppend(&line, ", ", WithThousands(not_disposed_.size()),
+                    " in the database but still in place");
   }
   LogLine(line);
 }
@@ -449,6 +530,10 @@ absl::Status CheckFolders(const Options& options) {
     const absl::StatusOr<UniqueFd> fd = OpenFolder(folder);
     if (!fd.ok()) return fd.status();
     if (fstat(fd->get(), &infos[found]) != 0) return FileError("examine folder", folder, errno);
+    // Else it would show only once rows are in the database and the file cannot be disposed of.
+    if (faccessat(fd->get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
+      return FileError("add and remove files in folder", folder, errno);
+    }
     ++found;
   }
   if (found == 2 && infos[0].st_dev == infos[1].st_dev && infos[0].st_ino == infos[1].st_ino) {
@@ -511,9 +596,11 @@ int Main(int argc, char** argv) {
   ShowProgress("");
   const bool stopped = absl::IsCancelled(status);
   if (!status.ok() && !stopped) LogLine(status.message());
+  // A watcher has no other end; whether it has left something out is in its summary.
+  if (stopped && !watching) LogLine("stopped before all was imported");
   if (status.ok() || stopped) importer.LogSummary();
-  if (watching && stopped) return kExitOk;
-  return status.ok() && importer.counters().files_failed == 0 ? kExitOk : kExitOperatingError;
+  const bool ended_well = status.ok() || (stopped && watching);
+  return ended_well && importer.AllDone() ? kExitOk : kExitOperatingError;
 }
 
 }  // namespace

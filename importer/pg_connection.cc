@@ -12,11 +12,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "importer/monotonic_clock.h"
 
 namespace ctacct {
 namespace {
 
 constexpr size_t kSqlstateBytes = 5;
+constexpr size_t kMaskedPasswordBytesMin = 4;
 
 // Run on every new connection. on: a commit that the server forgets in a crash would be a file that
 // we had deleted. statement_timeout: of our own choice, since a role's short one would fail every
@@ -63,12 +65,14 @@ std::string OneLine(absl::string_view text) {
 
 absl::StatusCode CodeOfSqlstate(absl::string_view sqlstate) {
   if (sqlstate.empty()) return absl::StatusCode::kUnavailable;
-  for (const char* const passing : {"40001", "40P01", "55P03", "25006"}) {
+  for (const char* const passing : {"40001", "40003", "40P01", "55P03", "25006", "25P03"}) {
     if (sqlstate == passing) return absl::StatusCode::kUnavailable;
   }
-  // A malformed COPY stream is our own bug, not the file's: it must not send one file after the
-  // other to failed/.
-  if (sqlstate == "22P04") return absl::StatusCode::kFailedPrecondition;
+  // A malformed COPY stream, parameter or text is our own bug, not the file's: it must not send one
+  // file after the other to failed/.
+  for (const char* const ours : {"22P04", "22P03", "22P02", "22021"}) {
+    if (sqlstate == ours) return absl::StatusCode::kFailedPrecondition;
+  }
   const absl::string_view sqlstate_class = sqlstate.substr(0, 2);
   for (const char* const passing : {"08", "53", "57", "58"}) {
     if (sqlstate_class == passing) return absl::StatusCode::kUnavailable;
@@ -121,7 +125,16 @@ absl::Status PgConnection::Connect() {
   connection_.reset(PQconnectStartParams(keywords.data(), values.data(), /*expand_dbname=*/1));
   if (connection_ == nullptr) return absl::UnavailableError("libpq: out of memory");
   PGconn* const connection = connection_.get();
-  if (PQstatus(connection) == CONNECTION_BAD) return ConnectionError();
+  if (PQstatus(connection) == CONNECTION_BAD) {
+    const absl::string_view text = PQerrorMessage(connection);
+    absl::Status error = ConnectionError();
+    if (absl::StartsWith(text, "connection to server") ||
+        absl::StrContains(text, "could not translate host name")) {
+      return error;
+    }
+    // libpq has not got as far as the network: no other day will like these settings better.
+    return absl::FailedPreconditionError(error.message());
+  }
   // The only way to learn the SQLSTATE of a refused connection.
   PQsetErrorVerbosity(connection, PQERRORS_VERBOSE);
   // A server's notices can carry anything; none of it is ours to print.
@@ -144,7 +157,7 @@ absl::Status PgConnection::Connect() {
     }
     PQconninfoFree(all);
   }
-  const absl::Time deadline = absl::Now() + timeout * hosts;
+  const absl::Duration deadline = MonotonicNow() + timeout * hosts;
   for (PostgresPollingStatusType state = PGRES_POLLING_WRITING; state != PGRES_POLLING_OK;
        state = PQconnectPoll(connection)) {
     if (state == PGRES_POLLING_FAILED) return ConnectionError();
@@ -158,19 +171,19 @@ absl::Status PgConnection::Connect() {
   return absl::OkStatus();
 }
 
-absl::Status PgConnection::Wait(short events, absl::Time deadline) {
+absl::Status PgConnection::Wait(short events, absl::Duration deadline) {
   int stop_fd = options_.stop_fd;
   while (true) {
     // poll skips descriptors below 0.
     pollfd fds[2] = {{PQsocket(connection_.get()), events, 0}, {stop_fd, POLLIN, 0}};
-    const absl::Duration left = deadline - absl::Now();
+    const absl::Duration left = deadline - MonotonicNow();
     if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("");
     const int ready = poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1));
     if (ready < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
     if (ready <= 0) continue;
     if (fds[0].revents != 0) return absl::OkStatus();
     if (!committing_) return absl::CancelledError("stop was asked for");
-    deadline = std::min(deadline, absl::Now() + kCommitGrace);
+    deadline = std::min(deadline, MonotonicNow() + kCommitGrace);
     stop_fd = -1;
   }
 }
@@ -181,7 +194,7 @@ absl::Status PgConnection::Flush() {
     if (left < 0) return ConnectionError();
     if (left == 0) return absl::OkStatus();
     // Also for reading: a server that wants to tell us something may not read before it is heard.
-    absl::Status status = Wait(POLLIN | POLLOUT, absl::Now() + options_.answer_timeout);
+    absl::Status status = Wait(POLLIN | POLLOUT, MonotonicNow() + options_.answer_timeout);
     if (absl::IsDeadlineExceeded(status)) {
       return absl::UnavailableError(absl::StrCat("the database has taken nothing for ",
                                                  absl::FormatDuration(options_.answer_timeout)));
@@ -193,7 +206,7 @@ absl::Status PgConnection::Flush() {
 
 absl::StatusOr<PgResult> PgConnection::NextResult() {
   while (PQisBusy(connection_.get()) != 0) {
-    absl::Status status = Wait(POLLIN, absl::Now() + options_.answer_timeout);
+    absl::Status status = Wait(POLLIN, MonotonicNow() + options_.answer_timeout);
     if (absl::IsDeadlineExceeded(status)) {
       return absl::UnavailableError(absl::StrCat("the database has not answered for ",
                                                  absl::FormatDuration(options_.answer_timeout)));
@@ -240,8 +253,15 @@ absl::Status PgConnection::ResultError(const PGresult* result) const {
 absl::Status PgConnection::ConnectionError() const {
   const char* const text = PQerrorMessage(connection_.get());
   std::string message = OneLine(text);
-  if (!options_.password.empty()) {
-    message = absl::StrReplaceAll(message, {{options_.password, "***"}});
+  // Which may also come from the connection string, the environment or a file.
+  const char* const in_use = PQpass(connection_.get());
+  for (const absl::string_view password :
+       {absl::string_view(options_.password), absl::string_view(in_use == nullptr ? "" : in_use)}) {
+    if (password.empty() || !absl::StrContains(message, password)) continue;
+    // Stars in place of a short one would garble the text, and tell the password by the gaps.
+    message = password.size() < kMaskedPasswordBytesMin
+                  ? "no connection to the database (the reason would show the password)"
+                  : absl::StrReplaceAll(message, {{password, "***"}});
   }
   if (message.empty()) message = "the connection to the database is lost";
   const bool needs_password = PQconnectionNeedsPassword(connection_.get()) != 0;

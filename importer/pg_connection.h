@@ -3,12 +3,12 @@
 // dead link, still acknowledges nothing or everything; only our own clock notices.)
 //
 // What an error asks for is its absl code:
-//   Unavailable         no connection, or a state of the server that passes: try again
-//   FailedPrecondition  it will not pass without an operator (password, missing database, schema, a
-//   bug): stop, touch
-//                       nothing
-//   InvalidArgument     these very values are at fault
-//   Cancelled           stop was asked for
+//  - Unavailable: no connection, or a state of the server that passes; try again
+//  - FailedPrecondition: it will not pass without an operator (settings, password, missing
+//  database,
+//    schema, a bug); stop, touch nothing
+//  - InvalidArgument: these very values are at fault
+//  - Cancelled: stop was asked for
 // Messages carry the SQLSTATE, one line, never a password, and never a value out of a row.
 //
 // After any error but InvalidArgument from Execute or Query throw the connection away.
@@ -87,8 +87,9 @@ class PgConnection {
 
   explicit PgConnection(const PgOptions& options) : options_(options) {}
   [[nodiscard]] absl::Status Connect();
-  // Waits until the socket is ready for `events` (of poll), the deadline, or stop.
-  [[nodiscard]] absl::Status Wait(short events, absl::Time deadline);
+  // Waits until the socket is ready for `events` (of poll), the deadline (of MonotonicNow), or
+  // stop.
+  [[nodiscard]] absl::Status Wait(short events, absl::Duration deadline);
   [[nodiscard]] absl::Status Flush();
   [[nodiscard]] absl::StatusOr<PgResult> NextResult();  // Null after a command's last one.
   // Reads up to the command's end; its last result, or its first error.

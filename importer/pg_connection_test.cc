@@ -111,8 +111,12 @@ TEST(PgConnectionTest, SqlstatesDecide) {
       {"23514", kFailedPrecondition},  // No partition for a row.
       {"25P02", kFailedPrecondition},  // Our own mistake.
       {"22P04", kFailedPrecondition},  // Likewise.
-      {"22021", kInvalidArgument},     // A byte that is no UTF-8.
-      {"22008", kInvalidArgument},     // A time out of range.
+      {"22021", kFailedPrecondition},  // Likewise: the file's texts are checked before.
+      {"22P02", kFailedPrecondition},  // Likewise: all parameters are of our own making.
+      {"22P03", kFailedPrecondition},
+      {"25P03", kUnavailable},      // Idle in a transaction for too long.
+      {"40003", kUnavailable},      // Whether it was done is not known; the ledger knows.
+      {"22008", kInvalidArgument},  // A time out of range.
   };
   for (const auto& [sqlstate, code] : cases) EXPECT_EQ(CodeOfSqlstate(sqlstate), code) << sqlstate;
 }
@@ -169,6 +173,33 @@ TEST(PgConnectionTest, ARefusedConnectionTellsItsSqlstate) {
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("hush")));
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("\n")));
   }
+}
+
+TEST(PgConnectionTest, SettingsThatLibpqRefusesAreNotTriedAgain) {
+  for (const std::string& conninfo :
+       {std::string("host=localhost port=abc"), std::string("host=localhost port=99999999"),
+        std::string("host=localhost sslmode=bogus"), std::string("service=nosuch"),
+        "host=/" + std::string(120, 'x')}) {
+    PgOptions options;
+    options.conninfo = conninfo;
+    const absl::Status status = PgConnection::Open(options).status();
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << conninfo << ": " << status;
+  }
+  PgOptions options;
+  options.host = "no-such-host.invalid";
+  EXPECT_TRUE(absl::IsUnavailable(PgConnection::Open(options).status()));
+}
+
+TEST(PgConnectionTest, AShortPasswordIsNotToldByItsGaps) {
+  PgOptions options;
+  options.host = "/nowhere/at/all";
+  options.password = "e";
+  const absl::Status status = PgConnection::Open(options).status();
+  EXPECT_TRUE(absl::IsUnavailable(status));
+  EXPECT_EQ(status.message(), "no connection to the database (the reason would show the password)");
+  options.password = "nowhere";
+  EXPECT_THAT(std::string(PgConnection::Open(options).status().message()),
+              HasSubstr("/***/at/all"));
 }
 
 TEST(PgConnectionTest, NobodyListening) {

@@ -15,6 +15,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/durable_file.h"
 #include "importer/log.h"
+#include "importer/monotonic_clock.h"
 
 namespace ctacct {
 namespace {
@@ -70,7 +71,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
     close(scan_fd);
     return FileError("read folder", folder_, error);
   }
-  const absl::Time now = absl::Now();
+  const absl::Duration now = MonotonicNow();
   absl::flat_hash_map<std::string, Held> still_held;
   std::set<std::pair<bool, std::string>> first;  // false (CSV) sorts before true (spool).
   while (true) {
@@ -96,7 +97,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
                                                    : nullptr;
     if (why != nullptr) {
       LogLine(absl::StrCat("ignoring ", folder_, "/", name, ": ", why));
-      still_held.insert({name, {fingerprint, absl::InfiniteFuture()}});
+      still_held.insert({name, {fingerprint, absl::InfiniteDuration()}});
       continue;
     }
     first.emplace(!IsCsv(name), name);
@@ -109,7 +110,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
   return names;
 }
 
-void SpoolQueue::Hold(const std::string& name, absl::Time deadline) {
+void SpoolQueue::Hold(const std::string& name, absl::Duration deadline) {
   struct stat info;
   if (fstatat(folder_fd_.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) return;
   held_[name] = {FingerprintOf(info), deadline};

@@ -43,8 +43,8 @@ class SpoolQueue {
   // or replaced.
   [[nodiscard]] absl::StatusOr<std::vector<std::string>> Scan();
 
-  // Not to be handed out again before `deadline`, unless it changes.
-  void Hold(const std::string& name, absl::Time deadline);
+  // Not to be handed out again before `deadline` (of MonotonicNow), unless it changes.
+  void Hold(const std::string& name, absl::Duration deadline);
 
   // Returns once something may have changed in the folder, `stop_fd` is readable, or kRescanPeriod
   // is over.
@@ -65,7 +65,7 @@ class SpoolQueue {
   };
   struct Held {
     Fingerprint fingerprint;
-    absl::Time deadline;
+    absl::Duration deadline;
   };
 
   SpoolQueue(std::string folder, UniqueFd folder_fd, UniqueFd inotify_fd)

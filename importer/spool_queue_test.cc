@@ -72,12 +72,12 @@ TEST_F(SpoolQueueTest, HeldUntilChangedOrDue) {
   Write("a.spool");
   Write("b.spool");
   SpoolQueue queue = Open();
-  queue.Hold("a.spool", absl::InfiniteFuture());
-  queue.Hold("b.spool", absl::InfinitePast());
+  queue.Hold("a.spool", absl::InfiniteDuration());
+  queue.Hold("b.spool", -absl::InfiniteDuration());
   EXPECT_THAT(queue.Scan().value(), ElementsAre("b.spool"));
   Write("a.spool", "longer");
   EXPECT_THAT(queue.Scan().value(), ElementsAre("a.spool", "b.spool"));
-  queue.Hold("gone.spool", absl::InfiniteFuture());
+  queue.Hold("gone.spool", absl::InfiniteDuration());
 }
 
 TEST_F(SpoolQueueTest, ABacklogComesInOrderAndInParts) {

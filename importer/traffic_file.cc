@@ -13,6 +13,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "engine/csv.h"
 #include "engine/durable_file.h"
 #include "engine/spool_reader.h"
@@ -28,15 +31,19 @@ struct HashStateDeleter {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
 
-// The kernel grants a read lease only while nobody has the file open for writing. Where we may not
-// ask (another user's file without CAP_LEASE, a network file system) the answer is no.
-bool HasWriter(int fd) {
-  if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) return errno == EAGAIN;
+enum class Writer { kNone, kSomebody, kUnknown };
+
+// The kernel grants a read lease only while nobody has the file open for writing. We may not always
+// ask: another user's file without CAP_LEASE, a network file system.
+Writer WriterOf(int fd) {
+  if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
+    return errno == EAGAIN ? Writer::kSomebody : Writer::kUnknown;
+  }
   fcntl(fd, F_SETLEASE, F_UNLCK);
-  return false;
+  return Writer::kNone;
 }
 
-EngineId KeyOfContents(const XXH128_hash_t& hash) {
+EngineId KeyOfHash(const XXH128_hash_t& hash) {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, hash);
   EngineId id;
@@ -49,23 +56,61 @@ EngineId KeyOfContents(const XXH128_hash_t& hash) {
 
 }  // namespace
 
+FileIdentity FileIdentity::Of(const struct stat& info) {
+  return {info.st_dev, info.st_ino, info.st_size,
+          int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+}
+
 absl::StatusOr<TrafficFile> TrafficFile::Open(int folder_fd, const std::string& name,
-                                              const std::string& path) {
+                                              const std::string& path,
+                                              const std::string& csv_gateway) {
   absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd, name, path);
   if (!fd.ok()) return fd.status();
   TrafficFile file;
   file.fd_ = *std::move(fd);
   file.name_ = name;
   file.path_ = path;
+  file.csv_gateway_ = csv_gateway;
   file.csv_ = absl::EndsWith(name, ".csv");
   struct stat info;
   if (fstat(file.fd_.get(), &info) != 0) return FileError("examine", path, errno);
-  file.identity_ = {info.st_dev, info.st_ino};
+  file.identity_ = FileIdentity::Of(info);
   return file;
 }
 
 absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
-  return csv_ ? ReadCsv(take) : ReadSpool(take);
+  // The reference writes its files in place: one that ends with a line may still be half of it.
+  if (csv_) {
+    if (absl::Status status = CheckWriter(); !status.ok()) return status;
+  }
+  absl::StatusOr<FileSummary> summary = csv_ ? ReadCsv(take) : ReadSpool(take);
+  if (summary.ok() || absl::IsDataLoss(summary.status())) {
+    // What is torn may be a copy that is still on its way. A sound spool file is whole.
+    if (csv_ || !summary.ok()) {
+      if (absl::Status status = CheckWriter(); !status.ok()) return status;
+    }
+  }
+  return summary;
+}
+
+absl::Status TrafficFile::CheckWriter() const {
+  const Writer writer = WriterOf(fd_.get());
+  if (writer == Writer::kSomebody) {
+    return absl::AbortedError(absl::StrCat(path_, ": somebody still writes to it"));
+  }
+  // After the question above: what a writer did who has just gone is seen here.
+  struct stat info;
+  if (fstat(fd_.get(), &info) != 0) return FileError("examine", path_, errno);
+  if (FileIdentity::Of(info) != identity_) {
+    return absl::AbortedError(absl::StrCat(path_, ": changed while it was read"));
+  }
+  if (writer == Writer::kUnknown && !at_rest_ &&
+      absl::Now() - absl::FromUnixNanos(identity_.modified_ns) < kQuietTime) {
+    return absl::AbortedError(absl::StrCat(path_, ": may still be written to; only after ",
+                                           absl::FormatDuration(kQuietTime),
+                                           " without a change it is known to be whole"));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
@@ -83,12 +128,12 @@ absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
-  // The reference writes its files in place.
-  if (HasWriter(fd_.get())) {
-    return absl::AbortedError(absl::StrCat(path_, ": somebody still writes to it"));
-  }
   const std::unique_ptr<XXH3_state_t, HashStateDeleter> hash(XXH3_createState());
   XXH3_128bits_reset(hash.get());
+  // With its NUL, which no line has: no name runs into the contents.
+  if (!csv_gateway_.empty()) {
+    XXH3_128bits_update(hash.get(), csv_gateway_.c_str(), csv_gateway_.size() + 1);
+  }
   FileSummary summary;
   std::vector<char> buffer(kCsvReadBytes);
   size_t held = 0;         // Bytes of an unfinished line, at the buffer's beginning.
@@ -113,7 +158,9 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
     for (size_t end; (end = rest.find('\n')) != absl::string_view::npos; ++line) {
       TrafficRow row;
       bool has_open;
-      if (absl::Status status = ParseCsvLine(rest.substr(0, end), &row, &has_open); !status.ok()) {
+      absl::string_view text = rest.substr(0, end);
+      absl::ConsumeSuffix(&text, "\r");  // Editors and file transfers of other systems.
+      if (absl::Status status = ParseCsvLine(text, &row, &has_open); !status.ok()) {
         return bad_line(absl::string_view(status.message()));
       }
       rows.push_back(row);
@@ -134,7 +181,7 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
     if (absl::Status status = take(rows); !status.ok()) return status;
   }
   const XXH128_hash_t digest = XXH3_128bits_digest(hash.get());
-  summary.engine_id = KeyOfContents(digest);
+  summary.engine_id = KeyOfHash(digest);
   summary.checksum = digest.low64;
   return summary;
 }

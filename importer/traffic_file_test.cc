@@ -34,9 +34,9 @@ class TrafficFileTest : public ::testing::Test {
     EXPECT_TRUE(WriteDurably(folder_, name, text).ok());
     return folder_ + "/" + name;
   }
-  absl::StatusOr<FileSummary> Read(const std::string& path) {
+  absl::StatusOr<FileSummary> Read(const std::string& path, const std::string& gateway = "") {
     rows_.clear();
-    const absl::StatusOr<TrafficFile> file = TrafficFile::Open(AT_FDCWD, path, path);
+    const absl::StatusOr<TrafficFile> file = TrafficFile::Open(AT_FDCWD, path, path, gateway);
     if (!file.ok()) return file.status();
     return file->Read([this](absl::Span<const TrafficRow> rows) {
       rows_.insert(rows_.end(), rows.begin(), rows.end());
@@ -67,13 +67,21 @@ TEST_F(TrafficFileTest, ASpoolFileKeepsItsKey) {
   EXPECT_EQ(*Read(folder_ + "/" + name), *summary);
 }
 
-TEST_F(TrafficFileTest, ACsvFileIsKeyedByItsContents) {
+TEST_F(TrafficFileTest, ACsvFileIsKeyedByItsContentsAndGateway) {
   const absl::StatusOr<FileSummary> one = Read(WriteCsv("1.csv", kLine));
   const absl::StatusOr<FileSummary> same = Read(WriteCsv("2.csv", kLine));
   const absl::StatusOr<FileSummary> twice = Read(WriteCsv("3.csv", std::string(kLine) + kLine));
   ASSERT_TRUE(one.ok() && same.ok() && twice.ok());
   EXPECT_EQ(*one, *same);
   EXPECT_NE(one->engine_id, twice->engine_id);
+  const absl::StatusOr<FileSummary> of_a = Read(folder_ + "/1.csv", "a");
+  const absl::StatusOr<FileSummary> of_b = Read(folder_ + "/1.csv", "b");
+  ASSERT_TRUE(of_a.ok() && of_b.ok());
+  EXPECT_EQ(*of_a, *Read(folder_ + "/2.csv", "a"));
+  EXPECT_NE(of_a->engine_id, of_b->engine_id);
+  EXPECT_NE(of_a->engine_id, one->engine_id);
+  EXPECT_EQ(of_a->engine_id[6] >> 4, 8);
+  ASSERT_TRUE(Read(folder_ + "/3.csv").ok());
   EXPECT_EQ(one->engine_id[6] >> 4, 8);
   EXPECT_EQ(one->sequence, 0u);
   EXPECT_FALSE(one->spool.has_value());
@@ -93,6 +101,14 @@ TEST_F(TrafficFileTest, ALongCsvFileKeepsEveryRow) {
   ASSERT_TRUE(summary.ok()) << summary.status();
   ASSERT_EQ(rows_.size(), kRows);
   for (uint64_t i = 0; i < kRows; ++i) ASSERT_EQ(rows_[i].packets_src, i);
+}
+
+TEST_F(TrafficFileTest, LinesMayEndInCrlf) {
+  const std::string line(kLine, sizeof(kLine) - 2);
+  ASSERT_TRUE(Read(WriteCsv("1.csv", line + "\r\n" + line + "\n")).ok());
+  ASSERT_EQ(rows_.size(), 2u);
+  EXPECT_EQ(rows_[0], rows_[1]);
+  EXPECT_TRUE(absl::IsDataLoss(Read(WriteCsv("2.csv", line + "\r\r\n")).status()));
 }
 
 TEST_F(TrafficFileTest, BadCsvNamesLineAndByte) {
@@ -118,6 +134,21 @@ TEST_F(TrafficFileTest, AWriterIsNoticed) {
     EXPECT_TRUE(absl::IsAborted(Read(path).status()));
   }
   EXPECT_TRUE(Read(path).ok());
+}
+
+TEST_F(TrafficFileTest, ATornSpoolFileIsNotTornWhileItIsWritten) {
+  SpoolHeader header;
+  header.engine_id.fill(9);
+  header.sequence = 1;
+  header.interval_length_ns = 1;
+  const std::string name = WriteSpoolFile(folder_, header, {TrafficRow()}).value();
+  const std::string path = folder_ + "/" + name;
+  std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);
+  {
+    const UniqueFd writer(open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    EXPECT_TRUE(absl::IsAborted(Read(path).status()));
+  }
+  EXPECT_TRUE(absl::IsDataLoss(Read(path).status()));
 }
 
 TEST_F(TrafficFileTest, TheTakersErrorEndsThePass) {

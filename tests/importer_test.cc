@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdint>
 #include <cstdlib>
@@ -212,6 +213,36 @@ class ImporterTest : public ::testing::Test {
     return finished.value_or(Finished{});
   }
   Finished Drain() { return Run({"-watch=" + watch_, "-once"}); }
+  // As the user that the server runs as, who may connect but is not root. Root only.
+  std::vector<std::string> CommandAsAnother(std::vector<std::string> arguments) {
+    struct stat server;
+    EXPECT_EQ(stat(postgres->folder().c_str(), &server), 0);
+    another_ = server.st_uid;
+    fs::permissions(folder_, fs::perms(0755));
+    // Bazel's folders may be closed to others.
+    std::vector<std::string> command = Command(std::move(arguments));
+    const std::string copy = folder_ + "/importer";
+    fs::copy_file(command[0], copy, fs::copy_options::overwrite_existing);
+    command[0] = copy;
+    const std::string uid = absl::StrCat(another_);
+    command.insert(command.begin(),
+                   {"setpriv", "--reuid=" + uid, "--regid=" + uid, "--clear-groups", "--"});
+    return command;
+  }
+  // From here on a COMMIT of a file takes long enough to do something meanwhile. Makes the tables.
+  void SlowDownCommits() {
+    EXPECT_TRUE(Run({"-watch=" + done_, "-once"}).exit.ok());
+    Sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+        "'BEGIN PERFORM pg_sleep(2); RETURN NULL; END'; "
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON import_ledger DEFERRABLE "
+        "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()");
+  }
+  bool WaitForCommit() {
+    return Eventually([&] {
+      return Sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND "
+                 "state = 'active' AND datname = current_database()") == "1";
+    });
+  }
   std::unique_ptr<Subprocess> StartImporter(const std::vector<std::string>& arguments,
                                             bool connect = true) {
     absl::StatusOr<std::unique_ptr<Subprocess>> started =
@@ -242,6 +273,7 @@ class ImporterTest : public ::testing::Test {
   static std::string unavailable_;
   static bool missing_;
   std::string folder_, watch_, done_, database_;
+  uid_t another_ = 0;
   EngineId engine_id_{};
   Sums expected_;
 };
@@ -315,6 +347,16 @@ TEST_F(ImporterTest, ACopyOfACsvFileUnderAnotherNameIsNotLoadedAgain) {
   EXPECT_TRUE(run.exit.ok()) << run.err;
   EXPECT_THAT(run.err, HasSubstr(", 1 done before"));
   ExpectSums();
+}
+
+TEST_F(ImporterTest, TheSameLinesOfTwoGatewaysAreTwoFiles) {
+  const std::string text = CsvText(1, true);
+  for (const char* const gateway : {"a", "b", "b"}) {
+    WriteFile(watch_ + "/traffic_a.csv", text);
+    const Finished run = Run({"-watch=" + watch_, "-once", absl::StrCat("-gateway=", gateway)});
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+  }
+  EXPECT_EQ(Sql("SELECT gateway, count(*) FROM vpn_traffic GROUP BY 1 ORDER BY 1"), "a|100\nb|100");
 }
 
 // Fault 11.
@@ -395,7 +437,9 @@ TEST_F(ImporterTest, BadFilesAreQuarantinedAndTheNextOnesLoad) {
   EXPECT_THAT(Contents(failed + "traffic_5_late.csv.reason"),
               HasSubstr(absl::StrCat("line 5001 at byte ", sound.size(), ": 3 columns")));
   EXPECT_THAT(Contents(failed + "traffic_6_range.csv.reason"),
-              HasSubstr("src_packets is larger than its column"));
+              HasSubstr("line 1: src_packets is larger than its column"));
+  EXPECT_THAT(Contents(failed + "traffic_$(touch pwned)';--\n.csv.reason"),
+              HasSubstr("traffic_$(touch pwned)';--\\x0a.csv: line 1"));
   // A second time round there is nothing left to complain of.
   EXPECT_TRUE(Drain().exit.ok());
 }
@@ -460,6 +504,126 @@ TEST_F(ImporterTest, ACsvFileThatIsBeingWrittenWaits) {
   writer.reset();
   EXPECT_TRUE(Eventually([&] { return fs::is_empty(watch_); }));
   ExpectSums();
+}
+
+// Where no lease can be had, only rest tells that a file is whole.
+TEST_F(ImporterTest, AnothersCsvFileThatMayBeBeingWrittenWaits) {
+  if (getuid() != 0) GTEST_SKIP() << "takes root to be two users";
+  const std::string path = watch_ + "/traffic_now.csv";
+  UniqueFd writer(open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644));
+  const auto append = [&writer](const std::string& lines) {
+    EXPECT_EQ(write(writer.get(), lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));
+  };
+  append(CsvText(1, true, 10));
+  const auto command = CommandAsAnother({"-watch=" + watch_, "-once"});
+  ASSERT_EQ(chown(watch_.c_str(), another_, another_), 0);
+  absl::StatusOr<Finished> run = RunProcess(command, kAtMost);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_EQ(run->exit.code, 1);
+  EXPECT_THAT(run->err, HasSubstr("may still be written to"));
+  append(CsvText(2, true, 10));
+  writer = UniqueFd();
+  fs::last_write_time(path, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  run = RunProcess(command, kAtMost);
+  ASSERT_TRUE(run.ok()) << run.status();
+  EXPECT_TRUE(run->exit.ok()) << run->err;
+  ExpectSums();
+  // A clock that runs ahead somewhere.
+  WriteFile(path, CsvText(3, true, 10));
+  fs::last_write_time(path, fs::file_time_type::clock::now() + std::chrono::hours(1));
+  const auto started = Subprocess::Start(CommandAsAnother({"-watch=" + watch_}));
+  ASSERT_TRUE(started.ok()) << started.status();
+  EXPECT_TRUE(Eventually([&] { return fs::is_empty(watch_); }));
+  ExpectSums();
+}
+
+TEST_F(ImporterTest, ACsvFileThatGrowsAfterItWasReadIsNotDeleted) {
+  SlowDownCommits();
+  for (const bool named : {false, true}) {
+    const std::string path = watch_ + "/traffic_1.csv";
+    const std::string text = CsvText(named ? 1 : 2, true, 10);
+    WriteFile(path, text);
+    const auto importer =
+        named ? StartImporter({path}) : StartImporter({"-watch=" + watch_, "-once"});
+    ASSERT_TRUE(WaitForCommit());
+    std::ofstream(path, std::ios::app) << "more\n";
+    const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+    ASSERT_TRUE(exit.ok());
+    EXPECT_EQ(exit->code, 1);
+    EXPECT_THAT(importer->Stderr(),
+                HasSubstr(absl::StrCat("its first ", text.size(), " bytes are in the database")));
+    EXPECT_THAT(importer->Stderr(), HasSubstr(", 1 NOT imported"));
+    EXPECT_EQ(Lines(importer->Stderr()), 2u) << importer->Stderr();
+    ExpectSums();
+    const std::string left = named ? path : watch_ + "/failed/traffic_1.csv";
+    EXPECT_EQ(Contents(left), text + "more\n");
+  }
+  EXPECT_THAT(Contents(watch_ + "/failed/traffic_1.csv.reason"), HasSubstr("count twice"));
+}
+
+TEST_F(ImporterTest, WhatAnotherImporterFoundBadIsNotImported) {
+  SlowDownCommits();
+  WriteSpool(1);
+  const std::string bad = WriteSpool(2, 10, false);
+  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  ASSERT_TRUE(WaitForCommit());
+  fs::create_directory(watch_ + "/failed");
+  fs::rename(watch_ + "/" + bad, watch_ + "/failed/" + bad);
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_EQ(exit->code, 1);
+  EXPECT_THAT(importer->Stderr(), HasSubstr("1 files, 100 rows in "));
+  EXPECT_THAT(importer->Stderr(), HasSubstr(", 1 NOT imported"));
+  ExpectSums();
+}
+
+TEST_F(ImporterTest, StoppedEarlyIsSaid) {
+  SlowDownCommits();
+  WriteSpool(1);
+  const std::string second = WriteSpool(2, 10, false);
+  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  ASSERT_TRUE(WaitForCommit());
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_EQ(exit->code, 1);
+  EXPECT_THAT(importer->Stderr(), StartsWith("importer: stopped before all was imported\n"));
+  EXPECT_THAT(importer->Stderr(), HasSubstr(", 1 NOT imported"));
+  ExpectSums();
+  EXPECT_THAT(Names(watch_), UnorderedElementsAre(second));
+}
+
+TEST_F(ImporterTest, AFileInTheDatabaseThatCannotBeMovedIsSaidToBeThere) {
+  const auto importer = StartImporter({"-watch=" + watch_, "-move=" + done_});
+  WriteSpool(1);
+  ASSERT_TRUE(Eventually([&] { return fs::is_empty(watch_); }));
+  fs::remove_all(done_);
+  WriteSpool(2);
+  const absl::Status waited = importer->WaitForOutput("(its rows are in the database)", kAtMost);
+  ASSERT_TRUE(waited.ok()) << waited;
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_EQ(exit->code, 1);
+  EXPECT_THAT(importer->Stderr(), HasSubstr(", 1 in the database but still in place"));
+  EXPECT_THAT(importer->Stderr(), Not(HasSubstr("NOT imported")));
+  ExpectSums();
+}
+
+TEST_F(ImporterTest, AFolderThatMayNotBeWrittenToIsOneLine) {
+  if (getuid() != 0) GTEST_SKIP() << "takes root to be two users";
+  WriteSpool(1, 10, false);
+  const auto expect_fails = [&](const std::vector<std::string>& command,
+                                const std::string& folder) {
+    const absl::StatusOr<Finished> run = RunProcess(command, kAtMost);
+    ASSERT_TRUE(run.ok()) << run.status();
+    ExpectFails(*run, 1, "in folder " + folder + ": Permission denied");
+  };
+  fs::permissions(watch_, fs::perms(0755));
+  fs::permissions(done_, fs::perms(0755));
+  expect_fails(CommandAsAnother({"-watch=" + watch_}), watch_);
+  ASSERT_EQ(chown(watch_.c_str(), another_, another_), 0);
+  expect_fails(CommandAsAnother({"-watch=" + watch_, "-move=" + done_}), done_);
 }
 
 TEST_F(ImporterTest, FilesOfTheCommandLine) {
@@ -749,9 +913,16 @@ TEST_F(ImporterTest, WhatOnlyAnOperatorCanMendStopsAtOnceAndTouchesNothing) {
               "role \"no_such_role\" does not exist");
   Sql("CREATE TABLE vpn_traffic (time timestamptz)");
   ExpectFails(Run({"-watch=" + watch_}), 1,
-              "SQLSTATE 42P07: relation \"vpn_traffic\" already exists");
+              "SQLSTATE 42P07: relation \"vpn_traffic\" already exists (not made by ctacct: "
+              "rename it");
   Sql("DROP TABLE vpn_traffic");
   EXPECT_TRUE(Run({"-watch=" + done_, "-once"}).exit.ok());
+  Sql("ALTER TABLE vpn_traffic ADD CONSTRAINT none CHECK (port < -1)");
+  ExpectFails(Run({"-watch=" + watch_}), 1,
+              "while importing " + watch_ + "/" + name + ": SQLSTATE 23514");
+  ExpectFails(Run({"-conninfo=host=localhost port=abc", "-watch=" + watch_}, false), 1, "\"abc\"");
+  ExpectFails(Run({"-conninfo=host=localhost sslmode=bogus", "-watch=" + watch_}, false), 1,
+              "\"bogus\"");
   Sql("INSERT INTO ctacct_schema VALUES (99)");
   ExpectFails(Run({"-watch=" + watch_}), 1, "schema is of version 99");
   EXPECT_THAT(Names(watch_), UnorderedElementsAre(name));

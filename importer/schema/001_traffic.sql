@@ -24,7 +24,7 @@ CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
 -- One row for each file whose rows are in vpn_traffic. It is written in the same transaction as they are: what is here
 -- is loaded, what is not here is not.
 CREATE TABLE import_ledger (
-    engine uuid NOT NULL,                -- Run of the engine; for CSV files made of a hash of their contents.
+    engine uuid NOT NULL,                -- Run of the engine; for CSV files made of a hash of gateway and contents.
     sequence bigint NOT NULL,            -- Within that run; 0 for CSV files.
     checksum bigint NOT NULL,            -- 64 bits, as a signed number.
     row_count bigint NOT NULL,
