@@ -306,7 +306,8 @@ std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
     lost_deaths_ = false;
     for (auto& [identity, flow] : flows_) {
       if (flow.last_seen >= resync_index_) continue;
-      lost_deaths_ = true;
+      // Not those that had died, or been missed, long before.
+      if (flow.last_seen >= complete_at_overrun_) lost_deaths_ = true;
       if (flow.suspect) continue;
       suspects_.push_back(identity);
       flow.suspect = true;
@@ -337,6 +338,7 @@ std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
 }
 
 void FlowTable::NoteOverrun() {
+  if (!needs_resync_) complete_at_overrun_ = last_complete_;
   needs_resync_ = true;
   resync_index_ = 0;
 }

@@ -145,7 +145,8 @@ class FlowTable {
   // After an overrun, until a dump begun since is complete:
   bool needs_resync_ = false;
   bool lost_deaths_ = false;
-  uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.
+  uint32_t complete_at_overrun_ = 0;  // last_complete_ when the first event was lost.
+  uint32_t resync_index_ = 0;         // The first dump begun since; 0: none yet.
   int64_t resync_began_ns_ = 0;
 };
 
