@@ -329,8 +329,8 @@ bool IsFlowMessage(const NetlinkMessage& message) {
          message.type == (kConntrackType | IPCTNL_MSG_CT_DELETE);
 }
 
-OverrunMessage::OverrunMessage(uint32_t events)
-    : length_(sizeof(*this)), type_(NLMSG_OVERRUN), events_(events) {}
+OverrunMessage::OverrunMessage(uint32_t dropped)
+    : length(sizeof(*this)), type(NLMSG_OVERRUN), events(dropped) {}
 
 uint32_t OverrunEvents(const NetlinkMessage& message) {
   if (message.bytes < kMessageHeaderBytes + sizeof(uint32_t)) return 0;

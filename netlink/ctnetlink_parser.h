@@ -63,19 +63,18 @@ enum class ParseResult : uint8_t {
 
 // Our own use of netlink's NLMSG_OVERRUN ("data lost"): stands in a recording where the kernel
 // dropped events, with their number as a 32-bit payload in host order (0: it does not know).
-class OverrunMessage {
- public:
-  explicit OverrunMessage(uint32_t events);
+struct OverrunMessage {
+  explicit OverrunMessage(uint32_t dropped);
   const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(this); }
 
- private:
-  uint32_t length_;
-  uint16_t type_;
-  uint16_t flags_ = 0;
-  uint32_t sequence_ = 0;
-  uint32_t port_id_ = 0;
-  uint32_t events_;
+  uint32_t length;
+  uint16_t type;
+  uint16_t flags = 0;
+  uint32_t sequence = 0;
+  uint32_t port_id = 0;
+  uint32_t events;
 };
+static_assert(sizeof(OverrunMessage) == 20);
 
 // The number in an NLMSG_OVERRUN; 0 where there is none.
 [[nodiscard]] uint32_t OverrunEvents(const NetlinkMessage& message);

@@ -253,5 +253,21 @@ TEST(MessageErrorTest, OfDoneAndError) {
   EXPECT_EQ(MessageError(message), 0);
 }
 
+TEST(OverrunMessageTest, TellsItsEvents) {
+  const OverrunMessage overrun(1234);
+  DatagramCursor cursor(overrun.bytes(), sizeof(overrun));
+  Message message;
+  ASSERT_TRUE(cursor.Next(&message));
+  EXPECT_EQ(message.type, NLMSG_OVERRUN);
+  EXPECT_EQ(OverrunEvents(message), 1234u);
+  EXPECT_FALSE(cursor.Next(&message));
+  EXPECT_FALSE(cursor.malformed());
+  // As netlink defines it, without a payload.
+  const std::string bare = NetlinkMessage(NLMSG_OVERRUN, 0, "");
+  DatagramCursor bare_cursor(reinterpret_cast<const uint8_t*>(bare.data()), bare.size());
+  ASSERT_TRUE(bare_cursor.Next(&message));
+  EXPECT_EQ(OverrunEvents(message), 0u);
+}
+
 }  // namespace
 }  // namespace ctacct
