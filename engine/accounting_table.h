@@ -35,8 +35,7 @@ struct TrafficSums {
   }
 };
 
-// Counts of things that operators must be able to see. All are since the start of the engine, but
-// for those in a table, which are since its last Clear.
+// Counts of things that operators must be able to see, since the start of the engine.
 struct WorkerCounts {
   uint64_t events_new = 0;
   uint64_t events_update = 0;
@@ -45,8 +44,8 @@ struct WorkerCounts {
   uint64_t skipped_ipv6 = 0;
   uint64_t filtered = 0;   // Outside src and dst, from or to exclude-ip, ICMP unless wanted.
   uint64_t malformed = 0;  // Messages, or the rest of a datagram.
-  uint64_t without_counters =
-      0;  // DESTROY or dump entry that told no counters (nf_conntrack_acct was off).
+  // DESTROYs and dump entries that told no counters (nf_conntrack_acct was off).
+  uint64_t without_counters = 0;
   uint64_t duplicate_destroys = 0;
   uint64_t stale_dump_entries = 0;  // A dump showed a flow whose DESTROY had come already.
   uint64_t counter_falls = 0;       // Treated as a new start of the flow.

@@ -177,12 +177,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
   auto it = flows_.find(event.identity);
   if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
       event.start_ns != it->second.start_ns) {
-    if (event.start_ns < it->second.start_ns) {
-      // Its NEW made the record that a dump has given to the next incarnation: the next NEW is that
-      // one's.
-      it->second.seen_new = false;
-      return ApplyLateDestroy(event, now_ns);
-    }
+    if (event.start_ns < it->second.start_ns) return ApplyLateDestroy(event, now_ns, &it->second);
     Supersede(it, &change);
     it = flows_.end();
   }
@@ -212,7 +207,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
   return change;
 }
 
-FlowChange FlowTable::ApplyLateDestroy(const FlowEvent& event, int64_t now_ns) {
+FlowChange FlowTable::ApplyLateDestroy(const FlowEvent& event, int64_t now_ns, Flow* follower) {
   FlowChange change;
   if (!MarkDestroyed(StartFingerprint(event))) {
     ++counts_->duplicate_destroys;
@@ -224,8 +219,14 @@ FlowChange FlowTable::ApplyLateDestroy(const FlowEvent& event, int64_t now_ns) {
     ++counts_->unknown_destroys;
     return change;
   }
-  End(event, now_ns, before != superseded_.end() ? &before->second : &unseen, &change);
-  if (before != superseded_.end()) superseded_.erase(before);
+  if (before != superseded_.end()) {
+    End(event, now_ns, &before->second, &change);
+    superseded_.erase(before);
+  } else {
+    // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
+    follower->seen_new = false;
+    End(event, now_ns, &unseen, &change);
+  }
   return change;
 }
 

@@ -7,17 +7,16 @@
 // Incarnations. One identity (tuple, zone, id) may live several times. What tells its lives apart
 // is the kernel's start time, which dumps and DESTROY carry if nf_conntrack_timestamp is on, and
 // NEW does not. So:
-//   - An entry that NEW made has a start of its own guess until a dump or DESTROY tells the exact
-//   one.
-//   - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY
-//   was taken: each
-//     incarnation destroyed is remembered for at least one whole interval, and never counted again.
-//   - A counter that falls is a new start (somebody zeroed it, or an end was missed).
-//   - Absence from a dump is not death: a DESTROY is. Where none can be hoped for (after an
-//   overrun,
-//     and for flows older than the engine, to which the kernel may have attached no events), a flow
-//     that two whole dumps in a row did not show no longer counts as open, but what was accounted
-//     of it is kept, for when it is shown again; for kForgottenAfterDumps.
+//
+//  - An entry that NEW made has a start of its own guess until a dump or DESTROY tells the exact.
+//  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
+//    Each incarnation destroyed is remembered for at least one whole interval (or kDestroyedMax
+//    others), and never counted again.
+//  - A counter that falls is a new start (somebody zeroed it, or an end was missed).
+//  - Absence from a dump is not death: a DESTROY is. Where none can be hoped for (after an overrun,
+//    and for flows older than the engine, to which the kernel may have attached no events), a flow
+//    that two whole dumps in a row did not show no longer counts as open. What was accounted of it
+//    is kept for kForgottenAfterDumps, for when it is shown again.
 //
 // Invariant: of every incarnation the sum of all growths is at most its counters, and equals them
 // once its DESTROY was applied, less what it had when the engine first saw it if it is older than
@@ -109,8 +108,8 @@ class FlowTable {
   static void SetOpen(bool open, Flow* flow, FlowChange* change);
   // Lays aside an incarnation that another one has followed, for its DESTROY that may yet come.
   void Supersede(Flows::iterator it, FlowChange* change);
-  // A DESTROY of an incarnation before the one in the table.
-  FlowChange ApplyLateDestroy(const FlowEvent& event, int64_t now_ns);
+  // A DESTROY of an incarnation before the one in the table, which is `follower`.
+  FlowChange ApplyLateDestroy(const FlowEvent& event, int64_t now_ns, Flow* follower);
   // What a DESTROY adds to `flow`, known or not.
   void End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change);
   // Whether a flow first seen now counts from zero, or from its present counters.

@@ -249,6 +249,22 @@ TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatADumpHadShown) {
   EXPECT_EQ(open_, 0);
 }
 
+TEST_F(FlowTableTest, ADestroyToldAgainLeavesTheFollowerAlone) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent follower = Event(FlowEventKind::kDump, kBorn + kSecond, 3);
+  Dump({follower});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(counts_.duplicate_destroys, 1u);
+  // Its events come: no dump closes it.
+  follower.has_tcp_state = true;
+  follower.tcp_state = TcpState::kTimeWait;
+  Dump({follower});
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 1);
+}
+
 TEST_F(FlowTableTest, AFallingCounterIsANewStart) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});

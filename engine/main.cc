@@ -247,6 +247,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.malformed, "malformed"},
       {counts.without_counters, "without counters"},
       {counts.duplicate_destroys, "repeated"},
+      {counts.stale_dump_entries, "dumped after their end"},
       {counts.counter_falls, "counter falls"},
       {counts.unknown_destroys, "older than the engine"},
       {counts.overruns, "overruns"},

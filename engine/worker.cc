@@ -2,7 +2,6 @@
 
 #include <linux/netlink.h>
 
-#include <algorithm>
 #include <utility>
 
 namespace ctacct {

@@ -5,6 +5,9 @@
 // Before each datagram stand 16 bytes, big-endian: packet type (4 = outgoing), ARPHRD_NETLINK
 // (0x0338), address length and address (zero), netlink family (12 = NETLINK_NETFILTER).
 //
+// A recording of ours begins with the request for its first dump, at the time of the subscription,
+// and holds an NLMSG_OVERRUN where the kernel dropped events (OverrunMessage, ctnetlink_parser.h).
+//
 // Thread-compatible: one thread at a time for each object.
 #ifndef CTACCT_NETLINK_CAPTURE_FILE_H_
 #define CTACCT_NETLINK_CAPTURE_FILE_H_
