@@ -259,9 +259,12 @@ void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   if (flow->closed) return;
   flow->closed = true;
   ++change->growth.connection_count;
-  // Never negative: the wall clock may have been set back meanwhile.
-  change->growth.connection_time_ns +=
-      static_cast<uint64_t>(std::max<int64_t>(0, end_ns - flow->start_ns));
+  // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
+  // tells may lie further apart than an int64_t counts.
+  if (end_ns > flow->start_ns) {
+    change->growth.connection_time_ns +=
+        static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns);
+  }
 }
 
 void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {

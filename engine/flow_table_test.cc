@@ -1,5 +1,6 @@
 #include "engine/flow_table.h"
 
+#include <limits>
 #include <vector>
 
 #include "engine/accounting_key.h"
@@ -112,6 +113,19 @@ TEST_F(FlowTableTest, ADurationIsNeverNegative) {
   (void)Grown(State(TcpState::kClose, kStart + kSecond));  // The clock was set back.
   EXPECT_EQ(connections_, 1u);
   EXPECT_EQ(time_ns_, 0u);
+}
+
+// Times out of a capture may lie further apart than a signed difference holds.
+TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
+  destroy.stop_ns = std::numeric_limits<int64_t>::max();
+  (void)Grown(destroy);
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
+  FlowEvent backwards = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::max(), 2);
+  backwards.stop_ns = std::numeric_limits<int64_t>::min();
+  (void)Grown(backwards);
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
 }
 
 TEST_F(FlowTableTest, UdpFlowsAreNoConnections) {
