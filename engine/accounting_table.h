@@ -8,8 +8,9 @@
 
 #include <cstdint>
 
-#include "absl/container/flat_hash_map.h"
 #include "engine/accounting_key.h"
+#include "engine/staggered_map.h"
+#include "engine/table_handoff.h"
 #include "engine/traffic_row.h"
 #include "netlink/flow_event.h"
 
@@ -53,25 +54,39 @@ struct WorkerCounts {
   uint64_t overruns = 0;
   uint64_t events_dropped = 0;   // By the kernel, exact (SO_MEMINFO).
   uint64_t forgotten_flows = 0;  // Shown by no dump for long; their DESTROY was lost.
+
+  void Add(const WorkerCounts& other) {
+    for (const auto count :
+         {&WorkerCounts::events_new, &WorkerCounts::events_update, &WorkerCounts::events_destroy,
+          &WorkerCounts::dump_entries, &WorkerCounts::skipped_ipv6, &WorkerCounts::filtered,
+          &WorkerCounts::malformed, &WorkerCounts::without_counters,
+          &WorkerCounts::duplicate_destroys, &WorkerCounts::stale_dump_entries,
+          &WorkerCounts::counter_falls, &WorkerCounts::unknown_destroys, &WorkerCounts::overruns,
+          &WorkerCounts::events_dropped, &WorkerCounts::forgotten_flows}) {
+      this->*count += other.*count;
+    }
+  }
 };
 
 struct AccountingTable {
-  absl::flat_hash_map<AccountingKey, TrafficSums> rows;
+  StaggeredMap<AccountingKey, TrafficSums> rows;
   // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
   // connection may outlive a port list.
-  absl::flat_hash_map<AccountingKey, int64_t> open_changes;
+  StaggeredMap<AccountingKey, int64_t> open_changes;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
 
   void Clear() {
-    rows.clear();
-    open_changes.clear();
+    rows.Clear();
+    open_changes.Clear();
     interval_end_ns = 0;
     completeness = Completeness::kComplete;
     events_dropped = 0;
   }
 };
+
+using AccountingHandoff = TableHandoff<AccountingTable>;
 
 }  // namespace ctacct
 

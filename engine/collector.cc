@@ -1,12 +1,18 @@
 #include "engine/collector.h"
 
+#include <errno.h>
 #include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <utility>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "netlink/event_filter.h"
 
 namespace ctacct {
 namespace {
@@ -17,14 +23,11 @@ constexpr int64_t kNanosPerMilli = 1'000'000;
 // The kernel makes a dump's chunks while we ask for them: it is silent only if something is broken.
 constexpr int64_t kDumpSilenceMaxNs = 10 * kNanosPerSecond;
 constexpr int64_t kDumpRetryNs = kNanosPerSecond;
-// An event takes more of the receive buffer than this (about 1,280 bytes), so that a queue can be
-// drained of all it holds in a bounded number of batches, however fast it fills again.
-constexpr size_t kQueuedEventBytesMin = 512;
-// Waking up for each event costs more than the event: under load let some gather. Bounds the delay
-// of a close that older kernels do not time themselves.
-constexpr int64_t kNapNs = 2 * kNanosPerMilli;
 // Looks at the clock at least so often, in case the wall clock is set.
-constexpr int kPollMillisMax = 1000;
+constexpr int64_t kPollMillisMax = 1000;
+constexpr int64_t kCatchUpPollMillis = 1;
+// A dump is due, but the flusher has no spare table, or the last one failed just now.
+constexpr int64_t kBlockedPollMillis = 10;
 
 int64_t NowNs(clockid_t clock) {
   timespec now{};
@@ -32,102 +35,138 @@ int64_t NowNs(clockid_t clock) {
   return now.tv_sec * kNanosPerSecond + now.tv_nsec;
 }
 
+// The CPU of each worker: spread over those this process may use. A single worker is not pinned:
+// the scheduler knows better which CPU is idle.
+std::vector<int> WorkerCpus(size_t workers) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  std::vector<int> cpus;
+  if (workers > 1 && sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(static_cast<size_t>(cpu), &allowed)) cpus.push_back(cpu);
+    }
+  }
+  std::vector<int> of_worker(workers, -1);
+  for (size_t i = 0; i < workers && !cpus.empty(); ++i) {
+    of_worker[i] = cpus[(i * std::max(cpus.size() / workers, size_t{1})) % cpus.size()];
+  }
+  return of_worker;
+}
+
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(Options options) {
+absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
+    Options options, const std::vector<AccountingHandoff*>& handoffs) {
   auto collector = std::unique_ptr<Collector>(new Collector(std::move(options)));
-  collector->subscribed_ns_ = NowNs(CLOCK_REALTIME);
-  absl::StatusOr<std::unique_ptr<EventSocket>> events =
-      EventSocket::Open(collector->options_.receive_buffer_bytes);
-  if (!events.ok()) return events.status();
-  collector->events_ = *std::move(events);
-  absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
-  if (!dumps.ok()) return dumps.status();
-  collector->dumps_ = *std::move(dumps);
-  if (!collector->options_.record.empty()) {
-    absl::StatusOr<std::unique_ptr<CaptureWriter>> capture =
-        CaptureWriter::Create(collector->options_.record);
+  const Options& asked = collector->options_;
+  collector->handoffs_ = handoffs;
+  collector->attention_fd_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!collector->attention_fd_.valid()) {
+    return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
+  }
+  if (!asked.record.empty()) {
+    absl::StatusOr<std::unique_ptr<CaptureWriter>> capture = CaptureWriter::Create(asked.record);
     if (!capture.ok()) return capture.status();
     collector->capture_ = *std::move(capture);
   }
+  collector->subscribed_ns_ = NowNs(CLOCK_REALTIME);
+  const size_t workers = handoffs.size();
+  const std::vector<int> cpus = WorkerCpus(workers);
+  for (size_t i = 0; i < workers; ++i) {
+    EventFilterRules rules;
+    rules.src = asked.rules.src;
+    rules.dst = asked.rules.dst;
+    rules.exclude = asked.rules.exclude;
+    rules.include_icmp = asked.rules.include_icmp;
+    rules.worker = static_cast<uint32_t>(i);
+    rules.workers = static_cast<uint32_t>(workers);
+    EventLoop::Options loop_options;
+    loop_options.socket.receive_buffer_bytes = asked.receive_buffer_bytes / workers;
+    loop_options.socket.destroy_only = asked.destroy_only;
+    loop_options.socket.filter = BuildEventFilter(rules);
+    loop_options.cpu = cpus[i];
+    loop_options.attention_fd = collector->attention_fd_.get();
+    loop_options.capture = collector->capture_.get();
+    loop_options.log = asked.log;
+    absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Open(std::move(loop_options));
+    if (!loop.ok()) return loop.status();
+    collector->loops_.push_back(*std::move(loop));
+  }
+  absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
+  if (!dumps.ok()) return dumps.status();
+  collector->dumps_ = *std::move(dumps);
   return collector;
 }
 
-absl::Status Collector::Run(Worker* worker, const std::atomic<bool>& stop, int wake_fd) {
-  worker_ = worker;
-  absl::Status status = Loop(stop, wake_fd);
-  if (status.ok()) status = TakeLastDump();
-  worker_->Finish();
+absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
+                            const std::atomic<bool>& stop, int wake_fd) {
+  std::vector<FrameQueue*> queues;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < loops_.size(); ++i) {
+    // Flows born from the subscription on count in full.
+    workers[i]->Start(subscribed_ns_);
+    queues.push_back(loops_[i]->queue());
+    threads.emplace_back(&EventLoop::Run, loops_[i].get(), workers[i].get());
+  }
+  Dispatcher::Options dispatch;
+  dispatch.interval_ns = options_.rules.interval_ns;
+  dispatcher_.emplace(dispatch, queues);
+  Loop(stop, wake_fd);
+  if (!AnyFailed()) TakeLastDump();
+  dispatcher_->Finish();
+  WakeWorkers();
+  for (std::thread& thread : threads) thread.join();
+  absl::Status status;
+  for (const std::unique_ptr<EventLoop>& loop : loops_) status.Update(loop->status());
   if (capture_ != nullptr) status.Update(capture_->Flush());
   return status;
 }
 
-absl::Status Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
-  // Flows born from the subscription on count in full. A recording must tell that time, too: it
-  // begins, as a capture of an nlmon interface would, with a request for a dump.
-  Apply(dumps_->last_request(), subscribed_ns_);
+void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
+  // A recording must tell the time of the subscription, too: it begins, as a capture of an nlmon
+  // interface would, with a request for a dump.
+  const Datagram request = dumps_->last_request();
+  dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
   RequestDump();  // The baseline.
-  while (!stop.load(std::memory_order_relaxed)) {
-    const absl::StatusOr<bool> had_chunk = TakeTurn();
-    if (!had_chunk.ok()) return had_chunk.status();
-    if (*had_chunk) continue;
-    const bool wanted =
-        NowNs(CLOCK_REALTIME) >= worker_->open_end_ns() || worker_->needs_resync() || !baselined_;
-    if (wanted && !dump_requested_ && worker_->CanSeal() &&
-        NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
-      RequestDump();
+  while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
+    if (dump_requested_) {
+      if (!TakeChunk()) Wait(wake_fd);
       continue;
+    }
+    if (AllCaughtUp()) {
+      NoteBaseline();
+      const bool wanted =
+          NowNs(CLOCK_REALTIME) >= dispatcher_->open_end_ns() || AnyNeedsResync() || !dumped_;
+      if (wanted && CanSeal() && NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
+        RequestDump();
+        continue;
+      }
     }
     Wait(wake_fd);
   }
-  return absl::OkStatus();
 }
 
-absl::StatusOr<bool> Collector::TakeTurn() {
-  // The kernel made the chunk before we received it. Every event that is older has been queued by
-  // then, and must be taken first: an event may say that a flow which the chunk shows is another
-  // one by now. (A chunk that is older than the events taken is no harm: see FlowTable.)
-  const Datagram* const chunk = dump_requested_ ? ReceiveDumpChunk() : nullptr;
-  if (absl::Status status = TakeEvents(); !status.ok()) return status;
-  if (chunk == nullptr) return false;
-  Apply(*chunk, NowNs(CLOCK_REALTIME));
-  dump_requested_ = worker_->dump_running();
-  if (!dump_requested_ && !baselined_) {
-    baselined_ = true;
-    options_.log(absl::StrCat("accounting live; ", worker_->flows(),
-                              " flows so far, receive buffer ", events_->ReceiveBufferBytes(),
-                              " bytes"));
+bool Collector::TakeChunk() {
+  const absl::StatusOr<const Datagram*> chunk = dumps_->Receive();
+  if (!chunk.ok()) {
+    FailDump(std::string(chunk.status().message()));
+    return false;
   }
+  const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
+  if (*chunk == nullptr) {
+    if (now_ns - dump_progress_ns_ > kDumpSilenceMaxNs) {
+      FailDump("conntrack dump: the kernel fell silent before its end");
+    }
+    return false;
+  }
+  dump_progress_ns_ = now_ns;
+  const bool was_running = dispatcher_->dump_running();
+  dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
+  dump_requested_ = dispatcher_->dump_running();
+  if (!dump_requested_) dumped_ = true;
+  // In the middle of a dump they look by themselves.
+  if (!was_running || !dump_requested_) WakeWorkers();
   return true;
-}
-
-absl::Status Collector::TakeEvents() {
-  const size_t batches_max =
-      events_->ReceiveBufferBytes() / (EventSocket::kBatchDatagrams * kQueuedEventBytesMin) + 1;
-  for (size_t i = 0; i < batches_max; ++i) {
-    const absl::StatusOr<EventSocket::Batch> batch = events_->Receive();
-    if (!batch.ok()) return batch.status();
-    const int64_t now_ns = NowNs(CLOCK_REALTIME);
-    for (size_t d = 0; d < batch->datagrams; ++d) Apply(events_->at(d), now_ns);
-    if (batch->overrun) overrun_ = true;
-    if (!batch->drained) continue;
-    // Only now: until the queue was empty the kernel went on dropping.
-    if (std::exchange(overrun_, false)) NoteOverrun();
-    break;
-  }
-  return absl::OkStatus();
-}
-
-void Collector::NoteOverrun() {
-  const uint32_t drops = events_->Drops();
-  // By the same door as all that is read, so that a recording tells it, too.
-  const OverrunMessage message(drops - drops_seen_);
-  Apply({message.bytes(), sizeof(message)}, NowNs(CLOCK_REALTIME));
-  options_.log(absl::StrCat("netlink overrun: the kernel dropped ", drops - drops_seen_,
-                            " events; a dump makes the totals of living flows right. Remedy: a "
-                            "larger -receive-buffer (now ",
-                            events_->ReceiveBufferBytes(), " bytes granted)"));
-  drops_seen_ = drops;
 }
 
 void Collector::RequestDump() {
@@ -137,60 +176,81 @@ void Collector::RequestDump() {
   if (!status.ok()) FailDump(std::string(status.message()));
 }
 
-const Datagram* Collector::ReceiveDumpChunk() {
-  const absl::StatusOr<const Datagram*> chunk = dumps_->Receive();
-  if (!chunk.ok()) {
-    FailDump(std::string(chunk.status().message()));
-    return nullptr;
-  }
-  const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
-  if (*chunk != nullptr) {
-    dump_progress_ns_ = now_ns;
-  } else if (now_ns - dump_progress_ns_ > kDumpSilenceMaxNs) {
-    FailDump("conntrack dump: the kernel fell silent before its end");
-  }
-  return *chunk;
-}
-
 void Collector::FailDump(const std::string& why) {
   options_.log(why);
   dump_requested_ = false;
   next_request_ns_ = NowNs(CLOCK_MONOTONIC) + kDumpRetryNs;
-  worker_->OnDumpFailed(NowNs(CLOCK_REALTIME));
+  dispatcher_->OnDumpFailed(NowNs(CLOCK_REALTIME));
+  WakeWorkers();
   // A fresh socket: the old one may hold half a dump.
   if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(); fresh.ok()) {
     dumps_ = *std::move(fresh);
   }
 }
 
-absl::Status Collector::TakeLastDump() {
+void Collector::TakeLastDump() {
   // The one that runs, then one of its own: what the kernel counted up to now belongs to us.
   for (int dumps = dump_requested_ ? 0 : 1; dumps < 2; ++dumps) {
     if (!dump_requested_) RequestDump();
     while (dump_requested_) {
-      const absl::StatusOr<bool> had_chunk = TakeTurn();
-      if (!had_chunk.ok()) return had_chunk.status();
-      pollfd poll_fd = {dumps_->fd(), POLLIN, 0};
-      if (dump_requested_ && !*had_chunk) poll(&poll_fd, 1, 10);
+      if (TakeChunk()) continue;
+      pollfd fd = {dumps_->fd(), POLLIN, 0};
+      if (dump_requested_) poll(&fd, 1, 10);
     }
   }
-  return TakeEvents();
+}
+
+void Collector::NoteBaseline() {
+  if (!dumped_ || baseline_told_) return;
+  baseline_told_ = true;
+  size_t flows = 0;
+  size_t buffer_bytes = 0;
+  for (const std::unique_ptr<EventLoop>& loop : loops_) {
+    flows += loop->flows();
+    buffer_bytes += loop->ReceiveBufferBytes();
+  }
+  options_.log(absl::StrCat("accounting live; ", flows, " flows so far, ", loops_.size(),
+                            loops_.size() == 1 ? " worker" : " workers", ", receive buffer ",
+                            buffer_bytes, " bytes"));
+}
+
+bool Collector::AllCaughtUp() const {
+  return std::all_of(loops_.begin(), loops_.end(),
+                     [](const auto& loop) { return loop->queue()->Empty(); });
+}
+
+bool Collector::AnyNeedsResync() const {
+  return std::any_of(loops_.begin(), loops_.end(),
+                     [](const auto& loop) { return loop->needs_resync(); });
+}
+
+bool Collector::AnyFailed() const {
+  return std::any_of(loops_.begin(), loops_.end(), [](const auto& loop) { return loop->failed(); });
+}
+
+bool Collector::CanSeal() const {
+  return std::all_of(handoffs_.begin(), handoffs_.end(),
+                     [](const auto* handoff) { return handoff->HasSpare(); });
+}
+
+void Collector::WakeWorkers() {
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->Wake();
 }
 
 void Collector::Wait(int wake_fd) {
-  if (!dump_requested_) {
-    timespec nap = {0, kNapNs};
-    nanosleep(&nap, nullptr);
+  int64_t millis = kCatchUpPollMillis;
+  if (AllCaughtUp()) {
+    const int64_t until_end_ns = dispatcher_->open_end_ns() - NowNs(CLOCK_REALTIME);
+    millis = until_end_ns <= 0 ? kBlockedPollMillis
+                               : std::min(until_end_ns / kNanosPerMilli + 1, kPollMillisMax);
   }
-  const int64_t until_end_ns = worker_->open_end_ns() - NowNs(CLOCK_REALTIME);
-  const auto millis = std::clamp<int64_t>(until_end_ns / kNanosPerMilli + 1, 1, kPollMillisMax);
-  pollfd fds[] = {{events_->fd(), POLLIN, 0}, {wake_fd, POLLIN, 0}, {dumps_->fd(), POLLIN, 0}};
+  pollfd fds[] = {
+      {attention_fd_.get(), POLLIN, 0}, {wake_fd, POLLIN, 0}, {dumps_->fd(), POLLIN, 0}};
   poll(fds, 3, static_cast<int>(millis));
-}
-
-void Collector::Apply(const Datagram& datagram, int64_t now_ns) {
-  if (capture_ != nullptr) capture_->Write(datagram.data, datagram.bytes, now_ns);
-  worker_->OnDatagram(datagram.data, datagram.bytes, now_ns);
+  if (fds[0].revents != 0) {
+    uint64_t drained = 0;
+    [[maybe_unused]] const ssize_t ignored = read(attention_fd_.get(), &drained, sizeof(drained));
+  }
 }
 
 }  // namespace ctacct

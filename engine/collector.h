@@ -1,9 +1,9 @@
-// Joins the kernel's sockets to a worker: the only file that knows both. Runs on the worker's
-// thread.
+// Accounts live. Each worker has a thread and an event socket on which the kernel queues the events
+// of its share of the flows (EventLoop). The thread that calls Run asks for a dump at each
+// interval's boundary, and after an overrun, and hands its chunks to the workers through the
+// dispatcher's queues.
 //
-// It drains events in batches, asks for a dump at each interval's boundary (and after an overrun),
-// and reads it between batches of events. Thread-compatible; Run belongs to one thread, which must
-// be in the network namespace of Open.
+// Thread-compatible; Run belongs to one thread, which must be in the network namespace of Open.
 #ifndef CTACCT_ENGINE_COLLECTOR_H_
 #define CTACCT_ENGINE_COLLECTOR_H_
 
@@ -12,60 +12,72 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/dispatcher.h"
+#include "engine/event_loop.h"
+#include "engine/unique_fd.h"
 #include "engine/worker.h"
 #include "netlink/capture_file.h"
 #include "netlink/dump_socket.h"
-#include "netlink/event_socket.h"
 
 namespace ctacct {
 
 class Collector {
  public:
   struct Options {
+    AccountingRules rules;  // What the kernel need not queue.
+    bool destroy_only = false;
+    // Kernel memory for bursts of events, of all workers together.
     size_t receive_buffer_bytes = 0;
-    std::string record;                           // Capture to write; empty: none.
+    std::string record;                           // Capture to write; empty: none. One worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
   };
 
-  // Subscribes: from here on the kernel queues events.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(Options options);
+  // Subscribes, once per worker: from here on the kernel queues events.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
+      Options options, const std::vector<AccountingHandoff*>& handoffs);
 
-  // Accounts until *stop, then takes a last dump and what events wait, and finishes the worker.
-  // `wake_fd` becomes readable when *stop was set. An error ends it early, the worker finished
+  // Accounts until *stop, then takes a last dump and what events wait, and finishes the workers.
+  // `wake_fd` becomes readable when *stop was set. An error ends it early, the workers finished
   // likewise.
-  [[nodiscard]] absl::Status Run(Worker* worker, const std::atomic<bool>& stop, int wake_fd);
+  [[nodiscard]] absl::Status Run(const std::vector<std::unique_ptr<Worker>>& workers,
+                                 const std::atomic<bool>& stop, int wake_fd);
 
  private:
   explicit Collector(Options options) : options_(std::move(options)) {}
 
-  [[nodiscard]] absl::Status Loop(const std::atomic<bool>& stop, int wake_fd);
-  // Takes the events that wait and, after them, a chunk of the dump that runs. True if there was
-  // one.
-  [[nodiscard]] absl::StatusOr<bool> TakeTurn();
-  // Applies every event that is queued when it is called.
-  [[nodiscard]] absl::Status TakeEvents();
-  void NoteOverrun();
+  void Loop(const std::atomic<bool>& stop, int wake_fd);
+  void TakeLastDump();
   void RequestDump();
-  // nullptr: none waits, or the dump has failed. Valid until the next call.
-  const Datagram* ReceiveDumpChunk();
+  // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
+  bool TakeChunk();
   void FailDump(const std::string& why);
-  [[nodiscard]] absl::Status TakeLastDump();
+  // Every worker has applied all that was dispatched.
+  bool AllCaughtUp() const;
+  bool AnyNeedsResync() const;
+  bool AnyFailed() const;
+  // Every interval sealed so far could be handed over: another may end.
+  bool CanSeal() const;
+  void NoteBaseline();
+  void WakeWorkers();
   void Wait(int wake_fd);
-  void Apply(const Datagram& datagram, int64_t now_ns);
 
   const Options options_;
-  std::unique_ptr<EventSocket> events_;
+  std::vector<AccountingHandoff*> handoffs_;
+  UniqueFd attention_fd_;  // A worker wants something of this thread.
+  std::vector<std::unique_ptr<EventLoop>> loops_;
   std::unique_ptr<DumpSocket> dumps_;
   std::unique_ptr<CaptureWriter> capture_;
-  Worker* worker_ = nullptr;
+  std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
-  bool baselined_ = false;     // The first dump is over.
-  bool overrun_ = false;       // ENOBUFS was seen and the queue is not drained yet.
-  uint32_t drops_seen_ = 0;
+  bool dumped_ = false;        // The first dump is over.
+  bool baseline_told_ = false;
   bool dump_requested_ = false;   // And not done yet.
   int64_t dump_progress_ns_ = 0;  // Monotonic: the last sign of life of the dump.
   int64_t next_request_ns_ = 0;   // Monotonic: not before, after a dump that failed.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <tuple>
 #include <utility>
 
 #include "absl/hash/hash.h"
@@ -11,36 +12,28 @@
 namespace ctacct {
 namespace {
 
-struct IdentityWords {
-  uint64_t addresses;
-  uint64_t ports;
-  uint32_t id;
-};
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
-IdentityWords Words(const FlowIdentity& identity) {
-  IdentityWords words;
-  const char* bytes = reinterpret_cast<const char*>(&identity);
-  std::memcpy(&words.addresses, bytes, 8);
-  std::memcpy(&words.ports, bytes + 8, 8);
-  std::memcpy(&words.id, bytes + 16, 4);
-  return words;
+uint64_t LoadWord(const void* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
 }
 
 // `life` is the start time that tells incarnations apart, or whatever else does where the kernel
-// told none.
-uint64_t Fingerprint(const FlowIdentity& identity, uint64_t life) {
-  const IdentityWords words = Words(identity);
-  return absl::HashOf(words.addresses, words.ports, words.id, life);
+// told none. For one identity it differs wherever `life` does.
+uint64_t Fingerprint(size_t identity_hash, uint64_t life) {
+  return identity_hash ^ (life * 0x9e3779b97f4a7c15);
 }
 
-uint64_t StartFingerprint(const FlowEvent& event) {
-  return Fingerprint(event.identity, static_cast<uint64_t>(event.start_ns));
+uint64_t StartFingerprint(const FlowEvent& event, size_t hash) {
+  return Fingerprint(hash, static_cast<uint64_t>(event.start_ns));
 }
 
 // Without start times, a DESTROY told twice is known by its counters.
-uint64_t CounterFingerprint(const FlowEvent& event) {
-  return Fingerprint(event.identity, absl::HashOf(event.original.packets, event.original.bytes,
-                                                  event.reply.packets, event.reply.bytes));
+uint64_t CounterFingerprint(const FlowEvent& event, size_t hash) {
+  return Fingerprint(hash, absl::HashOf(event.original.packets, event.original.bytes,
+                                        event.reply.packets, event.reply.bytes));
 }
 
 bool ClosesConnection(TcpState state) {
@@ -59,9 +52,62 @@ int64_t EventTime(const FlowEvent& event, int64_t now_ns) {
 
 }  // namespace
 
-size_t FlowTable::IdentityHash::operator()(const FlowIdentity& identity) const {
-  const IdentityWords words = Words(identity);
-  return absl::HashOf(words.addresses, words.ports, words.id);
+void DestroyedMemory::Prefetch(uint64_t fingerprint) const {
+  for (const Generation& generation : generations_) generation.marks.Prefetch(fingerprint);
+}
+
+void DestroyedMemory::PrefetchEntry(uint64_t fingerprint) const {
+  generations_[interval_ % 2].marks.PrefetchEntry(fingerprint);
+}
+
+bool DestroyedMemory::ContainedIn(uint32_t interval, uint64_t fingerprint) const {
+  const Generation& generation = generations_[interval % 2];
+  return generation.interval_of[generation.marks.ShardOf(fingerprint)] == interval &&
+         generation.marks.FindEntry(fingerprint, fingerprint) != nullptr;
+}
+
+bool DestroyedMemory::Contains(uint64_t fingerprint) const {
+  return ContainedIn(interval_, fingerprint) || ContainedIn(interval_ - 1, fingerprint);
+}
+
+bool DestroyedMemory::Add(uint64_t fingerprint) {
+  if (ContainedIn(interval_ - 1, fingerprint)) return false;
+  if (present_ >= kMax) Age();
+  Generation& generation = generations_[interval_ % 2];
+  const size_t shard = generation.marks.ShardOf(fingerprint);
+  if (generation.interval_of[shard] != interval_) {
+    generation.marks.ClearShard(shard);
+    generation.interval_of[shard] = interval_;
+  }
+  const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
+  present_ += added;
+  return added;
+}
+
+void DestroyedMemory::Age() {
+  ++interval_;
+  present_ = 0;
+}
+
+size_t FlowTable::Hash(const FlowIdentity& identity) {
+  const char* bytes = reinterpret_cast<const char*>(&identity);
+  return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
+}
+
+bool FlowTable::FlowTraits::Matches(const Flow& flow, const FlowIdentity& identity) {
+  // As two words and the id: this runs for every event.
+  static_assert(offsetof(Flow, src) == 0 && offsetof(Flow, dst) == offsetof(FlowIdentity, dst) &&
+                offsetof(Flow, src_port) == offsetof(FlowIdentity, src_port) &&
+                offsetof(Flow, dst_port) == offsetof(FlowIdentity, dst_port) &&
+                offsetof(Flow, zone) == offsetof(FlowIdentity, zone) &&
+                offsetof(Flow, protocol) == offsetof(FlowIdentity, protocol) &&
+                offsetof(FlowIdentity, zero) == 15 && offsetof(Flow, id) == 16);
+  constexpr uint64_t kWithoutFlags = ~uint64_t{0} >> 8;
+  const char* ours = reinterpret_cast<const char*>(&flow);
+  const char* theirs = reinterpret_cast<const char*>(&identity);
+  return LoadWord(ours) == LoadWord(theirs) &&
+         ((LoadWord(ours + 8) ^ LoadWord(theirs + 8)) & kWithoutFlags) == 0 &&
+         flow.id == identity.id;
 }
 
 void FlowTable::Start(int64_t now_ns) {
@@ -70,164 +116,236 @@ void FlowTable::Start(int64_t now_ns) {
   known_since_ns_ = now_ns;
 }
 
-FlowChange FlowTable::Apply(const FlowEvent& event, int64_t now_ns) {
+bool FlowTable::NeedsLookup(const FlowEvent& event) {
+  return event.kind != FlowEventKind::kUpdate ||
+         (event.has_tcp_state && ClosesConnection(event.tcp_state));
+}
+
+void FlowTable::Prefetch(const FlowEvent& event, size_t hash) const {
+  flows_.Prefetch(hash);
+  if (event.kind == FlowEventKind::kDestroy) destroyed_.Prefetch(StartFingerprint(event, hash));
+}
+
+void FlowTable::PrefetchEntry(const FlowEvent& event, size_t hash) const {
+  flows_.PrefetchEntry(hash);
+  if (event.kind == FlowEventKind::kDestroy) {
+    destroyed_.PrefetchEntry(StartFingerprint(event, hash));
+  }
+}
+
+FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
   assert(started_);
   if (event.start_ns >= known_since_ns_) timestamps_on_ = true;
   switch (event.kind) {
     case FlowEventKind::kNew:
-      return ApplyNew(event, now_ns);
+      return ApplyNew(event, hash, now_ns);
     case FlowEventKind::kUpdate:
-      return ApplyUpdate(event, now_ns);
+      return ApplyUpdate(event, hash, now_ns);
     case FlowEventKind::kDump:
-      return ApplyDump(event, now_ns);
+      return ApplyDump(event, hash, now_ns);
     case FlowEventKind::kDestroy:
-      return ApplyDestroy(event, now_ns);
+      return ApplyDestroy(event, hash, now_ns);
   }
   return {};
 }
 
-FlowChange FlowTable::ApplyNew(const FlowEvent& event, int64_t now_ns) {
+FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, FlowChange* change) {
+  Flow* flow = flows_.FindEntry(identity, hash);
+  if (flow == nullptr || flows_.ShardOf(hash) < sweep_next_) [[likely]]
+    return flow;
+  bool ghost = false;
+  const bool forgotten = Sweep(flow, &ghost);
+  if (ghost) --change->open_change;
+  if (!forgotten) return flow;
+  flows_.EraseEntry(flow, hash);
+  return nullptr;
+}
+
+void FlowTable::Erase(Flow* flow, size_t hash) {
+  Unsee(*flow);
+  SetSuspect(false, flow);
+  flows_.EraseEntry(flow, hash);
+}
+
+void FlowTable::Seen(Flow* flow) {
+  Unsee(*flow);
+  flow->last_seen = dump_index_;
+  ++tally_.back();
+}
+
+void FlowTable::Unsee(const Flow& flow) {
+  if (flow.last_seen >= tally_floor_) --tally_[flow.last_seen - tally_floor_];
+}
+
+void FlowTable::SetSuspect(bool suspect, Flow* flow) {
+  suspects_ += static_cast<size_t>(suspect) - static_cast<size_t>(flow->suspect);
+  flow->suspect = suspect;
+}
+
+FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
-  if (!early_closes_.empty()) early_closes_.erase(event.identity);
-  const auto [it, inserted] = flows_.try_emplace(event.identity);
-  Flow& flow = it->second;
-  if (!inserted && !flow.seen_new) {
-    // A dump has shown it before its NEW was taken: the same flow.
-    flow.seen_new = true;
-    return change;
+  ForgetEarlyClose(event.identity, hash);
+  Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
+  bool added = false;
+  if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+  if (!added) {
+    if (!flow->seen_new) {
+      // A dump has shown it before its NEW was taken: the same flow.
+      flow->seen_new = true;
+      return change;
+    }
+    // Its end was lost: this is the next incarnation. (A NEW told twice comes before any growth.)
+    SetOpen(false, flow, &change);
+    SetSuspect(false, flow);
+    Unsee(*flow);
+    *flow = Flow(event.identity);
   }
-  // If there was one, its end was lost: this is the next incarnation. (A NEW told twice comes
-  // before any growth.)
-  SetOpen(false, &flow, &change);
-  flow = Flow();
-  flow.seen_new = true;
-  flow.start_ns = EventTime(event, now_ns);
-  flow.last_seen = dump_index_;
-  if (HasConnections(event.identity.protocol)) SetOpen(true, &flow, &change);
+  flow->seen_new = true;
+  flow->start_ns = EventTime(event, now_ns);
+  flow->last_seen = dump_index_;
+  ++tally_.back();
+  if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
   return change;
 }
 
-FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, int64_t now_ns) {
+FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
-  if (!event.has_tcp_state || !ClosesConnection(event.tcp_state)) return change;
-  const auto it = flows_.find(event.identity);
-  if (it != flows_.end()) {
-    Close(EventTime(event, now_ns), &it->second, &change);
-  } else if (last_complete_ == 0) {
-    early_closes_.try_emplace(event.identity, EventTime(event, now_ns));
+  if (!NeedsLookup(event)) return change;
+  if (Flow* flow = Find(event.identity, hash, &change); flow != nullptr) {
+    Close(EventTime(event, now_ns), flow, &change);
+  } else if (last_complete_ == 0 && early_closes_.size() < kEarlyClosesMax) {
+    const auto [close, added] = early_closes_.FindOrAddEntry(event.identity, hash);
+    if (added) close->closed_ns = EventTime(event, now_ns);
   }
   return change;
 }
 
-FlowChange FlowTable::ApplyDump(const FlowEvent& event, int64_t now_ns) {
+void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
+  if (early_closes_.empty()) [[likely]]
+    return;
+  if (EarlyClose* close = early_closes_.FindEntry(identity, hash); close != nullptr) {
+    early_closes_.EraseEntry(close, hash);
+  }
+}
+
+FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
-  auto it = flows_.find(event.identity);
-  if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
-      event.start_ns != it->second.start_ns) {
-    if (event.start_ns < it->second.start_ns) {
+  Flow* flow = Find(event.identity, hash, &change);
+  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
+      event.start_ns != flow->start_ns) {
+    if (event.start_ns < flow->start_ns) {
       ++counts_->stale_dump_entries;
       return change;
     }
-    Supersede(it, &change);
-    it = flows_.end();
+    Supersede(flow, hash, &change);
+    flow = nullptr;
   }
-  const bool known = it != flows_.end();
   // Where start times do not tell: a flow known since before this dump began has followed any
   // former incarnation in the kernel's table, so it cannot be that one that is shown.
   const bool surely_current =
-      known &&
-      (it->second.start_exact || (event.start_ns == 0 && it->second.last_seen < dump_index_));
-  if (!surely_current && WasDestroyed(StartFingerprint(event))) {
+      flow != nullptr &&
+      (flow->start_exact || (event.start_ns == 0 && flow->last_seen < dump_index_));
+  if (!surely_current && destroyed_.Contains(StartFingerprint(event, hash))) {
     ++counts_->stale_dump_entries;
     return change;
   }
   if (!event.has_counters) ++counts_->without_counters;
-  if (!known) {
-    it = flows_.try_emplace(event.identity).first;
-    Flow& flow = it->second;
-    flow.start_ns = now_ns;
+  const EarlyClose* early =
+      early_closes_.empty() ? nullptr : early_closes_.FindEntry(event.identity, hash);
+  if (flow == nullptr) {
+    flow = flows_.FindOrAddEntry(event.identity, hash).first;
+    flow->start_ns = now_ns;
+    flow->last_seen = dump_index_;
+    ++tally_.back();
     if (!BornUnderOurEyes(event, last_complete_ != 0)) {
-      suspects_.push_back(event.identity);
-      flow.suspect = true;
-      flow.original = event.original;
-      flow.reply = event.reply;
-      flow.closed = HasClosed(event) && !early_closes_.contains(event.identity);
+      SetSuspect(true, flow);
+      flow->original = event.original;
+      flow->reply = event.reply;
+      flow->closed = HasClosed(event) && early == nullptr;
     }
   }
-  Flow& flow = it->second;
   if (event.start_ns != 0) {
-    flow.start_ns = event.start_ns;
-    flow.start_exact = true;
+    flow->start_ns = event.start_ns;
+    flow->start_exact = true;
   }
-  flow.last_seen = dump_index_;
-  if (HasConnections(event.identity.protocol) && !flow.closed) SetOpen(true, &flow, &change);
-  Account(event, &flow, &change.growth);
-  if (const auto early = early_closes_.find(event.identity); early != early_closes_.end()) {
-    Close(early->second, &flow, &change);
-    early_closes_.erase(early);
+  if (HasConnections(event.identity.protocol) && !flow->closed) SetOpen(true, flow, &change);
+  Account(event, flow, &change.growth);
+  if (early != nullptr) {
+    Close(early->closed_ns, flow, &change);
+    ForgetEarlyClose(event.identity, hash);
   }
-  // The kernel may have no events for a flow older than the engine: its close shows in dumps only.
-  if (!flow.seen_new && HasClosed(event)) Close(now_ns, &flow, &change);
+  // No event may have told its close, nor will.
+  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+    // The kernel tells whole seconds, rounded down.
+    const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
+    Close(ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow), flow, &change);
+  }
+  Seen(flow);
+  flow->shown = true;
   return change;
 }
 
-FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, int64_t now_ns) {
+FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
-  if (!early_closes_.empty()) early_closes_.erase(event.identity);
-  auto it = flows_.find(event.identity);
-  if (it != flows_.end() && it->second.start_exact && event.start_ns != 0 &&
-      event.start_ns != it->second.start_ns) {
-    if (event.start_ns < it->second.start_ns) return ApplyLateDestroy(event, now_ns, &it->second);
-    Supersede(it, &change);
-    it = flows_.end();
+  ForgetEarlyClose(event.identity, hash);
+  Flow* flow = Find(event.identity, hash, &change);
+  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
+      event.start_ns != flow->start_ns) {
+    if (event.start_ns < flow->start_ns) {
+      ApplyLateDestroy(event, hash, now_ns, flow, &change);
+      return change;
+    }
+    Supersede(flow, hash, &change);
+    flow = nullptr;
   }
-  const bool known = it != flows_.end();
-  bool first_time = MarkDestroyed(StartFingerprint(event));
+  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
   if (event.start_ns == 0) {
     // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
     // been destroyed before.
-    first_time = MarkDestroyed(CounterFingerprint(event)) || known;
+    first_time = destroyed_.Add(CounterFingerprint(event, hash)) || flow != nullptr;
   }
   if (!first_time) {
     ++counts_->duplicate_destroys;
     return change;
   }
-  Flow unseen;
-  if (!known) {
-    // During the very first dump, events may be of flows older than the engine that the dump has
-    // not shown yet.
-    if (!BornUnderOurEyes(event, last_complete_ != 0 || !dump_running_)) {
-      ++counts_->unknown_destroys;
-      return change;
-    }
-    unseen.start_ns = EventTime(event, now_ns);
-  }
-  End(event, now_ns, known ? &it->second : &unseen, &change);
-  if (known) flows_.erase(it);
-  return change;
-}
-
-FlowChange FlowTable::ApplyLateDestroy(const FlowEvent& event, int64_t now_ns, Flow* follower) {
-  FlowChange change;
-  if (!MarkDestroyed(StartFingerprint(event))) {
-    ++counts_->duplicate_destroys;
+  if (flow != nullptr) {
+    End(event, now_ns, flow, &change);
+    Erase(flow, hash);
     return change;
   }
-  Flow unseen;
-  const auto before = superseded_.find(StartFingerprint(event));
-  if (before == superseded_.end() && !BornUnderOurEyes(event, false)) {
+  // During the very first dump, events may be of flows older than the engine that the dump has not
+  // shown yet.
+  if (!BornUnderOurEyes(event, last_complete_ != 0 || !dump_running_)) {
     ++counts_->unknown_destroys;
     return change;
   }
-  if (before != superseded_.end()) {
-    End(event, now_ns, &before->second, &change);
-    superseded_.erase(before);
+  Flow unseen;
+  unseen.start_ns = EventTime(event, now_ns);
+  End(event, now_ns, &unseen, &change);
+  return change;
+}
+
+void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
+                                 Flow* follower, FlowChange* change) {
+  const uint64_t fingerprint = StartFingerprint(event, hash);
+  if (!destroyed_.Add(fingerprint)) {
+    ++counts_->duplicate_destroys;
+    return;
+  }
+  Flow* const before = superseded_.Find(fingerprint);
+  if (before == nullptr && !BornUnderOurEyes(event, false)) {
+    ++counts_->unknown_destroys;
+    return;
+  }
+  if (before != nullptr) {
+    End(event, now_ns, before, change);
+    superseded_.Erase(fingerprint);
   } else {
     // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
     follower->seen_new = false;
-    End(event, now_ns, &unseen, &change);
+    Flow unseen;
+    End(event, now_ns, &unseen, change);
   }
-  return change;
 }
 
 void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change) {
@@ -235,7 +353,46 @@ void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChan
   Account(event, flow, &change->growth);
   if (!HasConnections(event.identity.protocol)) return;
   if (event.start_ns != 0) flow->start_ns = event.start_ns;
-  Close(event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns), flow, change);
+  int64_t end_ns = event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns);
+  // Past its close, and nobody told of that: it has probably expired. The kernel's stop time is
+  // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
+  // -F, a full table): then the duration lacks what was left of the timeout, at most up to the last
+  // dump that showed it.
+  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+    end_ns = ClosedBefore(end_ns, TimeoutNs(event.tcp_state), *flow);
+  }
+  Close(end_ns, flow, change);
+}
+
+int64_t FlowTable::TimeoutNs(TcpState state) const {
+  switch (state) {
+    case TcpState::kCloseWait:
+      return timeouts_.close_wait_seconds * kNanosPerSecond;
+    case TcpState::kLastAck:
+      return timeouts_.last_ack_seconds * kNanosPerSecond;
+    case TcpState::kTimeWait:
+      return timeouts_.time_wait_seconds * kNanosPerSecond;
+    case TcpState::kClose:
+      return timeouts_.close_seconds * kNanosPerSecond;
+    default:
+      return 0;
+  }
+}
+
+int64_t FlowTable::ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const {
+  int64_t closed_ns;
+  // Negative where the timeouts are not what we think. And the times of a capture may be anything.
+  if (__builtin_sub_overflow(now_ns, std::max<int64_t>(in_state_ns, 0), &closed_ns)) {
+    closed_ns = flow.start_ns;
+  }
+  closed_ns = std::max(closed_ns, flow.start_ns);
+  // A dump that has shown it did so before its close, or it would have been counted then.
+  if (flow.shown && flow.last_seen == dump_index_) {
+    closed_ns = std::max(closed_ns, dump_began_ns_);
+  } else if (flow.shown && flow.last_seen + 1 == dump_index_) {
+    closed_ns = std::max(closed_ns, dump_before_began_ns_);
+  }
+  return std::min(closed_ns, now_ns);
 }
 
 void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
@@ -272,11 +429,16 @@ void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {
   flow->open = open;
 }
 
-void FlowTable::Supersede(Flows::iterator it, FlowChange* change) {
-  SetOpen(false, &it->second, change);
-  superseded_.try_emplace(Fingerprint(it->first, static_cast<uint64_t>(it->second.start_ns)),
-                          it->second);
-  flows_.erase(it);
+void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
+  SetOpen(false, flow, change);
+  const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(flow->start_ns));
+  if (superseded_.size() < kSupersededMax) {
+    auto [entry, added] = superseded_.FindOrAddEntry(fingerprint, superseded_.Hash(fingerprint));
+    if (added) entry->second = *flow;
+  } else {
+    destroyed_.Add(fingerprint);
+  }
+  Erase(flow, hash);
 }
 
 bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
@@ -289,56 +451,92 @@ void FlowTable::BeginDump(int64_t now_ns) {
   assert(started_);
   dump_running_ = true;
   ++dump_index_;
+  tally_.push_back(0);
+  dump_before_began_ns_ = dump_began_ns_;
+  dump_began_ns_ = now_ns;
   if (needs_resync_ && resync_index_ == 0) {
     resync_index_ = dump_index_;
     resync_began_ns_ = now_ns;
   }
 }
 
-std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
-  std::vector<FlowIdentity> no_longer_open;
+void FlowTable::FinishDump(bool complete) {
   dump_running_ = false;
-  if (!complete) return no_longer_open;
+  if (!complete) return;
   complete_before_ = last_complete_;
   last_complete_ = dump_index_;
-  early_closes_ = {};
-  absl::erase_if(superseded_,
-                 [&](const auto& entry) { return entry.second.last_seen < complete_before_; });
+  if (!early_closes_.empty()) early_closes_ = EarlyCloses();
   // A dump that ran when the events were lost may have passed by what died or was born then.
   if (needs_resync_ && resync_index_ != 0) {
     needs_resync_ = false;
-    lost_deaths_ = false;
-    for (auto& [identity, flow] : flows_) {
-      if (flow.last_seen >= resync_index_) continue;
-      // Not those that had died, or been missed, long before.
-      if (flow.last_seen >= complete_at_overrun_) lost_deaths_ = true;
-      if (flow.suspect) continue;
-      suspects_.push_back(identity);
-      flow.suspect = true;
-    }
+    // Not those that had died, or been missed, long before.
+    const auto tally = tally_.begin() - tally_floor_;
+    lost_deaths_ = std::any_of(tally + complete_at_overrun_, tally + resync_index_,
+                               [](size_t flows) { return flows != 0; });
+    sweep_unseen_before_ = resync_index_;
   }
-  std::erase_if(suspects_, [&](const FlowIdentity& identity) {
-    const auto it = flows_.find(identity);
-    // Gone, or followed by another incarnation.
-    if (it == flows_.end() || !it->second.suspect) return true;
-    Flow& flow = it->second;
-    if (flow.last_seen == last_complete_) {
-      // Shown again, and if its NEW came, so will its DESTROY.
-      flow.suspect = !flow.seen_new;
-      return flow.seen_new;
-    }
-    if (flow.open && flow.last_seen < complete_before_) {
-      flow.open = false;
-      no_longer_open.push_back(identity);
-    }
-    if (flow.last_seen + kForgottenAfterDumps > dump_index_) return false;
-    ++counts_->forgotten_flows;
-    flows_.erase(it);
-    // Should it live after all, it must not count a second time from zero.
-    known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
-    return true;
-  });
+  if (!needs_resync_) {
+    tally_.erase(tally_.begin(), tally_.begin() + (last_complete_ - tally_floor_));
+    tally_floor_ = last_complete_;
+  }
+  if (suspects_ != 0 || sweep_unseen_before_ != 0) {
+    sweep_next_ = 0;
+  } else if (!superseded_.empty()) {
+    sweep_next_ = Flows::shards();
+  }
+}
+
+std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
+  FinishDump(complete);
+  std::vector<FlowIdentity> no_longer_open;
+  while (SweepSome(&no_longer_open)) {
+  }
   return no_longer_open;
+}
+
+bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
+  size_t slots = 0;
+  for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
+    slots += flows_.SlotsOfShard(sweep_next_);
+    flows_.EraseIfInShard(sweep_next_, [&](Flow* flow) {
+      bool ghost = false;
+      const bool forgotten = Sweep(flow, &ghost);
+      if (ghost) no_longer_open->push_back(flow->Identity());
+      return forgotten;
+    });
+  }
+  for (; sweep_next_ >= Flows::shards() && sweep_next_ < kSweepEnd && slots < kSweepSlots;
+       ++sweep_next_) {
+    const size_t shard = sweep_next_ - Flows::shards();
+    slots += superseded_.SlotsOfShard(shard);
+    superseded_.EraseIfInShard(
+        shard, [&](auto* entry) { return entry->second.last_seen < complete_before_; });
+  }
+  if (!sweeping()) sweep_unseen_before_ = 0;
+  return sweeping();
+}
+
+bool FlowTable::Sweep(Flow* flow, bool* ghost) {
+  if (!flow->suspect) {
+    if (flow->last_seen >= sweep_unseen_before_) return false;
+    SetSuspect(true, flow);
+  }
+  if (flow->last_seen == last_complete_) {
+    // Shown again, and if its NEW came, so will its DESTROY.
+    if (flow->seen_new) SetSuspect(false, flow);
+    return false;
+  }
+  if (flow->open && flow->last_seen < complete_before_) {
+    flow->open = false;
+    *ghost = true;
+  }
+  if (flow->last_seen + kForgottenAfterDumps > last_complete_) return false;
+  ++counts_->forgotten_flows;
+  Unsee(*flow);
+  SetSuspect(false, flow);
+  // Should it live after all, it must not count a second time from zero.
+  known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
+  return true;
 }
 
 void FlowTable::NoteOverrun() {
@@ -347,19 +545,6 @@ void FlowTable::NoteOverrun() {
   resync_index_ = 0;
 }
 
-void FlowTable::EndInterval() {
-  std::swap(destroyed_, destroyed_before_);
-  destroyed_.clear();
-}
-
-bool FlowTable::WasDestroyed(uint64_t fingerprint) const {
-  return destroyed_.contains(fingerprint) || destroyed_before_.contains(fingerprint);
-}
-
-bool FlowTable::MarkDestroyed(uint64_t fingerprint) {
-  if (destroyed_before_.contains(fingerprint)) return false;
-  if (destroyed_.size() >= kDestroyedMax) EndInterval();
-  return destroyed_.insert(fingerprint).second;
-}
+void FlowTable::EndInterval() { destroyed_.Age(); }
 
 }  // namespace ctacct

@@ -1,6 +1,7 @@
 #include "engine/flow_table.h"
 
 #include <limits>
+#include <random>
 #include <vector>
 
 #include "engine/accounting_key.h"
@@ -302,6 +303,7 @@ TEST_F(FlowTableTest, OlderFlowsWithoutEventsCloseAndEndByDumps) {
   Dump({shown});
   EXPECT_EQ(open_, 1);
   shown.tcp_state = TcpState::kTimeWait;
+  shown.timeout_seconds = 120;
   Dump({shown}, kStart + 9 * kSecond);
   EXPECT_EQ(connections_, 1u);
   EXPECT_EQ(time_ns_, uint64_t{10} * kSecond);
@@ -450,6 +452,342 @@ TEST_F(FlowTableTest, MissingCountersAreCounted) {
   EXPECT_EQ(Grown(destroy), 0u);
   EXPECT_EQ(counts_.without_counters, 1u);
   EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, OnlyUpdatesThatCloseNeedALookup) {
+  for (const TcpState state : {TcpState::kSynSent, TcpState::kSynReceived, TcpState::kEstablished,
+                               TcpState::kFinWait, TcpState::kTimeWait}) {
+    EXPECT_FALSE(FlowTable::NeedsLookup(State(state, kStart)));
+  }
+  for (const TcpState state : {TcpState::kCloseWait, TcpState::kLastAck, TcpState::kClose}) {
+    EXPECT_TRUE(FlowTable::NeedsLookup(State(state, kStart)));
+  }
+  EXPECT_FALSE(FlowTable::NeedsLookup(Event(FlowEventKind::kUpdate)));
+  for (const FlowEventKind kind :
+       {FlowEventKind::kNew, FlowEventKind::kDump, FlowEventKind::kDestroy}) {
+    EXPECT_TRUE(FlowTable::NeedsLookup(Event(kind)));
+  }
+}
+
+// mode=light: no NEW, no UPDATE. Connections are counted as in the other mode, their ends dated
+// back by the kernel's timeouts.
+class FlowTableLightTest : public FlowTableTest {
+ protected:
+  static constexpr int64_t kBegan = kStart + kSecond;
+
+  static FlowEvent InState(FlowEventKind kind, TcpState state, uint32_t left_seconds = 0) {
+    FlowEvent event = Event(kind, kBegan, 10);
+    event.has_tcp_state = true;
+    event.tcp_state = state;
+    event.timeout_seconds = left_seconds;
+    return event;
+  }
+  static FlowEvent Ended(TcpState state, int64_t stop_ns) {
+    FlowEvent destroy = InState(FlowEventKind::kDestroy, state);
+    destroy.stop_ns = stop_ns;
+    return destroy;
+  }
+};
+
+TEST_F(FlowTableLightTest, ADumpDatesACloseBack) {
+  const struct {
+    TcpState state;
+    int64_t timeout_seconds;
+  } kStates[] = {{TcpState::kCloseWait, 60},
+                 {TcpState::kLastAck, 30},
+                 {TcpState::kTimeWait, 120},
+                 {TcpState::kClose, 10}};
+  uint64_t expected_ns = 0;
+  uint32_t id = 100;
+  for (const auto& [state, timeout_seconds] : kStates) {
+    // Four seconds ago, and a half: what is left is rounded down.
+    FlowEvent shown =
+        InState(FlowEventKind::kDump, state, static_cast<uint32_t>(timeout_seconds - 5));
+    shown.identity.id = ++id;
+    Dump({shown}, kStart + 200 * kSecond);
+    expected_ns += uint64_t{199} * kSecond - uint64_t{45} * kSecond / 10;
+    EXPECT_EQ(connections_, id - 100);
+    EXPECT_EQ(time_ns_, expected_ns);
+    EXPECT_EQ(open_, 0);
+  }
+}
+
+TEST_F(FlowTableLightTest, AConnectionOverSeveralDumps) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000)}, kStart + 15 * kSecond);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(connections_, 0u);
+  Dump({InState(FlowEventKind::kDump, TcpState::kTimeWait, 112)}, kStart + 30 * kSecond);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{215} * kSecond / 10);
+  Dump({InState(FlowEventKind::kDump, TcpState::kTimeWait, 97)}, kStart + 45 * kSecond);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kStart + 142 * kSecond)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+TEST_F(FlowTableLightTest, AConnectionBetweenTwoDumpsIsCountedByItsDestroy) {
+  Dump({}, kBegan);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 123 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{3} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableLightTest, ADestroyInAnOpenStateIsTheClose) {
+  EXPECT_EQ(Grown(Ended(TcpState::kEstablished, kBegan + 9 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{9} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, ACloseIsNeverDatedBeforeTheStart) {
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 5 * kSecond)), 10u);
+  FlowEvent shown = InState(FlowEventKind::kDump, TcpState::kTimeWait, 0);
+  shown.identity.id = 9;
+  Dump({shown}, kBegan + 5 * kSecond);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+TEST_F(FlowTableLightTest, NorAfterTheDumpThatShowsIt) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kClose, 4'000)}, kBegan + 5 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{5} * kSecond);
+}
+
+// As conntrack -F does.
+TEST_F(FlowTableLightTest, NorBeforeADumpShowedItOpen) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000)}, kBegan + 9 * kSecond);
+  table_.BeginDump(kBegan + 24 * kSecond);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 25 * kSecond)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{9} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, TimeoutsAreTheKernelsOwn) {
+  FlowTable table(&counts_, TcpTimeouts{.time_wait_seconds = 3});
+  table.Start(kStart);
+  const FlowChange change =
+      table.Apply(Ended(TcpState::kTimeWait, kBegan + 23 * kSecond), kStart + 99 * kSecond);
+  EXPECT_EQ(change.growth.connection_time_ns, uint64_t{20} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, AnOlderConnectionsCloseIsDatedBackToo) {
+  FlowEvent shown = InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000);
+  shown.start_ns = kStart - 100 * kSecond;
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  FlowEvent destroy = Ended(TcpState::kLastAck, kStart + 50 * kSecond);
+  destroy.start_ns = shown.start_ns;
+  EXPECT_EQ(Grown(destroy), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{120} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableLightTest, WhereEventsToldTheCloseTheyAreBelieved) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kBegan;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kCloseWait, kBegan + kSecond));
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 500 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{kSecond});
+}
+
+TEST_F(FlowTableLightTest, TimesAtTheEndsOfTheirRange) {
+  constexpr int64_t kFirst = std::numeric_limits<int64_t>::min();
+  FlowEvent destroy = Ended(TcpState::kTimeWait, kFirst + 1);
+  Dump({});
+  (void)Grown(destroy);
+  destroy = InState(FlowEventKind::kDump, TcpState::kTimeWait, 0xffffffff);
+  (void)Grown(destroy, kFirst);
+  destroy.identity.id = 8;
+  destroy.timeout_seconds = 0;
+  (void)Grown(destroy, kFirst);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+TEST_F(FlowTableLightTest, NothingIsLeft) {
+  constexpr uint32_t kFlows = 1000;
+  for (int round = 1; round <= 20; ++round) {
+    std::vector<FlowEvent> shown;
+    for (uint32_t id = 0; id < kFlows; ++id) {
+      FlowEvent event = Event(FlowEventKind::kDump, kStart + round * kSecond, 10);
+      event.identity.id = id;
+      shown.push_back(event);
+    }
+    Dump(shown);
+    EXPECT_EQ(open_, static_cast<int>(kFlows));
+    for (FlowEvent& event : shown) {
+      event.kind = FlowEventKind::kDestroy;
+      EXPECT_EQ(Grown(event), 0u);
+    }
+    table_.EndInterval();
+    EXPECT_EQ(table_.size(), 0u);
+    EXPECT_EQ(open_, 0);
+    std::vector<FlowIdentity> ghosts;
+    table_.BeginDump(kStart + kSecond);
+    table_.FinishDump(true);
+    EXPECT_FALSE(table_.SweepSome(&ghosts));
+  }
+}
+
+// What the memory of the dead forgets and keeps, with several lives in each of its parts.
+TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
+  constexpr uint64_t kMarks = 50'000;
+  const auto mark = [](uint64_t interval, uint64_t i) {
+    return (interval * kMarks + i) * 0x9e3779b97f4a7c15;
+  };
+  DestroyedMemory memory;
+  for (uint64_t interval = 0; interval < 6; ++interval) {
+    for (uint64_t i = 0; i < kMarks; ++i) {
+      ASSERT_TRUE(memory.Add(mark(interval, i)));
+      ASSERT_FALSE(memory.Add(mark(interval, i)));
+      ASSERT_TRUE(memory.Contains(mark(interval, i)));
+      if (interval >= 1) {
+        ASSERT_TRUE(memory.Contains(mark(interval - 1, i)));
+        ASSERT_FALSE(memory.Add(mark(interval - 1, i)));
+      }
+      if (interval >= 2) {
+        ASSERT_FALSE(memory.Contains(mark(interval - 2, i)));
+      }
+    }
+    memory.Age();
+  }
+  memory.Age();
+  // Nothing was added since: nothing is kept, though nothing has cleared it.
+  for (uint64_t i = 0; i < kMarks; ++i) ASSERT_FALSE(memory.Contains(mark(5, i)));
+  ASSERT_TRUE(memory.Add(mark(5, 1)));
+}
+
+TEST(DestroyedMemoryTest, ForgetsTheOldestBeyondItsMaximum) {
+  DestroyedMemory memory;
+  const auto mark = [](uint64_t i) { return i * 0x9e3779b97f4a7c15; };
+  for (uint64_t i = 0; i < 2 * DestroyedMemory::kMax + 1; ++i) ASSERT_TRUE(memory.Add(mark(i)));
+  EXPECT_FALSE(memory.Contains(mark(0)));
+  EXPECT_FALSE(memory.Contains(mark(DestroyedMemory::kMax - 1)));
+  EXPECT_TRUE(memory.Contains(mark(DestroyedMemory::kMax)));
+}
+
+// Whenever the sweep comes, between which events: the sums are the same as if it came at once.
+TEST(FlowTableSweepTest, SweepingByPartsGivesTheSameSums) {
+  constexpr uint32_t kFlows = 30'000;
+  struct Result {
+    uint64_t packets = 0;
+    uint64_t connections = 0;
+    int open = 0;
+    size_t flows = 0;
+    uint64_t forgotten = 0;
+    bool operator==(const Result&) const = default;
+  };
+  const auto run = [&](bool at_once) {
+    WorkerCounts counts;
+    FlowTable table(&counts);
+    table.Start(kStart);
+    Result result;
+    const auto apply = [&](FlowEventKind kind, uint32_t id, uint64_t packets) {
+      FlowEvent event;
+      event.kind = kind;
+      event.identity.protocol = kProtocolTcp;
+      event.identity.id = id;
+      if (kind != FlowEventKind::kNew) {
+        event.has_counters = true;
+        event.original = {packets, packets};
+        // Every third one is older than the engine.
+        event.start_ns = id % 3 == 0 ? kStart - kSecond : kBorn;
+      }
+      const FlowChange change = table.Apply(event, kStart + kSecond);
+      result.packets += change.growth.original.packets;
+      result.connections += change.growth.connection_count;
+      result.open += change.open_change;
+    };
+    std::vector<FlowIdentity> ghosts;
+    for (uint32_t id = 0; id < kFlows; ++id) {
+      if (id % 3 != 0) apply(FlowEventKind::kNew, id, 0);
+    }
+    size_t parts = 0;
+    for (uint32_t dump = 1; dump <= 3 + FlowTable::kForgottenAfterDumps; ++dump) {
+      if (dump == 3) table.NoteOverrun();
+      table.BeginDump(kStart + kSecond);
+      for (uint32_t id = 0; id < kFlows; ++id) {
+        // Some are shown once, some always, some now and then.
+        if (dump == 1 || id % 5 == 0 || id % 7 == dump) apply(FlowEventKind::kDump, id, dump);
+      }
+      table.FinishDump(true);
+      if (at_once) {
+        while (table.SweepSome(&ghosts)) {
+        }
+      }
+      for (uint32_t id = dump % 90; id < kFlows; id += 97) {
+        if (!at_once && id % 11 == 0) parts += table.SweepSome(&ghosts);
+        // The dead among them count as new.
+        apply(FlowEventKind::kDestroy, id, 1000);
+      }
+      while (table.SweepSome(&ghosts)) ++parts;
+      result.open -= static_cast<int>(ghosts.size());
+      ghosts.clear();
+    }
+    if (!at_once) {
+      EXPECT_GT(parts, 100u);
+    }
+    result.flows = table.size();
+    result.forgotten = counts.forgotten_flows;
+    return result;
+  };
+  const Result parts = run(false);
+  EXPECT_EQ(parts, run(true));
+  EXPECT_GT(parts.connections, 0u);
+  EXPECT_GT(parts.forgotten, 0u);
+}
+
+// Many flows that live at once, come and go, against a plain map.
+TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
+  WorkerCounts counts;
+  FlowTable table(&counts);
+  table.Start(kStart);
+  table.BeginDump(kStart);
+  (void)table.EndDump(true);
+  std::mt19937 random(1);
+  std::vector<uint64_t> packets(50'000, 0);  // 0: not alive.
+  uint64_t sent = 0;
+  uint64_t grown = 0;
+  size_t alive = 0;
+  int open = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const uint32_t id = random() % packets.size();
+    FlowEvent event;
+    event.identity.id = id;
+    event.identity.src_port = static_cast<uint16_t>(id % 7);
+    event.identity.protocol = kProtocolTcp;
+    if (packets[id] == 0) {
+      event.kind = FlowEventKind::kNew;
+      packets[id] = 1;
+      ++alive;
+    } else {
+      const bool dies = random() % 4 == 0;
+      event.kind = dies ? FlowEventKind::kDestroy : FlowEventKind::kDump;
+      event.has_counters = true;
+      event.original = {packets[id], packets[id]};
+      event.start_ns = kStart + i;
+      if (dies) {
+        sent += packets[id];
+        packets[id] = 0;
+        --alive;
+      } else {
+        event.start_ns = 0;
+        packets[id] += random() % 9;
+      }
+    }
+    const FlowChange change = table.Apply(event, kStart + i);
+    grown += change.growth.original.packets;
+    open += change.open_change;
+    ASSERT_EQ(table.size(), alive);
+  }
+  EXPECT_EQ(open, static_cast<int>(alive));
+  EXPECT_GT(grown, sent);
+  EXPECT_EQ(counts.counter_falls, 0u);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -138,39 +139,67 @@ RowSink StandardOutputSink(bool track_open, int cancel_fd) {
   };
 }
 
-absl::Status Flusher::Flush(TableHandoff<AccountingTable>* handoff, bool last) {
+absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, bool last) {
+  sealed_ns_.resize(handoffs.size(), std::numeric_limits<int64_t>::min());
   if (last || rows_waiting_ < kWaitingRowsMax) {
-    if (AccountingTable* table = handoff->Take(); table != nullptr) {
-      IntervalRows interval = TakeRows(table);
+    for (size_t i = 0; i < handoffs.size(); ++i) {
+      AccountingTable* const table = handoffs[i]->Take();
+      if (table == nullptr) continue;
+      sealed_ns_[i] = table->interval_end_ns;
+      Merge(table);
       // From here on the rows are the flusher's; the worker need not wait for the disk.
-      handoff->GiveBack(table);
-      if (options_.pipe != nullptr && !interval.rows.empty()) {
-        std::string lines;
-        for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
-        options_.pipe->Offer(std::move(lines), interval.rows.size());
-        if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
-      }
-      const bool has_gap = interval.completeness != Completeness::kComplete;
-      if (options_.sink && (has_gap || !interval.rows.empty())) {
-        rows_waiting_ += interval.rows.size();
-        waiting_.push_back(std::move(interval));
-      } else {
-        rows_written_ += interval.rows.size();
-        ++intervals_written_;
-      }
+      handoffs[i]->GiveBack(table);
+    }
+    const int64_t all_sealed_ns = *std::min_element(sealed_ns_.begin(), sealed_ns_.end());
+    while (!merging_.empty() && merging_.begin()->first <= all_sealed_ns) {
+      Emit(merging_.begin()->second);
+      merging_.erase(merging_.begin());
     }
   }
   return WriteWaiting();
 }
 
-IntervalRows Flusher::TakeRows(AccountingTable* table) {
+void Flusher::Merge(AccountingTable* table) {
+  const auto [it, first] = merging_.try_emplace(table->interval_end_ns);
+  AccountingTable& merged = it->second;
+  if (first) {
+    std::swap(merged, *table);
+    // The worker's next table will not have to grow to what this one was.
+    table->rows.Reserve(merged.rows.size());
+    return;
+  }
+  for (const auto& [key, sums] : table->rows) merged.rows[key].Add(sums);
+  for (const auto& [key, change] : table->open_changes) merged.open_changes[key] += change;
+  merged.completeness = std::max(merged.completeness, table->completeness);
+  merged.events_dropped += table->events_dropped;
+}
+
+void Flusher::Emit(const AccountingTable& table) {
+  IntervalRows interval = TakeRows(table);
+  if (options_.pipe != nullptr && !interval.rows.empty()) {
+    std::string lines;
+    for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
+    options_.pipe->Offer(std::move(lines), interval.rows.size());
+    if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
+  }
+  const bool has_gap = interval.completeness != Completeness::kComplete;
+  if (options_.sink && (has_gap || !interval.rows.empty())) {
+    rows_waiting_ += interval.rows.size();
+    waiting_.push_back(std::move(interval));
+  } else {
+    rows_written_ += interval.rows.size();
+    ++intervals_written_;
+  }
+}
+
+IntervalRows Flusher::TakeRows(const AccountingTable& table) {
   IntervalRows interval;
-  interval.end_ns = table->interval_end_ns;
-  interval.completeness = table->completeness;
-  interval.events_dropped = table->events_dropped;
+  interval.end_ns = table.interval_end_ns;
+  interval.completeness = table.completeness;
+  interval.events_dropped = table.events_dropped;
   absl::flat_hash_map<AccountingKey, int64_t> open;
   if (options_.track_open) {
-    for (const auto& [key, change] : table->open_changes) {
+    for (const auto& [key, change] : table.open_changes) {
       const auto it = open_.try_emplace(key, 0).first;
       it->second += change;
       if (it->second == 0) open_.erase(it);
@@ -185,8 +214,8 @@ IntervalRows Flusher::TakeRows(AccountingTable* table) {
       open[listed] += count;
     }
   }
-  interval.rows.reserve(table->rows.size() + open.size());
-  for (const auto& [key, sums] : table->rows) {
+  interval.rows.reserve(table.rows.size() + open.size());
+  for (const auto& [key, sums] : table.rows) {
     TrafficRow row = RowOf(key, sums, interval.end_ns);
     if (const auto it = open.find(key); it != open.end()) {
       row.open_connections = static_cast<uint64_t>(it->second);

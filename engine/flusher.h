@@ -1,6 +1,10 @@
 // Sealed tables -> rows -> files, standard output, pipe. Runs on the timer thread (main's), never
 // on a worker's.
 //
+// The tables of all workers for one interval are merged, so that a key appears once. An interval is
+// written when each worker has sealed it, or a later one: a worker that found no spare table brings
+// its part with its next.
+//
 // Rows leave memory only once they are where they were asked to be: if a write fails (disk full,
 // folder gone) they wait and are tried again, in order. The backlog is bounded: when it is full,
 // sealed tables are no longer taken, and the worker goes on adding to its live one; then intervals
@@ -14,6 +18,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -23,7 +28,6 @@
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/spool_header.h"
-#include "engine/table_handoff.h"
 #include "engine/traffic_row.h"
 
 namespace ctacct {
@@ -60,10 +64,10 @@ class Flusher {
   };
   explicit Flusher(Options options) : options_(std::move(options)) {}
 
-  // Takes the sealed table, if there is one and the backlog has room (or `last`), gives it back
-  // cleared, and writes what it can. An error is that of the oldest interval that could not be
-  // written.
-  absl::Status Flush(TableHandoff<AccountingTable>* handoff, bool last);
+  // Takes the sealed tables, if there are any and the backlog has room (or `last`), gives them back
+  // cleared, and writes what it can. `handoffs`: those of all workers, the same in each call. An
+  // error is that of the oldest interval that could not be written.
+  absl::Status Flush(const std::vector<AccountingHandoff*>& handoffs, bool last);
 
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }
@@ -73,10 +77,15 @@ class Flusher {
   static constexpr size_t kWaitingRowsMax = 4 << 20;
 
  private:
-  IntervalRows TakeRows(AccountingTable* table);
+  // Adds a worker's table to what is known of its interval, and leaves it empty.
+  void Merge(AccountingTable* table);
+  void Emit(const AccountingTable& table);
+  IntervalRows TakeRows(const AccountingTable& table);
   absl::Status WriteWaiting();
 
   const Options options_;
+  std::map<int64_t, AccountingTable> merging_;  // By interval end.
+  std::vector<int64_t> sealed_ns_;              // Per worker: the end of its last interval sealed.
   // Connections open at the end of the last interval taken, by unlisted port.
   absl::flat_hash_map<AccountingKey, int64_t> open_;
   std::deque<IntervalRows> waiting_;

@@ -81,7 +81,7 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   handoff_.live().events_dropped = 3;
   handoff_.live().completeness = Completeness::kResynced;
   Seal(15'000'000'000);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   ASSERT_EQ(kept_.size(), 1u);
   EXPECT_EQ(kept_[0].events_dropped, 3u);
   EXPECT_EQ(kept_[0].completeness, Completeness::kResynced);
@@ -96,6 +96,51 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   EXPECT_EQ(flusher.rows_written(), 1u);
 }
 
+// An interval is whole once every worker has sealed it, or a later one for want of a spare table.
+TEST_F(FlusherTest, WorkersAreMerged) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  Flusher flusher(options);
+  AccountingHandoff other;
+  const std::vector<AccountingHandoff*> both = {&handoff_, &other};
+  const auto seal_other = [&](int64_t end_ns) {
+    other.live().interval_end_ns = end_ns;
+    ASSERT_TRUE(other.Publish());
+  };
+  handoff_.live().rows[Key(1)] = Sums(5);
+  handoff_.live().open_changes[Key(1)] = 1;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  EXPECT_TRUE(kept_.empty());
+  other.live().rows[Key(1)] = Sums(7);
+  other.live().rows[Key(2)] = Sums(1);
+  other.live().open_changes[Key(1)] = 2;
+  other.live().events_dropped = 3;
+  other.live().completeness = Completeness::kPartial;
+  seal_other(1);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  ASSERT_EQ(kept_[0].rows.size(), 2u);
+  EXPECT_EQ(kept_[0].events_dropped, 3u);
+  EXPECT_EQ(kept_[0].completeness, Completeness::kPartial);
+  for (const TrafficRow& row : kept_[0].rows) {
+    EXPECT_EQ(row.packets_src, row.src[3] == 1 ? 12u : 1u);
+    EXPECT_EQ(row.open_connections, row.src[3] == 1 ? 3u : 0u);
+  }
+  // The other one could not seal the second interval, and brings its part with the third.
+  Seal(2);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  EXPECT_EQ(kept_.size(), 1u);
+  Seal(3);
+  other.live().rows[Key(2)] = Sums(1);
+  seal_other(3);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  ASSERT_EQ(kept_.size(), 3u);
+  EXPECT_EQ(kept_[1].end_ns, 2);
+  EXPECT_EQ(kept_[1].rows.size(), 1u);
+  EXPECT_EQ(kept_[2].rows.size(), 2u);
+}
+
 TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
   Flusher::Options options = Options();
   options.track_open = true;
@@ -103,13 +148,13 @@ TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
   handoff_.live().open_changes[Key(1)] = 2;
   handoff_.live().rows[Key(2)] = Sums(1);
   Seal(1);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   Seal(2);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   handoff_.live().open_changes[Key(1)] = -2;
   handoff_.live().rows[Key(1)] = Sums(1);
   Seal(3);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   ASSERT_EQ(kept_.size(), 3u);
   EXPECT_EQ(kept_[0].rows.size(), 2u);
   ASSERT_EQ(kept_[1].rows.size(), 1u);
@@ -131,11 +176,11 @@ TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
   handoff_.live().open_changes[Key(1, 81)] = 1;
   handoff_.live().open_changes[Key(1, 82)] = 1;
   Seal(1);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   std::ofstream(path) << "udp:1\n";
   ASSERT_TRUE(ports.Load().ok());
   Seal(2);
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   ASSERT_EQ(kept_[0].rows.size(), 2u);
   ASSERT_EQ(kept_[1].rows.size(), 1u);
   EXPECT_EQ(kept_[1].rows[0].port, -1);
@@ -148,11 +193,11 @@ TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
   for (int interval = 1; interval <= 3; ++interval) {
     handoff_.live().rows[Key(1)] = Sums(1);
     Seal(interval);
-    EXPECT_FALSE(flusher.Flush(&handoff_, false).ok());
+    EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
   }
   EXPECT_EQ(flusher.rows_waiting(), 3u);
   sink_status_ = absl::OkStatus();
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   EXPECT_EQ(flusher.rows_waiting(), 0u);
   ASSERT_EQ(kept_.size(), 3u);
   for (int interval = 1; interval <= 3; ++interval) EXPECT_EQ(kept_[interval - 1].end_ns, interval);
@@ -171,10 +216,10 @@ TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
     Seal(interval * 1'000'000'000);
     if (interval == 2) {
       std::filesystem::rename(folder_, folder_ + ".gone");
-      EXPECT_FALSE(flusher.Flush(&handoff_, false).ok());
+      EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
       std::filesystem::rename(folder_ + ".gone", folder_);
     }
-    ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   }
   EXPECT_THAT(Files(), ElementsAre(HasSubstr("-0000000001.spool"), HasSubstr("-0000000002.spool")));
   auto reader = SpoolReader::Open(folder_ + "/" + Files()[1]);
@@ -191,10 +236,10 @@ TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
   for (int i = 0; i < 2; ++i) {
     handoff_.live().rows[Key(1)] = Sums(static_cast<uint64_t>(i) + 1);
     Seal(1'600'000'005'000'000'000);
-    ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   }
   Seal(1'600'000'020'000'000'000);  // Nothing happened: no file.
-  ASSERT_TRUE(flusher.Flush(&handoff_, false).ok());
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   EXPECT_THAT(Files(),
               ElementsAre("traffic_2020-09-13T12_26_45.csv", "traffic_2020-09-13T12_26_45_1.csv"));
   std::ifstream file(folder_ + "/" + Files()[1]);

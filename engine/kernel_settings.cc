@@ -16,24 +16,33 @@ struct Setting {
   const char* name;
   int wanted;
   bool needed;
+  bool needed_in_light;
   const char* without;  // What is wrong as long as it is not set.
 };
 
 constexpr Setting kSettings[] = {
-    {"nf_conntrack_acct", 1, true, "conntrack counts no packets and bytes"},
-    {"nf_conntrack_timestamp", 1, false, "connection times are those of reading, not the kernel's"},
+    {"nf_conntrack_acct", 1, true, true, "conntrack counts no packets and bytes"},
+    {"nf_conntrack_timestamp", 1, false, true,
+     "connection times are those of reading, not the kernel's"},
     // 2, the default: a flow born while nobody listens never tells its end.
-    {"nf_conntrack_events", 1, false, "the ends of some flows are never told"},
+    {"nf_conntrack_events", 1, false, true, "the ends of some flows are never told"},
 };
+
+void ReadTimeout(const char* state, uint32_t* seconds) {
+  std::ifstream file(absl::StrCat(kFolder, "nf_conntrack_tcp_timeout_", state));
+  uint32_t value = 0;
+  if (file >> value) *seconds = value;
+}
 
 }  // namespace
 
-absl::Status PrepareConntrack(const std::function<void(const std::string&)>& log) {
+absl::Status PrepareConntrack(bool light, const std::function<void(const std::string&)>& log) {
   for (const Setting& setting : kSettings) {
+    const bool needed = light ? setting.needed_in_light : setting.needed;
     const std::string path = absl::StrCat(kFolder, setting.name);
     int value = -1;
     if (!(std::ifstream(path) >> value)) {
-      if (!setting.needed) {
+      if (!needed) {
         log(absl::StrCat(setting.name, " cannot be read: ", setting.without));
         continue;
       }
@@ -49,11 +58,19 @@ absl::Status PrepareConntrack(const std::function<void(const std::string&)>& log
     }
     const std::string why = absl::StrCat(setting.name, " is ", value, " and cannot be set to ",
                                          setting.wanted, ": ", strerror(errno));
-    if (setting.needed)
-      return absl::PermissionDeniedError(absl::StrCat(why, "; ", setting.without));
+    if (needed) return absl::PermissionDeniedError(absl::StrCat(why, "; ", setting.without));
     log(absl::StrCat(why, "; ", setting.without));
   }
   return absl::OkStatus();
+}
+
+TcpTimeouts ReadTcpTimeouts() {
+  TcpTimeouts timeouts;
+  ReadTimeout("close_wait", &timeouts.close_wait_seconds);
+  ReadTimeout("last_ack", &timeouts.last_ack_seconds);
+  ReadTimeout("time_wait", &timeouts.time_wait_seconds);
+  ReadTimeout("close", &timeouts.close_seconds);
+  return timeouts;
 }
 
 }  // namespace ctacct

@@ -6,14 +6,21 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "engine/flow_table.h"
 
 namespace ctacct {
 
 // Turns on nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events=1 where they are not,
 // and reports each change, or each setting that could not be changed, as a line to `log`. They stay
 // on when the engine ends. An error if conntrack is not there, or if nothing can be counted (acct
-// is off and stays so).
-[[nodiscard]] absl::Status PrepareConntrack(const std::function<void(const std::string&)>& log);
+// is off and stays so; `light`: the other two likewise, since nothing else tells of a flow's start
+// and of its end).
+[[nodiscard]] absl::Status PrepareConntrack(bool light,
+                                            const std::function<void(const std::string&)>& log);
+
+// The time-outs that this kernel counts down in each state past a connection's close
+// (nf_conntrack_tcp_timeout_*); its defaults where they cannot be read.
+[[nodiscard]] TcpTimeouts ReadTcpTimeouts();
 
 }  // namespace ctacct
 

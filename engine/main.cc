@@ -1,17 +1,22 @@
 // engine: accounts conntrack's traffic, live or from a capture. See README.md and `--help`.
 //
-// Threads: main is the timer thread (signals, flushing, port list); one thread runs the worker.
+// Threads: main is the timer thread (signals, flushing, port list); one thread reads dumps or the
+// capture, and each worker has its own.
 
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <memory>
@@ -19,6 +24,7 @@
 #include <string>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
@@ -28,6 +34,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/collector.h"
 #include "engine/command_line.h"
+#include "engine/dispatcher.h"
 #include "engine/durable_file.h"
 #include "engine/engine_id.h"
 #include "engine/flusher.h"
@@ -102,6 +109,7 @@ std::string AbslUnparseFlag(const Bounded<kMin, kMax>& number) {
   return absl::StrCat(number.value);
 }
 using IntervalSeconds = Bounded<1, kIntervalSecondsMax>;
+using Workers = Bounded<1, static_cast<int>(kWorkersMax)>;
 using ReceiveBufferBytes = Bounded<1, kReceiveBufferBytesMax>;
 
 enum class OutputFormat { kSpool, kCsv };
@@ -112,6 +120,25 @@ bool AbslParseFlag(absl::string_view text, OutputFormat* format, std::string* wh
 }
 std::string AbslUnparseFlag(OutputFormat format) {
   return format == OutputFormat::kCsv ? "csv" : "spool";
+}
+
+enum class Mode { kPrecise, kLight };
+bool AbslParseFlag(absl::string_view text, Mode* mode, std::string* why) {
+  *mode = text == "light" ? Mode::kLight : Mode::kPrecise;
+  *why = "must be precise or light";
+  return text == "precise" || text == "light";
+}
+std::string AbslUnparseFlag(Mode mode) { return mode == Mode::kLight ? "light" : "precise"; }
+
+// More workers than this gain nothing on gateways that we know, and each costs the packet path a
+// little: every event meets each socket's filter.
+constexpr int kDefaultWorkersMax = 4;
+
+int DefaultWorkers() {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return 1;
+  return std::clamp(CPU_COUNT(&allowed), 1, kDefaultWorkersMax);
 }
 
 struct Gateway {
@@ -148,12 +175,19 @@ ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
 ABSL_FLAG(ctacct::OutputFormat, output_format, ctacct::OutputFormat::kSpool,
           "files in the output folder: spool or csv");
+ABSL_FLAG(ctacct::Mode, mode, ctacct::Mode::kPrecise,
+          "precise: births, closes and ends of flows; closes to the millisecond. light: ends and "
+          "dumps only, the kernel builds almost no events; closes to the second");
+ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
+          "threads that account, each its share of the flows; default: CPUs, at most 4; with "
+          "-record: 1");
 ABSL_FLAG(ctacct::Gateway, gateway, {},
           "name of this gateway in the database; empty: the host name");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "", "capture to write of all that is read from the kernel");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
-          "bytes of kernel memory for bursts of events, about 640 each; the kernel doubles it");
+          "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
+          "workers; the kernel doubles it");
 
 namespace ctacct {
 namespace {
@@ -164,12 +198,15 @@ constexpr char kUsage[] =
     "Sums conntrack's traffic per masked pair, protocol and port, for each interval. SIGTERM ends "
     "it\n"
     "with nothing lost; SIGHUP re-reads the port list. Live it needs CAP_NET_ADMIN.";
+constexpr int kFlusherNice = 10;
 constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
 
 void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line)); }
 
 struct Config {
   AccountingRules rules;
+  size_t workers = 1;
+  bool light = false;
   std::string gateway;
 };
 
@@ -192,6 +229,11 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   rules.interval_ns = absl::GetFlag(FLAGS_interval).value * int64_t{1'000'000'000};
   rules.include_icmp = absl::GetFlag(FLAGS_include_icmp);
   rules.track_open = absl::GetFlag(FLAGS_track_open);
+  // A recording has one order of what was read.
+  config.workers = absl::GetFlag(FLAGS_record).empty()
+                       ? static_cast<size_t>(absl::GetFlag(FLAGS_workers).value)
+                       : 1;
+  config.light = absl::GetFlag(FLAGS_mode) == Mode::kLight;
   config.gateway = absl::GetFlag(FLAGS_gateway).name;
   if (config.gateway.empty()) {
     char name[256] = "";
@@ -267,11 +309,11 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
 // Flushes what is sealed. Says once when writing fails, and once when it works again.
 class FlushReporter {
  public:
-  FlushReporter(Flusher* flusher, AccountingHandoff* handoff, bool silent)
-      : flusher_(flusher), handoff_(handoff), silent_(silent) {}
+  FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs, bool silent)
+      : flusher_(flusher), handoffs_(std::move(handoffs)), silent_(silent) {}
 
   absl::Status Flush(bool last) {
-    const absl::Status status = flusher_->Flush(handoff_, last);
+    const absl::Status status = flusher_->Flush(handoffs_, last);
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
@@ -282,7 +324,7 @@ class FlushReporter {
 
  private:
   Flusher* const flusher_;
-  AccountingHandoff* const handoff_;
+  const std::vector<AccountingHandoff*> handoffs_;
   const bool silent_;  // An error ends the program, whose last words name it.
   absl::Status last_;
 };
@@ -331,20 +373,31 @@ absl::Status RunEngine(const Config& config) {
     if (!opened.ok()) return opened.status();
     pipe = *std::move(opened);
   }
+  std::vector<std::unique_ptr<AccountingHandoff>> owned_handoffs;
+  std::vector<AccountingHandoff*> handoffs;
+  for (size_t i = 0; i < config.workers; ++i) {
+    owned_handoffs.push_back(std::make_unique<AccountingHandoff>());
+    handoffs.push_back(owned_handoffs.back().get());
+  }
   std::unique_ptr<Collector> collector;
+  TcpTimeouts tcp_timeouts;
   if (replay.empty()) {
     // Before the subscription, that no flow is born between them without counters; but the
     // subscription may be what loads conntrack.
-    absl::Status prepared = PrepareConntrack(Log);
+    absl::Status prepared = PrepareConntrack(config.light, Log);
     Collector::Options options;
+    options.rules = config.rules;
+    options.destroy_only = config.light;
     options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
     options.record = absl::GetFlag(FLAGS_record);
     options.log = Log;
-    absl::StatusOr<std::unique_ptr<Collector>> opened = Collector::Open(std::move(options));
+    absl::StatusOr<std::unique_ptr<Collector>> opened =
+        Collector::Open(std::move(options), handoffs);
     if (!opened.ok()) return opened.status();
     collector = *std::move(opened);
-    if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(Log);
+    if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(config.light, Log);
     if (!prepared.ok()) return prepared;
+    tcp_timeouts = ReadTcpTimeouts();
   }
 
   const auto notify = [](const UniqueFd& fd) {
@@ -352,7 +405,6 @@ absl::Status RunEngine(const Config& config) {
     // Fails only if the counter is full, and then the reader will wake anyway.
     [[maybe_unused]] const ssize_t ignored = write(fd.get(), &one, sizeof(one));
   };
-  AccountingHandoff handoff;
   Flusher::Options flusher_options;
   flusher_options.track_open = config.rules.track_open;
   flusher_options.wait_for_pipe = !replay.empty();
@@ -362,25 +414,35 @@ absl::Status RunEngine(const Config& config) {
   Flusher flusher(std::move(flusher_options));
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
-  FlushReporter reporter(&flusher, &handoff, write_errors_end_it);
+  FlushReporter reporter(&flusher, handoffs, write_errors_end_it);
 
-  Worker::Options worker_options;
-  worker_options.rules = config.rules;
-  worker_options.interval_end = *interval_end;
-  worker_options.wait_for_spare = !replay.empty();
-  worker_options.sealed = [&] { notify(sealed_fd); };
-  Worker worker(std::move(worker_options), &handoff, &ports);
+  std::vector<std::unique_ptr<Worker>> workers;
+  for (size_t i = 0; i < config.workers; ++i) {
+    Worker::Options options;
+    options.rules = config.rules;
+    options.tcp_timeouts = tcp_timeouts;
+    options.index = i;
+    options.wait_for_spare = !replay.empty();
+    options.sealed = [&] { notify(sealed_fd); };
+    workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
+  }
+  Dispatcher::Options dispatch;
+  dispatch.interval_ns = config.rules.interval_ns;
+  dispatch.interval_end = *interval_end;
+  dispatch.silent_intervals = config.rules.track_open;
 
   std::atomic<bool> stop{false};
   std::atomic<bool> finished{false};
-  absl::Status worker_status;
+  absl::Status read_status;
   std::thread thread([&] {
-    worker_status = collector != nullptr ? collector->Run(&worker, stop, wake_fd.get())
-                                         : Replay(replay, &worker, stop);
+    read_status = collector != nullptr ? collector->Run(workers, stop, wake_fd.get())
+                                       : Replay(replay, dispatch, workers, stop);
     finished.store(true, std::memory_order_release);
     notify(sealed_fd);
   });
 
+  // Files may wait a little; packets may not.
+  setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kFlusherNice);
   absl::Status write_status;
   while (!finished.load(std::memory_order_acquire)) {
     pollfd fds[] = {{signal_fd.get(), POLLIN, 0}, {sealed_fd.get(), POLLIN, 0}};
@@ -414,8 +476,10 @@ absl::Status RunEngine(const Config& config) {
                                             flusher.rows_written(), " rows, ",
                                             flusher.rows_waiting(), " more were ready"));
   }
-  if (worker_status.ok()) Log(Summary(worker.counts(), flusher, pipe.get()));
-  return worker_status;
+  WorkerCounts counts;
+  for (const std::unique_ptr<Worker>& worker : workers) counts.Add(worker->counts());
+  if (read_status.ok()) Log(Summary(counts, flusher, pipe.get()));
+  return read_status;
 }
 
 // What is closed is opened on /dev/null, or the first files opened would be taken for it. False if

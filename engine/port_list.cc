@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include <algorithm>
 #include <fstream>
 #include <optional>
 #include <utility>
@@ -74,9 +75,10 @@ absl::Status PortListFile::Load() {
   if (!list.ok()) return list.status();
   lists_.push_back(*std::move(list));
   published_.store(lists_.back().get());
-  const PortList* const in_use = in_use_.load();
   std::erase_if(lists_, [&](const std::unique_ptr<const PortList>& old) {
-    return old != lists_.back() && old.get() != in_use;
+    return old != lists_.back() &&
+           std::none_of(in_use_.begin(), in_use_.end(),
+                        [&](const InUse& in_use) { return in_use.list.load() == old.get(); });
   });
   return absl::OkStatus();
 }

@@ -8,8 +8,10 @@
 
 #include <sys/stat.h>
 
+#include <array>
 #include <atomic>
 #include <bitset>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -42,10 +44,13 @@ class PortList {
   size_t size_ = 0;
 };
 
+// A limit on the threads of one engine; more than the CPUs of any gateway that we know.
+inline constexpr size_t kWorkersMax = 64;
+
 // A file's port list that workers use while another thread replaces it.
 //
-// Thread safety: Current by one worker; Load and ReloadIfChanged by one other thread. The worker
-// calls Current between batches and may use what it got until its next call.
+// Thread safety: Current by each worker under its own index; Load and ReloadIfChanged by one other
+// thread. A worker calls Current between batches and may use what it got until its next call.
 class PortListFile {
  public:
   explicit PortListFile(std::string path) : path_(std::move(path)) {}
@@ -57,14 +62,16 @@ class PortListFile {
   // one error, once. True if there is a new list.
   [[nodiscard]] absl::StatusOr<bool> ReloadIfChanged();
 
-  // The list in force; nullptr if there is no file (every port is accounted).
-  const PortList* Current() {
+  // The list in force; nullptr if there is no file (every port is accounted). `worker`: 0 to
+  // kWorkersMax - 1.
+  const PortList* Current(size_t worker) {
+    std::atomic<const PortList*>& in_use = in_use_[worker].list;
     // A hazard pointer: the loader frees what is neither published nor shown here. The second look
     // is needed since the list may have been replaced, and freed, before it was shown; both sides
     // are sequentially consistent for it.
     const PortList* list = published_.load();
     for (;;) {
-      in_use_.store(list);
+      in_use.store(list);
       const PortList* again = published_.load();
       if (again == list) return list;
       list = again;
@@ -89,10 +96,13 @@ class PortListFile {
 
   const std::string path_;  // Empty: no list.
   Stamp stamp_;
-  // The newest at the back. An older one is freed once the worker has shown that it uses another.
+  // The newest at the back. An older one is freed once no worker shows that it uses it.
   std::vector<std::unique_ptr<const PortList>> lists_;
   std::atomic<const PortList*> published_{nullptr};
-  std::atomic<const PortList*> in_use_{nullptr};
+  struct alignas(64) InUse {  // A cache line for each worker.
+    std::atomic<const PortList*> list{nullptr};
+  };
+  std::array<InUse, kWorkersMax> in_use_;
 };
 
 }  // namespace ctacct

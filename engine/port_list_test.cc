@@ -50,7 +50,7 @@ TEST_F(PortListTest, ABadLineIsNamed) {
 TEST_F(PortListTest, NoFileMeansNoList) {
   PortListFile ports("");
   ASSERT_TRUE(ports.Load().ok());
-  EXPECT_EQ(ports.Current(), nullptr);
+  EXPECT_EQ(ports.Current(0), nullptr);
   EXPECT_FALSE(*ports.ReloadIfChanged());
 }
 
@@ -61,19 +61,19 @@ TEST_F(PortListTest, TheLastGoodListStays) {
   EXPECT_FALSE(*ports.ReloadIfChanged());
   Write("tcp:80\ntcp:81\n");
   EXPECT_TRUE(*ports.ReloadIfChanged());
-  EXPECT_TRUE(ports.Current()->Contains(6, 81));
+  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
   Write("rubbish\n");
   EXPECT_FALSE(ports.ReloadIfChanged().ok());
-  EXPECT_TRUE(ports.Current()->Contains(6, 81));
+  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
   EXPECT_FALSE(*ports.ReloadIfChanged());  // Said once.
   std::filesystem::remove(path_);
   EXPECT_FALSE(ports.ReloadIfChanged().ok());
   EXPECT_FALSE(*ports.ReloadIfChanged());
-  EXPECT_TRUE(ports.Current()->Contains(6, 81));
+  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
   Write("tcp:82\n");
   EXPECT_TRUE(*ports.ReloadIfChanged());
-  EXPECT_FALSE(ports.Current()->Contains(6, 81));
-  EXPECT_TRUE(ports.Current()->Contains(6, 82));
+  EXPECT_FALSE(ports.Current(0)->Contains(6, 81));
+  EXPECT_TRUE(ports.Current(0)->Contains(6, 82));
 }
 
 // Under the address and thread sanitizers: the list in use is never freed.
@@ -83,16 +83,19 @@ TEST_F(PortListTest, ReplacedWhileInUse) {
   ASSERT_TRUE(ports.Load().ok());
   std::atomic<bool> done{false};
   std::atomic<uint64_t> listed{0};
-  std::thread worker([&] {
+  const auto work = [&](size_t index) {
     while (!done.load()) {
-      const PortList* list = ports.Current();
+      const PortList* list = ports.Current(index);
       for (int i = 0; i < 100; ++i) listed += list->Contains(6, 80);
     }
-  });
-  // As long as it takes the two threads to meet.
+  };
+  std::thread first(work, 0);
+  std::thread last(work, kWorkersMax - 1);
+  // As long as it takes the threads to meet.
   for (int i = 0; i < 300 || listed.load() < 10'000; ++i) EXPECT_TRUE(ports.Load().ok());
   done.store(true);
-  worker.join();
+  first.join();
+  last.join();
 }
 
 }  // namespace

@@ -6,12 +6,28 @@
 #include <memory>
 #include <optional>
 #include <system_error>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "netlink/capture_file.h"
 #include "netlink/ctnetlink_parser.h"
 
 namespace ctacct {
+namespace {
+
+void Work(Worker* worker, FrameQueue* queue) {
+  for (;;) {
+    const uint64_t snapshot = queue->Snapshot();
+    Frame frame;
+    while (queue->Next(snapshot, &frame)) {
+      if (!worker->OnFrame(frame)) return;
+    }
+    worker->ApplyPending();
+    if (!worker->SweepSome()) queue->WaitNotEmpty();
+  }
+}
+
+}  // namespace
 
 absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
   std::error_code ignored;  // Opening it will tell what is wrong.
@@ -31,25 +47,37 @@ absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
     NetlinkMessage message;
     while (cursor.Next(&message)) {
       if ((message.flags & NLM_F_MULTI) == 0) continue;
-      // Dumps of other subsystems, and their ends, are none: see Worker::OnDatagram.
+      // Dumps of other subsystems, and their ends, are none: see Dispatcher::OnMessage.
       if (message.type != NLMSG_DONE && !IsFlowMessage(message)) other_dump = message.sequence;
       if (other_dump != message.sequence) return IntervalEnd::kByDump;
     }
   }
 }
 
-absl::Status Replay(const std::string& path, Worker* worker, const std::atomic<bool>& stop) {
+absl::Status Replay(const std::string& path, const Dispatcher::Options& options,
+                    const std::vector<std::unique_ptr<Worker>>& workers,
+                    const std::atomic<bool>& stop) {
   const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
   if (!reader.ok()) return reader.status();
+  std::vector<std::unique_ptr<FrameQueue>> owned;
+  std::vector<FrameQueue*> queues;
+  std::vector<std::thread> threads;
+  for (const std::unique_ptr<Worker>& worker : workers) {
+    owned.push_back(std::make_unique<FrameQueue>());
+    queues.push_back(owned.back().get());
+    threads.emplace_back(Work, worker.get(), queues.back());
+  }
+  Dispatcher dispatcher(options, queues);
   absl::Status status;
   CapturedDatagram datagram;
   while (!stop.load(std::memory_order_relaxed)) {
     const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
     if (!more.ok()) status = more.status();
     if (!more.ok() || !*more) break;
-    worker->OnDatagram(datagram.data, datagram.bytes, datagram.time_ns);
+    dispatcher.OnDatagram(datagram.data, datagram.bytes, datagram.time_ns);
   }
-  worker->Finish();
+  dispatcher.Finish();
+  for (std::thread& thread : threads) thread.join();
   return status;
 }
 

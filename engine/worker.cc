@@ -4,57 +4,23 @@
 
 #include <utility>
 
+#include "netlink/ctnetlink_parser.h"
+
 namespace ctacct {
-namespace {
-
-// A capture whose clock leaps by years must not make a row for each second of them.
-constexpr int kSilentIntervalsMax = 10'000;
-
-}  // namespace
 
 Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
     : options_(std::move(options)),
       handoff_(handoff),
       ports_(ports),
-      flows_(&counts_),
-      clock_(options_.rules.interval_ns) {}
+      flows_(&counts_, options_.tcp_timeouts) {}
 
 void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
-  clock_.Observe(now_ns);
-  flows_.Start(now_ns);
-  if (ports_->has_file()) port_list_ = ports_->Current();
-  if (options_.interval_end == IntervalEnd::kByPacket && clock_.IsPast(now_ns)) {
-    Seal();
-    // Nothing moved in intervals that passed in silence, but connections were open.
-    if (options_.rules.track_open) SealSilentIntervals(now_ns);
-    if (clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
-  }
   DatagramCursor cursor(data, bytes);
   NetlinkMessage message;
   while (cursor.Next(&message)) {
-    if (message.type == NLMSG_OVERRUN) {
-      OnOverrun(OverrunEvents(message));
-      continue;
-    }
-    if ((message.flags & NLM_F_MULTI) != 0) {
-      // A capture of nlmon also holds dumps of other subsystems, and their ends.
-      const bool done = message.type == NLMSG_DONE;
-      if (!done && !IsFlowMessage(message)) other_dump_ = message.sequence;
-      if (other_dump_ == message.sequence && !dump_running_) continue;
-      if (!dump_running_) {
-        dump_running_ = true;
-        clock_.DumpBegins(now_ns);
-        flows_.BeginDump(now_ns);
-      }
-    }
-    if (message.type == NLMSG_DONE) {
-      EndDump(MessageError(message) == 0);
-      continue;
-    }
-    FlowEvent event;
-    switch (ParseFlowMessage(message, &event)) {
+    switch (ParseFlowMessage(message, &pending_[pending_count_].event)) {
       case ParseResult::kFlow:
-        OnFlow(event, now_ns);
+        Admit(now_ns);
         break;
       case ParseResult::kIpv6:
         ++counts_.skipped_ipv6;
@@ -70,6 +36,13 @@ void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
 }
 
 void Worker::OnFlow(const FlowEvent& event, int64_t now_ns) {
+  pending_[pending_count_].event = event;
+  Admit(now_ns);
+}
+
+void Worker::Admit(int64_t now_ns) {
+  Pending& pending = pending_[pending_count_];
+  const FlowEvent& event = pending.event;
   switch (event.kind) {
     case FlowEventKind::kNew:
       ++counts_.events_new;
@@ -88,12 +61,77 @@ void Worker::OnFlow(const FlowEvent& event, int64_t now_ns) {
     ++counts_.filtered;
     return;
   }
-  const FlowChange change = flows_.Apply(event, now_ns);
-  if (!change.growth.IsZero()) handoff_->live().rows[KeyOf(event.identity)].Add(change.growth);
-  if (change.open_change != 0) AddOpenChange(event.identity, change.open_change);
+  if (!FlowTable::NeedsLookup(event)) return;
+  pending.now_ns = now_ns;
+  pending.flow_hash = flows_.Hash(event.identity);
+  flows_.Prefetch(event, pending.flow_hash);
+  // A flow's growth comes with its counters; of its close, only some events tell.
+  if (pending_count_ == 0 && ports_->has_file()) port_list_ = ports_->Current(options_.index);
+  if (event.kind != FlowEventKind::kNew) {
+    pending.key = KeyOf(event.identity);
+    pending.key_hash = handoff_->live().rows.Hash(pending.key);
+    handoff_->live().rows.Prefetch(pending.key_hash);
+  }
+  if (++pending_count_ == kPendingMax) ApplyPending();
+}
+
+void Worker::ApplyPending() {
+  AccountingTable& table = handoff_->live();
+  for (size_t i = 0; i < pending_count_; ++i) {
+    const Pending& pending = pending_[i];
+    flows_.PrefetchEntry(pending.event, pending.flow_hash);
+    if (pending.event.kind != FlowEventKind::kNew) table.rows.PrefetchEntry(pending.key_hash);
+  }
+  for (size_t i = 0; i < pending_count_; ++i) {
+    const Pending& pending = pending_[i];
+    const FlowChange change = flows_.Apply(pending.event, pending.flow_hash, pending.now_ns);
+    if (!change.growth.IsZero()) {
+      table.rows.FindOrAdd(pending.key, pending.key_hash).Add(change.growth);
+    }
+    if (change.open_change != 0) AddOpenChange(pending.event.identity, change.open_change);
+  }
+  pending_count_ = 0;
+}
+
+bool Worker::OnFrame(const Frame& frame) {
+  switch (frame.kind) {
+    case FrameKind::kDatagram:
+      OnDatagram(frame.data, frame.bytes, frame.time_ns);
+      return true;
+    case FrameKind::kStart:
+      Start(frame.time_ns);
+      return true;
+    case FrameKind::kOverrun:
+      OnOverrun(frame.number);
+      return true;
+    case FrameKind::kBeginDump:
+      BeginDump(frame.time_ns);
+      return true;
+    case FrameKind::kEndDump:
+      EndDump(frame.number != 0);
+      return true;
+    case FrameKind::kSeal:
+      Seal(frame.time_ns);
+      return true;
+    case FrameKind::kFinish:
+      if (started_) {  // Else nothing was ever read.
+        handoff_->WaitForSpare();
+        Seal(frame.time_ns);
+      }
+      return false;
+    case FrameKind::kSkip:
+      break;
+  }
+  return true;
+}
+
+void Worker::Start(int64_t now_ns) {
+  started_ = true;
+  flows_.Start(now_ns);
 }
 
 void Worker::OnOverrun(uint64_t events) {
+  ApplyPending();
   ++counts_.overruns;
   counts_.events_dropped += events;
   AccountingTable& table = handoff_->live();
@@ -102,52 +140,37 @@ void Worker::OnOverrun(uint64_t events) {
   flows_.NoteOverrun();
 }
 
+void Worker::BeginDump(int64_t now_ns) {
+  ApplyPending();
+  while (SweepSome()) {
+  }
+  flows_.BeginDump(now_ns);
+}
+
 void Worker::EndDump(bool complete) {
-  if (!dump_running_) return;
-  dump_running_ = false;
-  for (const FlowIdentity& ghost : flows_.EndDump(complete)) AddOpenChange(ghost, -1);
+  ApplyPending();
+  flows_.FinishDump(complete);
   AccountingTable& table = handoff_->live();
   // Resynced: the totals are right. Not where flows have died unseen, with what they moved last.
   if (table.completeness == Completeness::kPartial && !flows_.needs_resync() &&
       !flows_.lost_deaths()) {
     table.completeness = Completeness::kResynced;
   }
-  if (options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval()) {
-    Seal();
-    clock_.OpenAfterDump();
-  }
 }
 
-void Worker::OnDumpFailed(int64_t now_ns) {
-  if (!dump_running_) {
-    // Not even its first datagram came.
-    clock_.Observe(now_ns);
-    clock_.DumpBegins(now_ns);
-    dump_running_ = true;
-  }
-  EndDump(false);
+bool Worker::SweepSome() {
+  no_longer_open_.clear();
+  const bool more = flows_.SweepSome(&no_longer_open_);
+  for (const FlowIdentity& flow : no_longer_open_) AddOpenChange(flow, -1);
+  return more;
 }
 
-void Worker::Finish() {
-  if (!clock_.is_open()) return;  // Nothing was ever read.
-  handoff_->WaitForSpare();
-  Seal();
-}
-
-void Worker::SealSilentIntervals(int64_t now_ns) {
-  for (int i = 0; i < kSilentIntervalsMax; ++i) {
-    clock_.OpenFollowing();
-    if (!clock_.IsPast(now_ns)) return;
-    Seal();
-  }
-}
-
-void Worker::Seal() {
+void Worker::Seal(int64_t interval_end_ns) {
+  ApplyPending();
   if (options_.wait_for_spare) handoff_->WaitForSpare();
-  AccountingTable& table = handoff_->live();
-  table.interval_end_ns = clock_.open_end_ns();
+  handoff_->live().interval_end_ns = interval_end_ns;
   const bool still_lost = flows_.needs_resync();
-  if (!handoff_->Publish()) return;  // The rows go on with the next interval's.
+  if (!handoff_->Publish()) return;
   flows_.EndInterval();
   if (still_lost) handoff_->live().completeness = Completeness::kPartial;
   if (options_.sealed) options_.sealed();

@@ -1,8 +1,14 @@
 // One worker: conntrack datagrams in, sums per masked pair out. The door by which both the kernel's
-// sockets and a replay enter; it knows neither. Live and replay differ only in who calls.
+// sockets and a replay enter; it knows neither. When dumps and intervals end it is told: see
+// Dispatcher.
+//
+// Messages are parsed and looked up in batches: a flow's place in the tables is fetched from memory
+// while the messages before it are accounted. Whoever feeds it calls ApplyPending before it waits
+// for more.
 //
 // Thread-compatible: one thread owns it. Only the hand-over and the port list are shared with the
-// flusher's thread. A second worker takes a second object: nothing here is global.
+// flusher's thread. Of several workers each has its share of the flows and its own tables: nothing
+// here is global.
 #ifndef CTACCT_ENGINE_WORKER_H_
 #define CTACCT_ENGINE_WORKER_H_
 
@@ -10,13 +16,12 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <vector>
 
 #include "engine/accounting_table.h"
 #include "engine/flow_table.h"
-#include "engine/interval_clock.h"
+#include "engine/frame_queue.h"
 #include "engine/port_list.h"
-#include "engine/table_handoff.h"
-#include "netlink/ctnetlink_parser.h"
 #include "netlink/flow_event.h"
 #include "netlink/ipv4.h"
 
@@ -40,63 +45,79 @@ struct AccountingRules {
   }
 };
 
-using AccountingHandoff = TableHandoff<AccountingTable>;
-
-// How intervals end: see IntervalClock.
-enum class IntervalEnd { kByDump, kByPacket };
-
 class Worker {
  public:
-  // `handoff` and `ports` must outlive the worker. `sealed` is called after each table handed over,
-  // to wake the flusher. `wait_for_spare`: if the flusher is behind, wait for it (a replay), rather
-  // than go on adding (live).
+  // `handoff` and `ports` must outlive the worker.
   struct Options {
     AccountingRules rules;
-    IntervalEnd interval_end = IntervalEnd::kByDump;
+    TcpTimeouts tcp_timeouts;
+    size_t index = 0;  // Among the workers: 0 to kWorkersMax - 1.
+    // If the flusher is behind, wait for it (a replay), rather than go on adding (live).
     bool wait_for_spare = false;
-    std::function<void()> sealed;
+    std::function<void()> sealed;  // Called after each table handed over, to wake the flusher.
   };
   Worker(Options options, AccountingHandoff* handoff, PortListFile* ports);
 
-  // Applies a datagram, received at `now_ns` since the Unix epoch. Ends intervals where they end.
+  // Accounting begins: flows that start later count from zero. Before anything else; only the first
+  // call has an effect.
+  void Start(int64_t now_ns);
+
+  // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a
+  // dump's end, are passed over. `data` may be gone when it returns.
   void OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns);
 
-  // A dump that began will not end (an error, or silence). What came of it stands. The open
-  // interval ends, if its boundary has passed.
-  void OnDumpFailed(int64_t now_ns);
+  // The same for a message that is parsed already.
+  void OnFlow(const FlowEvent& event, int64_t now_ns);
 
-  // Seals what is open, whatever the time; the end of a replay or of the program. Waits for the
-  // spare table.
-  void Finish();
+  // Does what a dispatcher says. False after kFinish.
+  bool OnFrame(const Frame& frame);
 
-  // The end of the open interval, nanoseconds since the Unix epoch; 0 before the first datagram.
-  int64_t open_end_ns() const { return clock_.open_end_ns(); }
-  bool dump_running() const { return dump_running_; }
+  // The kernel dropped `events` (0 if it could not allocate, and does not know).
+  void OnOverrun(uint64_t events);
+
+  // Applies what OnDatagram has taken.
+  void ApplyPending();
+
+  // Part of the work that a dump's end leaves: what it has not shown. To be called between batches,
+  // as long as it says true; the rest is done before the next dump.
+  bool SweepSome();
+
+  void BeginDump(int64_t now_ns);
+  void EndDump(bool complete);
+  // Hands the table over. Without a spare one, the rows go on with the next interval's.
+  void Seal(int64_t interval_end_ns);
+
   bool needs_resync() const { return flows_.needs_resync(); }
-  // False if an interval could not be handed over now: no dump should be begun for the next one.
-  bool CanSeal() const { return handoff_->HasSpare(); }
   size_t flows() const { return flows_.size(); }
   const WorkerCounts& counts() const { return counts_; }
 
  private:
-  void OnFlow(const FlowEvent& event, int64_t now_ns);
-  // The kernel dropped `events` (0 if it could not allocate, and does not know).
-  void OnOverrun(uint64_t events);
-  void EndDump(bool complete);
-  void SealSilentIntervals(int64_t now_ns);
-  void Seal();
+  // Enough to hide the memory's latency; few enough to stay in the first cache.
+  static constexpr size_t kPendingMax = 32;
+
+  struct Pending {
+    FlowEvent event;
+    int64_t now_ns;
+    size_t flow_hash;
+    AccountingKey key;
+    size_t key_hash;
+  };
+
+  // Looks at the event in the next pending place; it stays there if it is to be applied.
+  void Admit(int64_t now_ns);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
   void AddOpenChange(const FlowIdentity& identity, int change);
 
   const Options options_;
   AccountingHandoff* const handoff_;
   PortListFile* const ports_;
-  const PortList* port_list_ = nullptr;  // As of the present datagram.
+  const PortList* port_list_ = nullptr;  // As of the present batch.
   WorkerCounts counts_;
   FlowTable flows_;
-  IntervalClock clock_;
-  bool dump_running_ = false;
-  std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
+  bool started_ = false;
+  size_t pending_count_ = 0;
+  Pending pending_[kPendingMax];
+  std::vector<FlowIdentity> no_longer_open_;  // Kept for its memory.
 };
 
 }  // namespace ctacct

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include <array>
+#include <cassert>
 
 #include "absl/strings/str_cat.h"
 
@@ -25,23 +26,26 @@ EventSocket::EventSocket(mnl_socket* socket)
     headers_[i].msg_hdr.msg_iov = &vectors_[i];
     headers_[i].msg_hdr.msg_iovlen = 1;
     headers_[i].msg_hdr.msg_name = &senders_[i];
+    headers_[i].msg_hdr.msg_namelen = sizeof(sockaddr_nl);
   }
 }
 
-absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Open(size_t receive_buffer_bytes) {
+absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Open(const Options& options) {
   mnl_socket* socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (socket == nullptr) {
     return absl::UnavailableError(absl::StrCat("netlink event socket: ", strerror(errno)));
   }
   auto events = std::unique_ptr<EventSocket>(new EventSocket(socket));
-  const int bytes = static_cast<int>(receive_buffer_bytes);
+  const int bytes = static_cast<int>(options.receive_buffer_bytes);
   if (setsockopt(events->fd(), SOL_SOCKET, SO_RCVBUFFORCE, &bytes, sizeof(bytes)) != 0) {
     return absl::PermissionDeniedError(absl::StrCat("netlink event socket: receive buffer of ",
                                                     bytes, " bytes: ", strerror(errno),
                                                     " (needs CAP_NET_ADMIN)"));
   }
-  const unsigned groups =
-      NF_NETLINK_CONNTRACK_NEW | NF_NETLINK_CONNTRACK_UPDATE | NF_NETLINK_CONNTRACK_DESTROY;
+  // Before the subscription: no event shall slip in that the filter rejects.
+  if (absl::Status status = events->Attach(options.filter); !status.ok()) return status;
+  unsigned groups = NF_NETLINK_CONNTRACK_DESTROY;
+  if (!options.destroy_only) groups |= NF_NETLINK_CONNTRACK_NEW | NF_NETLINK_CONNTRACK_UPDATE;
   if (mnl_socket_bind(socket, groups, MNL_SOCKET_AUTOPID) != 0) {
     return absl::PermissionDeniedError(absl::StrCat(
         "netlink event socket: conntrack events: ", strerror(errno), " (needs CAP_NET_ADMIN)"));
@@ -49,9 +53,26 @@ absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Open(size_t receive_bu
   return events;
 }
 
+absl::Status EventSocket::Attach(const std::vector<sock_filter>& filter) {
+  if (filter.empty()) return absl::OkStatus();
+  assert(filter.size() <= BPF_MAXINSNS);
+  sock_fprog program{};
+  program.len = static_cast<unsigned short>(filter.size());
+  program.filter = const_cast<sock_filter*>(filter.data());  // The kernel only reads it.
+  if (setsockopt(fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0) {
+    return absl::UnavailableError(absl::StrCat("netlink event socket: filter: ", strerror(errno)));
+  }
+  // A lost or another filter would make flows count twice or never: nobody changes it by mistake.
+  const int locked = 1;
+  if (setsockopt(fd(), SOL_SOCKET, SO_LOCK_FILTER, &locked, sizeof(locked)) != 0) {
+    return absl::UnavailableError(
+        absl::StrCat("netlink event socket: locking the filter: ", strerror(errno)));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<EventSocket::Batch> EventSocket::Receive() {
   Batch batch;
-  for (mmsghdr& header : headers_) header.msg_hdr.msg_namelen = sizeof(sockaddr_nl);
   const int received = recvmmsg(fd(), headers_.data(), kBatchDatagrams, MSG_DONTWAIT, nullptr);
   if (received < 0) {
     if (errno == ENOBUFS) {
@@ -66,6 +87,8 @@ absl::StatusOr<EventSocket::Batch> EventSocket::Receive() {
   // Fewer than asked for is not yet "drained": an error behind the last one, ENOBUFS, shows in the
   // next call only.
   for (size_t i = 0; i < static_cast<size_t>(received); ++i) {
+    // The kernel has written it; of the others nothing has changed since the constructor.
+    headers_[i].msg_hdr.msg_namelen = sizeof(sockaddr_nl);
     if (senders_[i].nl_pid != 0) continue;  // Only the kernel tells of conntrack.
     datagrams_[batch.datagrams++] = {static_cast<const uint8_t*>(vectors_[i].iov_base),
                                      headers_[i].msg_len};

@@ -10,6 +10,7 @@
 #define CTACCT_NETLINK_EVENT_SOCKET_H_
 
 #include <libmnl/libmnl.h>
+#include <linux/filter.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -31,10 +32,19 @@ struct Datagram {
 
 class EventSocket {
  public:
-  // Subscribes to NEW, UPDATE and DESTROY. `receive_buffer_bytes` goes to SO_RCVBUFFORCE, of which
-  // the kernel makes twice as much; each queued event takes about 1,280 bytes of that.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Open(
-      size_t receive_buffer_bytes);
+  struct Options {
+    // For SO_RCVBUFFORCE, which makes twice as much of it; each queued event takes about 1,280
+    // bytes of that.
+    size_t receive_buffer_bytes = 0;
+    // Subscribes to DESTROY alone, instead of NEW, UPDATE and DESTROY. The kernel does not even
+    // build events that nobody has subscribed to.
+    bool destroy_only = false;
+    // See BuildEventFilter; empty: none. Events that it rejects count neither as queued nor as
+    // dropped.
+    std::vector<sock_filter> filter = {};
+  };
+  // Subscribes, with the filter in force from the first event on and for good.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Open(const Options& options);
 
   struct Batch {
     size_t datagrams = 0;  // at(0) ... at(datagrams - 1) are valid.
@@ -62,6 +72,8 @@ class EventSocket {
   };
 
   explicit EventSocket(mnl_socket* socket);
+
+  absl::Status Attach(const std::vector<sock_filter>& filter);
 
   const std::unique_ptr<mnl_socket, Closer> socket_;
   std::vector<uint8_t> buffer_;

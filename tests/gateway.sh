@@ -24,6 +24,8 @@ readonly STATE=/run/ctacct-gateways
 readonly CONNTRACK_ENTRIES_MIN=2000000
 # Both directions of each entry are in the table; chains beyond 50 entries are dropped as hash attacks.
 readonly CONNTRACK_BUCKETS_MIN=524288
+# So that a benchmark of millions of flows walks chains about as long as a test's.
+readonly CONNTRACK_ENTRIES_PER_BUCKET=4
 # Packets a CPU may hold between two veth ends: a generator's burst, when ksoftirqd has to wait for its turn.
 readonly BACKLOG_PACKETS_MIN=100000
 
@@ -34,7 +36,7 @@ readonly SHORT_SECONDS=2
 
 usage() {
   cat <<'TEXT'
-usage: gateway.sh up NAME [--nat] [--timeouts=long|short|kernel]
+usage: gateway.sh up NAME [--nat] [--timeouts=long|short|kernel] [--entries=N]
        gateway.sh down NAME
        gateway.sh check
 
@@ -43,6 +45,7 @@ up    makes the namespaces NAME-client, NAME-gw and NAME-server
               of connections that come from the clients (the generator's --nat answers from there)
   --timeouts  long (default): flows end by `conntrack -F` only; short: closed TCP, UDP and ICMP flows end after 2 s;
               kernel: its defaults
+  --entries   room for so many conntrack entries, at least 2,000,000
 down  removes them, half-made ones too, and ends the processes that still run inside
 check tells whether gateways can be made here at all
 TEXT
@@ -63,10 +66,11 @@ impossible() {
   exit 77
 }
 
-# The machine's own limits, raised for as long as a gateway is up.
+# The machine's own limits, raised for as long as a gateway is up. Takes the conntrack entries wanted.
 machine_limits() {
-  echo "net/netfilter/nf_conntrack_max $CONNTRACK_ENTRIES_MIN"
-  echo "net/netfilter/nf_conntrack_buckets $CONNTRACK_BUCKETS_MIN"
+  local buckets=$(($1 / CONNTRACK_ENTRIES_PER_BUCKET))
+  echo "net/netfilter/nf_conntrack_max $1"
+  echo "net/netfilter/nf_conntrack_buckets $((buckets > CONNTRACK_BUCKETS_MIN ? buckets : CONNTRACK_BUCKETS_MIN))"
   echo "net/core/netdev_max_backlog $BACKLOG_PACKETS_MIN"
 }
 
@@ -87,7 +91,7 @@ raise_limits() {
       grep -qs "^$path " "$STATE/old" || echo "$path $old" >> "$STATE/old"
       echo "$least" > "/proc/sys/$path"
     fi
-  done < <(machine_limits)
+  done < <(machine_limits "$2")
   : > "$STATE/up/$1"
 }
 
@@ -205,7 +209,7 @@ wait_for_links() {
 }
 
 up() {
-  local name=$1 nat=$2 timeouts=$3 end
+  local name=$1 nat=$2 timeouts=$3 entries=$4 end
   for end in client gw server; do
     [[ ! -e /run/netns/$name-$end ]] || fail "namespace $name-$end exists; gateway.sh down $name removes it"
   done
@@ -215,7 +219,7 @@ up() {
     ip netns add "$name-$end"
     common_sysctls | set_sysctls "$name-$end"
   done
-  with_state_locked raise_limits "$name"
+  with_state_locked raise_limits "$name" "$entries"
   links "$name" | ip -batch -
   gateway_sysctls "$timeouts" | set_sysctls "$name-gw"
   for end in client server; do
@@ -253,7 +257,7 @@ check() {
 }
 
 main() {
-  local action=${1:-} name=${2:-} nat=no timeouts=long argument
+  local action=${1:-} name=${2:-} nat=no timeouts=long entries=$CONNTRACK_ENTRIES_MIN argument
   case $action in
     -h | --help)
       usage
@@ -274,12 +278,17 @@ main() {
     case $action,$argument in
       up,--nat) nat=yes ;;
       up,--timeouts=long | up,--timeouts=short | up,--timeouts=kernel) timeouts=${argument#*=} ;;
+      up,--entries=*)
+        entries=${argument#*=}
+        [[ $entries =~ ^[1-9][0-9]{0,8}$ ]] || bad_usage "bad argument '$argument'"
+        ((entries >= CONNTRACK_ENTRIES_MIN)) || entries=$CONNTRACK_ENTRIES_MIN
+        ;;
       *) bad_usage "unknown argument '$argument'" ;;
     esac
   done
   check
   if [[ $action == up ]]; then
-    up "$name" "$nat" "$timeouts"
+    up "$name" "$nat" "$timeouts" "$entries"
   else
     down "$name"
   fi

@@ -4,11 +4,13 @@
 #include <signal.h>
 #include <stdlib.h>
 
+#include <algorithm>
 #include <atomic>
 #include <filesystem>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -16,6 +18,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -41,6 +44,7 @@ struct Rows {
   Traffic traffic;
   // By the interval's end, nanoseconds since the Unix epoch.
   std::map<int64_t, uint64_t> open_connections;
+  uint64_t connection_time_ms = 0;  // In all.
 };
 
 uint32_t HostOrder(const AddressBytes& bytes) {
@@ -61,6 +65,7 @@ Rows ReadCsv(const std::string& csv) {
     sums.bytes_dst = row.bytes_dst;
     sums.connection_count = row.connection_count;
     rows.open_connections[row.time_ns] += row.open_connections;
+    rows.connection_time_ms += row.connection_time_ms;
     // A row of open connections alone is none of traffic.
     if (sums == TrafficTotals()) continue;
     const TrafficKey key = {std::string(ProtocolName(row.protocol)), HostOrder(row.src),
@@ -229,6 +234,70 @@ TEST_F(LiveTest, MassDestroyOf100000TcpConnections) {
 }
 
 TEST_F(LiveTest, MassDestroyOf200000UdpFlows) { PlayAndCompareEverything({"--udp=200000"}); }
+
+// Each worker has its own socket, filter and tables; together they are one engine.
+TEST_F(LiveTest, MassDestroyUnderThreeWorkers) {
+  auto gateway = Gateway::Up();
+  ASSERT_TRUE(gateway.ok()) << gateway.status();
+  StartEngine(**gateway, {"-interval=1", "-workers=3", "-track-open"});
+  const auto sent = (*gateway)->Play(
+      {"--tcp=60000", "--udp=60000", "--icmp=1000", "--open-tcp=2000", "--rounds=3"});
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+  StopEngine();
+  EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
+  const std::string csv = Spooldump();
+  EXPECT_EQ(Difference(AllClosed(Group(*sent, kGrouped)), ReadCsv(csv).traffic), "");
+  std::set<std::string> keys;
+  for (absl::string_view line : absl::StrSplit(csv, '\n', absl::SkipEmpty())) {
+    const std::vector<absl::string_view> fields = absl::StrSplit(line, ',');
+    const std::string key = absl::StrJoin(fields.begin(), fields.begin() + 5, ",");
+    EXPECT_TRUE(keys.insert(key).second) << key << " twice in an interval";
+  }
+}
+
+// The same packets, bytes and connections; durations to the second.
+TEST_F(LiveTest, LightIsAsExactAsPrecise) {
+  for (const Timeouts timeouts : {Timeouts::kLong, Timeouts::kShort}) {
+    auto gateway = Gateway::Up({.nat = false, .timeouts = timeouts});
+    ASSERT_TRUE(gateway.ok()) << gateway.status();
+    StartEngine(**gateway, {"-interval=1", "-mode=light", "-track-open"});
+    std::vector<std::string> argv = EngineFlags();
+    argv.insert(argv.end(), {"-interval=1", "-track-open"});
+    auto precise = (*gateway)->Start(argv);
+    ASSERT_TRUE(precise.ok()) << precise.status();
+    ASSERT_TRUE((*precise)->WaitForOutput("accounting live", absl::Seconds(10)).ok());
+    const auto sent =
+        (*gateway)->Play({"--tcp=5000", "--udp=5000", "--icmp=500", "--open-tcp=1000", "--rounds=6",
+                          "--round-seconds=1", "--tcp-refused-percent=5"});
+    ASSERT_TRUE(sent.ok()) << sent.status();
+    // What was closed last is seen so by a dump, or expires.
+    absl::SleepFor(absl::Seconds(4));
+    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    StopEngine();
+    ASSERT_TRUE((*precise)->Signal(SIGTERM).ok());
+    ASSERT_TRUE((*precise)->Wait(absl::Seconds(30)).ok());
+    const Rows light = ReadCsv(Spooldump());
+    const Rows exact = ReadCsv((*precise)->Stdout());
+    const Traffic expected = AllClosed(Group(*sent, kGrouped));
+    EXPECT_EQ(Difference(expected, exact.traffic), "");
+    EXPECT_EQ(Difference(expected, light.traffic), "");
+    const uint64_t connections = Total(expected).connection_count;
+    EXPECT_LE(light.connection_time_ms, exact.connection_time_ms + connections * 1000);
+    EXPECT_LE(exact.connection_time_ms, light.connection_time_ms + connections * 1000);
+    // A thousand were open for six seconds.
+    uint64_t most_open = 0;
+    for (const auto& [time_ns, open] : light.open_connections) {
+      most_open = std::max(most_open, open);
+    }
+    EXPECT_GE(most_open, 1000u);
+    EXPECT_EQ(light.open_connections.rbegin()->second, 0u);
+    std::cout << connections << " connections, " << exact.connection_time_ms << " ms precise, "
+              << light.connection_time_ms << " ms light\n";
+    std::filesystem::remove_all(spool());
+    std::filesystem::create_directory(spool());
+  }
+}
 
 TEST_F(LiveTest, ConnectionsOpenOverFiveIntervals) {
   auto gateway = Gateway::Up();

@@ -2100,9 +2100,12 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--track-open=2"}, "track-open"},
       {{"--output-format=xml"}, "output-format"},
       {{"--output-format=CSV "}, "output-format"},
+      {{"--workers=0"}, "workers"},
+      {{"--workers=65"}, "workers"},
+      {{"--workers=two"}, "workers"},
+      {{"--mode=heavy"}, "mode"},
+      {{"--mode="}, "mode"},
       // Not there yet, on purpose: a flag that does nothing would lie.
-      {{"--workers=2"}, "workers"},
-      {{"--mode=light"}, "mode"},
       {{"--metrics-file=/tmp/x"}, "metrics-file"},
       {{"positional"}, "positional"},
       {{"--", "positional"}, "positional"},
@@ -2601,6 +2604,22 @@ class OracleTest : public ReplayTest {
   }
 };
 
+// The same capture gives the same rows, whatever the number of workers.
+TEST_F(OracleTest, RowsDoNotDependOnTheNumberOfWorkers) {
+  for (const Stamps stamps : {Stamps::kEvents, Stamps::kFlows, Stamps::kNone}) {
+    for (uint64_t seed = 1; seed <= Seeds(); ++seed) {
+      Kernel kernel({.seed = 6000 + seed, .stamps = stamps});
+      kernel.Run();
+      std::vector<Lines> rows;
+      for (const char* workers : {"--workers=1", "--workers=2", "--workers=3", "--workers=64"}) {
+        rows.push_back(Replay(kernel.capture(), {workers, "--track-open", "--include-icmp"}));
+        std::sort(rows.back().begin(), rows.back().end());
+        ASSERT_GT(rows.back().size(), 100u);
+        EXPECT_EQ(rows.back(), rows.front()) << workers << ", seed " << seed;
+      }
+    }
+  }
+}
 TEST_F(OracleTest, RecentKernel) {
   for (uint64_t seed = 1; seed <= Seeds(); ++seed) Check({.seed = seed});
 }

@@ -1,21 +1,54 @@
-// A stream of datagrams, as a hostile capture would give them, through a whole worker. The input is
-// cut into datagrams: two bytes of length, one of time passing. Rows may be nonsense; memory and
-// control flow may not.
+// A stream of datagrams, as a hostile capture would give them, through a dispatcher and two
+// workers. The input is cut into datagrams: two bytes of length, one of time passing. Rows may be
+// nonsense; memory and control flow may not.
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <vector>
 
+#include "engine/dispatcher.h"
 #include "engine/worker.h"
 
-extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
+namespace {
+
+constexpr size_t kWorkers = 2;
+
+struct Share {
   ctacct::AccountingHandoff handoff;
-  ctacct::PortListFile ports("");
-  ctacct::Worker::Options options;
-  options.rules.interval_ns = 1'000'000'000;
-  options.rules.include_icmp = true;
-  options.rules.track_open = true;
+  ctacct::FrameQueue queue;
+  std::unique_ptr<ctacct::Worker> worker;
+
+  void Work() {
+    const uint64_t snapshot = queue.Snapshot();
+    ctacct::Frame frame;
+    while (queue.Next(snapshot, &frame)) {
+      if (!worker->OnFrame(frame)) break;
+    }
+    worker->ApplyPending();
+    if (ctacct::AccountingTable* table = handoff.Take(); table != nullptr) handoff.GiveBack(table);
+  }
+};
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
+  static ctacct::PortListFile ports("");
+  Share shares[kWorkers];
+  std::vector<ctacct::FrameQueue*> queues;
+  for (size_t i = 0; i < kWorkers; ++i) {
+    ctacct::Worker::Options options;
+    options.rules.interval_ns = 1'000'000'000;
+    options.rules.include_icmp = true;
+    options.rules.track_open = true;
+    options.index = i;
+    shares[i].worker = std::make_unique<ctacct::Worker>(options, &shares[i].handoff, &ports);
+    queues.push_back(&shares[i].queue);
+  }
+  ctacct::Dispatcher::Options options;
+  options.interval_ns = 1'000'000'000;
   options.interval_end =
       bytes % 2 == 0 ? ctacct::IntervalEnd::kByDump : ctacct::IntervalEnd::kByPacket;
-  ctacct::Worker worker(options, &handoff, &ports);
+  ctacct::Dispatcher dispatcher(options, queues);
   int64_t now_ns = 1'600'000'000'000'000'000;
   while (bytes >= 3) {
     const size_t wanted = static_cast<size_t>(data[0]) | static_cast<size_t>(data[1]) << 8;
@@ -23,11 +56,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     data += 3;
     bytes -= 3;
     const size_t take = wanted < bytes ? wanted : bytes;
-    worker.OnDatagram(data, take, now_ns);
+    dispatcher.OnDatagram(data, take, now_ns);
+    for (Share& share : shares) share.Work();
     data += take;
     bytes -= take;
-    if (ctacct::AccountingTable* table = handoff.Take(); table != nullptr) handoff.GiveBack(table);
   }
-  worker.Finish();
+  dispatcher.Finish();
+  for (Share& share : shares) share.Work();
   return 0;
 }

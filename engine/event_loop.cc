@@ -1,0 +1,161 @@
+#include "engine/event_loop.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "absl/strings/str_cat.h"
+#include "netlink/ctnetlink_parser.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
+constexpr long kNanosPerMilli = 1'000'000;
+
+// Of the receive buffer; measured on kernel 6.18.
+constexpr size_t kQueuedEventBytes = 1280;
+// A queue can be drained of all it holds in a bounded number of batches, however fast it fills
+// again.
+constexpr size_t kQueuedEventBytesMin = 512;
+// Bounds the delay of what is read, and of a close that older kernels do not time themselves.
+constexpr long kNapNs = 5 * kNanosPerMilli;
+// A dump's chunks come one after the other, and the queue holds some milliseconds of them.
+constexpr long kDumpNapNs = kNanosPerMilli;
+// Naps only while a nap's events fill a small part of the receive buffer: an eighth leaves seven
+// eighths for what a burst brings on top.
+constexpr size_t kNapBufferShare = 8;
+// An allocation failure in the kernel (ENOBUFS) does not wake a poll.
+constexpr int kPollMillis = 1000;
+
+int64_t WallClockNs() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * kNanosPerSecond + now.tv_nsec;
+}
+
+void Nap(long nanoseconds) {
+  const timespec nap = {0, nanoseconds};
+  nanosleep(&nap, nullptr);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Open(Options options) {
+  absl::StatusOr<std::unique_ptr<EventSocket>> events = EventSocket::Open(options.socket);
+  if (!events.ok()) return events.status();
+  UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!wake_fd.valid()) {
+    return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
+  }
+  return std::unique_ptr<EventLoop>(
+      new EventLoop(std::move(options), *std::move(events), std::move(wake_fd)));
+}
+
+void EventLoop::Run(Worker* worker) {
+  if (options_.cpu >= 0) {
+    cpu_set_t cpus;
+    CPU_ZERO(&cpus);
+    CPU_SET(static_cast<size_t>(options_.cpu), &cpus);
+    // It works as well, only slower, where that is refused.
+    pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
+  }
+  for (;;) {
+    const uint64_t snapshot = queue_.Snapshot();
+    const size_t taken = TakeEvents(worker);
+    Frame frame;
+    while (queue_.Next(snapshot, &frame)) {
+      if (frame.kind == FrameKind::kDatagram && options_.capture != nullptr) {
+        options_.capture->Write(frame.data, frame.bytes, frame.time_ns);
+      }
+      if (!worker->OnFrame(frame)) return;
+      if (frame.kind == FrameKind::kBeginDump) dump_running_ = true;
+      if (frame.kind == FrameKind::kEndDump) {
+        dump_running_ = false;
+        flows_.store(worker->flows(), std::memory_order_relaxed);
+        needs_resync_.store(worker->needs_resync(), std::memory_order_relaxed);
+      }
+    }
+    worker->ApplyPending();
+    if (!worker->SweepSome() && queue_.Snapshot() == snapshot) Wait(taken);
+  }
+}
+
+size_t EventLoop::TakeEvents(Worker* worker) {
+  if (!status_.ok()) return 0;
+  const size_t batches_max =
+      events_->ReceiveBufferBytes() / (EventSocket::kBatchDatagrams * kQueuedEventBytesMin) + 1;
+  size_t taken = 0;
+  for (size_t i = 0; i < batches_max; ++i) {
+    const absl::StatusOr<EventSocket::Batch> batch = events_->Receive();
+    if (!batch.ok()) {
+      status_ = batch.status();
+      failed_.store(true, std::memory_order_release);
+      CallAttention();
+      break;
+    }
+    const int64_t now_ns = WallClockNs();
+    for (size_t d = 0; d < batch->datagrams; ++d) {
+      const Datagram& datagram = events_->at(d);
+      if (options_.capture != nullptr) {
+        options_.capture->Write(datagram.data, datagram.bytes, now_ns);
+      }
+      worker->OnDatagram(datagram.data, datagram.bytes, now_ns);
+    }
+    taken += batch->datagrams;
+    if (batch->overrun) overrun_ = true;
+    if (!batch->drained) continue;
+    // Only now: until the queue was empty the kernel went on dropping.
+    if (std::exchange(overrun_, false)) NoteOverrun(worker);
+    break;
+  }
+  return taken;
+}
+
+void EventLoop::NoteOverrun(Worker* worker) {
+  const uint32_t drops = events_->Drops();
+  const uint32_t lost = drops - drops_seen_;
+  drops_seen_ = drops;
+  if (options_.capture != nullptr) {
+    const OverrunMessage message(lost);
+    options_.capture->Write(message.bytes(), sizeof(message), WallClockNs());
+  }
+  worker->OnOverrun(lost);
+  needs_resync_.store(true, std::memory_order_relaxed);
+  CallAttention();
+  options_.log(absl::StrCat("netlink overrun: the kernel dropped ", lost,
+                            " events; a dump makes the totals of living flows right. Remedy: a "
+                            "larger -receive-buffer (",
+                            events_->ReceiveBufferBytes(), " bytes granted to this worker)"));
+}
+
+void EventLoop::CallAttention() const {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t ignored = write(options_.attention_fd, &one, sizeof(one));
+}
+
+void EventLoop::Wake() {
+  const uint64_t one = 1;
+  [[maybe_unused]] const ssize_t ignored = write(wake_fd_.get(), &one, sizeof(one));
+}
+
+void EventLoop::Wait(size_t taken) {
+  if (dump_running_) {
+    Nap(kDumpNapNs);
+    return;
+  }
+  if (taken * kQueuedEventBytes * kNapBufferShare < events_->ReceiveBufferBytes()) Nap(kNapNs);
+  pollfd fds[] = {{wake_fd_.get(), POLLIN, 0}, {events_->fd(), POLLIN, 0}};
+  poll(fds, status_.ok() ? 2 : 1, kPollMillis);
+  if (fds[0].revents != 0) {
+    uint64_t drained = 0;
+    [[maybe_unused]] const ssize_t ignored = read(wake_fd_.get(), &drained, sizeof(drained));
+  }
+}
+
+}  // namespace ctacct

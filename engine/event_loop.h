@@ -1,0 +1,93 @@
+// One worker's thread: joins an event socket and the dispatcher's queue to the worker. The only
+// file that knows both sockets and tables.
+//
+// It drains events in batches, then naps: waking up for each of them would cost more than the
+// event.
+//
+// Order. The kernel made a dump's chunk before it was received. Every event that is older has been
+// queued by then, and is taken first: an event may say that a flow which the chunk shows is another
+// one by now. So the loop looks at how far its queue is filled, takes all events that wait, and
+// then the frames up to there. (A chunk that is older than the events taken is no harm: see
+// FlowTable.)
+//
+// Thread safety: Run by one thread; the rest by one other, and as each says.
+#ifndef CTACCT_ENGINE_EVENT_LOOP_H_
+#define CTACCT_ENGINE_EVENT_LOOP_H_
+
+#include <linux/filter.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/frame_queue.h"
+#include "engine/unique_fd.h"
+#include "engine/worker.h"
+#include "netlink/capture_file.h"
+#include "netlink/event_socket.h"
+
+namespace ctacct {
+
+class EventLoop {
+ public:
+  struct Options {
+    EventSocket::Options socket;
+    int cpu = -1;                      // To run on; -1: any.
+    int attention_fd = -1;             // An eventfd, written when the other thread should look.
+    CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
+    std::function<void(const std::string&)> log;
+  };
+  // Subscribes: from here on the kernel queues events.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventLoop>> Open(Options options);
+
+  // Feeds the worker, which was started, until the dispatcher says kFinish.
+  void Run(Worker* worker);
+
+  FrameQueue* queue() { return &queue_; }
+  // Frames wait that should not wait long.
+  void Wake();
+
+  // Of any thread; as of the frames that the queue's producer knows to be applied.
+  bool needs_resync() const { return needs_resync_.load(std::memory_order_relaxed); }
+  size_t flows() const { return flows_.load(std::memory_order_relaxed); }
+  // The socket failed; the loop goes on with frames only.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // Why; once failed, or after Run.
+  const absl::Status& status() const { return status_; }
+  size_t ReceiveBufferBytes() const { return events_->ReceiveBufferBytes(); }
+
+ private:
+  EventLoop(Options options, std::unique_ptr<EventSocket> events, UniqueFd wake_fd)
+      : options_(std::move(options)), events_(std::move(events)), wake_fd_(std::move(wake_fd)) {}
+
+  // Takes every event that is queued when it is called, and returns their number.
+  size_t TakeEvents(Worker* worker);
+  void NoteOverrun(Worker* worker);
+  void CallAttention() const;
+  void Wait(size_t taken);
+
+  const Options options_;
+  const std::unique_ptr<EventSocket> events_;
+  const UniqueFd wake_fd_;
+  FrameQueue queue_;
+  // Guarded by: the thread of Run.
+  absl::Status status_;  // Read by others once failed_.
+  bool dump_running_ = false;
+  bool overrun_ = false;  // ENOBUFS was seen and the queue is not drained yet.
+  uint32_t drops_seen_ = 0;
+  // Shared.
+  std::atomic<bool> needs_resync_{false};
+  std::atomic<bool> failed_{false};
+  std::atomic<size_t> flows_{0};
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_EVENT_LOOP_H_

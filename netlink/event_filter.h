@@ -1,0 +1,92 @@
+// Programs of classic BPF by which a conntrack event socket tells the kernel which events it wants:
+// by the rules of accounting, and by the worker that owns the flow. What a program rejects is never
+// queued and takes no receive buffer; it runs in the packet path of the gateway, for each event and
+// socket.
+//
+// A program decides about a whole datagram by its first message. For events that is all there is
+// (one a datagram); a socket that is to read dumps must have no filter.
+//
+// Pure functions and plain values; thread-compatible.
+#ifndef CTACCT_NETLINK_EVENT_FILTER_H_
+#define CTACCT_NETLINK_EVENT_FILTER_H_
+
+#include <linux/filter.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "netlink/ipv4.h"
+
+namespace ctacct {
+
+// Which conntrack events a socket wants; the kernel drops others before they are queued (they take
+// no receive buffer).
+struct EventFilterRules {
+  Ipv4Cidr src = kIpv4Everything;  // Of the original tuple.
+  Ipv4Cidr dst = kIpv4Everything;
+  std::optional<Ipv4Address> exclude = {};  // From or to.
+  bool include_icmp = false;
+  uint32_t worker = 0;  // This socket's share of flows: CTA_ID % workers == worker.
+  uint32_t workers = 1;
+};
+
+// Rejects flows of IPv6, flows outside the rules, UPDATEs that close no TCP connection, and flows
+// of other workers. What is not about flows, or of another family, passes for every worker. A flow
+// that lacks the attribute which a rule asks for passes that rule: user space judges.
+//
+// An attribute of too few bytes is not noticed: what follows it is taken for its end, or, if it is
+// the last one, the load past the message's end makes the kernel drop the message. The kernel
+// writes each attribute whole or sends no event, so neither can come from it. Of an attribute that
+// comes twice the first counts (the parser takes the last); the kernel writes none twice.
+[[nodiscard]] std::vector<sock_filter> BuildEventFilter(const EventFilterRules& rules);
+
+// The worker that owns a flow, by CTA_ID as FlowIdentity::id has it (big-endian load). A flow
+// without CTA_ID counts as id 0.
+constexpr uint32_t OwnerOfFlow(uint32_t id, uint32_t workers) { return id % workers; }
+
+// Puts a program of classic BPF together and turns labels into jump offsets. Jumps go forward only,
+// and conditional ones over at most 255 instructions.
+class FilterAssembler {
+ public:
+  // A place in the program, of the assembler that made it.
+  class Label {
+   private:
+    friend class FilterAssembler;
+    explicit Label(size_t index) : index_(index) {}
+    size_t index_;
+  };
+
+  Label NewLabel();
+  // The label stands for the instruction that is added next.
+  void Bind(Label label);
+
+  // Any instruction that is not a jump.
+  void Add(uint16_t code, uint32_t k);
+  // `test` is BPF_JEQ, BPF_JGT, BPF_JGE or BPF_JSET, of the accumulator with `k`. Where it does not
+  // jump, the next instruction follows.
+  void JumpIf(uint16_t test, uint32_t k, Label target);
+  void JumpUnless(uint16_t test, uint32_t k, Label target);
+
+  // Fails where a jump has no target, or one that it cannot reach, or the program is longer than
+  // the kernel takes (BPF_MAXINSNS).
+  [[nodiscard]] absl::StatusOr<std::vector<sock_filter>> Assemble() const;
+
+ private:
+  struct Instruction {
+    sock_filter code;
+    std::optional<size_t> if_true;  // Indexes of labels.
+    std::optional<size_t> if_false;
+  };
+
+  absl::StatusOr<uint8_t> Offset(size_t from, std::optional<size_t> label) const;
+
+  std::vector<Instruction> program_;
+  std::vector<std::optional<size_t>> labels_;  // Index of the instruction, once bound.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_EVENT_FILTER_H_
