@@ -1,0 +1,282 @@
+#!/usr/bin/env python3
+"""All measurements behind our claims of speed, and one table of them. `./dev bench` calls it.
+
+  run.py fast   a few minutes; shows that everything works, its figures are rough
+  run.py all    an hour, on a machine that does nothing else; writes bench/RESULTS.md
+
+What this user or machine cannot run is left out with the reason; no figure is ever made up or kept from another run.
+Exit status 1 if a measurement failed (an engine that miscounts, a program that does not run); a target that is not
+reached is no failure, the table says it.
+"""
+import argparse
+import collections
+import datetime
+import json
+import os
+import pathlib
+import platform
+import re
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+from statistics import median
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+BUSY_LOAD = 0.5
+HEADINGS = ("work", "ours", "other", "ratio", "target", "reached?")
+
+
+class Bench:
+    def __init__(self, args, folder):
+        self.args, self.folder = args, pathlib.Path(folder)
+        self.all = args.what == "all"
+        self.rows, self.logs, self.failed = [], [], False
+
+    def row(self, work, ours, other="", ratio="", target="", reached=None):
+        self.rows.append((work, ours, other, ratio, target, {True: "yes", False: "NO", None: "-"}[reached]))
+
+    def missing(self, work, why, target=""):
+        self.row(work, f"not measured: {why}", target=target)
+
+    def run(self, title, argv):
+        """Runs a program and shows its output; returns that, or None if it failed."""
+        print(f"\n{title}", flush=True)
+        lines = []
+        with subprocess.Popen([str(word) for word in argv], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True) as process:
+            try:
+                for line in process.stdout:
+                    print("  " + line, end="", flush=True)
+                    lines.append(line)
+            except BaseException:
+                process.terminate()  # And it takes down its gateway.
+                raise
+        self.logs.append((title, "".join(lines).strip()))
+        if process.returncode == 0:
+            return "".join(lines)
+        self.failed = True
+        print(f"  FAILED, exit status {process.returncode}")
+        return None
+
+    def last_words(self):
+        return (self.logs[-1][1].splitlines() or ["it failed without a word"])[-1]
+
+    def script(self, title, work, name, *flags):
+        """Runs one of our scripts; returns its JSON, also if its verdict is bad."""
+        if os.geteuid() != 0:
+            self.missing(work, "needs root")
+            return None
+        path = self.folder / "result.json"
+        path.unlink(missing_ok=True)
+        if self.run(title, [ROOT / "bench" / name, f"--bin={self.args.bin}", f"--json={path}", *flags]) is None:
+            if not path.exists():
+                self.missing(work, self.last_words())
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def google_benchmark(self, work, name, pattern):
+        """{benchmark: {counter: its values, one for each repetition}}; "ns" is that of one item. Empty if it cannot run."""
+        program = self.args.bin / "bench" / name
+        if not program.exists():
+            self.missing(work, f"bench/{name} is not built")
+            return {}
+        path = self.folder / f"{name}.json"
+        repetitions, seconds = (9, 0.5) if self.all else (3, 0.1)
+        if self.run(f"{name} ({pattern})", [
+                program, f"--benchmark_filter={pattern}", f"--benchmark_repetitions={repetitions}",
+                f"--benchmark_min_time={seconds}", "--benchmark_enable_random_interleaving=true",
+                "--benchmark_display_aggregates_only=true", f"--benchmark_out={path}", "--benchmark_out_format=json"]) is None:
+            self.missing(work, self.last_words())
+            return {}
+        results = collections.defaultdict(lambda: collections.defaultdict(list))
+        for entry in json.loads(path.read_text())["benchmarks"]:
+            if entry["run_type"] != "iteration" or entry.get("error_occurred"):
+                continue
+            values = results[re.sub(r"/(manual_time|iterations:\d+|repeats:\d+)", "", entry["run_name"])]
+            for key, value in entry.items():
+                if isinstance(value, (int, float)):
+                    values[key].append(value)
+            if "items_per_second" in entry:
+                values["ns"].append(1e9 / entry["items_per_second"])
+        return results
+
+    # ---- the measurements ----
+
+    def parse(self):
+        work = "parse one message (shipped capture)"
+        results = self.google_benchmark(work, "parser_benchmark", "^all/")
+        if not results:
+            return
+        ours, fresh, reused = (median(results[f"all/{who}"]["ns"]) for who in ("ctacct", "nfct_fresh", "nfct_reused"))
+        self.row(work, f"{ours:.1f} ns", f"libnetfilter_conntrack {fresh:.0f} ns", f"{fresh / ours:.1f} x",
+                 "<= 20 ns, >= 30 x", ours <= 20 and fresh >= 30 * ours)
+        self.row("... its object used again", f"{ours:.1f} ns", f"libnetfilter_conntrack {reused:.0f} ns",
+                 f"{reused / ours:.1f} x")
+
+    def account(self):
+        work = "parse and account one message, 50,000 flows live"
+        results = self.google_benchmark(work, "account_benchmark", "^(all|filtered)/")
+        if not results:
+            return
+        ours, fresh, two = (median(results[f"all/{who}"]["ns"]) for who in ("worker", "nfct_fresh", "two_workers"))
+        self.row(work, f"{ours:.1f} ns", f"libnetfilter_conntrack, same tables {fresh:.0f} ns", f"{fresh / ours:.1f} x",
+                 "<= 50 ns, >= 12 x", ours <= 50 and fresh >= 12 * ours)
+        self.row("... only what the kernel's filter lets through", f"{median(results['filtered/worker']['ns']):.1f} ns")
+        self.row("two workers against one", f"{1e3 / two:.1f} M/s", f"one {1e3 / ours:.1f} M/s", f"{ours / two:.2f} x", ">= 1.8 x",
+                 ours >= 1.8 * two)
+
+    def tables(self):
+        results = self.google_benchmark(
+            "tables at scale", "table_benchmark",
+            "^(FlowDumpEntry|PlainMapDumpEntry)/(50000|1000000|4000000)/|^(AccountingAdd|PlainMapAdd)/1000000/"
+            "|^FlowGrowth/(1000000|4000000)/|^AccountingGrowth/2000000/")
+        if not results:
+            return
+        for flows, label in ((50_000, "50,000"), (1_000_000, "1 M"), (4_000_000, "4 M")):
+            ours, plain = (median(results[f"{who}/{flows}"]["ns_per_event"]) for who in ("FlowDumpEntry", "PlainMapDumpEntry"))
+            self.row(f"flow table, one dump entry of {label} flows", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns",
+                     f"{plain / ours:.1f} x")
+        ours, plain = (median(results[f"{who}/1000000"]["ns_per_add"]) for who in ("AccountingAdd", "PlainMapAdd"))
+        self.row("accounting table, one addition, 1 M keys", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns", f"{plain / ours:.1f} x")
+        # Of maxima the least run counts: all else that runs here is in the others.
+        for flows, label in ((1_000_000, "1 M"), (4_000_000, "4 M")):
+            growth = results[f"FlowGrowth/{flows}"]
+            size, stop = median(growth["bytes_per_flow"]), min(growth["longest_stop_us"])
+            self.row(f"flow table, {label} flows: memory per flow", f"{size:.0f} B", target="<= 128 B", reached=size <= 128)
+            self.row("... longest stop while it grows", f"{stop:.0f} us", target="<= 1 ms", reached=stop <= 1000)
+        growth = results["AccountingGrowth/2000000"]
+        stop, again = min(growth["longest_stop_us"]), min(growth["longest_stop_again_us"])
+        self.row("accounting table, flush of 2 M keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
+                 target="<= 1 ms", reached=max(stop, again) <= 1000)
+
+    def live(self):
+        rounds, connections = (5, 300_000) if self.all else (1, 100_000)
+        flags = [f"--rounds={rounds}", f"--connections={connections}"]
+        if not self.all:
+            flags.append("--listeners=none,floor-precise,engine-precise,floor-light,engine-light")
+        results = self.script("Live: what listening costs", "CPU and connection rate, live", "live.py", *flags)
+        if results is None:
+            return
+        medians, ratios = results["medians"], results["ratios"]
+        for mode in ("precise", "light", "precise-no-dumps", "light-no-dumps"):
+            if f"engine-{mode}" not in medians:
+                continue
+            ours, floor = (medians[f"{who}-{mode}"]["cpu_us_per_connection"] for who in ("engine", "floor"))
+            label = f"{mode}, a dump every 15 s" if "dumps" not in mode else f"{mode.split('-')[0]}, events alone"
+            self.row(f"CPU per TCP connection, live, {label}", f"{ours:.2f} us", f"receive-only {floor:.2f} us", f"{ours / floor:.2f}",
+                     "<= 1.4", ours <= 1.4 * floor)
+        ours, floor = (100 * ratios[f"{who}-precise"]["rate_to_none"] for who in ("engine", "floor"))
+        self.row("connection rate, precise (no listener = 100 %)", f"{ours:.1f} %", f"receive-only {floor:.1f} %",
+                 f"{ours - floor:+.1f} points", ">= -2 points", ours >= floor - 2)
+        ours, floor = (100 * ratios[f"{who}-light"]["rate_to_none"] for who in ("engine", "floor"))
+        self.row("connection rate, light (no listener = 100 %)", f"{ours:.1f} %", f"receive-only {floor:.1f} %",
+                 f"{ours - floor:+.1f} points", ">= 95 %", ours >= 95)
+        for other in ("conntrack", "ulogd2"):
+            if other in medians:
+                cpu, rate = medians[other]["cpu_us_per_connection"], 100 * ratios[other]["rate_to_none"]
+                ours = medians["engine-precise"]["cpu_us_per_connection"]
+                dropped = medians[other]["drops"]
+                self.row(f"CPU per TCP connection, live, against {'conntrack -E' if other == 'conntrack' else other}", f"{ours:.2f} us",
+                         f"{cpu:.2f} us; rate {rate:.1f} %" + (f"; dropped {dropped:.0f} events" if dropped else ""),
+                         f"{cpu / ours:.1f} x")
+
+    def dumps(self):
+        for flows, rounds in ((1_000_000, 5), (4_000_000, 1)) if self.all else ((200_000, 1),):
+            label = f"{flows // 1_000_000} M" if flows >= 1_000_000 else f"{flows:,}"
+            work = f"dump of {label} flows"
+            results = self.script(f"Dump and memory, {label} flows", work, "dump.py", f"--flows={flows}", f"--rounds={rounds}")
+            if results is None:
+                continue
+            seconds = {who: figures["seconds"] for who, figures in results["medians"].items()}
+            judged = flows == 1_000_000
+            self.row(work, f"{seconds['engine']:.2f} s", f"receive-only {seconds['floor']:.2f} s", f"{results['ratio']:.2f}",
+                     "<= 1.10" if judged else "", results["ratio"] <= 1.10 if judged else None)
+            self.row("... CPU", f"{results['medians']['engine']['cpu_seconds']:.2f} s",
+                     f"receive-only {results['medians']['floor']['cpu_seconds']:.2f} s", f"{results['cpu_ratio']:.2f}")
+            self.row("... against conntrack -L", f"{seconds['engine']:.2f} s", f"{seconds['conntrack']:.2f} s",
+                     f"{seconds['conntrack'] / seconds['engine']:.1f} x")
+            more, in_all = results["bytes_per_flow_more"], results["bytes_per_flow_in_all"]
+            judged = flows >= 1_000_000
+            self.row(f"resident memory per flow, {label} flows", f"{more:.0f} B; {in_all:.0f} B with all else", target="<= 128 B",
+                     reached=in_all <= 128 if judged else None)
+
+    def soak(self):
+        for mode in ("precise", "light") if self.all else ():
+            work = f"soak, 10 minutes at full speed, {mode}"
+            results = self.script(f"Soak, {mode}", work, "soak.py", f"--mode={mode}")
+            if results is not None:
+                self.row(work, f"{results['flows'] / 1e6:.1f} M flows, {results['packets'] / 1e6:.0f} M packets, "
+                               f"{results['resident_last_quarter_bytes'] / 2**20:.0f} MiB"
+                               + (f": {results['problem']}" if results["problem"] else ""),
+                         target="exact, nothing dropped, memory flat", reached=results["good"])
+
+    def imports(self):
+        work = "import of 1 M rows into PostgreSQL"
+        told = self.run("Import of a million rows against psql's binary \\copy",
+                        [ROOT / "bench/import_vs_psql.sh", 5 if self.all else 1])
+        found = re.search(r"importer (\d+) ms .* psql (\d+) ms", told or "")
+        if not found:
+            self.missing(work, "import_vs_psql.sh failed")
+            return
+        ours, other = int(found[1]), int(found[2])
+        self.row(work, f"{ours / 1e3:.2f} s", f"psql binary \\copy {other / 1e3:.2f} s", f"{ours / other:.2f}")
+
+
+def machine():
+    cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    commit = subprocess.run(["git", "describe", "--always", "--dirty=, with changes"], cwd=ROOT, capture_output=True, text=True)
+    load = os.getloadavg()[0]
+    lines = [f"{datetime.datetime.now(datetime.timezone.utc):%Y-%m-%d %H:%M} UTC, commit {commit.stdout.strip() or 'unknown'}",
+             f"{os.cpu_count()} CPUs ({cpu[1] if cpu else platform.machine()}), {memory:.0f} GiB, Linux {platform.release()}"]
+    if load > BUSY_LOAD:
+        lines.append(f"The machine was BUSY at the start (load {load:.1f}): rough figures.")
+    return lines
+
+
+def text_table(rows):
+    # Long figures do not make columns wide.
+    widths = [max(len(row[i]) for row in [HEADINGS, *rows] if len(row[i]) <= 64) for i in range(len(HEADINGS))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [HEADINGS, *rows])
+
+
+def markdown(header, bench):
+    def line(cells):
+        return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    parts = ["# Results", "", "Made by `./dev bench all` as root: run it again on your machine. Each program says at its top what it "
+             "measures and how. Absolute figures differ between machines; ratios are of one run.", "",
+             *(f"- {what}" for what in header), "", line(HEADINGS), line(["---"] * len(HEADINGS)), *(line(row) for row in bench.rows)]
+    for title, log in bench.logs:
+        parts += ["", f"## {title}", "", "```", log.replace(str(ROOT) + "/", ""), "```"]
+    return "\n".join(parts) + "\n"
+
+
+def main():
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
+    flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
+    flags.add_argument("--only", help="comma separated: parse,account,tables,live,dumps,soak,imports (writes no RESULTS.md)")
+    args = flags.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    header = machine()
+    with tempfile.TemporaryDirectory(prefix="ctacct_bench.") as folder:
+        bench = Bench(args, folder)
+        steps = ("parse", "account", "tables", "live", "dumps", "soak", "imports")
+        for step in args.only.split(",") if args.only else steps:
+            if step not in steps:
+                flags.error(f"no such measurement: {step}")
+            try:
+                getattr(bench, step)()
+            except (KeyError, statistics.StatisticsError, ValueError) as error:
+                bench.failed = True
+                bench.missing(step, f"its program does not tell {error}")
+    print("\n" + "\n".join(header) + "\n\n" + text_table(bench.rows))
+    if bench.all and not args.only:
+        (ROOT / "bench/RESULTS.md").write_text(markdown(header, bench))
+        print("\nWritten to bench/RESULTS.md.")
+    return 1 if bench.failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
