@@ -9,8 +9,8 @@
 // end of an interval. One message is one item.
 //
 //   worker         Worker, as the engine runs it
-//   two_workers    two of them on two CPUs, messages shared out beforehand as the kernel's filter
-//   does nfct_fresh     nfct_nlmsg_parse into a new object each, feeding the same tables
+//   two_workers    two of them on two CPUs, messages shared out beforehand as the filter does
+//   nfct_fresh     nfct_nlmsg_parse into a new object each, feeding the same tables
 //   nfct_reused    likewise, with one object for all
 //
 // Flags of Google Benchmark come first, `--` ends them:
@@ -23,7 +23,9 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include <algorithm>
 #include <atomic>
+#include <barrier>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -48,7 +50,7 @@
 
 ABSL_FLAG(std::string, capture, "tests/captures/gateway.pcap", "whose messages to take");
 ABSL_FLAG(uint32_t, live, 50'000, "flows in the table");
-ABSL_FLAG(uint32_t, connections, 200'000, "connections in one pass over the stream");
+ABSL_FLAG(uint32_t, connections, 100'000, "connections in one pass over the stream");
 
 namespace ctacct {
 namespace {
@@ -58,6 +60,9 @@ constexpr int64_t kStartNs = 1'700'000'000'000'000'000;
 constexpr int64_t kIntervalNs = 15'000'000'000;
 // How many connections later a connection closes: its life is short.
 constexpr uint32_t kCloseAfter = 300;
+// Flows of so many passes, one after the other, differ in when they started: what was destroyed is
+// remembered for two intervals.
+constexpr int kTurns = 3;
 constexpr uint32_t kDestination = 0x0a280001;
 constexpr uint16_t kPort = 443;
 constexpr uint32_t kSources = 4096;  // Clients; with a /24 mask some hundred keys.
@@ -190,48 +195,59 @@ struct Identity {
   int64_t start_ns;
 };
 
-Identity Connection(uint32_t number) {
+Identity Connection(uint32_t number, int turn) {
   uint64_t mixed = (number + 1) * 0x9e3779b97f4a7c15u;
   mixed ^= mixed >> 29;
   return {0x0a200000 + number % kSources * 16, static_cast<uint16_t>(1024 + number / kSources),
-          static_cast<uint32_t>(mixed * 0xbf58476d1ce4e5b9u >> 32), kStartNs + number};
+          static_cast<uint32_t>(mixed * 0xbf58476d1ce4e5b9u >> 32),
+          kStartNs + number + turn * int64_t{1'000'000'000}};
 }
 
 // Of the whole pass, for worker `share` of `shares`.
-Stream Make(const Templates& templates, bool filtered, uint32_t share, uint32_t shares) {
+Stream Make(const Templates& templates, bool filtered, uint32_t share, uint32_t shares, int turn) {
   const uint32_t connections = absl::GetFlag(FLAGS_connections);
   const uint32_t live = absl::GetFlag(FLAGS_live);
   Stream stream;
-  const auto add = [&](const Template& message, uint32_t number) {
-    const Identity flow = Connection(number);
+  const auto add = [&](const Template& message, uint32_t number, int of_turn) {
+    const Identity flow = Connection(number, of_turn);
     if (OwnerOfFlow(flow.id, shares) != share) return;
     message.Append(flow.src, flow.src_port, flow.id, flow.start_ns, &stream.bytes);
     ++stream.messages;
   };
-  const auto add_event = [&](const Template& message, uint32_t number) {
-    add(message, number);
+  // About the connection that began `by` connections before, perhaps in the pass before.
+  const auto add_event = [&](const Template& message, uint32_t step, uint32_t by) {
+    add(message, (step + connections - by) % connections,
+        step < by ? (turn + kTurns - 1) % kTurns : turn);
     if (stream.ends.empty() || stream.ends.back() != stream.bytes.size()) stream.EndDatagram();
   };
   for (uint32_t step = 0; step < connections; ++step) {
-    add_event(*templates.born, step);
+    add_event(*templates.born, step, 0);
     if (!filtered) {
       for (uint32_t i = 0; i < 3; ++i) {
-        if (step > i) add_event(templates.updates[i % templates.updates.size()], step - i - 1);
+        add_event(templates.updates[i % templates.updates.size()], step, i + 1);
       }
     }
-    if (step >= kCloseAfter) {
-      for (const Template& closing : templates.closing) add_event(closing, step - kCloseAfter);
-    }
-    if (step >= live) add_event(*templates.destroy, step - live);
+    for (const Template& closing : templates.closing) add_event(closing, step, kCloseAfter);
+    add_event(*templates.destroy, step, live);
   }
   stream.events = stream.ends.size();
   constexpr uint32_t kChunkEntries = 128;
   for (uint32_t number = connections - live; number < connections; ++number) {
-    add(*templates.dump, number);
+    add(*templates.dump, number, turn);
     if (number % kChunkEntries == 0) stream.EndDatagram();
   }
   stream.EndDatagram();
   return stream;
+}
+
+std::vector<Stream> MakeTurns(const Templates& templates, bool filtered, uint32_t share,
+                              uint32_t shares) {
+  std::vector<Stream> streams;
+  streams.reserve(kTurns);
+  for (int turn = 0; turn < kTurns; ++turn) {
+    streams.push_back(Make(templates, filtered, share, shares, turn));
+  }
+  return streams;
 }
 
 // A worker that lives through one pass after the other.
@@ -262,48 +278,47 @@ class Pass {
       worker_->OnDatagram(stream.bytes.data() + begin, stream.ends[i] - begin, kStartNs);
       begin = stream.ends[i];
     }
+    EndInterval();
+  }
+  void EndInterval() {
     worker_->EndDump(true);
     worker_->Seal(++interval_ * kIntervalNs);
   }
 
-  // Outside the time measured: the flusher's part, and the end of what lives, so that the next pass
-  // finds an empty table that has its memory. Aborts if a connection was not accounted.
-  void CleanUp(const Stream& stream, const Templates& templates) {
-    const uint32_t live = absl::GetFlag(FLAGS_live);
+  // Outside the time measured. The flows that live when a pass begins.
+  void Prime(const Templates& templates, uint32_t share, uint32_t shares) {
     const uint32_t connections = absl::GetFlag(FLAGS_connections);
-    std::vector<uint8_t> ends;
-    for (uint32_t number = connections - live; number < connections; ++number) {
-      const Identity flow = Connection(number);
-      ends.clear();
-      templates.destroy->Append(flow.src, flow.src_port, flow.id, flow.start_ns, &ends);
-      worker_->OnDatagram(ends.data(), ends.size(), kStartNs);
+    std::vector<uint8_t> born;
+    for (uint32_t number = connections - absl::GetFlag(FLAGS_live); number < connections;
+         ++number) {
+      const Identity flow = Connection(number, kTurns - 1);
+      if (OwnerOfFlow(flow.id, shares) != share) continue;
+      born.clear();
+      templates.born->Append(flow.src, flow.src_port, flow.id, flow.start_ns, &born);
+      worker_->OnDatagram(born.data(), born.size(), kStartNs);
     }
-    uint64_t closed = Take();
-    // What was destroyed is remembered over two intervals, and the next pass has it again.
-    for (int i = 0; i < 3; ++i) {
-      worker_->Seal(++interval_ * kIntervalNs);
-      closed += Take();
+    worker_->ApplyPending();
+    flows_ = worker_->flows();
+  }
+
+  // Outside the time measured: the flusher's part. False if a flow was lost.
+  bool CleanUp() {
+    if (AccountingTable* const table = handoff_.Take(); table != nullptr) {
+      for (const auto& [key, sums] : table->rows) closed_ += sums.connection_count;
+      handoff_.GiveBack(table);
     }
-    if (worker_->flows() != 0 || stream.messages == 0) abort();
-    closed_ += closed;
+    return worker_->flows() == flows_ && worker_->counts().duplicate_destroys == 0 &&
+           worker_->counts().stale_dump_entries == 0;
   }
   uint64_t closed() const { return closed_; }
 
  private:
-  uint64_t Take() {
-    AccountingTable* const table = handoff_.Take();
-    if (table == nullptr) return 0;
-    uint64_t closed = 0;
-    for (const auto& [key, sums] : table->rows) closed += sums.connection_count;
-    handoff_.GiveBack(table);
-    return closed;
-  }
-
   AccountingHandoff handoff_;
   PortListFile ports_;
   std::unique_ptr<Worker> worker_;
   int64_t interval_ = kStartNs / kIntervalNs + 1;
   uint64_t closed_ = 0;
+  size_t flows_ = 0;
 };
 
 using Clock = std::chrono::steady_clock;
@@ -312,19 +327,27 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// As many connections close in a pass as begin, and those that lived at first close by their ends.
+uint64_t Closes(const benchmark::State& state) {
+  return static_cast<uint64_t>(state.iterations()) * absl::GetFlag(FLAGS_connections) +
+         absl::GetFlag(FLAGS_live) - kCloseAfter;
+}
+
 void OneWorker(benchmark::State& state, const Templates& templates, bool filtered) {
-  const Stream stream = Make(templates, filtered, 0, 1);
+  const std::vector<Stream> streams = MakeTurns(templates, filtered, 0, 1);
+  size_t passes = 0;
   Pass pass;
-  for (auto _ : state) {
+  pass.Prime(templates, 0, 1);
+  for ([[maybe_unused]] auto _ : state) {
+    const Stream& stream = streams[passes++ % kTurns];
     const auto start = Clock::now();
     pass.RunEvents(stream);
     pass.RunDump(stream);
     state.SetIterationTime(SecondsSince(start));
-    pass.CleanUp(stream, templates);
+    if (!pass.CleanUp()) state.SkipWithError("flows were lost or counted twice");
   }
-  if (pass.closed() != static_cast<uint64_t>(state.iterations()) * absl::GetFlag(FLAGS_connections))
-    state.SkipWithError("connections were lost or counted twice");
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(stream.messages));
+  if (pass.closed() != Closes(state)) state.SkipWithError("connections were lost or counted twice");
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(streams[0].messages));
 }
 
 // FlowEvents as libnetfilter_conntrack gives them.
@@ -365,11 +388,14 @@ struct NfctDeleter {
 using NfctPointer = std::unique_ptr<nf_conntrack, NfctDeleter>;
 
 void Nfct(benchmark::State& state, const Templates& templates, bool fresh) {
-  const Stream stream = Make(templates, false, 0, 1);
+  const std::vector<Stream> streams = MakeTurns(templates, false, 0, 1);
+  size_t passes = 0;
   const NfctPointer empty(nfct_new());
   NfctPointer object(nfct_new());
   Pass pass;
-  for (auto _ : state) {
+  pass.Prime(templates, 0, 1);
+  for ([[maybe_unused]] auto _ : state) {
+    const Stream& stream = streams[passes++ % kTurns];
     const auto start = Clock::now();
     Worker& worker = pass.worker();
     size_t at = 0;
@@ -391,13 +417,12 @@ void Nfct(benchmark::State& state, const Templates& templates, bool fresh) {
       at += NLMSG_ALIGN(header->nlmsg_len);
     }
     worker.ApplyPending();
-    worker.EndDump(true);
+    pass.EndInterval();
     state.SetIterationTime(SecondsSince(start));
-    pass.CleanUp(stream, templates);
+    if (!pass.CleanUp()) state.SkipWithError("flows were lost or counted twice");
   }
-  if (pass.closed() != static_cast<uint64_t>(state.iterations()) * absl::GetFlag(FLAGS_connections))
-    state.SkipWithError("connections were lost or counted twice");
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(stream.messages));
+  if (pass.closed() != Closes(state)) state.SkipWithError("connections were lost or counted twice");
+  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(streams[0].messages));
 }
 
 void Pin(size_t cpu) {
@@ -409,34 +434,48 @@ void Pin(size_t cpu) {
 
 // Wall time until the last one is done.
 void TwoWorkers(benchmark::State& state, const Templates& templates, bool filtered) {
-  const Stream streams[] = {Make(templates, filtered, 0, 2), Make(templates, filtered, 1, 2)};
+  const std::vector<Stream> streams[] = {MakeTurns(templates, filtered, 0, 2),
+                                         MakeTurns(templates, filtered, 1, 2)};
+  size_t turn = kTurns - 1;
   Pass passes[2];
-  for (auto _ : state) {
-    std::atomic<int> ready{0};
-    std::atomic<bool> go{false};
-    Clock::time_point ended[2];
-    const auto work = [&](size_t i) {
-      Pin(i);
-      ++ready;
-      while (!go.load(std::memory_order_acquire)) {
-      }
-      passes[i].RunEvents(streams[i]);
-      passes[i].RunDump(streams[i]);
+  Clock::time_point ended[2];
+  bool good[2] = {true, true};
+  std::atomic<bool> over{false};
+  std::barrier begin(3);
+  std::barrier end(3);
+  const auto work = [&](uint32_t i) {
+    Pin(i);
+    passes[i].Prime(templates, i, 2);
+    for (;;) {
+      begin.arrive_and_wait();
+      if (over.load()) return;
+      passes[i].RunEvents(streams[i][turn]);
+      passes[i].RunDump(streams[i][turn]);
       ended[i] = Clock::now();
-    };
-    std::thread first(work, 0);
-    std::thread second(work, 1);
-    while (ready.load() < 2) std::this_thread::yield();
+      good[i] = good[i] && passes[i].CleanUp();
+      end.arrive_and_wait();
+    }
+  };
+  std::thread first(work, 0);
+  std::thread second(work, 1);
+  for ([[maybe_unused]] auto _ : state) {
+    turn = (turn + 1) % kTurns;
     const auto start = Clock::now();
-    go.store(true, std::memory_order_release);
-    first.join();
-    second.join();
+    begin.arrive_and_wait();
+    end.arrive_and_wait();
     state.SetIterationTime(
         std::chrono::duration<double>(std::max(ended[0], ended[1]) - start).count());
-    for (size_t i = 0; i < 2; ++i) passes[i].CleanUp(streams[i], templates);
+  }
+  over.store(true);
+  begin.arrive_and_wait();
+  first.join();
+  second.join();
+  if (!good[0] || !good[1]) state.SkipWithError("flows were lost or counted twice");
+  if (passes[0].closed() + passes[1].closed() != Closes(state)) {
+    state.SkipWithError("connections were lost or counted twice");
   }
   state.SetItemsProcessed(state.iterations() *
-                          static_cast<int64_t>(streams[0].messages + streams[1].messages));
+                          static_cast<int64_t>(streams[0][0].messages + streams[0][1].messages));
 }
 
 int Main(int argc, char** argv) {

@@ -242,6 +242,7 @@ absl::Status ListenUntilSigterm(const Ipv4Cidr& src) {
 
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
+  threads.reserve(listeners.size());
   for (Listener& listener : listeners) {
     threads.emplace_back([&] { Listen(&listener, stop); });
   }

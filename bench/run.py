@@ -75,14 +75,14 @@ class Bench:
                 self.missing(work, self.last_words())
         return json.loads(path.read_text()) if path.exists() else None
 
-    def google_benchmark(self, work, name, pattern):
+    def google_benchmark(self, work, name, pattern, many=9):
         """{benchmark: {counter: its values, one for each repetition}}; "ns" is that of one item. Empty if it cannot run."""
         program = self.args.bin / "bench" / name
         if not program.exists():
             self.missing(work, f"bench/{name} is not built")
             return {}
         path = self.folder / f"{name}.json"
-        repetitions, seconds = (9, 0.5) if self.all else (3, 0.1)
+        repetitions, seconds = (many, 0.5) if self.all else (min(many, 3), 0.1)
         if self.run(f"{name} ({pattern})", [
                 program, f"--benchmark_filter={pattern}", f"--benchmark_repetitions={repetitions}",
                 f"--benchmark_min_time={seconds}", "--benchmark_enable_random_interleaving=true",
@@ -130,7 +130,7 @@ class Bench:
         results = self.google_benchmark(
             "tables at scale", "table_benchmark",
             "^(FlowDumpEntry|PlainMapDumpEntry)/(50000|1000000|4000000)/|^(AccountingAdd|PlainMapAdd)/1000000/"
-            "|^FlowGrowth/(1000000|4000000)/|^AccountingGrowth/2000000/")
+            "|^FlowGrowth/(1000000|4000000)/|^AccountingGrowth/2000000/", many=3)
         if not results:
             return
         for flows, label in ((50_000, "50,000"), (1_000_000, "1 M"), (4_000_000, "4 M")):
@@ -150,8 +150,29 @@ class Bench:
         self.row("accounting table, flush of 2 M keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
                  target="<= 1 ms", reached=max(stop, again) <= 1000)
 
+    def flush(self):
+        work = "flush of 1 M keys: longest time of a worker's batch"
+        runs = []
+        for _ in range(5 if self.all else 1):
+            told = self.run("flush_benchmark", [self.args.bin / "bench/flush_benchmark"])
+            if told is None:
+                self.missing(work, self.last_words(), "<= 1 ms")
+                return
+            runs.append(json.loads(told))
+
+        def longest(what, clock):
+            return median(run[f"longest_{what}_ms"][clock] for run in runs)
+        # On the wall clock a shared machine takes milliseconds from any loop: what the worker itself does is its CPU time.
+        cpu = longest("batch_during_flush", "cpu")
+        self.row(work, f"{cpu:.2f} ms CPU; {longest('batch_during_flush', 'wall'):.1f} ms wall",
+                 f"a loop that only computes: {longest('computing', 'cpu'):.2f}; {longest('computing', 'wall'):.1f} ms",
+                 target="<= 1 ms", reached=cpu <= 1)
+        self.row("... and while nothing is flushed", f"{longest('batch_else', 'cpu'):.2f} ms CPU; {longest('batch_else', 'wall'):.1f} ms wall",
+                 f"{median(run['events_during_flushes'] for run in runs) / 1e6:.1f} M events accounted during flushes of "
+                 f"{median(run['flush_ms'] for run in runs):.0f} ms; rows exact")
+
     def live(self):
-        rounds, connections = (5, 300_000) if self.all else (1, 100_000)
+        rounds, connections = (5, 200_000) if self.all else (1, 100_000)
         flags = [f"--rounds={rounds}", f"--connections={connections}"]
         if not self.all:
             flags.append("--listeners=none,floor-precise,engine-precise,floor-light,engine-light")
@@ -256,13 +277,13 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
-    flags.add_argument("--only", help="comma separated: parse,account,tables,live,dumps,soak,imports (writes no RESULTS.md)")
+    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,live,dumps,soak,imports (writes no RESULTS.md)")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
     with tempfile.TemporaryDirectory(prefix="ctacct_bench.") as folder:
         bench = Bench(args, folder)
-        steps = ("parse", "account", "tables", "live", "dumps", "soak", "imports")
+        steps = ("parse", "account", "tables", "flush", "live", "dumps", "soak", "imports")
         for step in args.only.split(",") if args.only else steps:
             if step not in steps:
                 flags.error(f"no such measurement: {step}")

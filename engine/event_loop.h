@@ -14,7 +14,7 @@
 #ifndef CTACCT_ENGINE_EVENT_LOOP_H_
 #define CTACCT_ENGINE_EVENT_LOOP_H_
 
-#include <linux/filter.h>
+#include <sched.h>
 
 #include <atomic>
 #include <cstddef>
@@ -39,7 +39,9 @@ class EventLoop {
  public:
   struct Options {
     EventSocket::Options socket;
-    int cpu = -1;                      // To run on; -1: any.
+    // To run on, but for the time of a dump, which keeps one CPU busy: then any other that this
+    // process may use does better. -1: none of its own.
+    int cpu = -1;
     int attention_fd = -1;             // An eventfd, written when the other thread should look.
     CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
     std::function<void(const std::string&)> log;
@@ -71,6 +73,7 @@ class EventLoop {
   size_t TakeEvents(Worker* worker);
   void NoteOverrun(Worker* worker);
   void CallAttention() const;
+  void RunOn(const cpu_set_t& cpus);
   void Wait(size_t taken);
 
   const Options options_;
@@ -79,6 +82,8 @@ class EventLoop {
   FrameQueue queue_;
   // Guarded by: the thread of Run.
   absl::Status status_;  // Read by others once failed_.
+  cpu_set_t own_cpu_;
+  cpu_set_t all_cpus_;
   bool dump_running_ = false;
   bool overrun_ = false;  // ENOBUFS was seen and the queue is not drained yet.
   uint32_t drops_seen_ = 0;

@@ -153,6 +153,8 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
     const int64_t all_sealed_ns = *std::min_element(sealed_ns_.begin(), sealed_ns_.end());
     while (!merging_.empty() && merging_.begin()->first <= all_sealed_ns) {
       Emit(merging_.begin()->second);
+      spare_ = std::move(merging_.begin()->second);
+      spare_.Clear();
       merging_.erase(merging_.begin());
     }
   }
@@ -163,9 +165,10 @@ void Flusher::Merge(AccountingTable* table) {
   const auto [it, first] = merging_.try_emplace(table->interval_end_ns);
   AccountingTable& merged = it->second;
   if (first) {
+    // The worker's next table has the memory that an earlier one needed, and need not grow to it.
+    merged = std::move(spare_);
+    spare_ = AccountingTable();
     std::swap(merged, *table);
-    // The worker's next table will not have to grow to what this one was.
-    table->rows.Reserve(merged.rows.size());
     return;
   }
   for (const auto& [key, sums] : table->rows) merged.rows[key].Add(sums);

@@ -85,6 +85,7 @@ class Flusher {
 
   const Options options_;
   std::map<int64_t, AccountingTable> merging_;  // By interval end.
+  AccountingTable spare_;                       // Empty.
   std::vector<int64_t> sealed_ns_;              // Per worker: the end of its last interval sealed.
   // Connections open at the end of the last interval taken, by unlisted port.
   absl::flat_hash_map<AccountingKey, int64_t> open_;

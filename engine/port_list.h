@@ -44,8 +44,9 @@ class PortList {
   size_t size_ = 0;
 };
 
-// A limit on the threads of one engine; more than the CPUs of any gateway that we know.
-inline constexpr size_t kWorkersMax = 64;
+// A limit on the threads of one engine. Each may map some 4,000 pieces of memory for its tables, of
+// the 65,530 that a process gets (vm.max_map_count).
+inline constexpr size_t kWorkersMax = 12;
 
 // A file's port list that workers use while another thread replaces it.
 //

@@ -7,7 +7,7 @@
 // differs from run to run.
 //
 //   table  = shard[kShards]     by the top bits of the hash
-//   shard  = tags, entries      one block of memory, which alone is moved when the shard grows
+//   shard  = tags, entries      a mapping of whole pages; only one is moved when it must grow
 //   group  = 15 tags, 1 count   and their 15 entries; entries of 64 bytes are cache lines
 //
 // Each tag is a byte of its entry's hash, 0 where the entry is free. An entry lies in its home
@@ -17,6 +17,9 @@
 //
 // Shards grow by half, and reach their sizes at different populations (see RungAbove): the load of
 // the whole stays within a few percent of 0.7 instead of falling to 0.44 at each doubling.
+//
+// Each shard in use takes a page at least, and may count as one of the process' mappings
+// (vm.max_map_count, 65,530): this is for a few large tables, not for many small ones.
 #ifndef CTACCT_ENGINE_STAGGERED_MAP_H_
 #define CTACCT_ENGINE_STAGGERED_MAP_H_
 

@@ -93,7 +93,7 @@ class Worker {
 
  private:
   // Enough to hide the memory's latency; few enough to stay in the first cache.
-  static constexpr size_t kPendingMax = 32;
+  static constexpr size_t kPendingMax = 64;
 
   struct Pending {
     FlowEvent event;

@@ -2101,7 +2101,7 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--output-format=xml"}, "output-format"},
       {{"--output-format=CSV "}, "output-format"},
       {{"--workers=0"}, "workers"},
-      {{"--workers=65"}, "workers"},
+      {{"--workers=13"}, "workers"},
       {{"--workers=two"}, "workers"},
       {{"--mode=heavy"}, "mode"},
       {{"--mode="}, "mode"},
@@ -2611,7 +2611,7 @@ TEST_F(OracleTest, RowsDoNotDependOnTheNumberOfWorkers) {
       Kernel kernel({.seed = 6000 + seed, .stamps = stamps});
       kernel.Run();
       std::vector<Lines> rows;
-      for (const char* workers : {"--workers=1", "--workers=2", "--workers=3", "--workers=64"}) {
+      for (const char* workers : {"--workers=1", "--workers=2", "--workers=3", "--workers=12"}) {
         rows.push_back(Replay(kernel.capture(), {workers, "--track-open", "--include-icmp"}));
         std::sort(rows.back().begin(), rows.back().end());
         ASSERT_GT(rows.back().size(), 100u);

@@ -14,8 +14,8 @@ namespace {
 constexpr size_t kWorkers = 2;
 
 struct Share {
-  ctacct::AccountingHandoff handoff;
   ctacct::FrameQueue queue;
+  ctacct::AccountingHandoff handoff;
   std::unique_ptr<ctacct::Worker> worker;
 
   void Work() {
