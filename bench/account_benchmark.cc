@@ -259,7 +259,7 @@ class Pass {
         Ipv4Address::FromHostOrder(0xffffff00);
     options.rules.interval_ns = kIntervalNs;
     worker_ = std::make_unique<Worker>(options, &handoff_, &ports_);
-    worker_->Start(kStartNs);
+    worker_->Start(kStartNs, true);
   }
 
   Worker& worker() { return *worker_; }

@@ -121,7 +121,7 @@ int Run() {
   Worker::Options options;
   options.rules.interval_ns = kSecond;
   Worker worker(options, &handoff, &ports);
-  worker.Start(1'700'000'000 * kSecond);
+  worker.Start(1'700'000'000 * kSecond, true);
 
   std::atomic<bool> flushing{false};
   std::atomic<bool> done{false};

@@ -139,14 +139,13 @@ class Bench:
                      f"{plain / ours:.1f} x")
         ours, plain = (median(results[f"{who}/1000000"]["ns_per_add"]) for who in ("AccountingAdd", "PlainMapAdd"))
         self.row("accounting table, one addition, 1 M keys", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns", f"{plain / ours:.1f} x")
-        # Of maxima the least run counts: all else that runs here is in the others.
         for flows, label in ((1_000_000, "1 M"), (4_000_000, "4 M")):
             growth = results[f"FlowGrowth/{flows}"]
-            size, stop = median(growth["bytes_per_flow"]), min(growth["longest_stop_us"])
+            size, stop = median(growth["bytes_per_flow"]), median(growth["longest_stop_us"])
             self.row(f"flow table, {label} flows: memory per flow", f"{size:.0f} B", target="<= 128 B", reached=size <= 128)
             self.row("... longest stop while it grows", f"{stop:.0f} us", target="<= 1 ms", reached=stop <= 1000)
         growth = results["AccountingGrowth/2000000"]
-        stop, again = min(growth["longest_stop_us"]), min(growth["longest_stop_again_us"])
+        stop, again = median(growth["longest_stop_us"]), median(growth["longest_stop_again_us"])
         self.row("accounting table, flush of 2 M keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
                  target="<= 1 ms", reached=max(stop, again) <= 1000)
 
@@ -166,13 +165,14 @@ class Bench:
         cpu = longest("batch_during_flush", "cpu")
         self.row(work, f"{cpu:.2f} ms CPU; {longest('batch_during_flush', 'wall'):.1f} ms wall",
                  f"a loop that only computes: {longest('computing', 'cpu'):.2f}; {longest('computing', 'wall'):.1f} ms",
-                 target="<= 1 ms", reached=cpu <= 1)
+                 target="<= 1 ms, or what the machine takes from any loop",
+                 reached=cpu <= 1 and longest("batch_during_flush", "wall") <= max(1, longest("computing", "wall")))
         self.row("... and while nothing is flushed", f"{longest('batch_else', 'cpu'):.2f} ms CPU; {longest('batch_else', 'wall'):.1f} ms wall",
                  f"{median(run['events_during_flushes'] for run in runs) / 1e6:.1f} M events accounted during flushes of "
                  f"{median(run['flush_ms'] for run in runs):.0f} ms; rows exact")
 
     def live(self):
-        rounds, connections = (5, 200_000) if self.all else (1, 100_000)
+        rounds, connections = (3, 200_000) if self.all else (1, 100_000)
         flags = [f"--rounds={rounds}", f"--connections={connections}"]
         if not self.all:
             flags.append("--listeners=none,floor-precise,engine-precise,floor-light,engine-light")
@@ -203,7 +203,7 @@ class Bench:
                          f"{cpu / ours:.1f} x")
 
     def dumps(self):
-        for flows, rounds in ((1_000_000, 5), (4_000_000, 1)) if self.all else ((200_000, 1),):
+        for flows, rounds in ((1_000_000, 3), (4_000_000, 1)) if self.all else ((200_000, 1),):
             label = f"{flows // 1_000_000} M" if flows >= 1_000_000 else f"{flows:,}"
             work = f"dump of {label} flows"
             results = self.script(f"Dump and memory, {label} flows", work, "dump.py", f"--flows={flows}", f"--rounds={rounds}")
@@ -278,6 +278,7 @@ def main():
     flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
     flags.add_argument("--only", help="comma separated: parse,account,tables,flush,live,dumps,soak,imports (writes no RESULTS.md)")
+    flags.add_argument("--skip", default="", help="likewise; these are left out")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
@@ -287,6 +288,9 @@ def main():
         for step in args.only.split(",") if args.only else steps:
             if step not in steps:
                 flags.error(f"no such measurement: {step}")
+            if step in args.skip.split(","):
+                bench.missing(step, "left out of this run")
+                continue
             try:
                 getattr(bench, step)()
             except (KeyError, statistics.StatisticsError, ValueError) as error:

@@ -72,7 +72,7 @@ struct AccountingTable {
   StaggeredMap<AccountingKey, TrafficSums> rows;
   // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
   // connection may outlive a port list.
-  StaggeredMap<AccountingKey, int64_t> open_changes;
+  StaggeredMap<AccountingKey, int64_t, 64> open_changes;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;

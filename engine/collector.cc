@@ -98,21 +98,23 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   return collector;
 }
 
-absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
-                            const std::atomic<bool>& stop, int wake_fd) {
+absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers, bool timestamps_on,
+                            std::atomic<bool>* stop, int wake_fd) {
   std::vector<FrameQueue*> queues;
   std::vector<std::thread> threads;
   for (size_t i = 0; i < loops_.size(); ++i) {
     // Flows born from the subscription on count in full.
-    workers[i]->Start(subscribed_ns_);
+    workers[i]->Start(subscribed_ns_, timestamps_on);
     queues.push_back(loops_[i]->queue());
     threads.emplace_back(&EventLoop::Run, loops_[i].get(), workers[i].get());
   }
   Dispatcher::Options dispatch;
   dispatch.interval_ns = options_.rules.interval_ns;
+  dispatch.timestamps_on = timestamps_on;
   dispatcher_.emplace(dispatch, queues);
-  Loop(stop, wake_fd);
+  Loop(*stop, wake_fd);
   if (!AnyFailed()) TakeLastDump();
+  stop->store(true);
   dispatcher_->Finish();
   WakeWorkers();
   for (std::thread& thread : threads) thread.join();
@@ -170,6 +172,7 @@ bool Collector::TakeChunk() {
 }
 
 void Collector::RequestDump() {
+  dispatcher_->set_dump_requested_ns(NowNs(CLOCK_MONOTONIC));
   const absl::Status status = dumps_->Request();
   dump_requested_ = true;
   dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
@@ -244,8 +247,9 @@ void Collector::Wait(int wake_fd) {
     millis = until_end_ns <= 0 ? kBlockedPollMillis
                                : std::min(until_end_ns / kNanosPerMilli + 1, kPollMillisMax);
   }
-  pollfd fds[] = {
-      {attention_fd_.get(), POLLIN, 0}, {wake_fd, POLLIN, 0}, {dumps_->fd(), POLLIN, 0}};
+  pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
+                  {wake_fd, POLLIN, 0},
+                  {dump_requested_ ? dumps_->fd() : -1, POLLIN, 0}};
   poll(fds, 3, static_cast<int>(millis));
   if (fds[0].revents != 0) {
     uint64_t drained = 0;

@@ -43,11 +43,12 @@ class Collector {
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
       Options options, const std::vector<AccountingHandoff*>& handoffs);
 
-  // Accounts until *stop, then takes a last dump and what events wait, and finishes the workers.
-  // `wake_fd` becomes readable when *stop was set. An error ends it early, the workers finished
-  // likewise.
+  // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
+  // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
+  // ends it early, the workers finished likewise, and *stop set: then the flusher must take all
+  // tables.
   [[nodiscard]] absl::Status Run(const std::vector<std::unique_ptr<Worker>>& workers,
-                                 const std::atomic<bool>& stop, int wake_fd);
+                                 bool timestamps_on, std::atomic<bool>* stop, int wake_fd);
 
  private:
   explicit Collector(Options options) : options_(std::move(options)) {}

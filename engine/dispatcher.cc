@@ -38,18 +38,19 @@ void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   // The first worker counts it.
   if (cursor.malformed()) Keep(0, end, static_cast<size_t>(data + bytes - end));
   SendKept(now_ns);
+  Publish();
 }
 
 void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
   if (message.type == NLMSG_OVERRUN) {
     SendKept(now_ns);
     // DESTROYs of any flow may have been among them, but they are counted once.
+    Frame frame;
+    frame.kind = FrameKind::kOverrun;
+    frame.number = OverrunEvents(message);
     for (FrameQueue* const queue : queues_) {
-      Frame frame;
-      frame.kind = FrameKind::kOverrun;
-      frame.time_ns = now_ns;
-      if (queue == queues_.front()) frame.number = OverrunEvents(message);
       queue->Push(frame);
+      frame.kind = FrameKind::kOverrunElsewhere;
     }
     return;
   }
@@ -64,7 +65,7 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
   Keep(OwnerOfFlow(id, static_cast<uint32_t>(queues_.size())), message.data, message.bytes);
   if (done && dump_running_) {
     SendKept(now_ns);
-    EndDump(MessageError(message) == 0, now_ns);
+    EndDump(MessageError(message) == 0);
   }
 }
 
@@ -72,13 +73,17 @@ void Dispatcher::OnDumpFailed(int64_t now_ns) {
   Observe(now_ns);
   // Perhaps not even its first datagram came.
   if (!dump_running_) BeginDump(now_ns);
-  EndDump(false, now_ns);
+  EndDump(false);
+  Publish();
 }
 
-void Dispatcher::Finish() { Mark(FrameKind::kFinish, clock_.open_end_ns()); }
+void Dispatcher::Finish() {
+  Mark(FrameKind::kFinish, clock_.open_end_ns());
+  Publish();
+}
 
 void Dispatcher::Observe(int64_t now_ns) {
-  if (!clock_.is_open()) Mark(FrameKind::kStart, now_ns);
+  if (!clock_.is_open()) Mark(FrameKind::kStart, now_ns, options_.timestamps_on ? 1 : 0);
   clock_.Observe(now_ns);
 }
 
@@ -86,16 +91,15 @@ void Dispatcher::BeginDump(int64_t now_ns) {
   SendKept(now_ns);
   dump_running_ = true;
   clock_.DumpBegins(now_ns);
-  Mark(FrameKind::kBeginDump, now_ns);
+  Mark(FrameKind::kBeginDump, now_ns, static_cast<uint64_t>(dump_requested_ns_));
 }
 
-void Dispatcher::EndDump(bool complete, int64_t now_ns) {
+void Dispatcher::EndDump(bool complete) {
   dump_running_ = false;
-  Mark(FrameKind::kEndDump, now_ns, complete ? 1 : 0);
-  if (options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval()) {
-    Mark(FrameKind::kSeal, clock_.open_end_ns());
-    clock_.OpenAfterDump();
-  }
+  const bool seals = options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval();
+  Mark(FrameKind::kEndDump, clock_.open_end_ns(),
+       (complete ? kDumpComplete : 0) | (seals ? kDumpSeals : 0));
+  if (seals) clock_.OpenAfterDump();
 }
 
 void Dispatcher::SealSilentIntervals(int64_t now_ns) {
@@ -131,6 +135,10 @@ void Dispatcher::SendKept(int64_t now_ns) {
     queues_[i]->Push(frame);
     kept_[i].clear();
   }
+}
+
+void Dispatcher::Publish() {
+  for (FrameQueue* const queue : queues_) queue->Publish();
 }
 
 }  // namespace ctacct

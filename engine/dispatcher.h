@@ -30,6 +30,8 @@ class Dispatcher {
   struct Options {
     int64_t interval_ns = 0;
     IntervalEnd interval_end = IntervalEnd::kByDump;
+    // Flows that start from now on have start times (nf_conntrack_timestamp).
+    bool timestamps_on = false;
     // Every interval has rows, also those in which nothing moved (track-open).
     bool silent_intervals = false;
   };
@@ -46,6 +48,9 @@ class Dispatcher {
   // Ends what is open, whatever the time. Nothing may follow.
   void Finish();
 
+  // The dump that begins next was asked for at this time, CLOCK_MONOTONIC.
+  void set_dump_requested_ns(int64_t monotonic_ns) { dump_requested_ns_ = monotonic_ns; }
+
   // The end of the open interval, nanoseconds since the Unix epoch; 0 before the first datagram.
   int64_t open_end_ns() const { return clock_.open_end_ns(); }
   bool dump_running() const { return dump_running_; }
@@ -54,19 +59,21 @@ class Dispatcher {
   void Observe(int64_t now_ns);
   void OnMessage(const NetlinkMessage& message, int64_t now_ns);
   void BeginDump(int64_t now_ns);
-  void EndDump(bool complete, int64_t now_ns);
+  void EndDump(bool complete);
   void SealSilentIntervals(int64_t now_ns);
   // To every worker, after what was kept for it.
   void Mark(FrameKind kind, int64_t time_ns, uint64_t number = 0);
   // Keeps bytes for a worker until SendKept, so that a chunk becomes one frame.
   void Keep(size_t worker, const uint8_t* data, size_t bytes);
   void SendKept(int64_t now_ns);
+  void Publish();
 
   const Options options_;
   const std::vector<FrameQueue*> queues_;
   std::vector<std::vector<uint8_t>> kept_;  // One per worker.
   IntervalClock clock_;
   bool dump_running_ = false;
+  int64_t dump_requested_ns_ = 0;
   std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
 };
 

@@ -68,13 +68,17 @@ class DispatcherTest : public testing::Test {
           told += " begin" + seconds;
           break;
         case FrameKind::kEndDump:
-          told += frame.number != 0 ? " end" : " broken";
+          told += (frame.number & kDumpComplete) != 0 ? " end" : " broken";
+          if ((frame.number & kDumpSeals) != 0) told += " seal" + seconds;
           break;
         case FrameKind::kSeal:
           told += " seal" + seconds;
           break;
         case FrameKind::kFinish:
           told += " finish" + seconds;
+          break;
+        case FrameKind::kOverrunElsewhere:
+          told += " lost";
           break;
         case FrameKind::kOverrun:
           told += " lost" + std::to_string(frame.number);
@@ -165,7 +169,7 @@ TEST_F(DispatcherTest, AnOverrunIsToldToAllAndCountedOnce) {
            Flow(Kind::kNew, 4),
        1);
   EXPECT_EQ(Told(0), " start1 2 lost77 4");
-  EXPECT_EQ(Told(1), " start1 lost0");
+  EXPECT_EQ(Told(1), " start1 lost");
 }
 
 TEST_F(DispatcherTest, DumpsOfOthersAreNone) {

@@ -34,9 +34,9 @@ constexpr size_t kNapBufferShare = 8;
 // An allocation failure in the kernel (ENOBUFS) does not wake a poll.
 constexpr int kPollMillis = 1000;
 
-int64_t WallClockNs() {
+int64_t ClockNs(clockid_t clock) {
   timespec now{};
-  clock_gettime(CLOCK_REALTIME, &now);
+  clock_gettime(clock, &now);
   return now.tv_sec * kNanosPerSecond + now.tv_nsec;
 }
 
@@ -72,11 +72,13 @@ void EventLoop::Run(Worker* worker) {
       if (frame.kind == FrameKind::kDatagram && options_.capture != nullptr) {
         options_.capture->Write(frame.data, frame.bytes, frame.time_ns);
       }
-      if (!worker->OnFrame(frame)) return;
       if (frame.kind == FrameKind::kBeginDump) {
+        worker->BeginDump(frame.time_ns, static_cast<int64_t>(frame.number) > overrun_over_ns_);
         dump_running_ = true;
         RunOn(all_cpus_);
+        continue;
       }
+      if (!worker->OnFrame(frame)) return;
       if (frame.kind == FrameKind::kEndDump) {
         dump_running_ = false;
         RunOn(own_cpu_);
@@ -102,7 +104,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       CallAttention();
       break;
     }
-    const int64_t now_ns = WallClockNs();
+    const int64_t now_ns = ClockNs(CLOCK_REALTIME);
     for (size_t d = 0; d < batch->datagrams; ++d) {
       const Datagram& datagram = events_->at(d);
       if (options_.capture != nullptr) {
@@ -124,9 +126,10 @@ void EventLoop::NoteOverrun(Worker* worker) {
   const uint32_t drops = events_->Drops();
   const uint32_t lost = drops - drops_seen_;
   drops_seen_ = drops;
+  overrun_over_ns_ = ClockNs(CLOCK_MONOTONIC);
   if (options_.capture != nullptr) {
     const OverrunMessage message(lost);
-    options_.capture->Write(message.bytes(), sizeof(message), WallClockNs());
+    options_.capture->Write(message.bytes(), sizeof(message), ClockNs(CLOCK_REALTIME));
   }
   worker->OnOverrun(lost);
   needs_resync_.store(true, std::memory_order_relaxed);

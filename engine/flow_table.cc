@@ -71,8 +71,8 @@ bool DestroyedMemory::Contains(uint64_t fingerprint) const {
 }
 
 bool DestroyedMemory::Add(uint64_t fingerprint) {
-  if (ContainedIn(interval_ - 1, fingerprint)) return false;
   if (present_ >= kMax) Age();
+  if (ContainedIn(interval_ - 1, fingerprint)) return false;
   Generation& generation = generations_[interval_ % 2];
   const size_t shard = generation.marks.ShardOf(fingerprint);
   if (generation.interval_of[shard] != interval_) {
@@ -110,9 +110,10 @@ bool FlowTable::FlowTraits::Matches(const Flow& flow, const FlowIdentity& identi
          flow.id == identity.id;
 }
 
-void FlowTable::Start(int64_t now_ns) {
+void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   if (started_) return;
   started_ = true;
+  timestamps_on_ = timestamps_on;
   known_since_ns_ = now_ns;
 }
 
@@ -135,7 +136,6 @@ void FlowTable::PrefetchEntry(const FlowEvent& event, size_t hash) const {
 
 FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
   assert(started_);
-  if (event.start_ns >= known_since_ns_) timestamps_on_ = true;
   switch (event.kind) {
     case FlowEventKind::kNew:
       return ApplyNew(event, hash, now_ns);
@@ -447,14 +447,14 @@ bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
   return otherwise && !timestamps_on_;
 }
 
-void FlowTable::BeginDump(int64_t now_ns) {
+void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
   assert(started_);
   dump_running_ = true;
   ++dump_index_;
   tally_.push_back(0);
   dump_before_began_ns_ = dump_began_ns_;
   dump_began_ns_ = now_ns;
-  if (needs_resync_ && resync_index_ == 0) {
+  if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) {
     resync_index_ = dump_index_;
     resync_began_ns_ = now_ns;
   }

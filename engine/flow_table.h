@@ -109,8 +109,9 @@ class FlowTable {
   FlowTable(const FlowTable&) = delete;
   FlowTable& operator=(const FlowTable&) = delete;
 
-  // Accounting begins: flows that start later count from zero. Only the first call has an effect.
-  void Start(int64_t now_ns);
+  // Accounting begins: flows that start later count from zero. `timestamps_on`: they have start
+  // times, so that one without is older. Only the first call has an effect.
+  void Start(int64_t now_ns, bool timestamps_on);
 
   // False: the event says nothing to this table (an UPDATE that closes nothing), and need not be
   // applied.
@@ -129,8 +130,10 @@ class FlowTable {
     return Apply(event, Hash(event.identity), now_ns);
   }
 
-  // A dump's first and last datagram, after Start. `complete`: it ended without an error.
-  void BeginDump(int64_t now_ns);
+  // A dump's first and last datagram, after Start. `asked_since_overrun`: false if it may have been
+  // made before an overrun was over, and does not tell what lives since. `complete`: it ended
+  // without an error.
+  void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
   void FinishDump(bool complete);
   // After FinishDump: looks at some of the flows that the dump may have declared dead, at most
   // about kSweepSlots, and appends the connections that are no longer believed open. True if there

@@ -153,8 +153,7 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
     const int64_t all_sealed_ns = *std::min_element(sealed_ns_.begin(), sealed_ns_.end());
     while (!merging_.empty() && merging_.begin()->first <= all_sealed_ns) {
       Emit(merging_.begin()->second);
-      spare_ = std::move(merging_.begin()->second);
-      spare_.Clear();
+      written_out_ = std::move(merging_.begin()->second);
       merging_.erase(merging_.begin());
     }
   }
@@ -165,9 +164,9 @@ void Flusher::Merge(AccountingTable* table) {
   const auto [it, first] = merging_.try_emplace(table->interval_end_ns);
   AccountingTable& merged = it->second;
   if (first) {
-    // The worker's next table has the memory that an earlier one needed, and need not grow to it.
-    merged = std::move(spare_);
-    spare_ = AccountingTable();
+    // The worker gets a table that was in use before: GiveBack empties it, and it keeps its memory.
+    merged = std::move(written_out_);
+    written_out_ = AccountingTable();
     std::swap(merged, *table);
     return;
   }

@@ -77,7 +77,7 @@ class Flusher {
   static constexpr size_t kWaitingRowsMax = 4 << 20;
 
  private:
-  // Adds a worker's table to what is known of its interval, and leaves it empty.
+  // Adds a worker's table to what is known of its interval. What is in it then is of no use.
   void Merge(AccountingTable* table);
   void Emit(const AccountingTable& table);
   IntervalRows TakeRows(const AccountingTable& table);
@@ -85,7 +85,7 @@ class Flusher {
 
   const Options options_;
   std::map<int64_t, AccountingTable> merging_;  // By interval end.
-  AccountingTable spare_;                       // Empty.
+  AccountingTable written_out_;                 // Done with; its memory is worth keeping.
   std::vector<int64_t> sealed_ns_;              // Per worker: the end of its last interval sealed.
   // Connections open at the end of the last interval taken, by unlisted port.
   absl::flat_hash_map<AccountingKey, int64_t> open_;

@@ -96,6 +96,25 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   EXPECT_EQ(flusher.rows_written(), 1u);
 }
 
+// A worker's tables need not grow anew in each interval.
+TEST_F(FlusherTest, TablesComeBackWithTheirMemory) {
+  Flusher flusher(Options());
+  for (int interval = 1; interval <= 4; ++interval) {
+    // The two tables and the one that the flusher keeps go round.
+    if (interval == 4) {
+      EXPECT_GT(handoff_.live().rows.MemoryBytes(), 100'000u * sizeof(TrafficSums));
+    }
+    for (uint32_t i = 0; i < 100'000; ++i) {
+      AccountingKey key = Key(1);
+      key.src = Ipv4Address::FromHostOrder(i);
+      handoff_.live().rows[key] = Sums(1);
+    }
+    Seal(interval);
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+    EXPECT_TRUE(handoff_.live().rows.empty());
+  }
+}
+
 // An interval is whole once every worker has sealed it, or a later one for want of a spare table.
 TEST_F(FlusherTest, WorkersAreMerged) {
   Flusher::Options options = Options();

@@ -4,10 +4,14 @@
 //
 //   frame = Frame(32) data, padded to 32 bytes; never wrapped: a kSkip frame fills the ring's end
 //
-// Thread safety: Push and Empty by one producer; Snapshot, Next and WaitNotEmpty by one consumer.
-// Memory order: the producer publishes frames by a release store of `written_`, which the consumer
-// acquires; the consumer returns their space, and shows all it did with them, by a release store of
-// `read_`, which the producer acquires.
+// Frames become visible together, by Publish: a worker that looks in between two marks of one
+// moment would take newer events before the second. (Only if the ring is full they come in two
+// parts.)
+//
+// Thread safety: Push, Publish and Empty by one producer; Snapshot, Next and WaitNotEmpty by one
+// consumer. Memory order: the producer publishes frames by a release store of `written_`, which the
+// consumer acquires; the consumer returns their space, and shows all it did with them, by a release
+// store of `read_`, which the producer acquires.
 #ifndef CTACCT_ENGINE_FRAME_QUEUE_H_
 #define CTACCT_ENGINE_FRAME_QUEUE_H_
 
@@ -21,15 +25,19 @@
 namespace ctacct {
 
 enum class FrameKind : uint32_t {
-  kSkip,      // The queue's own.
-  kStart,     // Accounting begins.
-  kDatagram,  // Netlink messages about flows of this worker, one after the other.
-  kOverrun,   // The kernel dropped `number` events before this.
-  kBeginDump,
-  kEndDump,  // `number` is 1 if it is complete.
-  kSeal,     // The interval that ends at time_ns is over.
-  kFinish,   // Likewise, and nothing follows.
+  kSkip,              // The queue's own.
+  kStart,             // Accounting begins.
+  kDatagram,          // Netlink messages about flows of this worker, one after the other.
+  kOverrun,           // The kernel dropped `number` events before this.
+  kOverrunElsewhere,  // Likewise; another worker counts them.
+  kBeginDump,         // `number`: when it was asked for, CLOCK_MONOTONIC; 0 in a replay.
+  kEndDump,           // `number`: of kDumpComplete and kDumpSeals; then time_ns is as of kSeal.
+  kSeal,              // The interval that ends at time_ns is over.
+  kFinish,            // Likewise, and nothing follows.
 };
+
+inline constexpr uint64_t kDumpComplete = 1;
+inline constexpr uint64_t kDumpSeals = 2;  // It ends the interval.
 
 struct Frame {
   FrameKind kind = FrameKind::kSkip;
@@ -50,7 +58,8 @@ class FrameQueue {
   FrameQueue(const FrameQueue&) = delete;
   FrameQueue& operator=(const FrameQueue&) = delete;
 
-  // Appends a frame with a copy of `frame.bytes` at `frame.data`; waits while the ring is full.
+  // Appends a frame with a copy of `frame.bytes` at `frame.data`; waits while the ring is full. It
+  // is seen after the next Publish.
   void Push(const Frame& frame) {
     assert(frame.bytes <= kDataBytesMax);
     const uint64_t bytes = Padded(sizeof(Frame) + frame.bytes);
@@ -63,6 +72,9 @@ class FrameQueue {
     }
     Reserve(bytes);
     Put(frame, bytes);
+  }
+  void Publish() {
+    if (written_.load(std::memory_order_relaxed) == end_) return;
     written_.store(end_, std::memory_order_release);
     written_.notify_one();
   }
@@ -107,11 +119,7 @@ class FrameQueue {
     for (;;) {
       const uint64_t read = read_.load(std::memory_order_acquire);
       if (end_ + bytes - read <= kBytes) return;
-      // What is reserved but not yet published must not be waited for by both sides.
-      if (written_.load(std::memory_order_relaxed) != end_) {
-        written_.store(end_, std::memory_order_release);
-        written_.notify_one();
-      }
+      Publish();  // Or the two would wait for each other.
       read_.wait(read, std::memory_order_acquire);
     }
   }

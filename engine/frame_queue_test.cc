@@ -34,8 +34,11 @@ TEST(FrameQueueTest, FirstInFirstOut) {
   seal.time_ns = 15;
   seal.number = 7;
   queue.Push(seal);
+  EXPECT_FALSE(queue.Next(queue.Snapshot(), &frame));  // Frames appear together.
+  queue.Publish();
   const uint64_t snapshot = queue.Snapshot();
   queue.Push(Datagram("", 3));
+  queue.Publish();
   ASSERT_TRUE(queue.Next(snapshot, &frame));
   EXPECT_EQ(frame.kind, FrameKind::kDatagram);
   EXPECT_EQ(Bytes(frame), "one");
@@ -68,6 +71,7 @@ TEST(FrameQueueTest, FramesOfAllSizesGoAroundTheRing) {
                               static_cast<uint32_t>(random() % 5000)};
     const std::string bytes(sizes[random() % 8], static_cast<char>(i));
     queue.Push(Datagram(bytes, i));
+    queue.Publish();
     Frame frame;
     const uint64_t snapshot = queue.Snapshot();
     ASSERT_TRUE(queue.Next(snapshot, &frame));
@@ -86,13 +90,16 @@ TEST(FrameQueueTest, NothingIsLostBetweenThreads) {
     std::mt19937 random(2);
     for (int i = 0; i < kFrames; ++i) {
       queue.Push(Datagram(std::string(random() % 3000, static_cast<char>(i)), i));
+      if (i % 3 == 0) queue.Publish();
       if (i % 4096 == 0) {
+        queue.Publish();
         while (!queue.Empty()) std::this_thread::yield();
       }
     }
     Frame finish;
     finish.kind = FrameKind::kFinish;
     queue.Push(finish);
+    queue.Publish();
   });
   std::mt19937 random(2);
   int next = 0;

@@ -64,6 +64,11 @@ absl::Status PrepareConntrack(bool light, const std::function<void(const std::st
   return absl::OkStatus();
 }
 
+bool TimestampsAreOn() {
+  int value = 0;
+  return std::ifstream(absl::StrCat(kFolder, "nf_conntrack_timestamp")) >> value && value == 1;
+}
+
 TcpTimeouts ReadTcpTimeouts() {
   TcpTimeouts timeouts;
   ReadTimeout("close_wait", &timeouts.close_wait_seconds);

@@ -18,6 +18,9 @@ namespace ctacct {
 [[nodiscard]] absl::Status PrepareConntrack(bool light,
                                             const std::function<void(const std::string&)>& log);
 
+// Whether flows get start times now.
+[[nodiscard]] bool TimestampsAreOn();
+
 // The time-outs that this kernel counts down in each state past a connection's close
 // (nf_conntrack_tcp_timeout_*); its defaults where they cannot be read.
 [[nodiscard]] TcpTimeouts ReadTcpTimeouts();

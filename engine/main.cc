@@ -184,7 +184,9 @@ ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
 ABSL_FLAG(ctacct::Gateway, gateway, {},
           "name of this gateway in the database; empty: the host name");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
-ABSL_FLAG(std::string, record, "", "capture to write of all that is read from the kernel");
+ABSL_FLAG(std::string, record, "",
+          "capture to write of all that is read from the kernel (of events: what -src, -dst and "
+          "-include-icmp ask for)");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
           "workers; the kernel doubles it");
@@ -362,10 +364,10 @@ absl::Status RunEngine(const Config& config) {
   if (absl::Status status = ports.Load(); !status.ok()) return status;
   absl::StatusOr<RowSink> sink = MakeSink(config, signal_fd.get());
   if (!sink.ok()) return sink.status();
-  absl::StatusOr<IntervalEnd> interval_end = IntervalEnd::kByDump;
+  absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
-    interval_end = IntervalEndOfCapture(replay);
-    if (!interval_end.ok()) return interval_end.status();
+    capture = ExamineCapture(replay);
+    if (!capture.ok()) return capture.status();
   }
   std::unique_ptr<PipeWriter> pipe;
   if (!pipe_path.empty()) {
@@ -428,15 +430,17 @@ absl::Status RunEngine(const Config& config) {
   }
   Dispatcher::Options dispatch;
   dispatch.interval_ns = config.rules.interval_ns;
-  dispatch.interval_end = *interval_end;
+  dispatch.interval_end = capture->interval_end;
+  dispatch.timestamps_on = capture->timestamps_on;
   dispatch.silent_intervals = config.rules.track_open;
 
   std::atomic<bool> stop{false};
   std::atomic<bool> finished{false};
   absl::Status read_status;
   std::thread thread([&] {
-    read_status = collector != nullptr ? collector->Run(workers, stop, wake_fd.get())
-                                       : Replay(replay, dispatch, workers, stop);
+    read_status = collector != nullptr
+                      ? collector->Run(workers, TimestampsAreOn(), &stop, wake_fd.get())
+                      : Replay(replay, dispatch, workers, stop);
     finished.store(true, std::memory_order_release);
     notify(sealed_fd);
   });

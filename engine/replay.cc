@@ -29,7 +29,7 @@ void Work(Worker* worker, FrameQueue* queue) {
 
 }  // namespace
 
-absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
+absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path) {
   std::error_code ignored;  // Opening it will tell what is wrong.
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
     return absl::FailedPreconditionError(
@@ -37,21 +37,29 @@ absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path) {
   }
   const absl::StatusOr<std::unique_ptr<CaptureReader>> reader = CaptureReader::Open(path);
   if (!reader.ok()) return reader.status();
+  CaptureTraits traits;
   CapturedDatagram datagram;
   std::optional<uint32_t> other_dump;
-  for (;;) {
+  std::optional<int64_t> began_ns;
+  while (traits.interval_end != IntervalEnd::kByDump || !traits.timestamps_on) {
     const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
     // A damaged place is reported by the replay itself, after what came before it was accounted.
-    if (!more.ok() || !*more) return IntervalEnd::kByPacket;
+    if (!more.ok() || !*more) break;
+    if (!began_ns.has_value()) began_ns = datagram.time_ns;
     DatagramCursor cursor(datagram.data, datagram.bytes);
     NetlinkMessage message;
+    FlowEvent event;
     while (cursor.Next(&message)) {
+      if (ParseFlowMessage(message, &event) == ParseResult::kFlow && event.start_ns >= *began_ns) {
+        traits.timestamps_on = true;
+      }
       if ((message.flags & NLM_F_MULTI) == 0) continue;
       // Dumps of other subsystems, and their ends, are none: see Dispatcher::OnMessage.
       if (message.type != NLMSG_DONE && !IsFlowMessage(message)) other_dump = message.sequence;
-      if (other_dump != message.sequence) return IntervalEnd::kByDump;
+      if (other_dump != message.sequence) traits.interval_end = IntervalEnd::kByDump;
     }
   }
+  return traits;
 }
 
 absl::Status Replay(const std::string& path, const Dispatcher::Options& options,

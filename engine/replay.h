@@ -14,8 +14,13 @@
 
 namespace ctacct {
 
-// How the intervals of this capture end: by its dumps, if it has any. Reads up to the first one.
-[[nodiscard]] absl::StatusOr<IntervalEnd> IntervalEndOfCapture(const std::string& path);
+// What must be known of a capture before its first message is accounted.
+struct CaptureTraits {
+  IntervalEnd interval_end = IntervalEnd::kByPacket;  // By its dumps, if it has any.
+  bool timestamps_on = false;  // A flow that began meanwhile has a start time.
+};
+// Reads as far as it takes to know: often to the first dump, at most to the end.
+[[nodiscard]] absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path);
 
 // Feeds the capture to the workers, each on a thread of its own, and finishes them, also after an
 // error: what came before a damaged place is accounted. Stops early, likewise finished, when *stop

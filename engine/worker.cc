@@ -99,22 +99,28 @@ bool Worker::OnFrame(const Frame& frame) {
       OnDatagram(frame.data, frame.bytes, frame.time_ns);
       return true;
     case FrameKind::kStart:
-      Start(frame.time_ns);
+      Start(frame.time_ns, frame.number != 0);
       return true;
     case FrameKind::kOverrun:
       OnOverrun(frame.number);
+      return true;
+    case FrameKind::kOverrunElsewhere:
+      NoteLoss();
       return true;
     case FrameKind::kBeginDump:
       BeginDump(frame.time_ns);
       return true;
     case FrameKind::kEndDump:
-      EndDump(frame.number != 0);
+      EndDump((frame.number & kDumpComplete) != 0);
+      if ((frame.number & kDumpSeals) != 0) Seal(frame.time_ns);
       return true;
     case FrameKind::kSeal:
       Seal(frame.time_ns);
       return true;
     case FrameKind::kFinish:
       if (started_) {  // Else nothing was ever read.
+        while (SweepSome()) {
+        }
         handoff_->WaitForSpare();
         Seal(frame.time_ns);
       }
@@ -125,26 +131,29 @@ bool Worker::OnFrame(const Frame& frame) {
   return true;
 }
 
-void Worker::Start(int64_t now_ns) {
+void Worker::Start(int64_t now_ns, bool timestamps_on) {
   started_ = true;
-  flows_.Start(now_ns);
+  flows_.Start(now_ns, timestamps_on);
 }
 
 void Worker::OnOverrun(uint64_t events) {
-  ApplyPending();
+  NoteLoss();
   ++counts_.overruns;
   counts_.events_dropped += events;
-  AccountingTable& table = handoff_->live();
-  table.completeness = Completeness::kPartial;
-  table.events_dropped += events;
+  handoff_->live().events_dropped += events;
+}
+
+void Worker::NoteLoss() {
+  ApplyPending();
+  handoff_->live().completeness = Completeness::kPartial;
   flows_.NoteOverrun();
 }
 
-void Worker::BeginDump(int64_t now_ns) {
+void Worker::BeginDump(int64_t now_ns, bool asked_since_overrun) {
   ApplyPending();
   while (SweepSome()) {
   }
-  flows_.BeginDump(now_ns);
+  flows_.BeginDump(now_ns, asked_since_overrun);
 }
 
 void Worker::EndDump(bool complete) {

@@ -60,7 +60,8 @@ class Worker {
 
   // Accounting begins: flows that start later count from zero. Before anything else; only the first
   // call has an effect.
-  void Start(int64_t now_ns);
+  // `timestamps_on`: these flows have start times.
+  void Start(int64_t now_ns, bool timestamps_on);
 
   // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a
   // dump's end, are passed over. `data` may be gone when it returns.
@@ -74,6 +75,8 @@ class Worker {
 
   // The kernel dropped `events` (0 if it could not allocate, and does not know).
   void OnOverrun(uint64_t events);
+  // Some of which may have been this worker's; they are counted elsewhere.
+  void NoteLoss();
 
   // Applies what OnDatagram has taken.
   void ApplyPending();
@@ -82,7 +85,8 @@ class Worker {
   // as long as it says true; the rest is done before the next dump.
   bool SweepSome();
 
-  void BeginDump(int64_t now_ns);
+  // `asked_since_overrun`: it cannot have been made before events were lost.
+  void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
   void EndDump(bool complete);
   // Hands the table over. Without a spare one, the rows go on with the next interval's.
   void Seal(int64_t interval_end_ns);

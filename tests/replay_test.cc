@@ -371,6 +371,23 @@ TEST_F(ReplayTest, DestroyWithoutNewCountsWhole) {
   EXPECT_THAT(Replay(script), ElementsAre(Line(5, "tcp,10.1.0.1,10.2.0.1,443,4,3,400,300,1,1500")));
 }
 
+// A flow without a start time, where others have one, is older than the capture, whoever accounts
+// it.
+TEST_F(ReplayTest, AFlowWithoutAStartTimeAmongOthers) {
+  for (const char* workers : {"--workers=1", "--workers=2", "--workers=5"}) {
+    Script script(Stamps::kFlows);
+    Flow stamped = UdpFlow({.src = "10.9.0.1"});
+    Flow unstamped = TcpFlow();
+    script.New(500, stamped);
+    script.Destroy(1500, stamped, {4, 400}, {3, 300});
+    unstamped.start_ns = 0;
+    script.Destroy(2500, unstamped, {7, 700}, {7, 700});
+    EXPECT_THAT(Replay(script, {workers}),
+                ElementsAre(Line(5, "udp,10.9.0.1,10.2.0.1,443,4,3,400,300,0,0")))
+        << workers;
+  }
+}
+
 TEST_F(ReplayTest, GrowthFromDumpsThenDestroy) {
   for (const Stamps stamps : {Stamps::kEvents, Stamps::kFlows, Stamps::kNone}) {
     Script script(stamps);
