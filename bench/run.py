@@ -105,10 +105,10 @@ class Bench:
 
     def parse(self):
         work = "parse one message (shipped capture)"
-        results = self.google_benchmark(work, "parser_benchmark", "^all/")
+        results = self.google_benchmark(work, "parser_benchmark", "/all$")
         if not results:
             return
-        ours, fresh, reused = (median(results[f"all/{who}"]["ns"]) for who in ("ctacct", "nfct_fresh", "nfct_reused"))
+        ours, fresh, reused = (median(results[f"{who}/all"]["ns"]) for who in ("Ctacct", "NfctFresh", "NfctReused"))
         self.row(work, f"{ours:.1f} ns", f"libnetfilter_conntrack {fresh:.0f} ns", f"{fresh / ours:.1f} x",
                  "<= 20 ns, >= 30 x", ours <= 20 and fresh >= 30 * ours)
         self.row("... its object used again", f"{ours:.1f} ns", f"libnetfilter_conntrack {reused:.0f} ns",
