@@ -161,7 +161,7 @@ class Bench:
 
         def longest(what, clock):
             return median(run[f"longest_{what}_ms"][clock] for run in runs)
-        # On the wall clock a shared machine takes milliseconds from any loop: what the worker itself does is its CPU time.
+        # A pause is one of the wall clock; the worker's CPU time beside it tells whether its own work is the cause.
         cpu = longest("batch_during_flush", "cpu")
         self.row(work, f"{cpu:.2f} ms CPU; {longest('batch_during_flush', 'wall'):.1f} ms wall",
                  f"a loop that only computes: {longest('computing', 'cpu'):.2f}; {longest('computing', 'wall'):.1f} ms",

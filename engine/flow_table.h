@@ -170,9 +170,6 @@ class FlowTable {
   // A tenth of a millisecond.
   static constexpr size_t kSweepSlots = 8192;
 
-  // Of all that the table holds, without what malloc adds.
-  size_t MemoryBytes() const { return flows_.MemoryBytes(); }
-
  private:
   // A cache line. Its first 20 bytes are the FlowIdentity, with flags in the byte that is zero
   // there.

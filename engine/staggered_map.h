@@ -259,14 +259,6 @@ class StaggeredTable {
     for (size_t i = 0; i < kShards; ++i) ClearShard(i);
   }
 
-  // Makes room for about so many, in one go.
-  void Reserve(size_t entries) {
-    const size_t groups = GroupsFor(entries / kShards);
-    for (size_t i = 0; i < kShards; ++i) {
-      if (shards_[i].groups < groups) Resize(i, RungAbove(i, groups));
-    }
-  }
-
   size_t MemoryBytes() const {
     size_t bytes = kShards * sizeof(Shard) + moved_.capacity();
     for (size_t i = 0; i < kShards; ++i) {

@@ -137,14 +137,6 @@ TEST(StaggeredMapTest, ErasingGivesBack) {
   for (uint64_t i = 99'000; i < 100'000; ++i) EXPECT_EQ(*map.Find(i), i);
 }
 
-TEST(StaggeredMapTest, ReservesRoom) {
-  Map map;
-  map.Reserve(100'000);
-  const size_t reserved = map.MemoryBytes();
-  for (uint64_t i = 0; i < 90'000; ++i) map[i] = i;
-  EXPECT_EQ(map.MemoryBytes(), reserved);
-}
-
 TEST(StaggeredMapTest, ErasesByParts) {
   Map map;
   for (uint64_t i = 0; i < 10'000; ++i) map[i] = i;
