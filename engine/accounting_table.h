@@ -7,8 +7,10 @@
 #define CTACCT_ENGINE_ACCOUNTING_TABLE_H_
 
 #include <cstdint>
+#include <vector>
 
 #include "engine/accounting_key.h"
+#include "engine/gap.h"
 #include "engine/staggered_map.h"
 #include "engine/table_handoff.h"
 #include "engine/traffic_row.h"
@@ -76,6 +78,7 @@ struct AccountingTable {
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
+  std::vector<Gap> gaps;  // Those that touch this interval.
 
   void Clear() {
     rows.Clear();
@@ -83,6 +86,7 @@ struct AccountingTable {
     interval_end_ns = 0;
     completeness = Completeness::kComplete;
     events_dropped = 0;
+    gaps.clear();
   }
 };
 

@@ -25,6 +25,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "engine/accounting_table.h"
+#include "engine/gap.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/spool_header.h"
@@ -37,6 +38,7 @@ struct IntervalRows {
   int64_t end_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
+  std::vector<Gap> gaps;
   std::vector<TrafficRow> rows;
 };
 
