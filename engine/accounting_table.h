@@ -76,6 +76,7 @@ struct AccountingTable {
   // connection may outlive a port list.
   StaggeredMap<AccountingKey, int64_t, 64> open_changes;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
+  uint64_t seal = 0;            // Likewise: how many intervals had ended then, this one included.
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
@@ -84,6 +85,7 @@ struct AccountingTable {
     rows.Clear();
     open_changes.Clear();
     interval_end_ns = 0;
+    seal = 0;
     completeness = Completeness::kComplete;
     events_dropped = 0;
     gaps.clear();

@@ -138,7 +138,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
     if (AllCaughtUp()) {
       NoteBaseline();
       const bool wanted =
-          NowNs(CLOCK_REALTIME) >= dispatcher_->open_end_ns() || AnyNeedsResync() || !dumped_;
+          dispatcher_->DumpWouldEndInterval(NowNs(CLOCK_REALTIME)) || AnyNeedsResync() || !dumped_;
       if (wanted && CanSeal() && NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
         RequestDump();
         continue;

@@ -43,6 +43,9 @@ class Collector {
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
       Options options, const std::vector<AccountingHandoff*>& handoffs);
 
+  // Flows born from then on count in full; since the Unix epoch.
+  int64_t subscribed_ns() const { return subscribed_ns_; }
+
   // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
   // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
   // ends it early, the workers finished likewise, and *stop set: then the flusher must take all

@@ -2,6 +2,7 @@
 
 #include <linux/netlink.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "netlink/event_filter.h"
@@ -11,6 +12,8 @@ namespace {
 
 // A capture whose clock leaps by years must not make a row for each second of them.
 constexpr int kSilentIntervalsMax = 10'000;
+// Captures are not in order to the microsecond.
+constexpr int64_t kClockJitterNs = 2'000'000'000;
 
 }  // namespace
 
@@ -22,11 +25,12 @@ Dispatcher::Dispatcher(Options options, std::vector<FrameQueue*> queues)
 
 void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   Observe(now_ns);
-  if (options_.interval_end == IntervalEnd::kByPacket && clock_.IsPast(now_ns)) {
-    Mark(FrameKind::kSeal, clock_.open_end_ns());
+  if (options_.interval_end == IntervalEnd::kByPacket) {
+    const bool set_back = clock_.IsSetBack(now_ns);
+    if (set_back || clock_.IsPast(now_ns)) Mark(FrameKind::kSeal, clock_.open_end_ns());
     // Nothing moved in intervals that passed in silence, but connections were open.
-    if (options_.silent_intervals) SealSilentIntervals(now_ns);
-    if (clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
+    if (clock_.IsPast(now_ns) && options_.silent_intervals) SealSilentIntervals(now_ns);
+    if (set_back || clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
   }
   DatagramCursor cursor(data, bytes);
   NetlinkMessage message;
@@ -48,6 +52,9 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
     Frame frame;
     frame.kind = FrameKind::kOverrun;
     frame.number = OverrunEvents(message);
+    frame.time_ns = now_ns;
+    frame.bytes = sizeof(before_ns_);
+    frame.data = reinterpret_cast<const uint8_t*>(&before_ns_);
     for (FrameQueue* const queue : queues_) {
       queue->Push(frame);
       frame.kind = FrameKind::kOverrunElsewhere;
@@ -85,6 +92,12 @@ void Dispatcher::Finish() {
 void Dispatcher::Observe(int64_t now_ns) {
   if (!clock_.is_open()) Mark(FrameKind::kStart, now_ns, options_.timestamps_on ? 1 : 0);
   clock_.Observe(now_ns);
+  before_ns_ = latest_ns_.value_or(now_ns);
+  if (now_ns < before_ns_ - kClockJitterNs) {
+    Mark(FrameKind::kClockSetBack, now_ns);
+    latest_ns_ = now_ns;
+  }
+  latest_ns_ = std::max(latest_ns_.value_or(now_ns), now_ns);
 }
 
 void Dispatcher::BeginDump(int64_t now_ns) {

@@ -53,6 +53,8 @@ class Dispatcher {
 
   // The end of the open interval, nanoseconds since the Unix epoch; 0 before the first datagram.
   int64_t open_end_ns() const { return clock_.open_end_ns(); }
+  // A dump that begins at this time will end the open interval.
+  bool DumpWouldEndInterval(int64_t now_ns) const { return clock_.DumpWouldEndInterval(now_ns); }
   bool dump_running() const { return dump_running_; }
 
  private:
@@ -74,6 +76,8 @@ class Dispatcher {
   IntervalClock clock_;
   bool dump_running_ = false;
   int64_t dump_requested_ns_ = 0;
+  std::optional<int64_t> latest_ns_;    // Of the times seen; after a clock set back, since then.
+  int64_t before_ns_ = 0;               // The same, before the datagram at hand.
   std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
 };
 

@@ -77,6 +77,9 @@ class DispatcherTest : public testing::Test {
         case FrameKind::kFinish:
           told += " finish" + seconds;
           break;
+        case FrameKind::kClockSetBack:
+          told += " back" + seconds;
+          break;
         case FrameKind::kOverrunElsewhere:
           told += " lost";
           break;

@@ -142,6 +142,31 @@ absl::Status DurableFile::Append(absl::string_view bytes) {
   return absl::OkStatus();
 }
 
+absl::Status DurableFile::Prepare(const std::string& hidden_name) {
+  if (fsync(fd_.get()) != 0) return Error("sync", errno);
+  if (renameat(folder_fd_.get(), hidden_name_.c_str(), folder_fd_.get(), hidden_name.c_str()) !=
+      0) {
+    return Error("name", errno);
+  }
+  fd_ = UniqueFd();
+  return absl::OkStatus();
+}
+
+absl::Status PublishPrepared(const std::string& folder, const std::string& hidden_name,
+                             const std::string& name) {
+  const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
+  if (!folder_fd.ok()) return folder_fd.status();
+  if (RenameNoReplace(folder_fd->get(), hidden_name.c_str(), folder_fd->get(), name.c_str()) != 0) {
+    return FileError("name", absl::StrCat(folder, "/", name), errno);
+  }
+  if (fsync(folder_fd->get()) != 0) {
+    const int error = errno;
+    renameat(folder_fd->get(), name.c_str(), folder_fd->get(), hidden_name.c_str());
+    return FileError("sync folder", folder, error);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status DurableFile::Commit() {
   if (fsync(fd_.get()) != 0) return Error("sync", errno);
   if (RenameNoReplace(folder_fd_.get(), hidden_name_.c_str(), folder_fd_.get(), name_.c_str()) !=

@@ -34,6 +34,10 @@ class DurableFile {
 
   [[nodiscard]] absl::Status Append(absl::string_view bytes);
 
+  // Makes the file durable, but gives it another name, out of sight, under which it outlives this
+  // object: Publish makes it visible.
+  [[nodiscard]] absl::Status Prepare(const std::string& hidden_name);
+
   // Makes the file durable and visible. AlreadyExists: another file has the name, and keeps it. If
   // the folder cannot be synced the new name is taken away again, so that a caller that writes the
   // same contents once more does not fail on it.
@@ -50,6 +54,11 @@ class DurableFile {
   UniqueFd folder_fd_;
   UniqueFd fd_;  // Invalid once committed or moved from.
 };
+
+// Gives a prepared file its name, which must be free: AlreadyExists. If the folder cannot be synced
+// it is hidden again.
+[[nodiscard]] absl::Status PublishPrepared(const std::string& folder,
+                                           const std::string& hidden_name, const std::string& name);
 
 // Removes those of our hidden files in `folder` that nobody writes any more: what kill -9 left.
 // Best effort.

@@ -48,14 +48,17 @@ void Nap(long nanoseconds) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Open(Options options) {
+  const int64_t subscribed_ns = ClockNs(CLOCK_REALTIME);
   absl::StatusOr<std::unique_ptr<EventSocket>> events = EventSocket::Open(options.socket);
   if (!events.ok()) return events.status();
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd.valid()) {
     return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
   }
-  return std::unique_ptr<EventLoop>(
+  auto loop = std::unique_ptr<EventLoop>(
       new EventLoop(std::move(options), *std::move(events), std::move(wake_fd)));
+  loop->drained_ns_ = subscribed_ns;
+  return loop;
 }
 
 void EventLoop::Run(Worker* worker) {
@@ -87,7 +90,8 @@ void EventLoop::Run(Worker* worker) {
       }
     }
     worker->ApplyPending();
-    if (!worker->SweepSome() && queue_.Snapshot() == snapshot) Wait(taken);
+    const bool more = worker->SnapshotSome() || worker->SweepSome();
+    if (!more && queue_.Snapshot() == snapshot) Wait(taken);
   }
 }
 
@@ -105,6 +109,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       break;
     }
     const int64_t now_ns = ClockNs(CLOCK_REALTIME);
+    if (now_ns < drained_ns_) worker->NoteClockSetBack(now_ns);
     for (size_t d = 0; d < batch->datagrams; ++d) {
       const Datagram& datagram = events_->at(d);
       if (options_.capture != nullptr) {
@@ -117,6 +122,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
     if (!batch->drained) continue;
     // Only now: until the queue was empty the kernel went on dropping.
     if (std::exchange(overrun_, false)) NoteOverrun(worker);
+    drained_ns_ = now_ns;
     break;
   }
   return taken;
@@ -131,7 +137,7 @@ void EventLoop::NoteOverrun(Worker* worker) {
     const OverrunMessage message(lost);
     options_.capture->Write(message.bytes(), sizeof(message), ClockNs(CLOCK_REALTIME));
   }
-  worker->OnOverrun(lost);
+  worker->OnOverrun(lost, drained_ns_, ClockNs(CLOCK_REALTIME));
   needs_resync_.store(true, std::memory_order_relaxed);
   CallAttention();
   options_.log(absl::StrCat("netlink overrun: the kernel dropped ", lost,

@@ -88,6 +88,7 @@ class EventLoop {
   bool overrun_ = false;  // ENOBUFS was seen and the queue is not drained yet.
   uint32_t drops_seen_ = 0;
   int64_t overrun_over_ns_ = 0;  // Monotonic: when the last one's queue was drained.
+  int64_t drained_ns_ = 0;       // Since the epoch: when the queue was last known to be empty.
   // Shared.
   std::atomic<bool> needs_resync_{false};
   std::atomic<bool> failed_{false};

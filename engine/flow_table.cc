@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -117,6 +118,37 @@ void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   known_since_ns_ = now_ns;
 }
 
+void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
+  assert(started_ && dump_index_ == 0 && flows_.empty());
+  restored_ = true;
+  restored_with_events_ = events_kept;
+  known_since_ns_ = known_since_ns;
+  if (!events_kept) NoteOverrun();
+}
+
+bool FlowTable::Restore(const FlowRecord& record) {
+  const size_t hash = Hash(record.identity);
+  Flow restored(record.identity);
+  restored.start_exact = (record.flags & kFlowStartExact) != 0;
+  // Its close may have been among the events that nobody read; then dumps tell it.
+  restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
+  restored.closed = (record.flags & kFlowClosed) != 0;
+  restored.start_ns = record.start_ns;
+  restored.original = record.original;
+  restored.reply = record.reply;
+  if ((record.flags & kFlowSuperseded) != 0) {
+    const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(record.start_ns));
+    superseded_[fingerprint] = restored;
+    return false;
+  }
+  const auto [flow, added] = flows_.FindOrAddEntry(record.identity, hash);
+  if (!added) return false;  // A snapshot holds no identity twice.
+  *flow = restored;
+  flow->open = (record.flags & kFlowOpen) != 0;
+  ++tally_.back();
+  return flow->open;
+}
+
 bool FlowTable::NeedsLookup(const FlowEvent& event) {
   return event.kind != FlowEventKind::kUpdate ||
          (event.has_tcp_state && ClosesConnection(event.tcp_state));
@@ -136,6 +168,8 @@ void FlowTable::PrefetchEntry(const FlowEvent& event, size_t hash) const {
 
 FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
   assert(started_);
+  if (snapshot_ != nullptr) [[unlikely]]
+    CopyShard(Flows::ShardOf(hash));
   switch (event.kind) {
     case FlowEventKind::kNew:
       return ApplyNew(event, hash, now_ns);
@@ -233,7 +267,9 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   Flow* flow = Find(event.identity, hash, &change);
   if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
       event.start_ns != flow->start_ns) {
-    if (event.start_ns < flow->start_ns) {
+    // Its start is told apart from a later one by the clock, unless that was set back.
+    if (event.start_ns < flow->start_ns &&
+        (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
       ++counts_->stale_dump_entries;
       return change;
     }
@@ -257,7 +293,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     flow->start_ns = now_ns;
     flow->last_seen = dump_index_;
     ++tally_.back();
-    if (!BornUnderOurEyes(event, last_complete_ != 0)) {
+    if (!BornUnderOurEyes(event, KnowsOlder())) {
       SetSuspect(true, flow);
       flow->original = event.original;
       flow->reply = event.reply;
@@ -315,7 +351,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   // During the very first dump, events may be of flows older than the engine that the dump has not
   // shown yet.
-  if (!BornUnderOurEyes(event, last_complete_ != 0 || !dump_running_)) {
+  if (!BornUnderOurEyes(event, KnowsOlder() || !dump_running_)) {
     ++counts_->unknown_destroys;
     return change;
   }
@@ -471,8 +507,7 @@ void FlowTable::FinishDump(bool complete) {
     needs_resync_ = false;
     // Not those that had died, or been missed, long before.
     const auto tally = tally_.begin() - tally_floor_;
-    lost_deaths_ = std::any_of(tally + complete_at_overrun_, tally + resync_index_,
-                               [](size_t flows) { return flows != 0; });
+    lost_deaths_ = std::accumulate(tally + complete_at_overrun_, tally + resync_index_, size_t{0});
     sweep_unseen_before_ = resync_index_;
   }
   if (!needs_resync_) {
@@ -498,6 +533,7 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   size_t slots = 0;
   for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
     slots += flows_.SlotsOfShard(sweep_next_);
+    if (snapshot_ != nullptr) CopyShard(sweep_next_);
     flows_.EraseIfInShard(sweep_next_, [&](Flow* flow) {
       bool ghost = false;
       const bool forgotten = Sweep(flow, &ghost);
@@ -543,6 +579,68 @@ void FlowTable::NoteOverrun() {
   if (!needs_resync_) complete_at_overrun_ = last_complete_;
   needs_resync_ = true;
   resync_index_ = 0;
+}
+
+void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
+  while (SnapshotSome()) {
+  }
+  chunk_ = SnapshotChunk();
+  chunk_.seal = seal;
+  chunk_.known_since_ns = known_since_ns_;
+  // An event read since may have happened before one that is still to be read.
+  chunk_.taken_ns = dump_began_ns_;
+  if (!out->IsTaken()) {
+    chunk_.last = true;
+    chunk_.whole = false;
+    out->Push(std::move(chunk_));
+    return;
+  }
+  snapshot_ = out;
+  copied_.reset();
+  copy_next_ = 0;
+  // Few, unless very many events were lost.
+  for (const auto& [fingerprint, flow] : superseded_) CopyFlow(flow, kFlowSuperseded);
+}
+
+bool FlowTable::SnapshotSome() {
+  if (snapshot_ == nullptr) return false;
+  for (size_t slots = 0; copy_next_ < Flows::shards() && slots < kSweepSlots; ++copy_next_) {
+    if (!copied_[copy_next_]) slots += flows_.SlotsOfShard(copy_next_);
+    CopyShard(copy_next_);
+  }
+  if (copy_next_ < Flows::shards()) return true;
+  chunk_.last = true;
+  PushChunk();
+  snapshot_ = nullptr;
+  return false;
+}
+
+void FlowTable::CopyShard(size_t shard) {
+  if (copied_[shard]) return;
+  copied_[shard] = true;
+  flows_.ForEachInShard(shard, [&](const Flow& flow) { CopyFlow(flow, 0); });
+}
+
+void FlowTable::PushChunk() {
+  SnapshotChunk next;
+  next.seal = chunk_.seal;
+  next.known_since_ns = chunk_.known_since_ns;
+  next.taken_ns = chunk_.taken_ns;
+  snapshot_->Push(std::exchange(chunk_, std::move(next)));
+}
+
+void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
+  if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
+  if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
+  flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
+           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0);
+  chunk_.records.push_back({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
+}
+
+void FlowTable::NoteClockSetBack(int64_t now_ns) {
+  clock_was_set_back_ = true;
+  // What is older than the engine is known by now, or as good as.
+  known_since_ns_ = std::min(known_since_ns_, now_ns);
 }
 
 void FlowTable::EndInterval() { destroyed_.Age(); }

@@ -26,12 +26,20 @@
 // of the dead is cleared by parts, and what a dump says of the flows it did not show is looked up
 // by parts (SweepSome).
 //
+// Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
+// to another table later (Restore). The copy is made by parts, too: a part that changes before its
+// turn is copied first.
+//
+// The wall clock may be set back. Flows that start then have start times before those of their
+// forerunners, and before the engine's own start (NoteClockSetBack).
+//
 // Invariant: of every incarnation the sum of all growths is at most its counters, and equals them
 // once its DESTROY was applied, less what it had when the engine first saw it if it is older than
 // the engine.
 #ifndef CTACCT_ENGINE_FLOW_TABLE_H_
 #define CTACCT_ENGINE_FLOW_TABLE_H_
 
+#include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -39,6 +47,7 @@
 #include <vector>
 
 #include "engine/accounting_table.h"
+#include "engine/flow_snapshot.h"
 #include "engine/staggered_map.h"
 #include "netlink/flow_event.h"
 
@@ -113,6 +122,13 @@ class FlowTable {
   // times, so that one without is older. Only the first call has an effect.
   void Start(int64_t now_ns, bool timestamps_on);
 
+  // After Start, before all else: what another run knew when it took a snapshot. Flows that are not
+  // among those restored and started since `known_since_ns` count from zero. `events_kept`: no
+  // event was lost since then; else it was as after an overrun.
+  void BeginRestore(int64_t known_since_ns, bool events_kept);
+  // True if it counts as an open connection.
+  bool Restore(const FlowRecord& record);
+
   // False: the event says nothing to this table (an UPDATE that closes nothing), and need not be
   // applied.
   static bool NeedsLookup(const FlowEvent& event);
@@ -146,13 +162,24 @@ class FlowTable {
   // Events were lost: DESTROYs of any flow may have been among them.
   void NoteOverrun();
 
+  // Copies the table as it is now, over the calls of SnapshotSome that follow; all other calls may
+  // come between them. `seal` names it. Left out, which the stream says, if the one before is not
+  // taken yet.
+  void BeginSnapshot(uint64_t seal, SnapshotStream* out);
+  // Copies at most about kSweepSlots. True if there is more to copy.
+  bool SnapshotSome();
+  bool snapshot_running() const { return snapshot_ != nullptr; }
+
+  // The clock shows `now_ns`, and has shown a later time before.
+  void NoteClockSetBack(int64_t now_ns);
+
   // Ages the memory of destroyed incarnations. Call at the end of each interval.
   void EndInterval();
 
   // True until the dump that follows an overrun is complete.
   bool needs_resync() const { return needs_resync_; }
-  // After that: whether flows are missing whose DESTROY must have been among the events lost.
-  bool lost_deaths() const { return lost_deaths_; }
+  // After that: how many flows are missing whose DESTROY must have been among the events lost.
+  size_t lost_deaths() const { return lost_deaths_; }
   size_t size() const { return flows_.size(); }
 
   // An hour at the default interval. Should a flow be shown again later, its counters then are
@@ -267,6 +294,13 @@ class FlowTable {
   // Whether a flow first seen now counts from zero, or from its present counters.
   bool BornUnderOurEyes(const FlowEvent& event, bool otherwise) const;
 
+  // Before a part changes while a snapshot is made.
+  void CopyShard(size_t shard);
+  void CopyFlow(const Flow& flow, uint32_t flags);
+  void PushChunk();
+  // Flows older than the engine are known, as far as they ever will be.
+  bool KnowsOlder() const { return restored_ || last_complete_ != 0; }
+
   bool sweeping() const { return sweep_next_ != kSweepEnd; }
   // Judges one flow by the last dump. True if it is to be forgotten. `*ghost`: it is no longer
   // believed open.
@@ -288,9 +322,16 @@ class FlowTable {
   // The shard to sweep next: those of flows_, then those of superseded_.
   static constexpr size_t kSweepEnd = Flows::shards() + Superseded::shards();
   size_t sweep_next_ = kSweepEnd;
-  uint32_t sweep_unseen_before_ = 0;  // Flows that no dump has shown since then become suspects.
+  uint32_t sweep_unseen_before_ = 0;    // Flows that no dump has shown since then become suspects.
+  SnapshotStream* snapshot_ = nullptr;  // Where the snapshot that is being made goes.
+  SnapshotChunk chunk_;
+  std::bitset<Flows::shards()> copied_;
+  size_t copy_next_ = 0;
   bool started_ = false;
-  bool timestamps_on_ = false;  // Flows born since the start have start times.
+  bool restored_ = false;
+  bool restored_with_events_ = false;
+  bool clock_was_set_back_ = false;  // Start times may fall from one incarnation to the next.
+  bool timestamps_on_ = false;       // Flows born since the start have start times.
   // Flows that started before this are known, or their present counters are where accounting
   // begins.
   int64_t known_since_ns_ = 0;
@@ -302,7 +343,7 @@ class FlowTable {
   uint32_t complete_before_ = 0;
   // After an overrun, until a dump begun since is complete:
   bool needs_resync_ = false;
-  bool lost_deaths_ = false;
+  size_t lost_deaths_ = 0;
   uint32_t complete_at_overrun_ = 0;  // last_complete_ when the first event was lost.
   uint32_t resync_index_ = 0;         // The first dump begun since; 0: none yet.
   int64_t resync_began_ns_ = 0;

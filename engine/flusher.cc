@@ -74,32 +74,30 @@ std::string CsvFileName(int64_t end_ns, int copy) {
 }  // namespace
 
 RowSink SpoolSink(std::string folder, SpoolHeader header) {
-  // Kept over a failed attempt: the next one must write the same bytes.
-  struct State {
-    SpoolHeader header;
-    bool begun = false;
+  RowSink sink;
+  sink.file_name = [id = header.engine_id](const IntervalRows& interval) {
+    return SpoolFileName(id, interval.sequence);
   };
-  auto state = std::make_shared<State>(State{std::move(header)});
-  return [folder = std::move(folder), state](const IntervalRows& interval) -> absl::Status {
-    SpoolHeader& next = state->header;
-    if (!state->begun) {
-      ++next.sequence;
-      timespec now{};
-      clock_gettime(CLOCK_REALTIME, &now);
-      next.created_ns = now.tv_sec * kNanosPerSecond + now.tv_nsec;
-      next.interval_end_ns = interval.end_ns;
-      next.completeness = interval.completeness;
-      next.events_dropped = interval.events_dropped;
-      state->begun = true;
-    }
-    const absl::Status status = WriteSpoolFile(folder, next, interval.rows).status();
-    if (status.ok()) state->begun = false;
-    return status;
+  sink.write = [folder = std::move(folder), header = std::move(header)](
+                   const IntervalRows& interval, const std::string& hidden_name) {
+    SpoolHeader its_header = header;
+    its_header.sequence = interval.sequence;
+    its_header.created_ns = interval.created_ns;
+    its_header.interval_end_ns = interval.end_ns;
+    its_header.completeness = interval.completeness;
+    its_header.events_dropped = interval.events_dropped;
+    return WriteSpoolFile(folder, its_header, interval.rows, hidden_name).status();
   };
+  return sink;
 }
 
 RowSink CsvSink(std::string folder, bool track_open) {
-  return [folder = std::move(folder), track_open](const IntervalRows& interval) -> absl::Status {
+  RowSink sink;
+  sink.file_name = [](const IntervalRows& interval) {
+    return interval.rows.empty() ? "" : CsvFileName(interval.end_ns, 0);
+  };
+  sink.write = [folder = std::move(folder), track_open](
+                   const IntervalRows& interval, const std::string& hidden_name) -> absl::Status {
     if (interval.rows.empty()) return absl::OkStatus();
     absl::Status status;
     for (int copy = 0; copy < kSameNameMax; ++copy) {
@@ -108,15 +106,18 @@ RowSink CsvSink(std::string folder, bool track_open) {
       if (!file.ok()) return file.status();
       status = WriteCsv(interval, track_open,
                         [&](absl::string_view text) { return file->Append(text); });
-      if (status.ok()) status = file->Commit();
+      if (status.ok()) status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
       if (!absl::IsAlreadyExists(status)) break;
     }
     return status;
   };
+  return sink;
 }
 
 RowSink StandardOutputSink(bool track_open, int cancel_fd) {
-  return [track_open, cancel_fd](const IntervalRows& interval) -> absl::Status {
+  RowSink sink;
+  sink.write = [track_open, cancel_fd](const IntervalRows& interval,
+                                       const std::string&) -> absl::Status {
     return WriteCsv(interval, track_open, [&](absl::string_view text) -> absl::Status {
       while (!text.empty()) {
         pollfd fds[] = {{STDOUT_FILENO, POLLOUT, 0}, {cancel_fd, POLLIN, 0}};
@@ -137,31 +138,43 @@ RowSink StandardOutputSink(bool track_open, int cancel_fd) {
       return absl::OkStatus();
     });
   };
+  return sink;
 }
 
 absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, bool last) {
-  sealed_ns_.resize(handoffs.size(), std::numeric_limits<int64_t>::min());
+  // First, so that the table which belongs to a snapshot is there to be taken.
+  for (SnapshotStream* const stream : options_.snapshots) {
+    for (SnapshotChunk& chunk : stream->Take()) options_.checkpoint->Add(std::move(chunk));
+  }
+  sealed_.resize(handoffs.size());
   if (last || rows_waiting_ < kWaitingRowsMax) {
     for (size_t i = 0; i < handoffs.size(); ++i) {
       AccountingTable* const table = handoffs[i]->Take();
       if (table == nullptr) continue;
-      sealed_ns_[i] = table->interval_end_ns;
+      sealed_[i] = table->seal;
       Merge(table);
       // From here on the rows are the flusher's; the worker need not wait for the disk.
       handoffs[i]->GiveBack(table);
     }
-    const int64_t all_sealed_ns = *std::min_element(sealed_ns_.begin(), sealed_ns_.end());
-    while (!merging_.empty() && merging_.begin()->first <= all_sealed_ns) {
+    const uint64_t all_sealed = *std::min_element(sealed_.begin(), sealed_.end());
+    while (!merging_.empty() && merging_.begin()->first <= all_sealed) {
       Emit(merging_.begin()->second);
       written_out_ = std::move(merging_.begin()->second);
       merging_.erase(merging_.begin());
     }
+    emitted_seal_ = all_sealed;
   }
   return WriteWaiting();
 }
 
+absl::Status Flusher::Finish(const std::vector<AccountingHandoff*>& handoffs, bool clean) {
+  clean_ = clean;
+  if (absl::Status status = Flush(handoffs, true); !status.ok() || prepared_ == 0) return status;
+  return GiveUpCheckpoint();
+}
+
 void Flusher::Merge(AccountingTable* table) {
-  const auto [it, first] = merging_.try_emplace(table->interval_end_ns);
+  const auto [it, first] = merging_.try_emplace(table->seal);
   AccountingTable& merged = it->second;
   if (first) {
     // The worker gets a table that was in use before: GiveBack empties it, and it keeps its memory.
@@ -185,7 +198,11 @@ void Flusher::Emit(const AccountingTable& table) {
     if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
   }
   const bool has_gap = interval.completeness != Completeness::kComplete;
-  if (options_.sink && (has_gap || !interval.rows.empty())) {
+  if (options_.sink.write && (has_gap || !interval.rows.empty())) {
+    timespec now{};
+    clock_gettime(CLOCK_REALTIME, &now);
+    interval.created_ns = now.tv_sec * kNanosPerSecond + now.tv_nsec;
+    interval.sequence = ++sequence_;
     rows_waiting_ += interval.rows.size();
     waiting_.push_back(std::move(interval));
   } else {
@@ -197,6 +214,8 @@ void Flusher::Emit(const AccountingTable& table) {
 IntervalRows Flusher::TakeRows(const AccountingTable& table) {
   IntervalRows interval;
   interval.end_ns = table.interval_end_ns;
+  interval.seal = table.seal;
+  interval.gaps = table.gaps;
   interval.completeness = table.completeness;
   interval.events_dropped = table.events_dropped;
   absl::flat_hash_map<AccountingKey, int64_t> open;
@@ -234,14 +253,73 @@ IntervalRows Flusher::TakeRows(const AccountingTable& table) {
 }
 
 absl::Status Flusher::WriteWaiting() {
-  while (!waiting_.empty()) {
-    if (absl::Status status = options_.sink(waiting_.front()); !status.ok()) return status;
-    rows_waiting_ -= waiting_.front().rows.size();
-    rows_written_ += waiting_.front().rows.size();
-    ++intervals_written_;
-    waiting_.pop_front();
+  if (options_.checkpoint == nullptr) {
+    while (!waiting_.empty()) {
+      if (absl::Status status = options_.sink.write(waiting_.front(), ""); !status.ok()) {
+        return status;
+      }
+      Written();
+    }
+    return absl::OkStatus();
+  }
+  // First those that a kill has kept from being seen.
+  if (absl::Status status = PublishPrepared(); !status.ok()) return status;
+  for (; prepared_ < waiting_.size(); ++prepared_) {
+    const IntervalRows& interval = waiting_[prepared_];
+    const std::string hidden =
+        options_.checkpoint->HiddenName(interval.sequence, options_.sink.file_name(interval));
+    if (absl::Status status = options_.sink.write(interval, hidden); !status.ok()) return status;
+  }
+  return CommitPrepared();
+}
+
+absl::Status Flusher::CommitPrepared() {
+  Checkpoint& checkpoint = *options_.checkpoint;
+  if (checkpoint.state() == Checkpoint::State::kComplete && checkpoint.seal() <= emitted_seal_) {
+    uint64_t last_sequence = sequence_;
+    for (const IntervalRows& interval : waiting_) {
+      if (interval.seal > checkpoint.seal()) {
+        last_sequence = interval.sequence - 1;
+        break;
+      }
+    }
+    if (checkpoint.Commit(last_sequence, clean_).ok()) visible_seal_ = checkpoint.seal();
+  }
+  if (checkpoint.state() == Checkpoint::State::kFailed) {
+    options_.log(absl::StrCat("no checkpoint: ", std::string(checkpoint.error().message()),
+                              "; a restart now would have a gap"));
+    return GiveUpCheckpoint();
+  }
+  return PublishPrepared();
+}
+
+absl::Status Flusher::GiveUpCheckpoint() {
+  if (absl::Status status = options_.checkpoint->Discard(); !status.ok()) return status;
+  visible_seal_ = emitted_seal_;
+  return PublishPrepared();
+}
+
+absl::Status Flusher::PublishPrepared() {
+  while (prepared_ != 0 && waiting_.front().seal <= visible_seal_) {
+    const IntervalRows& interval = waiting_.front();
+    const std::string name = options_.sink.file_name(interval);
+    const std::string hidden = options_.checkpoint->HiddenName(interval.sequence, name);
+    const absl::Status status =
+        name.empty() ? absl::OkStatus() : options_.checkpoint->Publish(hidden, name);
+    if (absl::IsNotFound(status)) prepared_ = 0;  // Somebody has removed it: once more, then.
+    if (!status.ok()) return status;
+    --prepared_;
+    Written();
   }
   return absl::OkStatus();
+}
+
+// The oldest interval is where it was asked to be.
+void Flusher::Written() {
+  rows_waiting_ -= waiting_.front().rows.size();
+  rows_written_ += waiting_.front().rows.size();
+  ++intervals_written_;
+  waiting_.pop_front();
 }
 
 }  // namespace ctacct

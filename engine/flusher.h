@@ -5,6 +5,9 @@
 // written when each worker has sealed it, or a later one: a worker that found no spare table brings
 // its part with its next.
 //
+// With a checkpoint, rows become visible together with it: see checkpoint.h. They wait for the
+// snapshot of the flows, which workers make while they go on.
+//
 // Rows leave memory only once they are where they were asked to be: if a write fails (disk full,
 // folder gone) they wait and are tried again, in order. The backlog is bounded: when it is full,
 // sealed tables are no longer taken, and the worker goes on adding to its live one; then intervals
@@ -25,6 +28,8 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "engine/accounting_table.h"
+#include "engine/checkpoint.h"
+#include "engine/flow_snapshot.h"
 #include "engine/gap.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
@@ -36,18 +41,25 @@ namespace ctacct {
 // One interval's rows, in no particular order.
 struct IntervalRows {
   int64_t end_ns = 0;
+  uint64_t seal = 0;      // How many intervals had ended, this one included.
+  uint64_t sequence = 0;  // From 1, of those that are written.
+  int64_t created_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;
   std::vector<TrafficRow> rows;
 };
 
-// Where rows go. Called again with the same rows after an error. An interval without rows comes
-// too, if it has a gap.
-using RowSink = std::function<absl::Status(const IntervalRows&)>;
+// Where rows go.
+struct RowSink {
+  // Called again with the same rows after an error. An interval without rows comes too, if it has a
+  // gap. `hidden_name`: the file's for now, until it is published; empty: its own.
+  std::function<absl::Status(const IntervalRows&, const std::string& hidden_name)> write;
+  // Of an interval's file; empty if it gets none.
+  std::function<std::string(const IntervalRows&)> file_name;
+};
 
-// Spool files in `folder`; `header` gives what all files of this run share. The sequence advances
-// with each file.
+// Spool files in `folder`; `header` gives what all files of this run share.
 [[nodiscard]] RowSink SpoolSink(std::string folder, SpoolHeader header);
 // traffic_2006-01-02T15_04_05.csv files in `folder`, named by the interval's end, UTC.
 [[nodiscard]] RowSink CsvSink(std::string folder, bool track_open);
@@ -63,6 +75,10 @@ class Flusher {
     RowSink sink;                // May be empty if there is a pipe.
     PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
     const PortListFile* ports = nullptr;
+    // Of files of rows; nullptr: none. Started, with one stream for each worker.
+    Checkpoint* checkpoint = nullptr;
+    std::vector<SnapshotStream*> snapshots;
+    std::function<void(const std::string&)> log;  // One line of trouble.
   };
   explicit Flusher(Options options) : options_(std::move(options)) {}
 
@@ -70,6 +86,10 @@ class Flusher {
   // cleared, and writes what it can. `handoffs`: those of all workers, the same in each call. An
   // error is that of the oldest interval that could not be written.
   absl::Status Flush(const std::vector<AccountingHandoff*>& handoffs, bool last);
+
+  // After the last Flush, when nothing can follow: what still waits for a checkpoint becomes
+  // visible. `clean`: all events were read.
+  absl::Status Finish(const std::vector<AccountingHandoff*>& handoffs, bool clean);
 
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }
@@ -84,11 +104,22 @@ class Flusher {
   void Emit(const AccountingTable& table);
   IntervalRows TakeRows(const AccountingTable& table);
   absl::Status WriteWaiting();
+  absl::Status CommitPrepared();
+  absl::Status GiveUpCheckpoint();
+  absl::Status PublishPrepared();
+  void Written();
 
   const Options options_;
-  std::map<int64_t, AccountingTable> merging_;  // By interval end.
-  AccountingTable written_out_;                 // Done with; its memory is worth keeping.
-  std::vector<int64_t> sealed_ns_;              // Per worker: the end of its last interval sealed.
+  std::map<uint64_t, AccountingTable> merging_;  // By seal.
+  AccountingTable written_out_;                  // Done with; its memory is worth keeping.
+  std::vector<uint64_t> sealed_;                 // Per worker: the last seal that came.
+  uint64_t emitted_seal_ = 0;
+  uint64_t sequence_ = 0;  // The last one given.
+  bool clean_ = false;
+  // With a checkpoint: how many of waiting_ are prepared, and the seal up to which they are to be
+  // made visible.
+  size_t prepared_ = 0;
+  uint64_t visible_seal_ = 0;
   // Connections open at the end of the last interval taken, by unlisted port.
   absl::flat_hash_map<AccountingKey, int64_t> open_;
   std::deque<IntervalRows> waiting_;

@@ -7,6 +7,7 @@
 #include <fstream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -46,10 +47,12 @@ class FlusherTest : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   RowSink Keep() {
-    return [this](const IntervalRows& interval) {
+    RowSink sink;
+    sink.write = [this](const IntervalRows& interval, const std::string&) {
       if (sink_status_.ok()) kept_.push_back(interval);
       return sink_status_;
     };
+    return sink;
   }
   Flusher::Options Options() {
     Flusher::Options options;
@@ -58,6 +61,7 @@ class FlusherTest : public testing::Test {
   }
   void Seal(int64_t end_ns) {
     handoff_.live().interval_end_ns = end_ns;
+    handoff_.live().seal = ++seal_;
     ASSERT_TRUE(handoff_.Publish());
   }
   std::vector<std::string> Files() const {
@@ -71,6 +75,7 @@ class FlusherTest : public testing::Test {
 
   std::string folder_;
   TableHandoff<AccountingTable> handoff_;
+  uint64_t seal_ = 0;
   absl::Status sink_status_;
   std::vector<IntervalRows> kept_;
 };
@@ -124,6 +129,7 @@ TEST_F(FlusherTest, WorkersAreMerged) {
   const std::vector<AccountingHandoff*> both = {&handoff_, &other};
   const auto seal_other = [&](int64_t end_ns) {
     other.live().interval_end_ns = end_ns;
+    other.live().seal = static_cast<uint64_t>(end_ns);
     ASSERT_TRUE(other.Publish());
   };
   handoff_.live().rows[Key(1)] = Sums(5);
@@ -264,6 +270,214 @@ TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
   std::ifstream file(folder_ + "/" + Files()[1]);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   EXPECT_EQ(text, "1600000005000000000,tcp,10.0.0.1,11.0.0.0,80,2,0,0,0,1,1\n");
+}
+
+// ---- With a checkpoint ----
+
+class CheckpointedFlusherTest : public FlusherTest {
+ protected:
+  // As a run of the engine would: what it finds goes to recovered_ and records_.
+  void Begin(uint8_t id) {
+    checkpoint_.reset();
+    absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(folder_, "gw");
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    checkpoint_ = *std::move(opened);
+    recovered_.reset();
+    records_.clear();
+    const absl::Status status = checkpoint_->Recover(
+        [&](const CheckpointInfo& info) {
+          recovered_ = info;
+          return true;
+        },
+        [&](const FlowRecord& record) { records_.push_back(record); });
+    EXPECT_EQ(status.ok(), recovered_.has_value()) << status;
+    CheckpointInfo info;
+    info.engine_id = {id};
+    checkpoint_->Start(info, 1);
+    SpoolHeader header;
+    header.engine_id = info.engine_id;
+    header.interval_length_ns = 1'000'000'000;
+    Flusher::Options options;
+    options.sink = SpoolSink(folder_, header);
+    options.checkpoint = checkpoint_.get();
+    stream_ = std::make_unique<SnapshotStream>();
+    options.snapshots = {stream_.get()};
+    options.log = [this](const std::string& line) { log_ += line; };
+    flusher_.emplace(std::move(options));
+    seal_ = 0;
+  }
+  void Interval(uint64_t packets) {
+    handoff_.live().rows[Key(1)] = Sums(packets);
+    Seal(static_cast<int64_t>(seal_ + 1) * 1'000'000'000);
+  }
+  // One flow, known by how much was accounted of it.
+  void Snapshot(uint64_t packets, bool last = true) {
+    SnapshotChunk chunk;
+    chunk.seal = seal_;
+    chunk.last = last;
+    chunk.taken_ns = static_cast<int64_t>(seal_);
+    chunk.records.resize(1);
+    chunk.records[0].original.packets = packets;
+    stream_->Push(std::move(chunk));
+  }
+  std::vector<std::string> Visible() const {
+    std::vector<std::string> names = Files();
+    std::erase_if(names, [](const std::string& name) { return name[0] == '.'; });
+    return names;
+  }
+  size_t Hidden() const { return Files().size() - Visible().size(); }
+  absl::Status Flush() { return flusher_->Flush({&handoff_}, false); }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<SnapshotStream> stream_;
+  std::optional<Flusher> flusher_;
+  std::optional<CheckpointInfo> recovered_;
+  std::vector<FlowRecord> records_;
+  std::string log_;
+};
+
+TEST_F(CheckpointedFlusherTest, RowsAreSeenWithTheSnapshotThatBelongsToThem) {
+  Begin(1);
+  EXPECT_FALSE(recovered_.has_value());
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Snapshot(5, false);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Snapshot(6);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+  Begin(2);
+  ASSERT_TRUE(recovered_.has_value());
+  EXPECT_EQ(recovered_->last_sequence, 1u);
+  EXPECT_EQ(recovered_->taken_ns, 1);
+  EXPECT_FALSE(recovered_->clean);
+  ASSERT_EQ(records_.size(), 2u);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_EQ(records_[1].original.packets, 6u);
+}
+
+// Killed after rows were prepared, before the checkpoint: they will be accounted anew.
+TEST_F(CheckpointedFlusherTest, RowsAfterTheCheckpointAreRemovedAtARestart) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(7);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Hidden(), 3u);  // Lock, checkpoint, rows.
+  Begin(2);
+  EXPECT_EQ(recovered_->last_sequence, 1u);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(Hidden(), 2u);
+}
+
+// Killed after the checkpoint, before the rows got their name.
+TEST_F(CheckpointedFlusherTest, RowsOfTheCheckpointAreSeenAfterARestart) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  const std::string name = Visible()[0];
+  std::filesystem::rename(folder_ + "/" + name, folder_ + "/" + checkpoint_->HiddenName(1, name));
+  Begin(2);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+  // An engine that dies before its first checkpoint leaves the one before in force.
+  Interval(9);
+  ASSERT_TRUE(Flush().ok());
+  Begin(3);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+}
+
+TEST_F(CheckpointedFlusherTest, WithoutACheckpointAllPreparedRowsAreSeen) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Begin(2);
+  EXPECT_FALSE(recovered_.has_value());
+  EXPECT_EQ(Visible().size(), 1u);
+}
+
+TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNone) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  for (const std::string& name : Files()) {
+    if (name.find("checkpoint") == std::string::npos) continue;
+    std::fstream file(folder_ + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-3, std::ios::end);
+    file.put('x');
+  }
+  Begin(2);
+  EXPECT_FALSE(recovered_.has_value());
+  EXPECT_TRUE(records_.empty());
+}
+
+TEST_F(CheckpointedFlusherTest, ASnapshotLeftOutMakesRowsWaitForTheNext) {
+  Begin(1);
+  Interval(5);
+  SnapshotChunk none;
+  none.seal = seal_;
+  none.last = true;
+  none.whole = false;
+  stream_->Push(std::move(none));
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Interval(6);
+  Snapshot(11);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 2u);
+}
+
+// The engine ends: rows go before the checkpoint, if not both can be had.
+TEST_F(CheckpointedFlusherTest, WithoutALastSnapshotRowsAreSeenAndTheCheckpointIsGone) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(6);
+  ASSERT_TRUE(flusher_->Finish({&handoff_}, true).ok());
+  EXPECT_EQ(Visible().size(), 2u);
+  Begin(2);
+  EXPECT_FALSE(recovered_.has_value());
+}
+
+TEST_F(CheckpointedFlusherTest, ACleanEndIsToldToTheNext) {
+  Begin(1);
+  Interval(6);
+  Snapshot(6);
+  ASSERT_TRUE(flusher_->Finish({&handoff_}, true).ok());
+  Begin(2);
+  ASSERT_TRUE(recovered_.has_value());
+  EXPECT_TRUE(recovered_->clean);
+}
+
+// Fault 6, at its worst moment.
+TEST_F(CheckpointedFlusherTest, PreparedRowsThatVanishAreWrittenAgain) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  std::filesystem::remove_all(folder_);
+  Snapshot(5);
+  EXPECT_FALSE(Flush().ok());
+  EXPECT_NE(log_, "");
+  std::filesystem::create_directory(folder_);
+  while (!Flush().ok()) {
+  }
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+}
+
+TEST_F(CheckpointedFlusherTest, OneEngineAtATime) {
+  Begin(1);
+  EXPECT_TRUE(absl::IsUnavailable(Checkpoint::Open(folder_, "gw").status()));
+  EXPECT_TRUE(Checkpoint::Open(folder_, "another gateway").ok());
 }
 
 }  // namespace

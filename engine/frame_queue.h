@@ -28,8 +28,9 @@ enum class FrameKind : uint32_t {
   kSkip,              // The queue's own.
   kStart,             // Accounting begins.
   kDatagram,          // Netlink messages about flows of this worker, one after the other.
-  kOverrun,           // The kernel dropped `number` events before this.
+  kOverrun,           // The kernel dropped `number` events before this, after a time in `data`.
   kOverrunElsewhere,  // Likewise; another worker counts them.
+  kClockSetBack,      // From here on times are earlier ones.
   kBeginDump,         // `number`: when it was asked for, CLOCK_MONOTONIC; 0 in a replay.
   kEndDump,           // `number`: of kDumpComplete and kDumpSeals; then time_ns is as of kSeal.
   kSeal,              // The interval that ends at time_ns is over.

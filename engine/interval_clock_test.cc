@@ -50,10 +50,31 @@ TEST(IntervalClockTest, SeveralBoundariesMayPassAtOnce) {
   EXPECT_EQ(by_packet.open_end_ns(), 105 * kSecond);
 }
 
-TEST(IntervalClockTest, NeverTheSameIntervalTwice) {
+// Fault 23.
+TEST(IntervalClockTest, SetBackByADayItGoesOnWhereTheClockIs) {
+  constexpr int64_t kDay = 86400 * kSecond;
+  IntervalClock clock(15 * kSecond);
+  clock.Observe(kDay + 100 * kSecond);
+  EXPECT_FALSE(clock.IsSetBack(kDay + 80 * kSecond));  // A little: it waits.
+  EXPECT_FALSE(clock.DumpWouldEndInterval(kDay + 80 * kSecond));
+  EXPECT_TRUE(clock.IsSetBack(100 * kSecond));
+  clock.DumpBegins(100 * kSecond);
+  EXPECT_TRUE(clock.DumpEndsInterval());
+  clock.OpenAfterDump();
+  EXPECT_EQ(clock.open_end_ns(), 105 * kSecond);
+  EXPECT_FALSE(clock.IsSetBack(101 * kSecond));
+}
+
+TEST(IntervalClockTest, ForwardAndBackAgainIsNotTheSameIntervalTwice) {
+  constexpr int64_t kDay = 86400 * kSecond;
   IntervalClock clock(15 * kSecond);
   clock.Observe(100 * kSecond);
-  clock.DumpBegins(20 * kSecond);  // Somebody set the clock back.
+  clock.DumpBegins(kDay + 101 * kSecond);
+  EXPECT_TRUE(clock.DumpEndsInterval());  // 105
+  clock.OpenAfterDump();
+  EXPECT_EQ(clock.open_end_ns(), kDay + 105 * kSecond);
+  clock.DumpBegins(102 * kSecond);
+  EXPECT_TRUE(clock.DumpEndsInterval());
   clock.OpenAfterDump();
   EXPECT_EQ(clock.open_end_ns(), 120 * kSecond);
 }

@@ -31,7 +31,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "engine/checkpoint.h"
 #include "engine/collector.h"
 #include "engine/command_line.h"
 #include "engine/dispatcher.h"
@@ -45,7 +47,9 @@
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
+#include "netlink/event_filter.h"
 #include "netlink/ipv4_text.h"
+#include "xxhash.h"
 
 namespace ctacct {
 namespace {
@@ -250,7 +254,7 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   return config;
 }
 
-absl::StatusOr<RowSink> MakeSink(const Config& config, int signal_fd) {
+absl::StatusOr<RowSink> MakeSink(const Config& config, const EngineId& id, int signal_fd) {
   const std::string folder = absl::GetFlag(FLAGS_output);
   const bool track_open = config.rules.track_open;
   if (folder.empty()) {
@@ -270,10 +274,8 @@ absl::StatusOr<RowSink> MakeSink(const Config& config, int signal_fd) {
   }
   RemoveAbandonedFiles(folder);
   if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
-  absl::StatusOr<EngineId> id = NewEngineId();
-  if (!id.ok()) return id.status();
   SpoolHeader header;
-  header.engine_id = *id;
+  header.engine_id = id;
   header.interval_length_ns = config.rules.interval_ns;
   header.track_open = track_open;
   header.gateway = config.gateway;
@@ -343,6 +345,61 @@ void ReloadPorts(PortListFile* ports, bool forced) {
   }
 }
 
+// What decides whether a flow is accounted at all.
+uint64_t RulesChecksum(const AccountingRules& rules) {
+  const std::string text =
+      absl::StrCat(rules.src.network.ToHostOrder(), "/", rules.src.mask.ToHostOrder(), " ",
+                   rules.dst.network.ToHostOrder(), "/", rules.dst.mask.ToHostOrder(), " ",
+                   rules.exclude.has_value() ? rules.exclude->ToHostOrder() : 0, " ",
+                   rules.exclude.has_value(), " ", rules.include_icmp);
+  return XXH3_64bits(text.data(), text.size());
+}
+
+// Goes on where the engine before ended, as far as its checkpoint in the output folder is of use.
+absl::Status Restore(const Config& config, const EngineId& id, int64_t subscribed_ns,
+                     const std::vector<std::unique_ptr<Worker>>& workers, Checkpoint& checkpoint) {
+  const absl::StatusOr<KernelIdentity> kernel = ThisKernel();
+  if (!kernel.ok()) return kernel.status();
+  CheckpointInfo ours;
+  ours.kernel = *kernel;
+  ours.engine_id = id;
+  ours.rules = RulesChecksum(config.rules);
+  const auto workers_count = static_cast<uint32_t>(workers.size());
+  const absl::Status found = checkpoint.Recover(
+      [&](const CheckpointInfo& before) {
+        // A recording tells all that its rows tell.
+        const bool recorded = !absl::GetFlag(FLAGS_record).empty();
+        const bool same_kernel = before.kernel == ours.kernel;
+        const double seconds = static_cast<double>(subscribed_ns - before.taken_ns) / 1e9;
+        Log(absl::StrCat("the engine before ended ", absl::StrFormat("%.1f", seconds), " s ago",
+                         before.clean ? "" : ", killed", "; ",
+                         !same_kernel ? "its flows ended with its kernel or network namespace"
+                         : recorded
+                             ? "a recording begins anew"
+                             : absl::StrCat(before.flow_count, " flows go on where it was")));
+        if (!same_kernel || recorded) {
+          workers[0]->NoteDowntime(before.taken_ns, subscribed_ns);
+          return false;
+        }
+        // Where other flows were accounted, those that are not known may be old. And the clock may
+        // have been set back.
+        const int64_t known_since_ns = before.rules == ours.rules
+                                           ? std::min(before.known_since_ns, subscribed_ns)
+                                           : subscribed_ns;
+        for (const std::unique_ptr<Worker>& worker : workers) {
+          worker->BeginRestore(known_since_ns, false);
+          worker->NoteDowntime(before.taken_ns, subscribed_ns);
+        }
+        return true;
+      },
+      [&](const FlowRecord& flow) {
+        workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
+      });
+  if (!found.ok() && !absl::IsNotFound(found)) return found;
+  checkpoint.Start(ours, workers.size());
+  return absl::OkStatus();
+}
+
 absl::Status RunEngine(const Config& config) {
   const std::string replay = absl::GetFlag(FLAGS_replay);
   const std::string pipe_path = absl::GetFlag(FLAGS_pipe);
@@ -362,7 +419,9 @@ absl::Status RunEngine(const Config& config) {
 
   PortListFile ports(absl::GetFlag(FLAGS_ports));
   if (absl::Status status = ports.Load(); !status.ok()) return status;
-  absl::StatusOr<RowSink> sink = MakeSink(config, signal_fd.get());
+  const absl::StatusOr<EngineId> id = NewEngineId();
+  if (!id.ok()) return id.status();
+  absl::StatusOr<RowSink> sink = MakeSink(config, *id, signal_fd.get());
   if (!sink.ok()) return sink.status();
   absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
@@ -401,6 +460,19 @@ absl::Status RunEngine(const Config& config) {
     if (!prepared.ok()) return prepared;
     tcp_timeouts = ReadTcpTimeouts();
   }
+  std::unique_ptr<Checkpoint> checkpoint;
+  std::vector<std::unique_ptr<SnapshotStream>> snapshots;
+  if (collector != nullptr && !absl::GetFlag(FLAGS_output).empty()) {
+    absl::StatusOr<std::unique_ptr<Checkpoint>> opened =
+        Checkpoint::Open(absl::GetFlag(FLAGS_output), config.gateway);
+    if (!opened.ok() && !absl::IsUnavailable(opened.status())) return opened.status();
+    if (opened.ok()) {
+      checkpoint = *std::move(opened);
+    } else {
+      Log(absl::StrCat(std::string(opened.status().message()),
+                       "; a restart of this one will not know what was accounted"));
+    }
+  }
 
   const auto notify = [](const UniqueFd& fd) {
     const uint64_t one = 1;
@@ -413,6 +485,12 @@ absl::Status RunEngine(const Config& config) {
   flusher_options.sink = *std::move(sink);
   flusher_options.pipe = pipe.get();
   flusher_options.ports = &ports;
+  flusher_options.checkpoint = checkpoint.get();
+  for (size_t i = 0; checkpoint != nullptr && i < config.workers; ++i) {
+    snapshots.push_back(std::make_unique<SnapshotStream>());
+    flusher_options.snapshots.push_back(snapshots.back().get());
+  }
+  flusher_options.log = Log;
   Flusher flusher(std::move(flusher_options));
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
@@ -424,9 +502,16 @@ absl::Status RunEngine(const Config& config) {
     options.rules = config.rules;
     options.tcp_timeouts = tcp_timeouts;
     options.index = i;
+    options.snapshots = checkpoint == nullptr ? nullptr : snapshots[i].get();
     options.wait_for_spare = !replay.empty();
     options.sealed = [&] { notify(sealed_fd); };
     workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
+  }
+  if (checkpoint != nullptr) {
+    const bool timestamps_on = TimestampsAreOn();
+    for (const auto& worker : workers) worker->Start(collector->subscribed_ns(), timestamps_on);
+    absl::Status restored = Restore(config, *id, collector->subscribed_ns(), workers, *checkpoint);
+    if (!restored.ok()) return restored;
   }
   Dispatcher::Options dispatch;
   dispatch.interval_ns = config.rules.interval_ns;
@@ -473,7 +558,10 @@ absl::Status RunEngine(const Config& config) {
     }
   }
   thread.join();
-  if (write_status.ok() || !write_errors_end_it) write_status = reporter.Flush(true);
+  if (write_status.ok() || !write_errors_end_it) {
+    write_status = reporter.Flush(true);
+    if (write_status.ok()) write_status = flusher.Finish(handoffs, read_status.ok());
+  }
   if (pipe != nullptr) pipe->WaitDelivered();
   if (!write_status.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ended after ",

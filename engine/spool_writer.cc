@@ -164,7 +164,8 @@ std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence) {
 }
 
 absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const SpoolHeader& header,
-                                           absl::Span<const TrafficRow> rows) {
+                                           absl::Span<const TrafficRow> rows,
+                                           const std::string& hidden_name) {
   if (absl::Status status = CheckHeader(header); !status.ok()) return status;
   if (absl::Status status = CheckRows(header, rows); !status.ok()) return status;
   End end = {};
@@ -189,7 +190,8 @@ absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const Spoo
     return status;
   }
   if (absl::Status status = blocks.PutEnd(end); !status.ok()) return status;
-  if (absl::Status status = file->Commit(); !status.ok()) return status;
+  const absl::Status status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
+  if (!status.ok()) return status;
   return name;
 }
 

@@ -19,8 +19,9 @@ namespace ctacct {
 // "ENGINE_ID-SEQUENCE.spool", the sequence in ten digits: names sort in the order of writing.
 [[nodiscard]] std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence);
 
-// Returns the file's name within `folder`. Rows may be of both families, in any order; blocks hold
-// one family each.
+// Returns the file's name within `folder`, where it is visible, unless `hidden_name` is given: then
+// it is durable under that name until it is published (DurableFile::Prepare). Rows may be of both
+// families, in any order; blocks hold one family each.
 //
 // InvalidArgument: the header or a row does not fit the format, nothing was written. Any other
 // error comes from the file system and may pass: call again with the same rows and the SAME header,
@@ -28,7 +29,8 @@ namespace ctacct {
 // all, are equal byte for byte, and the ledger takes one of them.
 [[nodiscard]] absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder,
                                                          const SpoolHeader& header,
-                                                         absl::Span<const TrafficRow> rows);
+                                                         absl::Span<const TrafficRow> rows,
+                                                         const std::string& hidden_name = "");
 
 }  // namespace ctacct
 

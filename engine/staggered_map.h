@@ -237,6 +237,15 @@ class StaggeredTable {
       }
     }
   }
+  template <typename Function>
+  void ForEachInShard(size_t index, Function function) const {
+    const Shard& shard = shards_[index];
+    for (size_t group = 0; group < shard.groups; ++group) {
+      for (uint32_t left = Used(shard.Tags(group)); left != 0; left &= left - 1) {
+        function(*(shard.Entries(group) + std::countr_zero(left)));
+      }
+    }
+  }
   static constexpr size_t shards() { return kShards; }
   static size_t ShardOf(size_t hash) { return hash >> (64 - std::countr_zero(kShards)); }
   size_t SlotsOfShard(size_t index) const { return shards_[index].groups * kGroupSlots; }

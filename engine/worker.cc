@@ -2,11 +2,22 @@
 
 #include <linux/netlink.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
 #include <utility>
 
 #include "netlink/ctnetlink_parser.h"
 
 namespace ctacct {
+namespace {
+
+// A receive buffer far too small overruns many times in an interval; the last record then stands
+// for the rest.
+constexpr size_t kGapsMax = 64;
+
+}  // namespace
 
 Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
     : options_(std::move(options)),
@@ -101,11 +112,17 @@ bool Worker::OnFrame(const Frame& frame) {
     case FrameKind::kStart:
       Start(frame.time_ns, frame.number != 0);
       return true;
-    case FrameKind::kOverrun:
-      OnOverrun(frame.number);
+    case FrameKind::kOverrun: {
+      int64_t began_ns = frame.time_ns;
+      if (frame.bytes == sizeof(began_ns)) std::memcpy(&began_ns, frame.data, sizeof(began_ns));
+      OnOverrun(frame.number, began_ns, frame.time_ns);
       return true;
+    }
     case FrameKind::kOverrunElsewhere:
       NoteLoss();
+      return true;
+    case FrameKind::kClockSetBack:
+      NoteClockSetBack(frame.time_ns);
       return true;
     case FrameKind::kBeginDump:
       BeginDump(frame.time_ns);
@@ -122,7 +139,15 @@ bool Worker::OnFrame(const Frame& frame) {
         while (SweepSome()) {
         }
         handoff_->WaitForSpare();
+        while (SnapshotSome()) {
+        }
+        // The last snapshot must not be left out.
+        while (options_.snapshots != nullptr && !options_.snapshots->IsTaken()) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        }
         Seal(frame.time_ns);
+        while (SnapshotSome()) {
+        }
       }
       return false;
     case FrameKind::kSkip:
@@ -136,11 +161,52 @@ void Worker::Start(int64_t now_ns, bool timestamps_on) {
   flows_.Start(now_ns, timestamps_on);
 }
 
-void Worker::OnOverrun(uint64_t events) {
+void Worker::BeginRestore(int64_t known_since_ns, bool events_kept) {
+  flows_.BeginRestore(known_since_ns, events_kept);
+}
+
+void Worker::Restore(const FlowRecord& record) {
+  if (options_.rules.Matches(record.identity) && flows_.Restore(record)) {
+    AddOpenChange(record.identity, 1);
+  }
+}
+
+void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns) {
+  handoff_->live().completeness = Completeness::kPartial;
+  Gap gap;
+  gap.began_ns = std::min(began_ns, ended_ns);
+  gap.ended_ns = ended_ns;
+  gap.cause = GapCause::kRestart;
+  AddGap(gap);
+}
+
+void Worker::AddGap(const Gap& gap) {
+  std::vector<Gap>& gaps = handoff_->live().gaps;
+  if (gaps.size() >= kGapsMax && gaps_open_ != 0 && gaps.back().cause == gap.cause) {
+    gaps.back().ended_ns = std::max(gaps.back().ended_ns, gap.ended_ns);
+    gaps.back().events_dropped += gap.events_dropped;
+    return;
+  }
+  gaps.push_back(gap);
+  ++gaps_open_;
+}
+
+void Worker::OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns) {
   NoteLoss();
   ++counts_.overruns;
   counts_.events_dropped += events;
   handoff_->live().events_dropped += events;
+  Gap gap;
+  gap.began_ns = std::min(began_ns, ended_ns);
+  gap.ended_ns = ended_ns;
+  gap.cause = events == 0 ? GapCause::kAllocation : GapCause::kOverrun;
+  gap.events_dropped = events;
+  AddGap(gap);
+}
+
+void Worker::NoteClockSetBack(int64_t now_ns) {
+  ApplyPending();
+  flows_.NoteClockSetBack(now_ns);
 }
 
 void Worker::NoteLoss() {
@@ -160,11 +226,21 @@ void Worker::EndDump(bool complete) {
   ApplyPending();
   flows_.FinishDump(complete);
   AccountingTable& table = handoff_->live();
-  // Resynced: the totals are right. Not where flows have died unseen, with what they moved last.
-  if (table.completeness == Completeness::kPartial && !flows_.needs_resync() &&
-      !flows_.lost_deaths()) {
-    table.completeness = Completeness::kResynced;
+  if (table.completeness == Completeness::kPartial && !flows_.needs_resync()) EndGaps(&table);
+}
+
+// A dump has shown what lives since. Resynced: the totals are right. Not where flows have died
+// unseen, with what they moved last, nor where flows may have come and gone while no engine ran.
+void Worker::EndGaps(AccountingTable* table) {
+  table->completeness =
+      flows_.lost_deaths() == 0 ? Completeness::kResynced : Completeness::kPartial;
+  for (size_t i = table->gaps.size() - gaps_open_; i < table->gaps.size(); ++i) {
+    Gap& gap = table->gaps[i];
+    if (gap.cause == GapCause::kRestart) table->completeness = Completeness::kPartial;
+    gap.completeness = table->completeness;
   }
+  if (gaps_open_ != 0) table->gaps.back().flows_lost = flows_.lost_deaths();
+  gaps_open_ = 0;
 }
 
 bool Worker::SweepSome() {
@@ -174,12 +250,24 @@ bool Worker::SweepSome() {
   return more;
 }
 
+bool Worker::SnapshotSome() {
+  if (!flows_.snapshot_running()) return false;
+  if (flows_.SnapshotSome()) return true;
+  if (options_.sealed) options_.sealed();
+  return false;
+}
+
 void Worker::Seal(int64_t interval_end_ns) {
   ApplyPending();
+  ++seal_;
   if (options_.wait_for_spare) handoff_->WaitForSpare();
   handoff_->live().interval_end_ns = interval_end_ns;
+  handoff_->live().seal = seal_;
   const bool still_lost = flows_.needs_resync();
   if (!handoff_->Publish()) return;
+  gaps_open_ = 0;
+  // As the flows are now, they go with the rows of the table that was handed over.
+  if (options_.snapshots != nullptr) flows_.BeginSnapshot(seal_, options_.snapshots);
   flows_.EndInterval();
   if (still_lost) handoff_->live().completeness = Completeness::kPartial;
   if (options_.sealed) options_.sealed();

@@ -52,9 +52,11 @@ class Worker {
     AccountingRules rules;
     TcpTimeouts tcp_timeouts;
     size_t index = 0;  // Among the workers: 0 to kWorkersMax - 1.
+    // Where a snapshot of the flows goes whenever a table is handed over; nullptr: nowhere.
+    SnapshotStream* snapshots = nullptr;
     // If the flusher is behind, wait for it (a replay), rather than go on adding (live).
     bool wait_for_spare = false;
-    std::function<void()> sealed;  // Called after each table handed over, to wake the flusher.
+    std::function<void()> sealed;  // Called after each table or snapshot, to wake the flusher.
   };
   Worker(Options options, AccountingHandoff* handoff, PortListFile* ports);
 
@@ -62,6 +64,12 @@ class Worker {
   // call has an effect.
   // `timestamps_on`: these flows have start times.
   void Start(int64_t now_ns, bool timestamps_on);
+
+  // After Start: goes on where another run ended. See FlowTable.
+  void BeginRestore(int64_t known_since_ns, bool events_kept);
+  void Restore(const FlowRecord& record);
+  // Nobody accounted in between. To be told of this worker's flows or, by one worker, of all.
+  void NoteDowntime(int64_t began_ns, int64_t ended_ns);
 
   // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a
   // dump's end, are passed over. `data` may be gone when it returns.
@@ -73,10 +81,13 @@ class Worker {
   // Does what a dispatcher says. False after kFinish.
   bool OnFrame(const Frame& frame);
 
-  // The kernel dropped `events` (0 if it could not allocate, and does not know).
-  void OnOverrun(uint64_t events);
+  // The kernel dropped `events` (0 if it could not allocate, and does not know), after `began_ns`
+  // and not after `ended_ns`.
+  void OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns);
   // Some of which may have been this worker's; they are counted elsewhere.
   void NoteLoss();
+  // The clock shows `now_ns`, and has shown a later time before.
+  void NoteClockSetBack(int64_t now_ns);
 
   // Applies what OnDatagram has taken.
   void ApplyPending();
@@ -84,6 +95,8 @@ class Worker {
   // Part of the work that a dump's end leaves: what it has not shown. To be called between batches,
   // as long as it says true; the rest is done before the next dump.
   bool SweepSome();
+  // The same for the snapshot that a hand-over begins; the rest is done before the next.
+  bool SnapshotSome();
 
   // `asked_since_overrun`: it cannot have been made before events were lost.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
@@ -109,6 +122,8 @@ class Worker {
 
   // Looks at the event in the next pending place; it stays there if it is to be applied.
   void Admit(int64_t now_ns);
+  void AddGap(const Gap& gap);
+  void EndGaps(AccountingTable* table);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
   void AddOpenChange(const FlowIdentity& identity, int change);
 
@@ -119,6 +134,8 @@ class Worker {
   WorkerCounts counts_;
   FlowTable flows_;
   bool started_ = false;
+  uint64_t seal_ = 0;     // How many intervals have ended.
+  size_t gaps_open_ = 0;  // How many of the live table's gaps, its last ones, no dump has followed.
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];
   std::vector<FlowIdentity> no_longer_open_;  // Kept for its memory.
