@@ -458,7 +458,7 @@ TEST_F(ImporterTest, ANewerVersionIsHeld) {
   WriteSpool(1);
   const Finished run = Drain();
   EXPECT_EQ(run.exit.code, 1);
-  EXPECT_THAT(run.err, HasSubstr("0-newer.spool: of version 2 of the spool format"));
+  EXPECT_THAT(run.err, HasSubstr("0-newer.spool: of version 3 of the spool format"));
   ExpectSums();
   EXPECT_THAT(Names(watch_), UnorderedElementsAre("0-newer.spool"));
   EXPECT_EQ(Contents(watch_ + "/0-newer.spool"), bytes);
