@@ -18,6 +18,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/csv.h"
 #include "engine/durable_file.h"
+#include "engine/spool_format.h"
 #include "engine/spool_writer.h"
 
 namespace ctacct {
@@ -86,7 +87,7 @@ RowSink SpoolSink(std::string folder, SpoolHeader header) {
     its_header.interval_end_ns = interval.end_ns;
     its_header.completeness = interval.completeness;
     its_header.events_dropped = interval.events_dropped;
-    return WriteSpoolFile(folder, its_header, interval.rows, hidden_name).status();
+    return WriteSpoolFile(folder, its_header, interval.rows, interval.gaps, hidden_name).status();
   };
   return sink;
 }
@@ -187,6 +188,11 @@ void Flusher::Merge(AccountingTable* table) {
   for (const auto& [key, change] : table->open_changes) merged.open_changes[key] += change;
   merged.completeness = std::max(merged.completeness, table->completeness);
   merged.events_dropped += table->events_dropped;
+  merged.gaps.insert(merged.gaps.end(), table->gaps.begin(), table->gaps.end());
+  // Only to stay small: a worker that finds no spare table for hours brings its gaps in one.
+  if (merged.gaps.size() > 2 * spool_format::kGapsMax) {
+    JoinGaps(spool_format::kGapsMax, &merged.gaps);
+  }
 }
 
 void Flusher::Emit(const AccountingTable& table) {
@@ -215,9 +221,14 @@ IntervalRows Flusher::TakeRows(const AccountingTable& table) {
   IntervalRows interval;
   interval.end_ns = table.interval_end_ns;
   interval.seal = table.seal;
-  interval.gaps = table.gaps;
   interval.completeness = table.completeness;
   interval.events_dropped = table.events_dropped;
+  interval.gaps = table.gaps;
+  JoinGaps(spool_format::kGapsMax, &interval.gaps);
+  // No interval is better than its gaps.
+  for (const Gap& gap : interval.gaps) {
+    interval.completeness = std::max(interval.completeness, gap.completeness);
+  }
   absl::flat_hash_map<AccountingKey, int64_t> open;
   if (options_.track_open) {
     for (const auto& [key, change] : table.open_changes) {

@@ -166,6 +166,76 @@ TEST_F(FlusherTest, WorkersAreMerged) {
   EXPECT_EQ(kept_[2].rows.size(), 2u);
 }
 
+Gap MakeGap(int64_t began_ns, int64_t ended_ns, uint64_t dropped, GapCause cause) {
+  return {began_ns, ended_ns, cause, Completeness::kResynced, dropped, 1};
+}
+
+TEST_F(FlusherTest, GapsOfAllWorkersAreJoined) {
+  Flusher flusher(Options());
+  AccountingHandoff other;
+  handoff_.live().gaps = {MakeGap(10, 30, 1, GapCause::kOverrun)};
+  Seal(100);
+  other.live().gaps = {MakeGap(20, 40, 2, GapCause::kOverrun),
+                       MakeGap(5, 60, 0, GapCause::kRestart)};
+  other.live().gaps[1].completeness = Completeness::kPartial;
+  other.live().interval_end_ns = 100;
+  other.live().seal = seal_;
+  ASSERT_TRUE(other.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_TRUE(kept_[0].rows.empty());
+  Gap restart = MakeGap(5, 60, 0, GapCause::kRestart);
+  restart.completeness = Completeness::kPartial;
+  Gap overrun = MakeGap(10, 40, 3, GapCause::kOverrun);
+  overrun.flows_lost = 2;
+  EXPECT_EQ(kept_[0].gaps, (std::vector<Gap>{restart, overrun}));
+  EXPECT_EQ(kept_[0].completeness, Completeness::kPartial);
+  // The next interval is not theirs.
+  handoff_.live().rows[Key(1)] = Sums(1);
+  Seal(200);
+  other.live().interval_end_ns = 200;
+  other.live().seal = seal_;
+  ASSERT_TRUE(other.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other}, false).ok());
+  ASSERT_EQ(kept_.size(), 2u);
+  EXPECT_TRUE(kept_[1].gaps.empty());
+  EXPECT_EQ(kept_[1].completeness, Completeness::kComplete);
+}
+
+// However many there are, and however odd: a gap must never be why rows cannot be written.
+TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
+  SpoolHeader header;
+  header.engine_id = {1, 2, 3};
+  header.interval_length_ns = 1'000'000'000;
+  Flusher::Options options;
+  options.sink = SpoolSink(folder_, header);
+  Flusher flusher(options);
+  handoff_.live().gaps = {MakeGap(30, 10, 1, GapCause::kOverrun)};
+  Seal(1'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  for (int64_t i = 0; i < 20'000; ++i) {
+    handoff_.live().gaps.push_back(MakeGap(10 * i, 10 * i + 1, 2, GapCause::kOverrun));
+  }
+  Seal(2'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  const Gap expected[] = {MakeGap(10, 30, 1, GapCause::kOverrun),
+                          MakeGap(0, 199'991, 40'000, GapCause::kOverrun)};
+  ASSERT_EQ(Files().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    auto reader = SpoolReader::Open(folder_ + "/" + Files()[i]);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_EQ(reader->header().completeness, Completeness::kResynced);
+    std::vector<TrafficRow> rows;
+    const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
+    ASSERT_TRUE(more.ok()) << more.status();
+    EXPECT_FALSE(*more);
+    ASSERT_EQ(reader->gaps().size(), 1u);
+    EXPECT_EQ(reader->gaps()[0].began_ns, expected[i].began_ns);
+    EXPECT_EQ(reader->gaps()[0].ended_ns, expected[i].ended_ns);
+    EXPECT_EQ(reader->gaps()[0].events_dropped, expected[i].events_dropped);
+  }
+}
+
 TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
   Flusher::Options options = Options();
   options.track_open = true;

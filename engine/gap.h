@@ -3,7 +3,9 @@
 #ifndef CTACCT_ENGINE_GAP_H_
 #define CTACCT_ENGINE_GAP_H_
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "engine/traffic_row.h"
 
@@ -29,6 +31,17 @@ struct Gap {
 
   friend bool operator==(const Gap&, const Gap&) = default;
 };
+
+// As files, database and messages call them: one word; nullptr for a number that is none of them.
+[[nodiscard]] const char* GapCauseName(GapCause cause);
+[[nodiscard]] const char* CompletenessName(Completeness completeness);
+
+// What several workers tell of one interval, told once: gaps of the same cause that overlap or
+// touch become one that has the union of their times, the sums of their counts and the worse
+// completeness. Sorted by beginning afterwards. A gap in which the clock was set back, so that it
+// ends before it began, holds both moments then. Should more than `at_most` (3 or more) be left,
+// those of each cause become one: a longer gap is still a true one, no gap would not be.
+void JoinGaps(size_t at_most, std::vector<Gap>* gaps);
 
 }  // namespace ctacct
 

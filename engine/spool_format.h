@@ -1,9 +1,9 @@
 // The bytes of a spool file: constants and structs that writer and reader share, no code.
 // SPOOL_FORMAT.md says the same in prose, with an example.
 //
-//   +--------+-----------+     +-----------+-----------+
-//   | header | row block | ... | row block | end block |
-//   +--------+-----------+     +-----------+-----------+
+//   +--------+-----------+     +-----------+-------------------+-----------+
+//   | header | row block | ... | row block | gap block, if any | end block |
+//   +--------+-----------+     +-----------+-------------------+-----------+
 //
 //   block:   +--------------+---------------------------------+----------+
 //            | block header | payload: row_count * row_bytes  | checksum |
@@ -23,7 +23,8 @@ namespace ctacct::spool_format {
 static_assert(std::endian::native == std::endian::little);
 
 inline constexpr char kMagic[8] = {'C', 'T', 'S', 'P', 'O', 'O', 'L', '\n'};
-inline constexpr uint32_t kVersion = 1;
+inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersionWithGaps = 2;  // Version 1 is the same without gap blocks.
 
 // A header of any version is read whole before its version is believed, so it needs a bound; 4 KiB
 // is one page.
@@ -33,13 +34,16 @@ inline constexpr size_t kGatewayBytesMax = 255;
 // 4,096 IPv4 rows are 256 KiB: large enough that system calls and checksums vanish per row, small
 // enough to be the reader's whole memory.
 inline constexpr uint32_t kBlockRowsMax = 4096;
+// Gaps in a file, all in one block. A worker sees at most one overrun in each of its naps, 3,000 in
+// an interval of 15 s, and gaps that overlap are joined.
+inline constexpr uint32_t kGapsMax = 4096;
 
 inline constexpr uint32_t kFlagTrackOpen = 1;  // open_connections was tracked.
 inline constexpr uint32_t kFlagsKnown = kFlagTrackOpen;
 
 enum BlockType : uint8_t {
   kRowBlock = 1,
-  kGapBlock = 2,  // Reserved for gap records; version 1 neither writes nor reads it.
+  kGapBlock = 2,  // At most one, between the row blocks and the end block; not in version 1.
   kEndBlock = 3,
 };
 
@@ -132,6 +136,24 @@ static_assert(offsetof(Ipv6Row, connection_time_ms) == 72);
 static_assert(offsetof(Ipv6Row, open_connections) == 84);
 static_assert(sizeof(Ipv6Row) == 88);
 
+// The gap block's "row": ctacct::Gap.
+struct GapRecord {
+  int64_t began_ns;  // Since the Unix epoch.
+  int64_t ended_ns;  // Not before began_ns.
+  uint64_t events_dropped;
+  uint64_t flows_lost;
+  uint8_t cause;         // ctacct::GapCause.
+  uint8_t completeness;  // ctacct::Completeness, not kComplete.
+  uint8_t reserved[6];   // Zero.
+};
+static_assert(offsetof(GapRecord, ended_ns) == 8);
+static_assert(offsetof(GapRecord, events_dropped) == 16);
+static_assert(offsetof(GapRecord, flows_lost) == 24);
+static_assert(offsetof(GapRecord, cause) == 32);
+static_assert(offsetof(GapRecord, completeness) == 33);
+static_assert(offsetof(GapRecord, reserved) == 34);
+static_assert(sizeof(GapRecord) == 40);
+
 // The end block's payload, its one "row".
 struct End {
   uint64_t row_count;  // Rows of all blocks.
@@ -145,6 +167,7 @@ static_assert(offsetof(End, file_checksum) == 40);
 static_assert(sizeof(End) == 48);
 
 inline constexpr size_t kBlockPayloadBytesMax = kBlockRowsMax * sizeof(Ipv6Row);
+static_assert(kGapsMax * sizeof(GapRecord) <= kBlockPayloadBytesMax);
 
 }  // namespace ctacct::spool_format
 

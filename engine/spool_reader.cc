@@ -17,6 +17,7 @@ namespace {
 
 using spool_format::BlockHeader;
 using spool_format::End;
+using spool_format::GapRecord;
 using spool_format::Header;
 using spool_format::Ipv4Row;
 using spool_format::Ipv6Row;
@@ -59,6 +60,28 @@ bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, Traffic
   row->open_connections = encoded.open_connections;
   return AllZero(encoded.reserved, sizeof(encoded.reserved)) && row->port >= kPortNotListed &&
          row->port <= 65535;
+}
+
+// What is wrong with it; nullptr if nothing is.
+const char* DecodeGap(const char* bytes, Gap* gap) {
+  GapRecord encoded;
+  std::memcpy(&encoded, bytes, sizeof(encoded));
+  gap->began_ns = encoded.began_ns;
+  gap->ended_ns = encoded.ended_ns;
+  gap->events_dropped = encoded.events_dropped;
+  gap->flows_lost = encoded.flows_lost;
+  gap->cause = static_cast<GapCause>(encoded.cause);
+  gap->completeness = static_cast<Completeness>(encoded.completeness);
+  if (gap->ended_ns < gap->began_ns) return "a gap ends before it began";
+  if (GapCauseName(gap->cause) == nullptr) return "a gap has no known cause";
+  if (gap->completeness == Completeness::kComplete ||
+      CompletenessName(gap->completeness) == nullptr) {
+    return "a gap is neither resynced nor partial";
+  }
+  if (!AllZero(encoded.reserved, sizeof(encoded.reserved))) {
+    return "a gap's reserved bytes are not zero";
+  }
+  return nullptr;
 }
 
 }  // namespace
@@ -136,7 +159,7 @@ absl::Status SpoolReader::ReadHeader() {
         path_, ": of version ", version, " of the spool format at byte ", offsetof(Header, version),
         "; this program reads versions up to ", spool_format::kVersion));
   }
-  if (version != spool_format::kVersion || header_bytes != sizeof(Header)) {
+  if (version == 0 || header_bytes != sizeof(Header)) {
     return Corrupt(offsetof(Header, version), "no such version, or not with a header of this size");
   }
   Header encoded;
@@ -149,6 +172,7 @@ absl::Status SpoolReader::ReadHeader() {
                      AllZero(encoded.gateway + encoded.gateway_bytes,
                              sizeof(encoded.gateway) - encoded.gateway_bytes);
   if (!sound) return Corrupt(offsetof(Header, flags), "a field of the header is out of range");
+  version_ = version;
   header_.track_open = (encoded.flags & spool_format::kFlagTrackOpen) != 0;
   header_.completeness = static_cast<Completeness>(encoded.completeness);
   std::memcpy(header_.engine_id.data(), encoded.engine_id, header_.engine_id.size());
@@ -164,51 +188,62 @@ absl::Status SpoolReader::ReadHeader() {
 
 absl::StatusOr<bool> SpoolReader::ReadBlock(std::vector<TrafficRow>* rows) {
   rows->clear();
-  if (ended_) return false;
-  const int64_t block_offset = offset_;
-  BlockHeader head;
-  block_.resize(sizeof(head));
-  if (absl::Status status = ReadExactly(block_.data(), sizeof(head)); !status.ok()) return status;
-  std::memcpy(&head, block_.data(), sizeof(head));
-  const uint64_t payload_bytes = uint64_t{head.row_bytes} * head.row_count;
-  if (payload_bytes > spool_format::kBlockPayloadBytesMax) {
-    return Corrupt(block_offset, "impossible size of a block");
+  while (!ended_) {
+    if (absl::Status status = FetchBlock(); !status.ok()) return status;
+    if (head_.type == spool_format::kEndBlock) {
+      if (absl::Status status = TakeEnd(); !status.ok()) return status;
+      ended_ = true;
+      break;
+    }
+    const bool is_rows = head_.type == spool_format::kRowBlock;
+    if (!is_rows &&
+        (head_.type != spool_format::kGapBlock || version_ < spool_format::kVersionWithGaps)) {
+      return Corrupt(block_offset_,
+                     absl::StrCat("a block that version ", version_, " does not have"));
+    }
+    if (!gaps_.empty()) return Corrupt(block_offset_, "not the end block behind the gap block");
+    if (absl::Status status = is_rows ? TakeRows(rows) : TakeGaps(); !status.ok()) return status;
+    XXH3_64bits_update(file_hash_.get(), block_.data(), block_.size());
+    if (is_rows) return true;
   }
-  block_.resize(sizeof(head) + payload_bytes + kChecksumBytes);
+  return false;
+}
+
+absl::Status SpoolReader::FetchBlock() {
+  block_offset_ = offset_;
+  block_.resize(sizeof(head_));
+  if (absl::Status status = ReadExactly(block_.data(), sizeof(head_)); !status.ok()) return status;
+  std::memcpy(&head_, block_.data(), sizeof(head_));
+  const uint64_t payload_bytes = uint64_t{head_.row_bytes} * head_.row_count;
+  if (payload_bytes > spool_format::kBlockPayloadBytesMax) {
+    return Corrupt(block_offset_, "impossible size of a block");
+  }
+  block_.resize(sizeof(head_) + payload_bytes + kChecksumBytes);
   if (absl::Status status =
-          ReadExactly(block_.data() + sizeof(head), payload_bytes + kChecksumBytes);
+          ReadExactly(block_.data() + sizeof(head_), payload_bytes + kChecksumBytes);
       !status.ok()) {
     return status;
   }
-  if (!ChecksumHolds(block_.data(), block_.size())) {
-    return Corrupt(block_offset, "a block does not match its checksum");
-  }
-  const char* const payload = block_.data() + sizeof(head);
+  return ChecksumHolds(block_.data(), block_.size())
+             ? absl::OkStatus()
+             : Corrupt(block_offset_, "a block does not match its checksum");
+}
 
-  if (head.type == spool_format::kEndBlock) {
-    if (head.address_family != 0 || head.row_bytes != sizeof(End) || head.row_count != 1) {
-      return Corrupt(block_offset, "impossible end block");
-    }
-    if (absl::Status status = ReadEnd(payload, block_offset); !status.ok()) return status;
-    ended_ = true;
-    return false;
+absl::Status SpoolReader::TakeRows(std::vector<TrafficRow>* rows) {
+  const auto family = static_cast<AddressFamily>(head_.address_family);
+  const bool ipv4 = family == AddressFamily::kIpv4 && head_.row_bytes == sizeof(Ipv4Row);
+  const bool ipv6 = family == AddressFamily::kIpv6 && head_.row_bytes == sizeof(Ipv6Row);
+  if ((!ipv4 && !ipv6) || head_.row_count == 0 || head_.row_count > spool_format::kBlockRowsMax) {
+    return Corrupt(block_offset_, "impossible row block");
   }
-  const auto family = static_cast<AddressFamily>(head.address_family);
-  const bool ipv4 = family == AddressFamily::kIpv4 && head.row_bytes == sizeof(Ipv4Row);
-  const bool ipv6 = family == AddressFamily::kIpv6 && head.row_bytes == sizeof(Ipv6Row);
-  if (head.type != spool_format::kRowBlock || (!ipv4 && !ipv6) || head.row_count == 0 ||
-      head.row_count > spool_format::kBlockRowsMax) {
-    return Corrupt(block_offset, "a block that version 1 does not have");
-  }
-  rows->resize(head.row_count);
+  rows->resize(head_.row_count);
   for (size_t i = 0; i < rows->size(); ++i) {
     TrafficRow& row = (*rows)[i];
-    const char* const bytes = payload + i * head.row_bytes;
-    if (!(ipv4 ? DecodeRow<Ipv4Row>(bytes, family, header_.interval_end_ns, &row)
-               : DecodeRow<Ipv6Row>(bytes, family, header_.interval_end_ns, &row))) {
+    const size_t at = sizeof(head_) + i * head_.row_bytes;
+    if (!(ipv4 ? DecodeRow<Ipv4Row>(block_.data() + at, family, header_.interval_end_ns, &row)
+               : DecodeRow<Ipv6Row>(block_.data() + at, family, header_.interval_end_ns, &row))) {
       rows->clear();
-      return Corrupt(block_offset + static_cast<int64_t>(sizeof(head) + i * head.row_bytes),
-                     "a field of a row is out of range");
+      return Corrupt(block_offset_ + static_cast<int64_t>(at), "a field of a row is out of range");
     }
     seen_.packets_src += row.packets_src;
     seen_.packets_dst += row.packets_dst;
@@ -216,20 +251,38 @@ absl::StatusOr<bool> SpoolReader::ReadBlock(std::vector<TrafficRow>* rows) {
     seen_.bytes_dst += row.bytes_dst;
   }
   seen_.row_count += rows->size();
-  XXH3_64bits_update(file_hash_.get(), block_.data(), block_.size());
-  return true;
+  return absl::OkStatus();
 }
 
-absl::Status SpoolReader::ReadEnd(const char* payload, int64_t block_offset) {
+absl::Status SpoolReader::TakeGaps() {
+  if (head_.address_family != 0 || head_.row_bytes != sizeof(GapRecord) || head_.row_count == 0 ||
+      head_.row_count > spool_format::kGapsMax) {
+    return Corrupt(block_offset_, "impossible gap block");
+  }
+  gaps_.resize(head_.row_count);
+  for (size_t i = 0; i < gaps_.size(); ++i) {
+    const size_t at = sizeof(head_) + i * sizeof(GapRecord);
+    if (const char* const why = DecodeGap(block_.data() + at, &gaps_[i]); why != nullptr) {
+      gaps_.clear();
+      return Corrupt(block_offset_ + static_cast<int64_t>(at), why);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status SpoolReader::TakeEnd() {
+  if (head_.address_family != 0 || head_.row_bytes != sizeof(End) || head_.row_count != 1) {
+    return Corrupt(block_offset_, "impossible end block");
+  }
   End end;
-  std::memcpy(&end, payload, sizeof(end));
+  std::memcpy(&end, block_.data() + sizeof(head_), sizeof(end));
   totals_ = {end.row_count, end.packets_src, end.packets_dst,
              end.bytes_src, end.bytes_dst,   end.file_checksum};
   seen_.file_checksum = XXH3_64bits_digest(file_hash_.get());
   if (seen_.file_checksum != totals_.file_checksum) {
-    return Corrupt(block_offset, "the file does not match its checksum");
+    return Corrupt(block_offset_, "the file does not match its checksum");
   }
-  if (seen_ != totals_) return Corrupt(block_offset, "the rows do not add up to the totals");
+  if (seen_ != totals_) return Corrupt(block_offset_, "the rows do not add up to the totals");
   char extra;
   const ssize_t got = pread(fd_, &extra, 1, offset_);
   if (got < 0) return FileError("read", absl::StrCat(path_, " at byte ", offset_), errno);

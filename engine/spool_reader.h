@@ -8,7 +8,8 @@
 // Rows come before the end block that vouches for the whole has been seen: a caller that must not
 // act on part of a file keeps its work revocable until ReadBlock has returned false.
 //
-// Memory: one block (kBlockPayloadBytesMax), whatever the file claims. Thread-compatible.
+// Memory: one block (kBlockPayloadBytesMax) and kGapsMax gaps, whatever the file claims.
+// Thread-compatible.
 #ifndef CTACCT_ENGINE_SPOOL_READER_H_
 #define CTACCT_ENGINE_SPOOL_READER_H_
 
@@ -21,6 +22,8 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/gap.h"
+#include "engine/spool_format.h"
 #include "engine/spool_header.h"
 #include "engine/traffic_row.h"
 #include "engine/unique_fd.h"
@@ -55,12 +58,15 @@ class SpoolReader {
 
   [[nodiscard]] const SpoolHeader& header() const { return header_; }
 
-  // Replaces *rows by the next block's; false, and no rows, once the end block has confirmed all of
-  // them.
+  // Replaces *rows by the next row block's; false, and no rows, once the end block has confirmed
+  // all of them.
   [[nodiscard]] absl::StatusOr<bool> ReadBlock(std::vector<TrafficRow>* rows);
 
   // Valid after ReadBlock has returned false.
   [[nodiscard]] const SpoolTotals& totals() const { return totals_; }
+
+  // What came of the gaps so far; all of them, and confirmed, after ReadBlock has returned false.
+  [[nodiscard]] const std::vector<Gap>& gaps() const { return gaps_; }
 
  private:
   struct HashStateDeleter {
@@ -69,7 +75,11 @@ class SpoolReader {
 
   SpoolReader(UniqueFd owned_fd, int fd, const std::string& path);
   [[nodiscard]] absl::Status ReadHeader();
-  [[nodiscard]] absl::Status ReadEnd(const char* payload, int64_t block_offset);
+  // The next block, header and payload, into block_; its checksum holds.
+  [[nodiscard]] absl::Status FetchBlock();
+  [[nodiscard]] absl::Status TakeRows(std::vector<TrafficRow>* rows);
+  [[nodiscard]] absl::Status TakeGaps();
+  [[nodiscard]] absl::Status TakeEnd();
   // Exactly `size` bytes at offset_, which moves on; DataLoss "torn" at the end of the file.
   [[nodiscard]] absl::Status ReadExactly(char* to, size_t size);
   [[nodiscard]] absl::Status Corrupt(int64_t offset, absl::string_view why) const;
@@ -82,7 +92,12 @@ class SpoolReader {
   SpoolHeader header_;
   SpoolTotals seen_;    // Summed up from the rows so far.
   SpoolTotals totals_;  // From the end block.
+  uint32_t version_ = 0;
+  std::vector<Gap> gaps_;
   bool ended_ = false;
+  // The block last fetched: where it begins, its header's fields, and all of its bytes.
+  int64_t block_offset_ = 0;
+  spool_format::BlockHeader head_{};
   std::vector<char> block_;
 };
 

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/gap.h"
 #include "engine/spool_format.h"
 #include "engine/spool_reader.h"
 #include "engine/spool_writer.h"
@@ -73,8 +74,21 @@ class SpoolTest : public ::testing::Test {
     return row;
   }
 
-  std::string Write(const SpoolHeader& header, const std::vector<TrafficRow>& rows) {
-    const absl::StatusOr<std::string> name = WriteSpoolFile(folder_, header, rows);
+  static Gap MakeGap(uint64_t seed) {
+    std::mt19937_64 random(seed);
+    Gap gap;
+    gap.began_ns = MakeHeader().interval_end_ns - static_cast<int64_t>(random() % (1u << 30));
+    gap.ended_ns = gap.began_ns + static_cast<int64_t>(random() % (1u << 30));
+    gap.cause = static_cast<GapCause>(1 + random() % 3);
+    gap.completeness = random() % 2 == 0 ? Completeness::kResynced : Completeness::kPartial;
+    gap.events_dropped = random();
+    gap.flows_lost = random();
+    return gap;
+  }
+
+  std::string Write(const SpoolHeader& header, const std::vector<TrafficRow>& rows,
+                    const std::vector<Gap>& gaps = {}) {
+    const absl::StatusOr<std::string> name = WriteSpoolFile(folder_, header, rows, gaps);
     EXPECT_TRUE(name.ok()) << name.status();
     return name.ok() ? folder_ + "/" + *name : "";
   }
@@ -87,7 +101,8 @@ class SpoolTest : public ::testing::Test {
   }
 
   // A memory file: thousands of damaged copies must not wear out a disk.
-  absl::Status ReadBytes(const std::string& bytes, std::vector<TrafficRow>* all = nullptr) {
+  absl::Status ReadBytes(const std::string& bytes, std::vector<TrafficRow>* all = nullptr,
+                         std::vector<Gap>* gaps = nullptr) {
     const UniqueFd fd(memfd_create("spool", MFD_CLOEXEC));
     EXPECT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
     absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd.get(), "FILE");
@@ -96,9 +111,46 @@ class SpoolTest : public ::testing::Test {
     while (true) {
       const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
       if (!more.ok()) return more.status();
-      if (!*more) return absl::OkStatus();
+      if (!*more) {
+        if (gaps != nullptr) *gaps = reader->gaps();
+        return absl::OkStatus();
+      }
       if (all != nullptr) all->insert(all->end(), rows.begin(), rows.end());
     }
+  }
+
+  static void Seal(std::string* bytes, size_t from, size_t to) {
+    const uint64_t checksum = XXH3_64bits(bytes->data() + from, to - from);
+    std::memcpy(bytes->data() + to, &checksum, sizeof(checksum));
+  }
+  // Makes all checksums of a file hold again, as a writer with other ideas would: what is wrong
+  // with it is then for the reader to find. `blocks`: where each block begins, the end block last.
+  static std::string Resealed(std::string bytes, const std::vector<size_t>& blocks) {
+    constexpr size_t kChecksum = spool_format::kChecksumBytes;
+    Seal(&bytes, 0, blocks[0] - kChecksum);
+    for (size_t i = 0; i + 1 < blocks.size(); ++i) {
+      Seal(&bytes, blocks[i], blocks[i + 1] - kChecksum);
+    }
+    const size_t end = blocks.back();
+    const size_t file_checksum = end + 8 + offsetof(spool_format::End, file_checksum);
+    const uint64_t checksum = XXH3_64bits(bytes.data(), end);
+    std::memcpy(bytes.data() + file_checksum, &checksum, sizeof(checksum));
+    Seal(&bytes, end, bytes.size() - kChecksum);
+    return bytes;
+  }
+
+  // Bytes of a hex dump as SPOOL_FORMAT.md has it, other lines passed over.
+  static std::string FromHexDump(std::istream& text) {
+    std::string bytes;
+    for (std::string line; std::getline(text, line);) {
+      constexpr size_t kHexAt = 10;  // Behind "00000000: ".
+      if (line.size() < kHexAt + 23 || line.find(": ") != 8) continue;
+      bytes.resize(std::strtoull(line.c_str(), nullptr, 16), '\0');  // What a '*' stands for.
+      for (size_t at = kHexAt; at + 2 <= line.size() && line[at] != ' '; at += 3) {
+        bytes.push_back(static_cast<char>(std::strtol(line.substr(at, 2).c_str(), nullptr, 16)));
+      }
+    }
+    return bytes;
   }
 
   std::string folder_;
@@ -169,8 +221,8 @@ TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   header.engine_id[6] = 0x76;
   header.engine_id[8] = 0x98;
   header.created_ns = header.interval_end_ns + 31'000'000;
-  header.events_dropped = 0;
-  header.completeness = Completeness::kComplete;
+  header.events_dropped = 42;
+  header.completeness = Completeness::kResynced;
   header.gateway = "gw1";
   TrafficRow row;
   row.time_ns = header.interval_end_ns;
@@ -186,20 +238,133 @@ TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   row.connection_time_ms = 65'021;
   row.open_connections = 3;
 
+  Gap gap;
+  gap.began_ns = header.interval_end_ns - 5'250'000'000;
+  gap.ended_ns = header.interval_end_ns - 5'000'000'000;
+  gap.cause = GapCause::kOverrun;
+  gap.completeness = Completeness::kResynced;
+  gap.events_dropped = 42;
+
   std::ifstream document("engine/SPOOL_FORMAT.md");
   ASSERT_TRUE(document.good());
-  std::string example;
-  for (std::string line; std::getline(document, line);) {
-    constexpr size_t kHexAt = 10;  // Behind "00000000: ".
-    if (line.size() < kHexAt + 23 || line.find(": ") != 8) continue;
-    const size_t offset = std::strtoull(line.c_str(), nullptr, 16);
-    example.resize(offset, '\0');  // What a '*' stands for.
-    for (size_t at = kHexAt; line.substr(at, 2) != "  "; at += 3) {
-      example.push_back(static_cast<char>(std::strtol(line.substr(at, 2).c_str(), nullptr, 16)));
-    }
+  const std::string example = FromHexDump(document);
+  EXPECT_EQ(example.size(), 544u);
+  EXPECT_EQ(Contents(Write(header, {row}, {gap})), example);
+}
+
+// A file that version 1 of the writer has made.
+constexpr char kVersion1[] =
+    "00000000: 43 54 53 50 4f 4f 4c 0a 01 00 00 00 58 01 00 00 \n"
+    "00000010: 01 00 00 00 00 03 00 00 10 11 12 13 14 15 76 17 \n"
+    "00000020: 98 19 1a 1b 1c 1d 1e 1f 07 00 00 00 00 00 00 00 \n"
+    "00000030: 00 f2 a5 02 87 57 34 16 00 d6 11 7e 03 00 00 00 \n"
+    "00000040: c0 f7 7e 04 87 57 34 16 00 00 00 00 00 00 00 00 \n"
+    "00000050: 67 77 31 00 00 00 00 00 00 00 00 00 00 00 00 00 \n"
+    "00000150: 4a d3 be 01 8f cf b9 3e 01 04 40 00 01 00 00 00 \n"
+    "00000160: 06 00 00 00 bb 01 00 00 0a 20 fb 00 0a 20 fa 00 \n"
+    "00000170: 10 00 00 00 00 00 00 00 0d 00 00 00 00 00 00 00 \n"
+    "00000180: 94 0c 00 00 00 00 00 00 5c 07 00 00 00 00 00 00 \n"
+    "00000190: fd fd 00 00 00 00 00 00 01 00 00 00 03 00 00 00 \n"
+    "000001a0: 1a 52 fe fc 79 06 ce ff 03 00 30 00 01 00 00 00 \n"
+    "000001b0: 01 00 00 00 00 00 00 00 10 00 00 00 00 00 00 00 \n"
+    "000001c0: 0d 00 00 00 00 00 00 00 94 0c 00 00 00 00 00 00 \n"
+    "000001d0: 5c 07 00 00 00 00 00 00 be cc fb 64 89 1a 55 2b \n"
+    "000001e0: 14 28 94 58 20 90 52 60 \n";
+
+TEST_F(SpoolTest, ReadsVersion1) {
+  std::istringstream dump(kVersion1);
+  const std::string bytes = FromHexDump(dump);
+  ASSERT_EQ(bytes.size(), 488u);
+  std::vector<TrafficRow> rows;
+  std::vector<Gap> gaps;
+  const absl::Status status = ReadBytes(bytes, &rows, &gaps);
+  ASSERT_TRUE(status.ok()) << status;
+  ASSERT_EQ(rows.size(), 1u);
+  EXPECT_EQ(rows[0].packets_src, 16u);
+  EXPECT_EQ(rows[0].connection_time_ms, 65'021u);
+  EXPECT_TRUE(gaps.empty());
+}
+
+TEST_F(SpoolTest, KeepsGaps) {
+  std::vector<TrafficRow> rows;
+  for (uint64_t i = 0; i < spool_format::kBlockRowsMax + 1; ++i) rows.push_back(MakeRow(i));
+  std::vector<Gap> gaps;
+  for (uint64_t i = 0; i < spool_format::kGapsMax; ++i) gaps.push_back(MakeGap(i));
+  std::vector<TrafficRow> rows_read;
+  std::vector<Gap> gaps_read;
+  ASSERT_TRUE(ReadBytes(Contents(Write(MakeHeader(), rows, gaps)), &rows_read, &gaps_read).ok());
+  EXPECT_EQ(rows_read, rows);
+  EXPECT_EQ(gaps_read, gaps);
+  // An interval of which nothing else is known.
+  SpoolHeader header = MakeHeader();
+  header.sequence = 8;
+  rows_read.clear();
+  const std::string only = Contents(Write(header, {}, {gaps[0]}));
+  EXPECT_EQ(only.size(), 344u + 56u + 64u);
+  ASSERT_TRUE(ReadBytes(only, &rows_read, &gaps_read).ok());
+  EXPECT_TRUE(rows_read.empty());
+  EXPECT_EQ(gaps_read, std::vector<Gap>{gaps[0]});
+}
+
+TEST_F(SpoolTest, AGapThatCannotBeIsNamed) {
+  constexpr size_t kHeader = sizeof(spool_format::Header);
+  constexpr size_t kRows = 8 + 64 + 8;
+  constexpr size_t kGaps = 8 + 2 * 40 + 8;
+  const std::vector<size_t> blocks = {kHeader, kHeader + kRows, kHeader + kRows + kGaps};
+  const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}, {MakeGap(1), MakeGap(2)}));
+  ASSERT_EQ(sound.size(), kHeader + kRows + kGaps + 64);
+  ASSERT_EQ(Resealed(sound, blocks), sound);
+  const size_t gap = kHeader + kRows + 8 + 40;  // The second one.
+  const auto expect = [&](size_t at, const std::string& bytes, size_t said_at,
+                          const std::string& why) {
+    std::string damaged = sound;
+    damaged.replace(at, bytes.size(), bytes);
+    const absl::Status status = ReadBytes(Resealed(damaged, blocks));
+    EXPECT_TRUE(absl::IsDataLoss(status)) << why << ": " << status;
+    EXPECT_EQ(std::string(status.message()),
+              absl::StrCat("FILE: corrupt at byte ", said_at, ": ", why));
+  };
+  Gap backwards = MakeGap(2);
+  backwards.ended_ns = backwards.began_ns - 1;
+  expect(gap + 8, std::string(reinterpret_cast<const char*>(&backwards.ended_ns), 8), gap,
+         "a gap ends before it began");
+  for (const char cause : {0, 4, 255}) {
+    expect(gap + 32, std::string(1, cause), gap, "a gap has no known cause");
   }
-  EXPECT_EQ(example.size(), 488u);
-  EXPECT_EQ(Contents(Write(header, {row})), example);
+  for (const char completeness : {0, 3}) {
+    expect(gap + 33, std::string(1, completeness), gap, "a gap is neither resynced nor partial");
+  }
+  for (size_t i = 34; i < 40; ++i) {
+    expect(gap + i, "\x01", gap, "a gap's reserved bytes are not zero");
+  }
+  const size_t head = kHeader + kRows;
+  expect(head + 1, "\x04", head, "impossible gap block");
+  // Twice the records of half the size.
+  expect(head + 2, std::string("\x14\0\x04\0\0\0", 6), head, "impossible gap block");
+  expect(head, "\x04", head, "a block that version 2 does not have");
+  // As a file of version 1 says.
+  expect(8, "\x01", head, "a block that version 1 does not have");
+  expect(8, std::string(1, '\0'), 8, "no such version, or not with a header of this size");
+}
+
+TEST_F(SpoolTest, GapsComeOnceAndBehindTheRows) {
+  constexpr size_t kHeader = sizeof(spool_format::Header);
+  const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}, {MakeGap(1)}));
+  const std::string rows = sound.substr(kHeader, 80);
+  const std::string gaps = sound.substr(kHeader + 80, 56);
+  const std::string end = sound.substr(kHeader + 80 + 56);
+  for (const std::string& wrong : {gaps + rows, rows + gaps + gaps}) {
+    std::vector<size_t> blocks = {kHeader};
+    for (size_t at = 0; at < wrong.size();) {
+      at += wrong[at] == 1 ? 80 : 56;
+      blocks.push_back(kHeader + at);
+    }
+    const absl::Status status = ReadBytes(Resealed(sound.substr(0, kHeader) + wrong + end, blocks));
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("not the end block behind the gap block"));
+  }
+  // Left out: the file's checksum knows.
+  EXPECT_TRUE(absl::IsDataLoss(ReadBytes(sound.substr(0, kHeader) + rows + end)));
 }
 
 TEST_F(SpoolTest, NeverReplacesAFile) {
@@ -234,6 +399,21 @@ TEST_F(SpoolTest, RejectsWhatTheFormatCannotHold) {
   row = MakeRow(1);
   row.connection_count = uint64_t{1} << 32;
   EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  const auto write_gap = [this](const Gap& gap) {
+    return WriteSpoolFile(folder_, MakeHeader(), {MakeRow(1)}, {gap}).status();
+  };
+  Gap gap = MakeGap(1);
+  gap.ended_ns = gap.began_ns - 1;
+  EXPECT_TRUE(absl::IsInvalidArgument(write_gap(gap)));
+  gap = MakeGap(1);
+  gap.cause = static_cast<GapCause>(0);
+  EXPECT_TRUE(absl::IsInvalidArgument(write_gap(gap)));
+  gap = MakeGap(1);
+  gap.completeness = Completeness::kComplete;
+  EXPECT_TRUE(absl::IsInvalidArgument(write_gap(gap)));
+  const std::vector<Gap> many(spool_format::kGapsMax + 1, MakeGap(1));
+  EXPECT_TRUE(
+      absl::IsInvalidArgument(WriteSpoolFile(folder_, MakeHeader(), {MakeRow(1)}, many).status()));
   EXPECT_TRUE(std::filesystem::is_empty(folder_));
 }
 
@@ -246,7 +426,7 @@ TEST_F(SpoolTest, MissingFolderIsNamed) {
 
 TEST_F(SpoolTest, EveryFlippedBitIsCorruption) {
   const std::string sound =
-      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}));
+      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}, {MakeGap(1)}));
   ASSERT_TRUE(ReadBytes(sound).ok());
   for (size_t bit = 0; bit < sound.size() * 8; ++bit) {
     std::string bytes = sound;
@@ -260,7 +440,7 @@ TEST_F(SpoolTest, EveryFlippedBitIsCorruption) {
 
 TEST_F(SpoolTest, EveryTruncationIsATornFile) {
   const std::string sound =
-      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}));
+      Contents(Write(MakeHeader(), {MakeRow(1), MakeRow(2, AddressFamily::kIpv6)}, {MakeGap(1)}));
   for (size_t size = 0; size < sound.size(); ++size) {
     const absl::Status status = ReadBytes(sound.substr(0, size));
     ASSERT_TRUE(absl::IsDataLoss(status)) << size << ": " << status;
@@ -318,7 +498,7 @@ TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
     std::memcpy(bytes.data() + bytes.size() - 8, &checksum, sizeof(checksum));
     const absl::Status status = ReadBytes(bytes + "whatever");
     EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("FILE: of version 2"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("FILE: of version 3"));
     bytes[bytes.size() - 1] ^= 1;
     EXPECT_TRUE(absl::IsDataLoss(ReadBytes(bytes)));
   }

@@ -19,6 +19,7 @@ namespace {
 
 using spool_format::BlockHeader;
 using spool_format::End;
+using spool_format::GapRecord;
 using spool_format::Header;
 using spool_format::Ipv4Row;
 using spool_format::Ipv6Row;
@@ -61,6 +62,27 @@ absl::Status CheckRows(const SpoolHeader& header, absl::Span<const TrafficRow> r
   return absl::OkStatus();
 }
 
+absl::Status CheckGaps(absl::Span<const Gap> gaps) {
+  if (gaps.size() > spool_format::kGapsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("spool: more than ", spool_format::kGapsMax, " gaps"));
+  }
+  for (size_t i = 0; i < gaps.size(); ++i) {
+    const Gap& gap = gaps[i];
+    const char* why = nullptr;
+    if (gap.ended_ns < gap.began_ns) {
+      why = "ends before it began";
+    } else if (GapCauseName(gap.cause) == nullptr) {
+      why = "has no known cause";
+    } else if (gap.completeness == Completeness::kComplete ||
+               CompletenessName(gap.completeness) == nullptr) {
+      why = "is neither resynced nor partial";
+    }
+    if (why != nullptr) return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, " ", why));
+  }
+  return absl::OkStatus();
+}
+
 Header EncodeHeader(const SpoolHeader& header) {
   Header encoded = {};
   std::memcpy(encoded.magic, spool_format::kMagic, sizeof(encoded.magic));
@@ -97,6 +119,17 @@ DiskRow EncodeRow(const TrafficRow& row) {
   return encoded;
 }
 
+GapRecord EncodeGap(const Gap& gap) {
+  GapRecord encoded = {};
+  encoded.began_ns = gap.began_ns;
+  encoded.ended_ns = gap.ended_ns;
+  encoded.events_dropped = gap.events_dropped;
+  encoded.flows_lost = gap.flows_lost;
+  encoded.cause = static_cast<uint8_t>(gap.cause);
+  encoded.completeness = static_cast<uint8_t>(gap.completeness);
+  return encoded;
+}
+
 // Blocks go through here, so that the file's own checksum sees every byte before the end block.
 class BlockWriter {
  public:
@@ -128,6 +161,20 @@ class BlockWriter {
       std::memcpy(block_.data(), &head, sizeof(head));
       if (absl::Status status = Put(Checksummed()); !status.ok()) return status;
     }
+  }
+
+  absl::Status PutGaps(absl::Span<const Gap> gaps) {
+    if (gaps.empty()) return absl::OkStatus();
+    BlockHeader head = {};
+    head.type = spool_format::kGapBlock;
+    head.row_bytes = sizeof(GapRecord);
+    head.row_count = static_cast<uint32_t>(gaps.size());
+    block_.assign(BytesOf(head).data(), sizeof(head));
+    for (const Gap& gap : gaps) {
+      const GapRecord encoded = EncodeGap(gap);
+      block_.append(BytesOf(encoded).data(), sizeof(encoded));
+    }
+    return Put(Checksummed());
   }
 
   absl::Status PutEnd(End end) {
@@ -165,9 +212,11 @@ std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence) {
 
 absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const SpoolHeader& header,
                                            absl::Span<const TrafficRow> rows,
+                                           absl::Span<const Gap> gaps,
                                            const std::string& hidden_name) {
   if (absl::Status status = CheckHeader(header); !status.ok()) return status;
   if (absl::Status status = CheckRows(header, rows); !status.ok()) return status;
+  if (absl::Status status = CheckGaps(gaps); !status.ok()) return status;
   End end = {};
   end.row_count = rows.size();
   for (const TrafficRow& row : rows) {
@@ -189,6 +238,7 @@ absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const Spoo
   if (absl::Status status = blocks.PutRows<Ipv6Row>(rows, AddressFamily::kIpv6); !status.ok()) {
     return status;
   }
+  if (absl::Status status = blocks.PutGaps(gaps); !status.ok()) return status;
   if (absl::Status status = blocks.PutEnd(end); !status.ok()) return status;
   const absl::Status status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
   if (!status.ok()) return status;

@@ -29,7 +29,8 @@ class SpooldumpTest : public ::testing::Test {
   }
   ~SpooldumpTest() override { std::filesystem::remove_all(folder_); }
 
-  std::string Write(uint64_t sequence, bool track_open, size_t rows = 1) {
+  std::string Write(uint64_t sequence, bool track_open, size_t rows = 1,
+                    const std::vector<Gap>& gaps = {}) {
     TrafficRow row;
     row.time_ns = 1'600'000'005'000'000'000;
     row.protocol = 6;
@@ -49,7 +50,7 @@ class SpooldumpTest : public ::testing::Test {
     header.interval_length_ns = 15'000'000'000;
     header.track_open = track_open;
     const absl::StatusOr<std::string> name =
-        WriteSpoolFile(folder_, header, std::vector<TrafficRow>(rows, row));
+        WriteSpoolFile(folder_, header, std::vector<TrafficRow>(rows, row), gaps);
     EXPECT_TRUE(name.ok()) << name.status();
     return folder_ + "/" + *name;
   }
@@ -69,6 +70,34 @@ TEST_F(SpooldumpTest, PrintsElevenOrTwelveColumns) {
   EXPECT_TRUE(run.exit.ok());
   EXPECT_EQ(run.out, std::string(kLine) + "\n" + kLine + ",3\n");
   EXPECT_EQ(run.err, "");
+}
+
+TEST_F(SpooldumpTest, GapsAreLinesOfStandardError) {
+  const Gap overrun = {1'599'999'995'000'000'001,
+                       1'599'999'995'250'000'000,
+                       GapCause::kOverrun,
+                       Completeness::kResynced,
+                       42,
+                       0};
+  const Gap restart = {1'599'999'000'000'000'000,
+                       1'600'000'000'500'000'000,
+                       GapCause::kRestart,
+                       Completeness::kPartial,
+                       0,
+                       7};
+  const std::string path = Write(1, false, 1, {overrun, restart});
+  const Finished run = Run({path});
+  EXPECT_TRUE(run.exit.ok());
+  EXPECT_EQ(run.out, std::string(kLine) + "\n");
+  EXPECT_EQ(run.err, "spooldump: " + path +
+                         ": gap from 2020-09-13T12:26:35.000000001Z to "
+                         "2020-09-13T12:26:35.250000000Z: cause overrun, completeness resynced, "
+                         "events dropped 42, flows lost 0\n"
+                         "spooldump: " +
+                         path +
+                         ": gap from 2020-09-13T12:10:00.000000000Z to "
+                         "2020-09-13T12:26:40.500000000Z: cause restart, completeness partial, "
+                         "events dropped 0, flows lost 7\n");
 }
 
 TEST_F(SpooldumpTest, ABadFileIsNamedAndTheNextOneIsPrinted) {

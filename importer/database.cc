@@ -11,6 +11,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "engine/gap.h"
 #include "importer/copy_encoder.h"
 
 namespace ctacct {
@@ -19,9 +20,12 @@ namespace {
 constexpr char kSchema1[] =
 #include "importer/schema_001.inc"
     ;
+constexpr char kSchema2[] =
+#include "importer/schema_002.inc"
+    ;
 
 // One entry a version; never changed once released, only added to.
-constexpr const char* kSchemas[] = {kSchema1};
+constexpr const char* kSchemas[] = {kSchema1, kSchema2};
 constexpr int kSchemaVersion = sizeof(kSchemas) / sizeof(kSchemas[0]);
 
 // Two importers that start at once must not both create tables. The number is ours alone: "ctacct"
@@ -37,21 +41,25 @@ constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
-    "interval_length, completeness, events_dropped, gateway, source_file) "
+    "interval_length, completeness, events_dropped, flows_lost, gateway, source_file) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
-    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10) ON CONFLICT DO NOTHING";
+    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
 
-const char* CompletenessName(Completeness completeness) {
-  switch (completeness) {
-    case Completeness::kComplete:
-      return "complete";
-    case Completeness::kResynced:
-      return "resynced";
-    case Completeness::kPartial:
-      return "partial";
-  }
-  return "partial";
-}
+// All of a file at once. Arrays of numbers and of our own words, so there is nothing to escape.
+constexpr char kInsertGaps[] =
+    "INSERT INTO traffic_gaps (gateway, engine, sequence, interval_end, number, began, ended, "
+    "cause, completeness, events_dropped, flows_lost) "
+    "SELECT $1, $2::uuid, $3::bigint, "
+    "timestamptz 'epoch' + $4::bigint * interval '1 microsecond', number, "
+    "timestamptz 'epoch' + began * interval '1 microsecond', "
+    "timestamptz 'epoch' + ended * interval '1 microsecond', "
+    "cause, completeness, events_dropped, flows_lost "
+    "FROM unnest($5::bigint[], $6::bigint[], $7::text[], $8::text[], $9::bigint[], $10::bigint[]) "
+    "WITH ORDINALITY AS gap "
+    "(began, ended, cause, completeness, events_dropped, flows_lost, number)";
+
+constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kNanosPerMicro = 1000;
 
 // From table ctacct_schema, which must be there.
 absl::StatusOr<int> SchemaVersion(PgConnection& connection) {
@@ -107,9 +115,15 @@ absl::Status ApplySchemas(PgConnection& connection) {
 // True if the row was inserted, false if the key is taken.
 absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileSummary& summary,
                                      const std::string& gateway, const std::string& file_name) {
-  constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
   const bool spool = summary.spool.has_value();
   const uint64_t dropped = spool ? summary.spool->events_dropped : 0;
+  uint64_t lost = 0;
+  for (const Gap& gap : summary.gaps) {
+    if (gap.events_dropped > kBigintMax || gap.flows_lost > kBigintMax - lost) {
+      return absl::InvalidArgumentError("a gap's count of events or flows is too large");
+    }
+    lost += gap.flows_lost;
+  }
   if (summary.sequence > kBigintMax || dropped > kBigintMax) {
     return absl::InvalidArgumentError("the sequence or the count of dropped events is too large");
   }
@@ -120,13 +134,53 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileSummary
   const std::string end_us = absl::StrCat(spool ? summary.spool->interval_end_ns / 1000 : 0);
   const std::string length_us = absl::StrCat(spool ? summary.spool->interval_length_ns / 1000 : 0);
   const std::string events_dropped = absl::StrCat(dropped);
+  const std::string flows_lost = absl::StrCat(lost);
   absl::StatusOr<PgResult> result = connection.Query(
-      kInsertLedger, {engine.c_str(), sequence.c_str(), checksum.c_str(), row_count.c_str(),
-                      spool ? end_us.c_str() : nullptr, spool ? length_us.c_str() : nullptr,
-                      spool ? CompletenessName(summary.spool->completeness) : nullptr,
-                      events_dropped.c_str(), gateway.c_str(), file_name.c_str()});
+      kInsertLedger,
+      {engine.c_str(), sequence.c_str(), checksum.c_str(), row_count.c_str(),
+       spool ? end_us.c_str() : nullptr, spool ? length_us.c_str() : nullptr,
+       spool ? CompletenessName(summary.spool->completeness) : nullptr, events_dropped.c_str(),
+       flows_lost.c_str(), gateway.c_str(), file_name.c_str()});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
+}
+
+// Of a gap nothing is lost by rounding: downwards where it begins, upwards where it ends.
+int64_t FloorMicros(int64_t ns) { return ns / kNanosPerMicro - (ns % kNanosPerMicro < 0 ? 1 : 0); }
+int64_t CeilMicros(int64_t ns) { return ns / kNanosPerMicro + (ns % kNanosPerMicro > 0 ? 1 : 0); }
+
+// Behind its ledger row, in the same transaction.
+absl::Status InsertGaps(PgConnection& connection, const FileSummary& summary) {
+  if (summary.gaps.empty()) return absl::OkStatus();
+  const SpoolHeader& header = *summary.spool;  // CSV files have no gaps.
+  const std::string engine = EngineIdText(header.engine_id);
+  const std::string sequence = absl::StrCat(header.sequence);
+  const std::string end_us = absl::StrCat(header.interval_end_ns / kNanosPerMicro);
+  const auto array = [&summary](const auto& value_of) {
+    std::string text = "{";
+    for (const Gap& gap : summary.gaps) {
+      absl::StrAppend(&text, text.size() > 1 ? "," : "", value_of(gap));
+    }
+    text.push_back('}');
+    return text;
+  };
+  const std::string began = array([](const Gap& gap) { return FloorMicros(gap.began_ns); });
+  const std::string ended = array([](const Gap& gap) { return CeilMicros(gap.ended_ns); });
+  const std::string cause = array([](const Gap& gap) { return GapCauseName(gap.cause); });
+  const std::string completeness =
+      array([](const Gap& gap) { return CompletenessName(gap.completeness); });
+  const std::string dropped = array([](const Gap& gap) { return gap.events_dropped; });
+  const std::string lost = array([](const Gap& gap) { return gap.flows_lost; });
+  const absl::StatusOr<PgResult> result =
+      connection.Query(kInsertGaps, {header.gateway.c_str(), engine.c_str(), sequence.c_str(),
+                                     end_us.c_str(), began.c_str(), ended.c_str(), cause.c_str(),
+                                     completeness.c_str(), dropped.c_str(), lost.c_str()});
+  if (!result.ok()) return result.status();
+  if (absl::string_view(PQcmdTuples(result->get())) != absl::StrCat(summary.gaps.size())) {
+    return absl::FailedPreconditionError(
+        "the database did not take all gaps (a trigger or rule on traffic_gaps?)");
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ImportOutcome> CompareWithLedger(PgConnection& connection,
@@ -178,6 +232,7 @@ absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const Traffic
       InsertLedgerRow(connection, summary, gateway, absl::CHexEscape(file.name()));
   if (!inserted.ok()) return inserted.status();
   if (!*inserted) return CompareWithLedger(connection, summary);
+  if (absl::Status status = InsertGaps(connection, summary); !status.ok()) return status;
 
   static const auto* const copy = new std::string(
       absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));

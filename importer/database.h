@@ -1,6 +1,6 @@
 // What the importer does in the database: its tables, and one file's rows, exactly once.
 //
-// A file is one transaction: its ledger row, its rows by COPY, COMMIT. The ledger's primary key
+// A file is one transaction: its ledger row, its gaps, its rows by COPY, COMMIT. The ledger's primary key
 // lets one of several importers through and makes the others wait for it. Whether a COMMIT whose
 // answer was lost has happened is what the ledger says at the next try.
 //

@@ -123,8 +123,9 @@ absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
     if (!*more) break;
     if (absl::Status status = take(rows); !status.ok()) return status;
   }
-  return FileSummary{reader->header().engine_id, reader->header().sequence,
-                     reader->totals().file_checksum, reader->totals().row_count, reader->header()};
+  return FileSummary{
+      reader->header().engine_id, reader->header().sequence, reader->totals().file_checksum,
+      reader->totals().row_count, reader->header(),          reader->gaps()};
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {

@@ -20,12 +20,14 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "engine/gap.h"
 #include "engine/spool_header.h"
 #include "engine/traffic_row.h"
 #include "engine/unique_fd.h"
@@ -41,6 +43,7 @@ struct FileSummary {
   uint64_t checksum = 0;
   uint64_t row_count = 0;
   std::optional<SpoolHeader> spool;  // CSV files have none.
+  std::vector<Gap> gaps;             // Likewise.
 
   friend bool operator==(const FileSummary&, const FileSummary&) = default;
 };
