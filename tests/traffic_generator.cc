@@ -67,6 +67,8 @@ ABSL_FLAG(int, rounds, 1, "rounds of data on the open connections, the first at 
 ABSL_FLAG(double, round_seconds, 1, "from the start of a round to that of the next");
 ABSL_FLAG(bool, close_open, true,
           "close the open connections after the last round (else leave them)");
+ABSL_FLAG(std::string, stop_file, "",
+          "no further traffic once this file exists; looked at after each round");
 ABSL_FLAG(double, rate, 0, "new flows per second; 0: as fast as it goes (rounds are not limited)");
 ABSL_FLAG(uint64_t, seed, 1, "of everything that varies; the same flags play the same packets");
 ABSL_FLAG(uint32_t, clients, 256, "client addresses, eight to a network of 24 bits");
@@ -122,6 +124,11 @@ constexpr uint32_t kShortHeaderBytes = 8;  // UDP and ICMP echo.
 constexpr uint32_t kTranslation = (100u << 24 | 64u << 16) - (10u << 24 | 32u << 16);
 
 enum End : uint8_t { kClient = 0, kServer = 1 };
+
+bool StopAsked() {
+  const std::string path = absl::GetFlag(FLAGS_stop_file);
+  return !path.empty() && access(path.c_str(), F_OK) == 0;
+}
 
 End Other(End end) { return end == kClient ? kServer : kClient; }
 
@@ -564,6 +571,7 @@ class Generator {
         const absl::Status status = PlayRound(open_flows, rounds_done == 0);
         if (!status.ok()) return status;
         ++rounds_done;
+        if (StopAsked()) break;
         continue;
       }
       if (batch_due > now) {
@@ -590,7 +598,7 @@ class Generator {
     }
     if (const absl::Status status = EndOpenFlows(open_flows); !status.ok()) return status;
     seconds_ = absl::ToDoubleSeconds(absl::Now() - start);
-    for (const Kind& kind : kinds) flows_[kind.protocol] += kind.flows;
+    for (const Kind& kind : kinds) flows_[kind.protocol] += kind.done;
     flows_[IPPROTO_TCP] += open_tcp;
     return absl::OkStatus();
   }
