@@ -72,6 +72,9 @@ struct WorkerCounts {
 
 struct AccountingTable {
   StaggeredMap<AccountingKey, TrafficSums> rows;
+  // What was folded out of `rows`, because there were too many of them (see RowLimit).
+  TrafficSums other;
+  uint64_t rows_folded = 0;
   // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
   // connection may outlive a port list.
   StaggeredMap<AccountingKey, int64_t, 64> open_changes;
@@ -82,6 +85,8 @@ struct AccountingTable {
 
   void Clear() {
     rows.Clear();
+    other = TrafficSums();
+    rows_folded = 0;
     open_changes.Clear();
     interval_end_ns = 0;
     completeness = Completeness::kComplete;

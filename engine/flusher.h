@@ -28,6 +28,7 @@
 #include "engine/gap.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
+#include "engine/row_limit.h"
 #include "engine/spool_header.h"
 #include "engine/traffic_row.h"
 
@@ -59,6 +60,7 @@ class Flusher {
  public:
   struct Options {
     bool track_open = false;
+    size_t rows_max = RowLimit::kDefault;  // Of an interval: the largest; see RowLimit.
     bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
     RowSink sink;                // May be empty if there is a pipe.
     PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
@@ -74,15 +76,21 @@ class Flusher {
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }
   uint64_t intervals_written() const { return intervals_written_; }
+  // Into other rows, also by the workers. One that grew again and was folded again counts twice.
+  uint64_t rows_folded() const { return rows_folded_; }
 
   // 100 bytes each; an interval of the largest game seen has 117,696.
   static constexpr size_t kWaitingRowsMax = 4 << 20;
 
  private:
+  using OpenConnections = absl::flat_hash_map<AccountingKey, int64_t>;
+
   // Adds a worker's table to what is known of its interval. What is in it then is of no use.
   void Merge(AccountingTable* table);
   void Emit(const AccountingTable& table);
   IntervalRows TakeRows(const AccountingTable& table);
+  // Connections open at the end of the interval, by listed port.
+  OpenConnections TakeOpen(const AccountingTable& table);
   absl::Status WriteWaiting();
 
   const Options options_;
@@ -90,11 +98,12 @@ class Flusher {
   AccountingTable written_out_;                 // Done with; its memory is worth keeping.
   std::vector<int64_t> sealed_ns_;              // Per worker: the end of its last interval sealed.
   // Connections open at the end of the last interval taken, by unlisted port.
-  absl::flat_hash_map<AccountingKey, int64_t> open_;
+  OpenConnections open_;
   std::deque<IntervalRows> waiting_;
   size_t rows_waiting_ = 0;
   uint64_t rows_written_ = 0;
   uint64_t intervals_written_ = 0;
+  uint64_t rows_folded_ = 0;
 };
 
 }  // namespace ctacct

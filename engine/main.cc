@@ -42,6 +42,7 @@
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/replay.h"
+#include "engine/row_limit.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
@@ -109,6 +110,7 @@ std::string AbslUnparseFlag(const Bounded<kMin, kMax>& number) {
   return absl::StrCat(number.value);
 }
 using IntervalSeconds = Bounded<1, kIntervalSecondsMax>;
+using MaxRows = Bounded<1, static_cast<int>(RowLimit::kMax)>;
 using Workers = Bounded<1, static_cast<int>(kWorkersMax)>;
 using ReceiveBufferBytes = Bounded<1, kReceiveBufferBytesMax>;
 
@@ -170,6 +172,9 @@ ABSL_FLAG(std::string, ports, "",
 ABSL_FLAG(ctacct::IntervalSeconds, interval, {15},
           "seconds for which traffic is summed, aligned to the epoch");
 ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each interval's end");
+ABSL_FLAG(ctacct::MaxRows, max_rows, {static_cast<int>(ctacct::RowLimit::kDefault)},
+          "rows of an interval; of more, as in a scan, the smallest are summed as one: 0.0.0.0 to "
+          "0.0.0.0, protocol 0, port -1");
 ABSL_FLAG(std::string, pipe, "", "FIFO to make and write CSV lines to (for Telegraf)");
 ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
@@ -208,6 +213,7 @@ void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line
 struct Config {
   AccountingRules rules;
   size_t workers = 1;
+  size_t rows_max = RowLimit::kDefault;
   bool light = false;
   std::string gateway;
 };
@@ -235,6 +241,7 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   config.workers = absl::GetFlag(FLAGS_record).empty()
                        ? static_cast<size_t>(absl::GetFlag(FLAGS_workers).value)
                        : 1;
+  config.rows_max = static_cast<size_t>(absl::GetFlag(FLAGS_max_rows).value);
   config.light = absl::GetFlag(FLAGS_mode) == Mode::kLight;
   config.gateway = absl::GetFlag(FLAGS_gateway).name;
   if (config.gateway.empty()) {
@@ -297,6 +304,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.overruns, "overruns"},
       {counts.events_dropped, "events dropped by the kernel"},
       {counts.forgotten_flows, "flows whose end was lost"},
+      {flusher.rows_folded(), "rows summed as one (-max-rows)"},
   };
   for (const auto& [count, what] : oddities) {
     if (count != 0) absl::StrAppend(&text, "; ", count, " ", what);
@@ -409,6 +417,7 @@ absl::Status RunEngine(const Config& config) {
   };
   Flusher::Options flusher_options;
   flusher_options.track_open = config.rules.track_open;
+  flusher_options.rows_max = config.rows_max;
   flusher_options.wait_for_pipe = !replay.empty();
   flusher_options.sink = *std::move(sink);
   flusher_options.pipe = pipe.get();
@@ -425,6 +434,7 @@ absl::Status RunEngine(const Config& config) {
     options.tcp_timeouts = tcp_timeouts;
     options.index = i;
     options.wait_for_spare = !replay.empty();
+    options.rows_max = config.rows_max;
     options.sealed = [&] { notify(sealed_fd); };
     workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
   }

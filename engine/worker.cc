@@ -12,7 +12,8 @@ Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
     : options_(std::move(options)),
       handoff_(handoff),
       ports_(ports),
-      flows_(&counts_, options_.tcp_timeouts) {}
+      flows_(&counts_, options_.tcp_timeouts),
+      row_limit_(options_.rows_max) {}
 
 void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   DatagramCursor cursor(data, bytes);
@@ -90,7 +91,17 @@ void Worker::ApplyPending() {
     }
     if (change.open_change != 0) AddOpenChange(pending.event.identity, change.open_change);
   }
+  if (row_limit_.IsOver(table)) [[unlikely]]
+    FoldSmallRows();
   pending_count_ = 0;
+}
+
+void Worker::FoldSmallRows() {
+  for (size_t i = 0; i < pending_count_; ++i) {
+    // A birth brings no row.
+    if (pending_[i].event.kind == FlowEventKind::kNew) continue;
+    row_limit_.FoldShardOf(pending_[i].key_hash, &handoff_->live());
+  }
 }
 
 bool Worker::OnFrame(const Frame& frame) {
@@ -206,6 +217,7 @@ void Worker::AddOpenChange(const FlowIdentity& identity, int change) {
   key.protocol = identity.protocol;
   key.port = identity.dst_port;
   handoff_->live().open_changes[key] += change;
+  row_limit_.NoteOpenChange(&handoff_->live());
 }
 
 }  // namespace ctacct

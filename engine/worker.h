@@ -22,6 +22,7 @@
 #include "engine/flow_table.h"
 #include "engine/frame_queue.h"
 #include "engine/port_list.h"
+#include "engine/row_limit.h"
 #include "netlink/flow_event.h"
 #include "netlink/ipv4.h"
 
@@ -54,6 +55,7 @@ class Worker {
     size_t index = 0;  // Among the workers: 0 to kWorkersMax - 1.
     // If the flusher is behind, wait for it (a replay), rather than go on adding (live).
     bool wait_for_spare = false;
+    size_t rows_max = RowLimit::kDefault;  // Of an interval.
     std::function<void()> sealed;  // Called after each table handed over, to wake the flusher.
   };
   Worker(Options options, AccountingHandoff* handoff, PortListFile* ports);
@@ -110,6 +112,8 @@ class Worker {
   // Looks at the event in the next pending place; it stays there if it is to be applied.
   void Admit(int64_t now_ns);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
+  // Of the pending ones' shards.
+  void FoldSmallRows();
   void AddOpenChange(const FlowIdentity& identity, int change);
 
   const Options options_;
@@ -122,6 +126,7 @@ class Worker {
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];
   std::vector<FlowIdentity> no_longer_open_;  // Kept for its memory.
+  RowLimit row_limit_;
 };
 
 }  // namespace ctacct
