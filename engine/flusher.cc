@@ -52,7 +52,7 @@ TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, int64_t end_
 using RowEntry = decltype(AccountingTable::rows)::Entry;
 using OpenEntry = absl::flat_hash_map<AccountingKey, int64_t>::value_type;
 
-uint64_t SizeOf(const RowEntry& row) { return RowSize(row.second); }
+uint64_t SizeOf(const RowEntry& row) { return RowBytes(row.second); }
 uint64_t SizeOf(const OpenEntry& of_key) { return static_cast<uint64_t>(of_key.second); }
 
 // Leaves the `kept_max` largest entries and returns the others. Of equally large ones their keys

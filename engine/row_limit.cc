@@ -29,7 +29,7 @@ void RowLimit::FoldShardOf(size_t key_hash, AccountingTable* table) {
   if (!IsOver(*table) || table->rows.SizeOfShard(index) <= shard_rows_max_) return;
   sizes_.clear();
   table->rows.EraseIfInShard(index, [this](const Rows::Entry* row) {
-    sizes_.push_back(RowSize(row->second));
+    sizes_.push_back(Size(row->second));
     return false;
   });
   const auto least_kept =
@@ -38,7 +38,7 @@ void RowLimit::FoldShardOf(size_t key_hash, AccountingTable* table) {
   // In a scan most rows are equally small: a third of the shard goes, not all that are so small.
   auto equals = std::count(sizes_.begin(), least_kept, *least_kept);
   table->rows.EraseIfInShard(index, [&](const Rows::Entry* row) {
-    const uint64_t size = RowSize(row->second);
+    const uint64_t size = Size(row->second);
     if (size > *least_kept || (size == *least_kept && equals-- <= 0)) return false;
     table->other.Add(row->second);
     ++table->rows_folded;

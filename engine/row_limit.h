@@ -6,6 +6,10 @@
 // matter how large the table is. And the flusher, which sees the rows of all workers, keeps the
 // largest. Size is bytes, of both directions.
 //
+// A connection's bytes are told later than its close, by a dump or by its end. A worker that folds
+// takes them for those of a short connection (kShortConnectionBytes), so that a row which still
+// waits for them does not go first.
+//
 // A row that a worker has folded and that grows again starts anew: it then lacks what was folded,
 // which the other row has. Only sums are exact; a row is exact unless it once was among the small
 // ones of its shard.
@@ -31,7 +35,7 @@ namespace ctacct {
 inline constexpr AccountingKey kOtherKey = {
     .src = {}, .dst = {}, .port = kPortNotListed, .protocol = kOtherRowProtocol};
 
-inline uint64_t RowSize(const TrafficSums& sums) { return sums.original.bytes + sums.reply.bytes; }
+inline uint64_t RowBytes(const TrafficSums& sums) { return sums.original.bytes + sums.reply.bytes; }
 
 class RowLimit {
  public:
@@ -57,8 +61,13 @@ class RowLimit {
   void NoteOpenChange(AccountingTable* table);
 
  private:
+  static constexpr uint64_t kShortConnectionBytes = 512;
   // Of a shard, whatever the limit: the memory of a table is a page per shard at least.
   static constexpr size_t kShardRowsMin = 64;
+
+  static uint64_t Size(const TrafficSums& sums) {
+    return RowBytes(sums) + sums.connection_count * kShortConnectionBytes;
+  }
 
   const size_t rows_max_;
   const size_t shard_rows_max_;

@@ -85,6 +85,21 @@ TEST(RowLimitTest, AScanKeepsTotalsAndLargeRowsInBoundedMemory) {
   EXPECT_TRUE(table.other.IsZero());
 }
 
+// An UPDATE tells of a close, the DESTROY of the bytes, much later.
+TEST(RowLimitTest, AConnectionThatClosedIsKeptForItsBytes) {
+  RowLimit limit(1);
+  AccountingTable table;
+  const AccountingKey key = Key(1'000'000);
+  table.rows[key].connection_count = 1;
+  for (uint32_t i = 0; i < 200'000; ++i) {
+    const size_t hash = table.rows.Hash(Key(i));
+    table.rows.FindOrAdd(Key(i), hash).original = {1, 60};
+    limit.FoldShardOf(hash, &table);
+  }
+  ASSERT_NE(table.rows.Find(key), nullptr);
+  EXPECT_GT(table.rows_folded, 100'000u);
+}
+
 TEST(RowLimitTest, AFoldedRowThatGrowsStartsAnew) {
   RowLimit limit(1);
   AccountingTable table;

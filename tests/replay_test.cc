@@ -2117,6 +2117,8 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--track-open=2"}, "track-open"},
       {{"--output-format=xml"}, "output-format"},
       {{"--output-format=CSV "}, "output-format"},
+      {{"--max-rows=0"}, "max-rows"},
+      {{"--max-rows=10000001"}, "max-rows"},
       {{"--workers=0"}, "workers"},
       {{"--workers=13"}, "workers"},
       {{"--workers=two"}, "workers"},
