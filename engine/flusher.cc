@@ -166,11 +166,15 @@ RowSink StandardOutputSink(bool track_open, int cancel_fd) {
 
 absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, bool last) {
   sealed_ns_.resize(handoffs.size(), std::numeric_limits<int64_t>::min());
+  worker_counts_.resize(handoffs.size());
+  worker_flows_.resize(handoffs.size());
   if (last || rows_waiting_ < kWaitingRowsMax) {
     for (size_t i = 0; i < handoffs.size(); ++i) {
       AccountingTable* const table = handoffs[i]->Take();
       if (table == nullptr) continue;
       sealed_ns_[i] = table->interval_end_ns;
+      worker_counts_[i] = table->counts;
+      worker_flows_[i] = table->flows;
       Merge(table);
       // From here on the rows are the flusher's; the worker need not wait for the disk.
       handoffs[i]->GiveBack(table);
@@ -205,6 +209,7 @@ void Flusher::Merge(AccountingTable* table) {
 
 void Flusher::Emit(const AccountingTable& table) {
   IntervalRows interval = TakeRows(table);
+  intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   if (options_.pipe != nullptr && !interval.rows.empty()) {
     std::string lines;
     for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);

@@ -26,6 +26,7 @@
 #include "absl/status/status.h"
 #include "engine/accounting_table.h"
 #include "engine/gap.h"
+#include "engine/metrics.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/row_limit.h"
@@ -78,6 +79,10 @@ class Flusher {
   uint64_t intervals_written() const { return intervals_written_; }
   // Into other rows, also by the workers. One that grew again and was folded again counts twice.
   uint64_t rows_folded() const { return rows_folded_; }
+  const IntervalTotals& intervals() const { return intervals_; }
+  // What each worker last brought.
+  const std::vector<WorkerCounts>& worker_counts() const { return worker_counts_; }
+  const std::vector<uint64_t>& worker_flows() const { return worker_flows_; }
 
   // 100 bytes each; an interval of the largest game seen has 117,696.
   static constexpr size_t kWaitingRowsMax = 4 << 20;
@@ -104,6 +109,9 @@ class Flusher {
   uint64_t rows_written_ = 0;
   uint64_t intervals_written_ = 0;
   uint64_t rows_folded_ = 0;
+  IntervalTotals intervals_;
+  std::vector<WorkerCounts> worker_counts_;
+  std::vector<uint64_t> worker_flows_;
 };
 
 }  // namespace ctacct

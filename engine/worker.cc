@@ -169,7 +169,9 @@ void Worker::BeginDump(int64_t now_ns, bool asked_since_overrun) {
 
 void Worker::EndDump(bool complete) {
   ApplyPending();
+  const bool had_lost = flows_.needs_resync();
   flows_.FinishDump(complete);
+  if (had_lost && !flows_.needs_resync()) ++counts_.resyncs;
   AccountingTable& table = handoff_->live();
   // Resynced: the totals are right. Not where flows have died unseen, with what they moved last.
   if (table.completeness == Completeness::kPartial && !flows_.needs_resync() &&
@@ -189,6 +191,8 @@ void Worker::Seal(int64_t interval_end_ns) {
   ApplyPending();
   if (options_.wait_for_spare) handoff_->WaitForSpare();
   handoff_->live().interval_end_ns = interval_end_ns;
+  handoff_->live().counts = counts_;
+  handoff_->live().flows = flows_.size();
   const bool still_lost = flows_.needs_resync();
   if (!handoff_->Publish()) return;
   flows_.EndInterval();

@@ -2124,8 +2124,6 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--workers=two"}, "workers"},
       {{"--mode=heavy"}, "mode"},
       {{"--mode="}, "mode"},
-      // Not there yet, on purpose: a flag that does nothing would lie.
-      {{"--metrics-file=/tmp/x"}, "metrics-file"},
       {{"positional"}, "positional"},
       {{"--", "positional"}, "positional"},
       {{"---src=10.0.0.0/8"}, "src"},
