@@ -56,6 +56,7 @@ struct WorkerCounts {
   uint64_t overruns = 0;
   uint64_t events_dropped = 0;   // By the kernel, exact (SO_MEMINFO).
   uint64_t forgotten_flows = 0;  // Shown by no dump for long; their DESTROY was lost.
+  uint64_t resyncs = 0;          // Dumps that made totals right after a loss.
 
   void Add(const WorkerCounts& other) {
     for (const auto count :
@@ -64,7 +65,7 @@ struct WorkerCounts {
           &WorkerCounts::malformed, &WorkerCounts::without_counters,
           &WorkerCounts::duplicate_destroys, &WorkerCounts::stale_dump_entries,
           &WorkerCounts::counter_falls, &WorkerCounts::unknown_destroys, &WorkerCounts::overruns,
-          &WorkerCounts::events_dropped, &WorkerCounts::forgotten_flows}) {
+          &WorkerCounts::events_dropped, &WorkerCounts::forgotten_flows, &WorkerCounts::resyncs}) {
       this->*count += other.*count;
     }
   }
@@ -72,6 +73,9 @@ struct WorkerCounts {
 
 struct AccountingTable {
   StaggeredMap<AccountingKey, TrafficSums> rows;
+  // What was folded out of `rows`, because there were too many of them (see RowLimit).
+  TrafficSums other;
+  uint64_t rows_folded = 0;
   // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
   // connection may outlive a port list.
   StaggeredMap<AccountingKey, int64_t, 64> open_changes;
@@ -80,9 +84,14 @@ struct AccountingTable {
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
+  // The worker's when it sealed the table, for whoever may not look at the worker itself.
+  WorkerCounts counts;
+  uint64_t flows = 0;
 
   void Clear() {
     rows.Clear();
+    other = TrafficSums();
+    rows_folded = 0;
     open_changes.Clear();
     interval_end_ns = 0;
     seal = 0;

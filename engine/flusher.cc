@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <limits>
 #include <memory>
+#include <tuple>
 #include <utility>
 
 #include "absl/status/statusor.h"
@@ -47,6 +48,30 @@ TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, int64_t end_
   row.connection_count = sums.connection_count;
   row.connection_time_ms = sums.connection_time_ns / kNanosPerMilli;
   return row;
+}
+
+using RowEntry = decltype(AccountingTable::rows)::Entry;
+using OpenEntry = absl::flat_hash_map<AccountingKey, int64_t>::value_type;
+
+uint64_t SizeOf(const RowEntry& row) { return RowBytes(row.second); }
+uint64_t SizeOf(const OpenEntry& of_key) { return static_cast<uint64_t>(of_key.second); }
+
+// Leaves the `kept_max` largest entries and returns the others. Of equally large ones their keys
+// decide, so that the same entries give the same rows.
+template <typename Entry>
+std::vector<const Entry*> SplitOffSmallest(size_t kept_max, std::vector<const Entry*>* entries) {
+  if (entries->size() <= kept_max) return {};
+  const auto kept_end = entries->begin() + static_cast<std::ptrdiff_t>(kept_max);
+  const auto order = [](const Entry* entry) {
+    const AccountingKey& key = entry->first;
+    return std::make_tuple(~SizeOf(*entry), key.src.ToHostOrder(), key.dst.ToHostOrder(),
+                           key.protocol, key.port);
+  };
+  std::nth_element(entries->begin(), kept_end, entries->end(),
+                   [&order](const Entry* a, const Entry* b) { return order(a) < order(b); });
+  std::vector<const Entry*> smallest(kept_end, entries->end());
+  entries->erase(kept_end, entries->end());
+  return smallest;
 }
 
 // Hands CSV text of at least kOutputBytes, or the rest, to `write`.
@@ -148,11 +173,15 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
     for (SnapshotChunk& chunk : stream->Take()) options_.checkpoint->Add(std::move(chunk));
   }
   sealed_.resize(handoffs.size());
+  worker_counts_.resize(handoffs.size());
+  worker_flows_.resize(handoffs.size());
   if (last || rows_waiting_ < kWaitingRowsMax) {
     for (size_t i = 0; i < handoffs.size(); ++i) {
       AccountingTable* const table = handoffs[i]->Take();
       if (table == nullptr) continue;
       sealed_[i] = table->seal;
+      worker_counts_[i] = table->counts;
+      worker_flows_[i] = table->flows;
       Merge(table);
       // From here on the rows are the flusher's; the worker need not wait for the disk.
       handoffs[i]->GiveBack(table);
@@ -193,10 +222,13 @@ void Flusher::Merge(AccountingTable* table) {
   if (merged.gaps.size() > 2 * spool_format::kGapsMax) {
     JoinGaps(spool_format::kGapsMax, &merged.gaps);
   }
+  merged.other.Add(table->other);
+  merged.rows_folded += table->rows_folded;
 }
 
 void Flusher::Emit(const AccountingTable& table) {
   IntervalRows interval = TakeRows(table);
+  intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   if (options_.pipe != nullptr && !interval.rows.empty()) {
     std::string lines;
     for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
@@ -217,6 +249,26 @@ void Flusher::Emit(const AccountingTable& table) {
   }
 }
 
+Flusher::OpenConnections Flusher::TakeOpen(const AccountingTable& table) {
+  OpenConnections open;
+  if (!options_.track_open) return open;
+  for (const auto& [key, change] : table.open_changes) {
+    const auto it = open_.try_emplace(key, 0).first;
+    it->second += change;
+    if (it->second == 0) open_.erase(it);
+  }
+  const PortList* ports = options_.ports == nullptr ? nullptr : options_.ports->Newest();
+  for (const auto& [key, count] : open_) {
+    AccountingKey listed = key;
+    if (ports != nullptr &&
+        !ports->Contains(static_cast<uint8_t>(key.protocol), static_cast<uint16_t>(key.port))) {
+      listed.port = kPortNotListed;
+    }
+    open[listed] += count;
+  }
+  return open;
+}
+
 IntervalRows Flusher::TakeRows(const AccountingTable& table) {
   IntervalRows interval;
   interval.end_ns = table.interval_end_ns;
@@ -229,36 +281,51 @@ IntervalRows Flusher::TakeRows(const AccountingTable& table) {
   for (const Gap& gap : interval.gaps) {
     interval.completeness = std::max(interval.completeness, gap.completeness);
   }
-  absl::flat_hash_map<AccountingKey, int64_t> open;
-  if (options_.track_open) {
-    for (const auto& [key, change] : table.open_changes) {
-      const auto it = open_.try_emplace(key, 0).first;
-      it->second += change;
-      if (it->second == 0) open_.erase(it);
-    }
-    const PortList* ports = options_.ports == nullptr ? nullptr : options_.ports->Newest();
-    for (const auto& [key, count] : open_) {
-      AccountingKey listed = key;
-      if (ports != nullptr &&
-          !ports->Contains(static_cast<uint8_t>(key.protocol), static_cast<uint16_t>(key.port))) {
-        listed.port = kPortNotListed;
-      }
-      open[listed] += count;
-    }
+  OpenConnections open = TakeOpen(table);
+  const auto take_open = [&open](const AccountingKey& key) -> uint64_t {
+    const auto it = open.find(key);
+    if (it == open.end()) return 0;
+    const int64_t count = it->second;
+    open.erase(it);
+    return static_cast<uint64_t>(count);
+  };
+  std::vector<const RowEntry*> moved;
+  moved.reserve(table.rows.size());
+  for (const RowEntry& row : table.rows) moved.push_back(&row);
+  const size_t only_open =
+      static_cast<size_t>(std::count_if(open.begin(), open.end(), [&table](const auto& of_key) {
+        return table.rows.Find(of_key.first) == nullptr;
+      }));
+  const bool over = table.rows_folded != 0 || moved.size() + only_open > options_.rows_max;
+  const size_t kept_max = over ? options_.rows_max - 1 : options_.rows_max;
+  TrafficSums other = table.other;
+  uint64_t other_open = 0;
+  rows_folded_ += table.rows_folded;
+  for (const RowEntry* row : SplitOffSmallest(kept_max, &moved)) {
+    other.Add(row->second);
+    other_open += take_open(row->first);
+    ++rows_folded_;
   }
-  interval.rows.reserve(table.rows.size() + open.size());
-  for (const auto& [key, sums] : table.rows) {
-    TrafficRow row = RowOf(key, sums, interval.end_ns);
-    if (const auto it = open.find(key); it != open.end()) {
-      row.open_connections = static_cast<uint64_t>(it->second);
-      open.erase(it);
-    }
-    interval.rows.push_back(row);
+  interval.rows.reserve(std::min(moved.size() + only_open, options_.rows_max));
+  for (const RowEntry* row : moved) {
+    interval.rows.push_back(RowOf(row->first, row->second, interval.end_ns));
+    interval.rows.back().open_connections = take_open(row->first);
   }
-  for (const auto& [key, count] : open) {
-    TrafficRow row = RowOf(key, TrafficSums(), interval.end_ns);
-    row.open_connections = static_cast<uint64_t>(count);
-    interval.rows.push_back(row);
+  // In which nothing moved; the smallest of all.
+  std::vector<const OpenEntry*> idle;
+  idle.reserve(open.size());
+  for (const OpenEntry& of_key : open) idle.push_back(&of_key);
+  for (const OpenEntry* of_key : SplitOffSmallest(kept_max - moved.size(), &idle)) {
+    other_open += static_cast<uint64_t>(of_key->second);
+    ++rows_folded_;
+  }
+  for (const OpenEntry* of_key : idle) {
+    interval.rows.push_back(RowOf(of_key->first, TrafficSums(), interval.end_ns));
+    interval.rows.back().open_connections = static_cast<uint64_t>(of_key->second);
+  }
+  if (over) {
+    interval.rows.push_back(RowOf(kOtherKey, other, interval.end_ns));
+    interval.rows.back().open_connections = other_open;
   }
   return interval;
 }

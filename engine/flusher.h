@@ -31,8 +31,10 @@
 #include "engine/checkpoint.h"
 #include "engine/flow_snapshot.h"
 #include "engine/gap.h"
+#include "engine/metrics.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
+#include "engine/row_limit.h"
 #include "engine/spool_header.h"
 #include "engine/traffic_row.h"
 
@@ -71,6 +73,7 @@ class Flusher {
  public:
   struct Options {
     bool track_open = false;
+    size_t rows_max = RowLimit::kDefault;  // Of an interval: the largest; see RowLimit.
     bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
     RowSink sink;                // May be empty if there is a pipe.
     PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
@@ -94,15 +97,25 @@ class Flusher {
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }
   uint64_t intervals_written() const { return intervals_written_; }
+  // Into other rows, also by the workers. One that grew again and was folded again counts twice.
+  uint64_t rows_folded() const { return rows_folded_; }
+  const IntervalTotals& intervals() const { return intervals_; }
+  // What each worker last brought.
+  const std::vector<WorkerCounts>& worker_counts() const { return worker_counts_; }
+  const std::vector<uint64_t>& worker_flows() const { return worker_flows_; }
 
   // 100 bytes each; an interval of the largest game seen has 117,696.
   static constexpr size_t kWaitingRowsMax = 4 << 20;
 
  private:
+  using OpenConnections = absl::flat_hash_map<AccountingKey, int64_t>;
+
   // Adds a worker's table to what is known of its interval. What is in it then is of no use.
   void Merge(AccountingTable* table);
   void Emit(const AccountingTable& table);
   IntervalRows TakeRows(const AccountingTable& table);
+  // Connections open at the end of the interval, by listed port.
+  OpenConnections TakeOpen(const AccountingTable& table);
   absl::Status WriteWaiting();
   absl::Status CommitPrepared();
   absl::Status GiveUpCheckpoint();
@@ -121,11 +134,15 @@ class Flusher {
   size_t prepared_ = 0;
   uint64_t visible_seal_ = 0;
   // Connections open at the end of the last interval taken, by unlisted port.
-  absl::flat_hash_map<AccountingKey, int64_t> open_;
+  OpenConnections open_;
   std::deque<IntervalRows> waiting_;
   size_t rows_waiting_ = 0;
   uint64_t rows_written_ = 0;
   uint64_t intervals_written_ = 0;
+  uint64_t rows_folded_ = 0;
+  IntervalTotals intervals_;
+  std::vector<WorkerCounts> worker_counts_;
+  std::vector<uint64_t> worker_flows_;
 };
 
 }  // namespace ctacct

@@ -258,6 +258,105 @@ TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
   EXPECT_EQ(kept_[2].rows[0].open_connections, 0u);
 }
 
+// -max-rows: the largest stay, all others are one row.
+TEST_F(FlusherTest, TheSmallestRowsBecomeOne) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  options.rows_max = 4;
+  Flusher flusher(options);
+  AccountingHandoff other_worker;
+  const auto sums = [](uint64_t bytes) {
+    TrafficSums sums = Sums(1);
+    sums.original.bytes = bytes;
+    sums.reply = {1, bytes};
+    return sums;
+  };
+  // Of bytes 10, 20, 30, 80, 81: the second and third are what two workers have seen.
+  handoff_.live().rows[Key(1)] = sums(10);
+  handoff_.live().rows[Key(2)] = sums(10);
+  handoff_.live().rows[Key(3)] = sums(15);
+  handoff_.live().rows[Key(4)] = sums(80);
+  other_worker.live().rows[Key(2)] = sums(10);
+  other_worker.live().rows[Key(3)] = sums(15);
+  other_worker.live().rows[Key(5)] = sums(81);
+  // What this worker had to fold itself.
+  other_worker.live().other = sums(100);
+  other_worker.live().rows_folded = 7;
+  handoff_.live().open_changes[Key(1)] = 2;
+  handoff_.live().open_changes[Key(4)] = 3;
+  other_worker.live().open_changes[Key(6)] = 4;
+  Seal(1);
+  other_worker.live().interval_end_ns = 1;
+  other_worker.live().seal = seal_;
+  ASSERT_TRUE(other_worker.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other_worker}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  ASSERT_EQ(kept_[0].rows.size(), 4u);
+  EXPECT_EQ(flusher.rows_folded(), 7u + 3u);  // Two rows, and one of open connections only.
+  int others = 0;
+  for (const TrafficRow& row : kept_[0].rows) {
+    if (IsOtherRow(row)) {
+      ++others;
+      EXPECT_EQ(row.src, AddressBytes());
+      EXPECT_EQ(row.dst, AddressBytes());
+      EXPECT_EQ(row.bytes_src, 100u + 10u + 20u);
+      EXPECT_EQ(row.bytes_dst, 100u + 10u + 20u);
+      EXPECT_EQ(row.packets_src, 4u);
+      EXPECT_EQ(row.packets_dst, 4u);
+      EXPECT_EQ(row.connection_count, 4u);
+      EXPECT_EQ(row.open_connections, 2u + 4u);
+    } else {
+      EXPECT_GE(row.src[3], 3);
+      EXPECT_EQ(row.open_connections, row.src[3] == 4 ? 3u : 0u);
+    }
+  }
+  EXPECT_EQ(others, 1);
+  // Open connections are not forgotten where they were summed: when they end, nothing is left.
+  handoff_.live().open_changes[Key(1)] = -2;
+  handoff_.live().open_changes[Key(4)] = -3;
+  handoff_.live().open_changes[Key(6)] = -4;
+  Seal(2);
+  other_worker.live().interval_end_ns = 2;
+  other_worker.live().seal = seal_;
+  ASSERT_TRUE(other_worker.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other_worker}, false).ok());
+  EXPECT_EQ(flusher.intervals_written(), 2u);
+  EXPECT_EQ(kept_.size(), 1u);
+}
+
+TEST_F(FlusherTest, AsManyRowsAsAllowedAreLeftAlone) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  options.rows_max = 3;
+  Flusher flusher(options);
+  handoff_.live().rows[Key(1)] = Sums(5);
+  handoff_.live().rows[Key(2)] = Sums(6);
+  handoff_.live().open_changes[Key(3)] = 4;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_EQ(kept_[0].rows.size(), 3u);
+  for (const TrafficRow& row : kept_[0].rows) EXPECT_FALSE(IsOtherRow(row));
+  EXPECT_EQ(flusher.rows_folded(), 0u);
+}
+
+// Which of equally large rows stay does not depend on the process or on the number of workers.
+TEST_F(FlusherTest, OfEquallySmallRowsTheKeysDecide) {
+  Flusher::Options options = Options();
+  options.rows_max = 11;
+  Flusher flusher(options);
+  for (uint8_t host = 200; host > 0; --host) handoff_.live().rows[Key(host)] = Sums(1);
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_[0].rows.size(), 11u);
+  for (const TrafficRow& row : kept_[0].rows) {
+    EXPECT_TRUE(IsOtherRow(row) || row.src[3] <= 10) << int{row.src[3]};
+    if (IsOtherRow(row)) {
+      EXPECT_EQ(row.packets_src, 190u);
+    }
+  }
+}
+
 TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
   const std::string path = folder_ + "/ports";
   std::ofstream(path) << "tcp:80\n";

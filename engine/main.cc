@@ -14,6 +14,7 @@
 #include <sys/signalfd.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -41,9 +42,11 @@
 #include "engine/engine_id.h"
 #include "engine/flusher.h"
 #include "engine/kernel_settings.h"
+#include "engine/metrics.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/replay.h"
+#include "engine/row_limit.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
@@ -113,6 +116,7 @@ std::string AbslUnparseFlag(const Bounded<kMin, kMax>& number) {
   return absl::StrCat(number.value);
 }
 using IntervalSeconds = Bounded<1, kIntervalSecondsMax>;
+using MaxRows = Bounded<1, static_cast<int>(RowLimit::kMax)>;
 using Workers = Bounded<1, static_cast<int>(kWorkersMax)>;
 using ReceiveBufferBytes = Bounded<1, kReceiveBufferBytesMax>;
 
@@ -174,6 +178,9 @@ ABSL_FLAG(std::string, ports, "",
 ABSL_FLAG(ctacct::IntervalSeconds, interval, {15},
           "seconds for which traffic is summed, aligned to the epoch");
 ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each interval's end");
+ABSL_FLAG(ctacct::MaxRows, max_rows, {static_cast<int>(ctacct::RowLimit::kDefault)},
+          "rows of an interval; of more, as in a scan, the smallest are summed as one: 0.0.0.0 to "
+          "0.0.0.0, protocol 0, port -1");
 ABSL_FLAG(std::string, pipe, "", "FIFO to make and write CSV lines to (for Telegraf)");
 ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
@@ -191,6 +198,9 @@ ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; ne
 ABSL_FLAG(std::string, record, "",
           "capture to write of all that is read from the kernel (of events: what -src, -dst and "
           "-include-icmp ask for)");
+ABSL_FLAG(std::string, metrics_file, "",
+          "file that tells how the engine does, in Prometheus' text format; replaced as a whole at "
+          "each interval's end and when an alarm changes; everybody may read it");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
           "workers; the kernel doubles it");
@@ -207,11 +217,18 @@ constexpr char kUsage[] =
 constexpr int kFlusherNice = 10;
 constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
 
+int64_t WallClockNs() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
 void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line)); }
 
 struct Config {
   AccountingRules rules;
   size_t workers = 1;
+  size_t rows_max = RowLimit::kDefault;
   bool light = false;
   std::string gateway;
 };
@@ -239,6 +256,7 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   config.workers = absl::GetFlag(FLAGS_record).empty()
                        ? static_cast<size_t>(absl::GetFlag(FLAGS_workers).value)
                        : 1;
+  config.rows_max = static_cast<size_t>(absl::GetFlag(FLAGS_max_rows).value);
   config.light = absl::GetFlag(FLAGS_mode) == Mode::kLight;
   config.gateway = absl::GetFlag(FLAGS_gateway).name;
   if (config.gateway.empty()) {
@@ -299,6 +317,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.overruns, "overruns"},
       {counts.events_dropped, "events dropped by the kernel"},
       {counts.forgotten_flows, "flows whose end was lost"},
+      {flusher.rows_folded(), "rows summed as one (-max-rows)"},
   };
   for (const auto& [count, what] : oddities) {
     if (count != 0) absl::StrAppend(&text, "; ", count, " ", what);
@@ -317,7 +336,10 @@ class FlushReporter {
       : flusher_(flusher), handoffs_(std::move(handoffs)), silent_(silent) {}
 
   absl::Status Flush(bool last) {
+    const uint64_t written = flusher_->intervals_written();
     const absl::Status status = flusher_->Flush(handoffs_, last);
+    failures_ = status.ok() ? 0 : failures_ + 1;
+    if (flusher_->intervals_written() != written) last_write_ns_ = WallClockNs();
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
@@ -326,19 +348,86 @@ class FlushReporter {
     return last_ = status;
   }
 
+  uint64_t failures() const { return failures_; }  // Since the last success.
+  int64_t last_write_ns() const { return last_write_ns_; }
+
  private:
   Flusher* const flusher_;
   const std::vector<AccountingHandoff*> handoffs_;
   const bool silent_;  // An error ends the program, whose last words name it.
   absl::Status last_;
+  uint64_t failures_ = 0;
+  int64_t last_write_ns_ = 0;
 };
 
-void ReloadPorts(PortListFile* ports, bool forced) {
+// Keeps the metrics file as new as what it is made of. Says once when it cannot be written, and
+// once when it can be again.
+class MetricsReporter {
+ public:
+  MetricsReporter(std::optional<MetricsFile> file, int64_t started_ns, const Flusher* flusher,
+                  const FlushReporter* writes, const PipeWriter* pipe)
+      : file_(std::move(file)),
+        started_ns_(started_ns),
+        flusher_(flusher),
+        writes_(writes),
+        pipe_(pipe) {}
+
+  void Update(uint64_t port_list_errors) {
+    if (!file_.has_value()) return;
+    EngineMetrics metrics;
+    metrics.started_ns = started_ns_;
+    for (const WorkerCounts& counts : flusher_->worker_counts()) metrics.counts.Add(counts);
+    for (const uint64_t flows : flusher_->worker_flows()) metrics.flows += flows;
+    metrics.intervals = flusher_->intervals();
+    metrics.intervals_written = flusher_->intervals_written();
+    metrics.rows_written = flusher_->rows_written();
+    metrics.rows_waiting = flusher_->rows_waiting();
+    metrics.rows_folded = flusher_->rows_folded();
+    metrics.write_failures = writes_->failures();
+    metrics.last_write_ns = writes_->last_write_ns();
+    if (pipe_ != nullptr) {
+      metrics.has_pipe = true;
+      metrics.pipe_lines_written = pipe_->lines_written();
+      metrics.pipe_lines_dropped = pipe_->lines_dropped();
+    }
+    metrics.port_list_errors = port_list_errors;
+    const absl::Status status = file_->Write(MetricsText(metrics));
+    if (status.ok() != last_.ok()) {
+      Log(status.ok() ? "the metrics file can be written again" : std::string(status.message()));
+    }
+    last_ = status;
+  }
+
+ private:
+  std::optional<MetricsFile> file_;
+  const int64_t started_ns_;
+  const Flusher* const flusher_;
+  const FlushReporter* const writes_;
+  const PipeWriter* const pipe_;
+  absl::Status last_;
+};
+
+// Proves that it can be written, before anything is accounted.
+absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(int64_t started_ns) {
+  const std::string path = absl::GetFlag(FLAGS_metrics_file);
+  if (path.empty()) return std::optional<MetricsFile>();
+  absl::StatusOr<MetricsFile> file = MetricsFile::Open(path);
+  if (!file.ok()) return file.status();
+  EngineMetrics metrics;
+  metrics.started_ns = started_ns;
+  metrics.has_pipe = !absl::GetFlag(FLAGS_pipe).empty();
+  if (absl::Status status = file->Write(MetricsText(metrics)); !status.ok()) return status;
+  return std::optional<MetricsFile>(*std::move(file));
+}
+
+// Adds to `errors`.
+void ReloadPorts(PortListFile* ports, bool forced, uint64_t* errors) {
   absl::StatusOr<bool> changed = forced ? absl::StatusOr<bool>(true) : ports->ReloadIfChanged();
   if (forced) {
     if (absl::Status status = ports->Load(); !status.ok()) changed = status;
   }
   if (!changed.ok()) {
+    ++*errors;
     Log(absl::StrCat(std::string(changed.status().message()), "; the last good list stays"));
   } else if (*changed && ports->Newest() != nullptr) {
     Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
@@ -423,6 +512,9 @@ absl::Status RunEngine(const Config& config) {
   if (!id.ok()) return id.status();
   absl::StatusOr<RowSink> sink = MakeSink(config, *id, signal_fd.get());
   if (!sink.ok()) return sink.status();
+  const int64_t started_ns = WallClockNs();
+  absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(started_ns);
+  if (!metrics_file.ok()) return metrics_file.status();
   absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
     capture = ExamineCapture(replay);
@@ -481,6 +573,7 @@ absl::Status RunEngine(const Config& config) {
   };
   Flusher::Options flusher_options;
   flusher_options.track_open = config.rules.track_open;
+  flusher_options.rows_max = config.rows_max;
   flusher_options.wait_for_pipe = !replay.empty();
   flusher_options.sink = *std::move(sink);
   flusher_options.pipe = pipe.get();
@@ -495,6 +588,7 @@ absl::Status RunEngine(const Config& config) {
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
   FlushReporter reporter(&flusher, handoffs, write_errors_end_it);
+  MetricsReporter metrics(*std::move(metrics_file), started_ns, &flusher, &reporter, pipe.get());
 
   std::vector<std::unique_ptr<Worker>> workers;
   for (size_t i = 0; i < config.workers; ++i) {
@@ -504,6 +598,7 @@ absl::Status RunEngine(const Config& config) {
     options.index = i;
     options.snapshots = checkpoint == nullptr ? nullptr : snapshots[i].get();
     options.wait_for_spare = !replay.empty();
+    options.rows_max = config.rows_max;
     options.sealed = [&] { notify(sealed_fd); };
     workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
   }
@@ -532,6 +627,7 @@ absl::Status RunEngine(const Config& config) {
 
   // Files may wait a little; packets may not.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kFlusherNice);
+  uint64_t port_list_errors = 0;
   absl::Status write_status;
   while (!finished.load(std::memory_order_acquire)) {
     pollfd fds[] = {{signal_fd.get(), POLLIN, 0}, {sealed_fd.get(), POLLIN, 0}};
@@ -541,15 +637,16 @@ absl::Status RunEngine(const Config& config) {
     signalfd_siginfo info{};
     while (read(signal_fd.get(), &info, sizeof(info)) == sizeof(info)) {
       if (info.ssi_signo == SIGHUP) {
-        ReloadPorts(&ports, true);
+        ReloadPorts(&ports, true, &port_list_errors);
       } else {
         stop.store(true);
         notify(wake_fd);
       }
     }
-    ReloadPorts(&ports, false);
+    ReloadPorts(&ports, false, &port_list_errors);
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
     const absl::Status flushed = reporter.Flush(stop.load());
+    metrics.Update(port_list_errors);
     // The first one is what ended it, even if a later attempt went well.
     if (write_status.ok() || !write_errors_end_it) write_status = flushed;
     if (!write_status.ok() && write_errors_end_it) {
@@ -563,6 +660,7 @@ absl::Status RunEngine(const Config& config) {
     if (write_status.ok()) write_status = flusher.Finish(handoffs, read_status.ok());
   }
   if (pipe != nullptr) pipe->WaitDelivered();
+  metrics.Update(port_list_errors);
   if (!write_status.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ended after ",
                                             flusher.rows_written(), " rows, ",

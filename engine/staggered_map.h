@@ -248,6 +248,7 @@ class StaggeredTable {
   }
   static constexpr size_t shards() { return kShards; }
   static size_t ShardOf(size_t hash) { return hash >> (64 - std::countr_zero(kShards)); }
+  size_t SizeOfShard(size_t index) const { return shards_[index].size; }
   size_t SlotsOfShard(size_t index) const { return shards_[index].groups * kGroupSlots; }
 
   // Forgets a shard's entries. Keeps their memory if they had used a good part of it.

@@ -23,7 +23,8 @@ Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
     : options_(std::move(options)),
       handoff_(handoff),
       ports_(ports),
-      flows_(&counts_, options_.tcp_timeouts) {}
+      flows_(&counts_, options_.tcp_timeouts),
+      row_limit_(options_.rows_max) {}
 
 void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   DatagramCursor cursor(data, bytes);
@@ -101,7 +102,17 @@ void Worker::ApplyPending() {
     }
     if (change.open_change != 0) AddOpenChange(pending.event.identity, change.open_change);
   }
+  if (row_limit_.IsOver(table)) [[unlikely]]
+    FoldSmallRows();
   pending_count_ = 0;
+}
+
+void Worker::FoldSmallRows() {
+  for (size_t i = 0; i < pending_count_; ++i) {
+    // A birth brings no row.
+    if (pending_[i].event.kind == FlowEventKind::kNew) continue;
+    row_limit_.FoldShardOf(pending_[i].key_hash, &handoff_->live());
+  }
 }
 
 bool Worker::OnFrame(const Frame& frame) {
@@ -224,7 +235,9 @@ void Worker::BeginDump(int64_t now_ns, bool asked_since_overrun) {
 
 void Worker::EndDump(bool complete) {
   ApplyPending();
+  const bool had_lost = flows_.needs_resync();
   flows_.FinishDump(complete);
+  if (had_lost && !flows_.needs_resync()) ++counts_.resyncs;
   AccountingTable& table = handoff_->live();
   if (table.completeness == Completeness::kPartial && !flows_.needs_resync()) EndGaps(&table);
 }
@@ -263,6 +276,8 @@ void Worker::Seal(int64_t interval_end_ns) {
   if (options_.wait_for_spare) handoff_->WaitForSpare();
   handoff_->live().interval_end_ns = interval_end_ns;
   handoff_->live().seal = seal_;
+  handoff_->live().counts = counts_;
+  handoff_->live().flows = flows_.size();
   const bool still_lost = flows_.needs_resync();
   if (!handoff_->Publish()) return;
   gaps_open_ = 0;
@@ -294,6 +309,7 @@ void Worker::AddOpenChange(const FlowIdentity& identity, int change) {
   key.protocol = identity.protocol;
   key.port = identity.dst_port;
   handoff_->live().open_changes[key] += change;
+  row_limit_.NoteOpenChange(&handoff_->live());
 }
 
 }  // namespace ctacct

@@ -22,6 +22,7 @@
 #include "engine/flow_table.h"
 #include "engine/frame_queue.h"
 #include "engine/port_list.h"
+#include "engine/row_limit.h"
 #include "netlink/flow_event.h"
 #include "netlink/ipv4.h"
 
@@ -56,6 +57,7 @@ class Worker {
     SnapshotStream* snapshots = nullptr;
     // If the flusher is behind, wait for it (a replay), rather than go on adding (live).
     bool wait_for_spare = false;
+    size_t rows_max = RowLimit::kDefault;  // Of an interval.
     std::function<void()> sealed;  // Called after each table or snapshot, to wake the flusher.
   };
   Worker(Options options, AccountingHandoff* handoff, PortListFile* ports);
@@ -125,6 +127,8 @@ class Worker {
   void AddGap(const Gap& gap);
   void EndGaps(AccountingTable* table);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
+  // Of the pending ones' shards.
+  void FoldSmallRows();
   void AddOpenChange(const FlowIdentity& identity, int change);
 
   const Options options_;
@@ -139,6 +143,7 @@ class Worker {
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];
   std::vector<FlowIdentity> no_longer_open_;  // Kept for its memory.
+  RowLimit row_limit_;
 };
 
 }  // namespace ctacct

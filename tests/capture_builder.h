@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <utility>
 
 namespace ctacct {
 
@@ -32,6 +33,9 @@ class CaptureBuilder {
 
   // The file so far.
   const std::string& bytes() const { return bytes_; }
+
+  // What was not taken before, for a file that is written piece by piece.
+  std::string Take() { return std::exchange(bytes_, {}); }
 
  private:
   void Put16(uint16_t value);
