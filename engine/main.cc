@@ -41,6 +41,7 @@
 #include "engine/kernel_settings.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
+#include "engine/privileges.h"
 #include "engine/replay.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
@@ -152,6 +153,20 @@ bool AbslParseFlag(absl::string_view text, Gateway* gateway, std::string* why) {
 }
 std::string AbslUnparseFlag(const Gateway& gateway) { return gateway.name; }
 
+struct User {
+  std::string name;  // Empty: whoever started it.
+  UserAccount account;
+};
+bool AbslParseFlag(absl::string_view text, User* user, std::string* why) {
+  user->name = std::string(text);
+  if (text.empty()) return true;
+  absl::StatusOr<UserAccount> account = FindUserAccount(user->name);
+  *why = std::string(account.status().message());
+  if (account.ok()) user->account = *std::move(account);
+  return account.ok();
+}
+std::string AbslUnparseFlag(const User& user) { return user.name; }
+
 }  // namespace
 }  // namespace ctacct
 
@@ -183,6 +198,9 @@ ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
           "-record: 1");
 ABSL_FLAG(ctacct::Gateway, gateway, {},
           "name of this gateway in the database; empty: the host name");
+ABSL_FLAG(ctacct::User, user, {},
+          "user to become, for good, with the user's groups; empty: stay who it is. Whoever it is, "
+          "live it keeps CAP_NET_ADMIN only, and files must be within the user's reach");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "",
           "capture to write of all that is read from the kernel (of events: what -src, -dst and "
@@ -259,14 +277,13 @@ absl::StatusOr<RowSink> MakeSink(const Config& config, int signal_fd) {
   }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) {
-    return absl::NotFoundError(absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
   }
   if (!S_ISDIR(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("output folder ", folder, ": is no folder"));
   }
   if (access(folder.c_str(), W_OK | X_OK) != 0) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
   }
   RemoveAbandonedFiles(folder);
   if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
@@ -311,11 +328,15 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
 // Flushes what is sealed. Says once when writing fails, and once when it works again.
 class FlushReporter {
  public:
-  FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs, bool silent)
-      : flusher_(flusher), handoffs_(std::move(handoffs)), silent_(silent) {}
+  FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs,
+                const Privileges& privileges, bool silent)
+      : flusher_(flusher),
+        handoffs_(std::move(handoffs)),
+        privileges_(privileges),
+        silent_(silent) {}
 
   absl::Status Flush(bool last) {
-    const absl::Status status = flusher_->Flush(handoffs_, last);
+    const absl::Status status = privileges_.Explain(flusher_->Flush(handoffs_, last));
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
@@ -327,17 +348,19 @@ class FlushReporter {
  private:
   Flusher* const flusher_;
   const std::vector<AccountingHandoff*> handoffs_;
+  const Privileges privileges_;
   const bool silent_;  // An error ends the program, whose last words name it.
   absl::Status last_;
 };
 
-void ReloadPorts(PortListFile* ports, bool forced) {
+void ReloadPorts(PortListFile* ports, const Privileges& privileges, bool forced) {
   absl::StatusOr<bool> changed = forced ? absl::StatusOr<bool>(true) : ports->ReloadIfChanged();
   if (forced) {
     if (absl::Status status = ports->Load(); !status.ok()) changed = status;
   }
   if (!changed.ok()) {
-    Log(absl::StrCat(std::string(changed.status().message()), "; the last good list stays"));
+    Log(absl::StrCat(std::string(privileges.Explain(changed.status()).message()),
+                     "; the last good list stays"));
   } else if (*changed && ports->Newest() != nullptr) {
     Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
   }
@@ -360,19 +383,27 @@ absl::Status RunEngine(const Config& config) {
     return absl::ResourceExhaustedError(absl::StrCat("descriptors: ", strerror(errno)));
   }
 
+  // Before any file: what can be opened now can be opened again later. Before any thread.
+  Privileges::Options rights;
+  rights.keep_net_admin = replay.empty();
+  const User user = absl::GetFlag(FLAGS_user);
+  if (!user.name.empty()) rights.user = &user.account;
+  const absl::StatusOr<Privileges> privileges = Privileges::Drop(rights);
+  if (!privileges.ok()) return privileges.status();
+
   PortListFile ports(absl::GetFlag(FLAGS_ports));
-  if (absl::Status status = ports.Load(); !status.ok()) return status;
+  if (absl::Status status = ports.Load(); !status.ok()) return privileges->Explain(status);
   absl::StatusOr<RowSink> sink = MakeSink(config, signal_fd.get());
-  if (!sink.ok()) return sink.status();
+  if (!sink.ok()) return privileges->Explain(sink.status());
   absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
     capture = ExamineCapture(replay);
-    if (!capture.ok()) return capture.status();
+    if (!capture.ok()) return privileges->Explain(capture.status());
   }
   std::unique_ptr<PipeWriter> pipe;
   if (!pipe_path.empty()) {
     absl::StatusOr<std::unique_ptr<PipeWriter>> opened = PipeWriter::Open(pipe_path);
-    if (!opened.ok()) return opened.status();
+    if (!opened.ok()) return privileges->Explain(opened.status());
     pipe = *std::move(opened);
   }
   std::vector<std::unique_ptr<AccountingHandoff>> owned_handoffs;
@@ -395,7 +426,11 @@ absl::Status RunEngine(const Config& config) {
     options.log = Log;
     absl::StatusOr<std::unique_ptr<Collector>> opened =
         Collector::Open(std::move(options), handoffs);
-    if (!opened.ok()) return opened.status();
+    if (!opened.ok()) {
+      // Of a file, if it is the capture; otherwise of the kernel, and files have no part in it.
+      return absl::GetFlag(FLAGS_record).empty() ? opened.status()
+                                                 : privileges->Explain(opened.status());
+    }
     collector = *std::move(opened);
     if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(config.light, Log);
     if (!prepared.ok()) return prepared;
@@ -416,7 +451,7 @@ absl::Status RunEngine(const Config& config) {
   Flusher flusher(std::move(flusher_options));
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
-  FlushReporter reporter(&flusher, handoffs, write_errors_end_it);
+  FlushReporter reporter(&flusher, handoffs, *privileges, write_errors_end_it);
 
   std::vector<std::unique_ptr<Worker>> workers;
   for (size_t i = 0; i < config.workers; ++i) {
@@ -456,13 +491,13 @@ absl::Status RunEngine(const Config& config) {
     signalfd_siginfo info{};
     while (read(signal_fd.get(), &info, sizeof(info)) == sizeof(info)) {
       if (info.ssi_signo == SIGHUP) {
-        ReloadPorts(&ports, true);
+        ReloadPorts(&ports, *privileges, true);
       } else {
         stop.store(true);
         notify(wake_fd);
       }
     }
-    ReloadPorts(&ports, false);
+    ReloadPorts(&ports, *privileges, false);
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
     const absl::Status flushed = reporter.Flush(stop.load());
     // The first one is what ended it, even if a later attempt went well.
