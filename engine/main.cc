@@ -43,6 +43,7 @@
 #include "engine/port_list.h"
 #include "engine/privileges.h"
 #include "engine/replay.h"
+#include "engine/service_manager.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
@@ -412,6 +413,7 @@ absl::Status RunEngine(const Config& config) {
     owned_handoffs.push_back(std::make_unique<AccountingHandoff>());
     handoffs.push_back(owned_handoffs.back().get());
   }
+  ServiceManager manager;
   std::unique_ptr<Collector> collector;
   TcpTimeouts tcp_timeouts;
   if (replay.empty()) {
@@ -424,6 +426,7 @@ absl::Status RunEngine(const Config& config) {
     options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
     options.record = absl::GetFlag(FLAGS_record);
     options.log = Log;
+    options.manager = &manager;
     absl::StatusOr<std::unique_ptr<Collector>> opened =
         Collector::Open(std::move(options), handoffs);
     if (!opened.ok()) {
@@ -493,6 +496,7 @@ absl::Status RunEngine(const Config& config) {
       if (info.ssi_signo == SIGHUP) {
         ReloadPorts(&ports, *privileges, true);
       } else {
+        manager.TellStopping();
         stop.store(true);
         notify(wake_fd);
       }

@@ -1,5 +1,6 @@
 // The services that we ship: what they leave open by systemd's own reckoning, and that both
 // programs work within what is left, under a real systemd, with real traffic and a real PostgreSQL.
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,6 +9,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -60,6 +62,20 @@ TEST(SystemdUnitTest, LittleIsLeftOpen) {
     EXPECT_THAT(run->out, HasSubstr("Overall exposure level"));
     std::cout << run->out.substr(run->out.find("Overall"));
   }
+}
+
+// The inodes of a process's sockets.
+std::set<ino_t> Sockets(pid_t pid) {
+  std::set<ino_t> sockets;
+  std::error_code ignored;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/fd"), ignored)) {
+    struct stat info {};
+    if (stat(entry.path().c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) {
+      sockets.insert(info.st_ino);
+    }
+  }
+  return sockets;
 }
 
 class SystemdTest : public testing::Test {
@@ -189,6 +205,62 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
                          total.bytes_dst, "|", total.connection_count))
       << system.Journal(kEngine) << system.Journal(kImporter);
   std::cout << system.Journal(kEngine) << system.Journal(kImporter);
+}
+
+// systemd keeps the event sockets over a restart, a crash, and an overrun: what conntrack tells
+// meanwhile is in the rows.
+TEST_F(SystemdTest, EventsSurviveARestart) {
+  auto gateway = Gateway::Up();
+  ASSERT_TRUE(gateway.ok()) << gateway.status();
+  ASSERT_TRUE(
+      (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
+  // Too little for a burst that nobody reads.
+  AddFlags("engine", "interval=1\nworkers=2\nreceive-buffer=131072\n");
+  auto booted = SystemdContainer::Boot(**gateway, {.files = files()});
+  ASSERT_TRUE(booted.ok()) << booted.status();
+  const SystemdContainer& system = **booted;
+  ASSERT_EQ(system.Property(kEngine, "ActiveState"), "active") << system.Journal(kEngine);
+  EXPECT_EQ(system.Property(kEngine, "NFileDescriptorStore"), "2");
+  const std::set<ino_t> first = Sockets(system.MainPid(kEngine));
+  const auto kept_after = [&](const std::set<ino_t>& now) {
+    size_t kept = 0;
+    for (const ino_t socket : first) kept += now.count(socket);
+    return kept;
+  };
+
+  const auto restarted = system.RunOrError({"systemctl", "restart", kEngine});
+  ASSERT_TRUE(restarted.ok()) << restarted.status() << system.Journal(kEngine);
+  EXPECT_THAT(system.Journal(kEngine), HasSubstr("events were kept"));
+  EXPECT_GE(kept_after(Sockets(system.MainPid(kEngine))), 2u);
+
+  // Overrun: the sockets report an error, as long as nobody reads.
+  pid_t pid = system.MainPid(kEngine);
+  ASSERT_GT(pid, 0);
+  ASSERT_EQ(kill(pid, SIGSTOP), 0);
+  const auto played = (*gateway)->Play({"--udp=5000"});
+  ASSERT_EQ(kill(pid, SIGCONT), 0);
+  ASSERT_TRUE(played.ok()) << played.status();
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (system.Journal(kEngine).find("overrun") == std::string::npos && absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_THAT(system.Journal(kEngine), HasSubstr("overrun"));
+  EXPECT_EQ(system.Property(kEngine, "NFileDescriptorStore"), "2");
+
+  ASSERT_EQ(kill(pid, SIGKILL), 0);
+  while ((system.Property(kEngine, "NRestarts") != "1" ||
+          system.Property(kEngine, "ActiveState") != "active") &&
+         absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_EQ(system.Property(kEngine, "NRestarts"), "1") << system.Journal(kEngine);
+  pid = system.MainPid(kEngine);
+  EXPECT_GE(kept_after(Sockets(pid)), 2u) << system.Journal(kEngine);
+
+  // Once stopped, the kernel builds no events for nobody.
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kEngine}).ok());
+  EXPECT_EQ(system.Property(kEngine, "NFileDescriptorStore"), "0");
+  std::cout << system.Journal(kEngine);
 }
 
 }  // namespace
