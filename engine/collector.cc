@@ -12,6 +12,8 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "engine/kept_events.h"
+#include "engine/kernel_settings.h"
 #include "netlink/event_filter.h"
 
 namespace ctacct {
@@ -72,6 +74,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   collector->subscribed_ns_ = NowNs(CLOCK_REALTIME);
   const size_t workers = handoffs.size();
   const std::vector<int> cpus = WorkerCpus(workers);
+  std::vector<EventSocket::Options> sockets(workers);
   for (size_t i = 0; i < workers; ++i) {
     EventFilterRules rules;
     rules.src = asked.rules.src;
@@ -80,15 +83,23 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     rules.include_icmp = asked.rules.include_icmp;
     rules.worker = static_cast<uint32_t>(i);
     rules.workers = static_cast<uint32_t>(workers);
+    sockets[i].receive_buffer_bytes = asked.receive_buffer_bytes / workers;
+    sockets[i].destroy_only = asked.destroy_only;
+    sockets[i].filter = BuildEventFilter(rules);
+  }
+  // Of a flow that ended while no engine ran, only its start time tells that it is old.
+  absl::StatusOr<KeptEvents> events =
+      OpenEventSockets(sockets, TimestampsAreOn(), asked.manager, asked.log);
+  if (!events.ok()) return events.status();
+  collector->events_kept_ = events->kept;
+  for (size_t i = 0; i < workers; ++i) {
     EventLoop::Options loop_options;
-    loop_options.socket.receive_buffer_bytes = asked.receive_buffer_bytes / workers;
-    loop_options.socket.destroy_only = asked.destroy_only;
-    loop_options.socket.filter = BuildEventFilter(rules);
     loop_options.cpu = cpus[i];
     loop_options.attention_fd = collector->attention_fd_.get();
     loop_options.capture = collector->capture_.get();
     loop_options.log = asked.log;
-    absl::StatusOr<std::unique_ptr<EventLoop>> loop = EventLoop::Open(std::move(loop_options));
+    absl::StatusOr<std::unique_ptr<EventLoop>> loop =
+        EventLoop::Open(std::move(loop_options), std::move(events->sockets[i]));
     if (!loop.ok()) return loop.status();
     collector->loops_.push_back(*std::move(loop));
   }
@@ -96,6 +107,10 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   if (!dumps.ok()) return dumps.status();
   collector->dumps_ = *std::move(dumps);
   return collector;
+}
+
+void Collector::NoteDrained(int64_t drained_ns) {
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->NoteDrained(drained_ns);
 }
 
 absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers, bool timestamps_on,
@@ -214,7 +229,9 @@ void Collector::NoteBaseline() {
   }
   options_.log(absl::StrCat("accounting live; ", flows, " flows so far, ", loops_.size(),
                             loops_.size() == 1 ? " worker" : " workers", ", receive buffer ",
-                            buffer_bytes, " bytes"));
+                            buffer_bytes, " bytes",
+                            events_kept_ ? "; events were kept since an earlier engine" : ""));
+  if (options_.manager != nullptr) options_.manager->TellReady();
 }
 
 bool Collector::AllCaughtUp() const {

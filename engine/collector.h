@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "engine/dispatcher.h"
 #include "engine/event_loop.h"
+#include "engine/service_manager.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
 #include "netlink/capture_file.h"
@@ -37,14 +38,22 @@ class Collector {
     size_t receive_buffer_bytes = 0;
     std::string record;                           // Capture to write; empty: none. One worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
+    // Keeps event sockets beyond this process, and is told once accounting is live; nullptr: none.
+    ServiceManager* manager = nullptr;
   };
 
-  // Subscribes, once per worker: from here on the kernel queues events.
+  // Subscribes, once per worker: from here on the kernel queues events. Or goes on with sockets of
+  // an earlier engine.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
       Options options, const std::vector<AccountingHandoff*>& handoffs);
 
   // Flows born from then on count in full; since the Unix epoch.
   int64_t subscribed_ns() const { return subscribed_ns_; }
+  // All event sockets are of an earlier engine with the same settings: what the kernel told while
+  // none ran is queued in them, but for what it has dropped, which is counted as ever.
+  bool events_kept() const { return events_kept_; }
+  // Before Run: an engine before had read all events up to then.
+  void NoteDrained(int64_t drained_ns);
 
   // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
   // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
@@ -80,7 +89,8 @@ class Collector {
   std::unique_ptr<CaptureWriter> capture_;
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
-  bool dumped_ = false;        // The first dump is over.
+  bool events_kept_ = false;
+  bool dumped_ = false;  // The first dump is over.
   bool baseline_told_ = false;
   bool dump_requested_ = false;   // And not done yet.
   int64_t dump_progress_ns_ = 0;  // Monotonic: the last sign of life of the dump.

@@ -47,16 +47,15 @@ void Nap(long nanoseconds) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Open(Options options) {
+absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Open(Options options,
+                                                           std::unique_ptr<EventSocket> events) {
   const int64_t subscribed_ns = ClockNs(CLOCK_REALTIME);
-  absl::StatusOr<std::unique_ptr<EventSocket>> events = EventSocket::Open(options.socket);
-  if (!events.ok()) return events.status();
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd.valid()) {
     return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
   }
   auto loop = std::unique_ptr<EventLoop>(
-      new EventLoop(std::move(options), *std::move(events), std::move(wake_fd)));
+      new EventLoop(std::move(options), std::move(events), std::move(wake_fd)));
   loop->drained_ns_ = subscribed_ns;
   return loop;
 }
@@ -132,6 +131,7 @@ void EventLoop::NoteOverrun(Worker* worker) {
   const uint32_t drops = events_->Drops();
   const uint32_t lost = drops - drops_seen_;
   drops_seen_ = drops;
+  events_->NoteDropsTold(drops);
   overrun_over_ns_ = ClockNs(CLOCK_MONOTONIC);
   if (options_.capture != nullptr) {
     const OverrunMessage message(lost);

@@ -38,7 +38,6 @@ namespace ctacct {
 class EventLoop {
  public:
   struct Options {
-    EventSocket::Options socket;
     // To run on, but for the time of a dump, which keeps one CPU busy: then any other that this
     // process may use does better. -1: none of its own.
     int cpu = -1;
@@ -46,8 +45,12 @@ class EventLoop {
     CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
     std::function<void(const std::string&)> log;
   };
-  // Subscribes: from here on the kernel queues events.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventLoop>> Open(Options options);
+  // `events` may be of an earlier process: then drops that it did not tell of are told first.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventLoop>> Open(
+      Options options, std::unique_ptr<EventSocket> events);
+
+  // Before Run: an overrun that shows first has not begun before then; else, before Open.
+  void NoteDrained(int64_t drained_ns) { drained_ns_ = drained_ns; }
 
   // Feeds the worker, which was started, until the dispatcher says kFinish.
   void Run(Worker* worker);
@@ -67,7 +70,11 @@ class EventLoop {
 
  private:
   EventLoop(Options options, std::unique_ptr<EventSocket> events, UniqueFd wake_fd)
-      : options_(std::move(options)), events_(std::move(events)), wake_fd_(std::move(wake_fd)) {}
+      : options_(std::move(options)),
+        events_(std::move(events)),
+        wake_fd_(std::move(wake_fd)),
+        overrun_(events_->Drops() != events_->DropsTold()),
+        drops_seen_(events_->DropsTold()) {}
 
   // Takes every event that is queued when it is called, and returns their number.
   size_t TakeEvents(Worker* worker);
@@ -85,8 +92,8 @@ class EventLoop {
   cpu_set_t own_cpu_;
   cpu_set_t all_cpus_;
   bool dump_running_ = false;
-  bool overrun_ = false;  // ENOBUFS was seen and the queue is not drained yet.
-  uint32_t drops_seen_ = 0;
+  bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
+  uint32_t drops_seen_;
   int64_t overrun_over_ns_ = 0;  // Monotonic: when the last one's queue was drained.
   int64_t drained_ns_ = 0;       // Since the epoch: when the queue was last known to be empty.
   // Shared.

@@ -32,7 +32,6 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "engine/checkpoint.h"
 #include "engine/collector.h"
@@ -45,14 +44,15 @@
 #include "engine/metrics.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
+#include "engine/privileges.h"
 #include "engine/replay.h"
+#include "engine/restart.h"
 #include "engine/row_limit.h"
+#include "engine/service_manager.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
-#include "netlink/event_filter.h"
 #include "netlink/ipv4_text.h"
-#include "xxhash.h"
 
 namespace ctacct {
 namespace {
@@ -160,6 +160,20 @@ bool AbslParseFlag(absl::string_view text, Gateway* gateway, std::string* why) {
 }
 std::string AbslUnparseFlag(const Gateway& gateway) { return gateway.name; }
 
+struct User {
+  std::string name;  // Empty: whoever started it.
+  UserAccount account;
+};
+bool AbslParseFlag(absl::string_view text, User* user, std::string* why) {
+  user->name = std::string(text);
+  if (text.empty()) return true;
+  absl::StatusOr<UserAccount> account = FindUserAccount(user->name);
+  *why = std::string(account.status().message());
+  if (account.ok()) user->account = *std::move(account);
+  return account.ok();
+}
+std::string AbslUnparseFlag(const User& user) { return user.name; }
+
 }  // namespace
 }  // namespace ctacct
 
@@ -194,6 +208,9 @@ ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
           "-record: 1");
 ABSL_FLAG(ctacct::Gateway, gateway, {},
           "name of this gateway in the database; empty: the host name");
+ABSL_FLAG(ctacct::User, user, {},
+          "user to become, for good, with the user's groups; empty: stay who it is. Whoever it is, "
+          "live it keeps CAP_NET_ADMIN only, and files must be within the user's reach");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "",
           "capture to write of all that is read from the kernel (of events: what -src, -dst and "
@@ -281,14 +298,13 @@ absl::StatusOr<RowSink> MakeSink(const Config& config, const EngineId& id, int s
   }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) {
-    return absl::NotFoundError(absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
   }
   if (!S_ISDIR(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("output folder ", folder, ": is no folder"));
   }
   if (access(folder.c_str(), W_OK | X_OK) != 0) {
-    return absl::PermissionDeniedError(
-        absl::StrCat("output folder ", folder, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
   }
   RemoveAbandonedFiles(folder);
   if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
@@ -332,12 +348,16 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
 // Flushes what is sealed. Says once when writing fails, and once when it works again.
 class FlushReporter {
  public:
-  FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs, bool silent)
-      : flusher_(flusher), handoffs_(std::move(handoffs)), silent_(silent) {}
+  FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs,
+                const Privileges& privileges, bool silent)
+      : flusher_(flusher),
+        handoffs_(std::move(handoffs)),
+        privileges_(privileges),
+        silent_(silent) {}
 
   absl::Status Flush(bool last) {
     const uint64_t written = flusher_->intervals_written();
-    const absl::Status status = flusher_->Flush(handoffs_, last);
+    const absl::Status status = privileges_.Explain(flusher_->Flush(handoffs_, last));
     failures_ = status.ok() ? 0 : failures_ + 1;
     if (flusher_->intervals_written() != written) last_write_ns_ = WallClockNs();
     if (status.ok() != last_.ok() && !silent_) {
@@ -354,6 +374,7 @@ class FlushReporter {
  private:
   Flusher* const flusher_;
   const std::vector<AccountingHandoff*> handoffs_;
+  const Privileges privileges_;
   const bool silent_;  // An error ends the program, whose last words name it.
   absl::Status last_;
   uint64_t failures_ = 0;
@@ -421,72 +442,18 @@ absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(int64_t started_ns) {
 }
 
 // Adds to `errors`.
-void ReloadPorts(PortListFile* ports, bool forced, uint64_t* errors) {
+void ReloadPorts(PortListFile* ports, const Privileges& privileges, bool forced, uint64_t* errors) {
   absl::StatusOr<bool> changed = forced ? absl::StatusOr<bool>(true) : ports->ReloadIfChanged();
   if (forced) {
     if (absl::Status status = ports->Load(); !status.ok()) changed = status;
   }
   if (!changed.ok()) {
     ++*errors;
-    Log(absl::StrCat(std::string(changed.status().message()), "; the last good list stays"));
+    Log(absl::StrCat(std::string(privileges.Explain(changed.status()).message()),
+                     "; the last good list stays"));
   } else if (*changed && ports->Newest() != nullptr) {
     Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
   }
-}
-
-// What decides whether a flow is accounted at all.
-uint64_t RulesChecksum(const AccountingRules& rules) {
-  const std::string text =
-      absl::StrCat(rules.src.network.ToHostOrder(), "/", rules.src.mask.ToHostOrder(), " ",
-                   rules.dst.network.ToHostOrder(), "/", rules.dst.mask.ToHostOrder(), " ",
-                   rules.exclude.has_value() ? rules.exclude->ToHostOrder() : 0, " ",
-                   rules.exclude.has_value(), " ", rules.include_icmp);
-  return XXH3_64bits(text.data(), text.size());
-}
-
-// Goes on where the engine before ended, as far as its checkpoint in the output folder is of use.
-absl::Status Restore(const Config& config, const EngineId& id, int64_t subscribed_ns,
-                     const std::vector<std::unique_ptr<Worker>>& workers, Checkpoint& checkpoint) {
-  const absl::StatusOr<KernelIdentity> kernel = ThisKernel();
-  if (!kernel.ok()) return kernel.status();
-  CheckpointInfo ours;
-  ours.kernel = *kernel;
-  ours.engine_id = id;
-  ours.rules = RulesChecksum(config.rules);
-  const auto workers_count = static_cast<uint32_t>(workers.size());
-  const absl::Status found = checkpoint.Recover(
-      [&](const CheckpointInfo& before) {
-        // A recording tells all that its rows tell.
-        const bool recorded = !absl::GetFlag(FLAGS_record).empty();
-        const bool same_kernel = before.kernel == ours.kernel;
-        const double seconds = static_cast<double>(subscribed_ns - before.taken_ns) / 1e9;
-        Log(absl::StrCat("the engine before ended ", absl::StrFormat("%.1f", seconds), " s ago",
-                         before.clean ? "" : ", killed", "; ",
-                         !same_kernel ? "its flows ended with its kernel or network namespace"
-                         : recorded
-                             ? "a recording begins anew"
-                             : absl::StrCat(before.flow_count, " flows go on where it was")));
-        if (!same_kernel || recorded) {
-          workers[0]->NoteDowntime(before.taken_ns, subscribed_ns);
-          return false;
-        }
-        // Where other flows were accounted, those that are not known may be old. And the clock may
-        // have been set back.
-        const int64_t known_since_ns = before.rules == ours.rules
-                                           ? std::min(before.known_since_ns, subscribed_ns)
-                                           : subscribed_ns;
-        for (const std::unique_ptr<Worker>& worker : workers) {
-          worker->BeginRestore(known_since_ns, false);
-          worker->NoteDowntime(before.taken_ns, subscribed_ns);
-        }
-        return true;
-      },
-      [&](const FlowRecord& flow) {
-        workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
-      });
-  if (!found.ok() && !absl::IsNotFound(found)) return found;
-  checkpoint.Start(ours, workers.size());
-  return absl::OkStatus();
 }
 
 absl::Status RunEngine(const Config& config) {
@@ -506,24 +473,32 @@ absl::Status RunEngine(const Config& config) {
     return absl::ResourceExhaustedError(absl::StrCat("descriptors: ", strerror(errno)));
   }
 
+  // Before any file: what can be opened now can be opened again later. Before any thread.
+  Privileges::Options rights;
+  rights.keep_net_admin = replay.empty();
+  const User user = absl::GetFlag(FLAGS_user);
+  if (!user.name.empty()) rights.user = &user.account;
+  const absl::StatusOr<Privileges> privileges = Privileges::Drop(rights);
+  if (!privileges.ok()) return privileges.status();
+
   PortListFile ports(absl::GetFlag(FLAGS_ports));
-  if (absl::Status status = ports.Load(); !status.ok()) return status;
+  if (absl::Status status = ports.Load(); !status.ok()) return privileges->Explain(status);
   const absl::StatusOr<EngineId> id = NewEngineId();
   if (!id.ok()) return id.status();
   absl::StatusOr<RowSink> sink = MakeSink(config, *id, signal_fd.get());
-  if (!sink.ok()) return sink.status();
+  if (!sink.ok()) return privileges->Explain(sink.status());
   const int64_t started_ns = WallClockNs();
   absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(started_ns);
-  if (!metrics_file.ok()) return metrics_file.status();
+  if (!metrics_file.ok()) return privileges->Explain(metrics_file.status());
   absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
     capture = ExamineCapture(replay);
-    if (!capture.ok()) return capture.status();
+    if (!capture.ok()) return privileges->Explain(capture.status());
   }
   std::unique_ptr<PipeWriter> pipe;
   if (!pipe_path.empty()) {
     absl::StatusOr<std::unique_ptr<PipeWriter>> opened = PipeWriter::Open(pipe_path);
-    if (!opened.ok()) return opened.status();
+    if (!opened.ok()) return privileges->Explain(opened.status());
     pipe = *std::move(opened);
   }
   std::vector<std::unique_ptr<AccountingHandoff>> owned_handoffs;
@@ -532,6 +507,7 @@ absl::Status RunEngine(const Config& config) {
     owned_handoffs.push_back(std::make_unique<AccountingHandoff>());
     handoffs.push_back(owned_handoffs.back().get());
   }
+  ServiceManager manager;
   std::unique_ptr<Collector> collector;
   TcpTimeouts tcp_timeouts;
   if (replay.empty()) {
@@ -544,9 +520,14 @@ absl::Status RunEngine(const Config& config) {
     options.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
     options.record = absl::GetFlag(FLAGS_record);
     options.log = Log;
+    options.manager = &manager;
     absl::StatusOr<std::unique_ptr<Collector>> opened =
         Collector::Open(std::move(options), handoffs);
-    if (!opened.ok()) return opened.status();
+    if (!opened.ok()) {
+      // Of a file, if it is the capture; otherwise of the kernel, and files have no part in it.
+      return absl::GetFlag(FLAGS_record).empty() ? opened.status()
+                                                 : privileges->Explain(opened.status());
+    }
     collector = *std::move(opened);
     if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(config.light, Log);
     if (!prepared.ok()) return prepared;
@@ -587,7 +568,7 @@ absl::Status RunEngine(const Config& config) {
   Flusher flusher(std::move(flusher_options));
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
-  FlushReporter reporter(&flusher, handoffs, write_errors_end_it);
+  FlushReporter reporter(&flusher, handoffs, *privileges, write_errors_end_it);
   MetricsReporter metrics(*std::move(metrics_file), started_ns, &flusher, &reporter, pipe.get());
 
   std::vector<std::unique_ptr<Worker>> workers;
@@ -603,10 +584,13 @@ absl::Status RunEngine(const Config& config) {
     workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
   }
   if (checkpoint != nullptr) {
-    const bool timestamps_on = TimestampsAreOn();
-    for (const auto& worker : workers) worker->Start(collector->subscribed_ns(), timestamps_on);
-    absl::Status restored = Restore(config, *id, collector->subscribed_ns(), workers, *checkpoint);
-    if (!restored.ok()) return restored;
+    RestartOptions restart;
+    restart.rules = config.rules;
+    restart.engine_id = *id;
+    restart.recorded = !absl::GetFlag(FLAGS_record).empty();
+    restart.log = Log;
+    absl::Status restarted = Restart(restart, workers, collector.get(), checkpoint.get());
+    if (!restarted.ok()) return restarted;
   }
   Dispatcher::Options dispatch;
   dispatch.interval_ns = config.rules.interval_ns;
@@ -637,13 +621,14 @@ absl::Status RunEngine(const Config& config) {
     signalfd_siginfo info{};
     while (read(signal_fd.get(), &info, sizeof(info)) == sizeof(info)) {
       if (info.ssi_signo == SIGHUP) {
-        ReloadPorts(&ports, true, &port_list_errors);
+        ReloadPorts(&ports, *privileges, true, &port_list_errors);
       } else {
+        manager.TellStopping();
         stop.store(true);
         notify(wake_fd);
       }
     }
-    ReloadPorts(&ports, false, &port_list_errors);
+    ReloadPorts(&ports, *privileges, false, &port_list_errors);
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
     const absl::Status flushed = reporter.Flush(stop.load());
     metrics.Update(port_list_errors);

@@ -3,7 +3,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -17,7 +16,9 @@
 namespace ctacct {
 namespace {
 
-constexpr mode_t kFifoMode = 0640;  // Rows tell who talked to whom.
+// Rows tell who talked to whom: for the reader's group. It reads only: who could write, could put
+// traffic into the reader's database that never was.
+constexpr mode_t kFifoMode = 0640;
 // How often an absent or slow reader is looked for.
 constexpr std::chrono::milliseconds kRetry(20);
 // WaitDelivered's patience: a second.
@@ -29,17 +30,17 @@ constexpr int kPipeBytes = 1 << 20;
 
 absl::StatusOr<std::unique_ptr<PipeWriter>> PipeWriter::Open(const std::string& path) {
   if (mkfifo(path.c_str(), kFifoMode) != 0 && errno != EEXIST) {
-    return absl::UnavailableError(absl::StrCat("pipe ", path, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
   }
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) {
-    return absl::UnavailableError(absl::StrCat("pipe ", path, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
   }
   if (!S_ISFIFO(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat("pipe ", path, ": is there and is no FIFO"));
   }
   if (access(path.c_str(), W_OK) != 0) {
-    return absl::PermissionDeniedError(absl::StrCat("pipe ", path, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
   }
   return std::unique_ptr<PipeWriter>(new PipeWriter(path));
 }

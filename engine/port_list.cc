@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<const PortList>> PortList::Read(const std::string
   std::ifstream file(path, std::ios::binary | std::ios::ate);
   const std::streamsize bytes = file ? static_cast<std::streamsize>(file.tellg()) : -1;
   if (!file || bytes < 0) {
-    return absl::NotFoundError(absl::StrCat("port list ", path, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("port list ", path));
   }
   if (bytes > kFileBytesMax) {
     return absl::InvalidArgumentError(

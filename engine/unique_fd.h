@@ -27,6 +27,7 @@ class UniqueFd {
 
   [[nodiscard]] bool valid() const { return fd_ >= 0; }
   [[nodiscard]] int get() const { return fd_; }
+  [[nodiscard]] int Release() { return std::exchange(fd_, -1); }
 
  private:
   void Close() {

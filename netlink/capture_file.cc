@@ -26,7 +26,7 @@ constexpr int64_t kNanosPerSecond = 1'000'000'000;
 absl::StatusOr<std::unique_ptr<CaptureReader>> CaptureReader::Open(const std::string& path) {
   FILE* file = fopen(path.c_str(), "rbe");
   if (file == nullptr) {
-    return absl::NotFoundError(absl::StrCat("capture ", path, ": ", strerror(errno)));
+    return absl::ErrnoToStatus(errno, absl::StrCat("capture ", path));
   }
   char why[PCAP_ERRBUF_SIZE] = "";
   pcap_t* pcap = pcap_fopen_offline_with_tstamp_precision(file, PCAP_TSTAMP_PRECISION_NANO, why);
@@ -78,7 +78,7 @@ absl::StatusOr<std::unique_ptr<CaptureWriter>> CaptureWriter::Create(const std::
   if (file == nullptr) {
     const int error = errno;
     if (fd >= 0) close(fd);
-    return absl::UnavailableError(absl::StrCat("capture ", path, ": ", strerror(error)));
+    return absl::ErrnoToStatus(error, absl::StrCat("capture ", path));
   }
   pcap_t* pcap = pcap_open_dead_with_tstamp_precision(kLinkTypeNetlink, kSnapLengthBytes,
                                                       PCAP_TSTAMP_PRECISION_NANO);

@@ -5,6 +5,7 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <array>
 #include <cassert>
@@ -12,6 +13,36 @@
 #include "absl/strings/str_cat.h"
 
 namespace ctacct {
+namespace {
+
+unsigned Groups(const EventSocket::Options& options) {
+  unsigned groups = NF_NETLINK_CONNTRACK_DESTROY;
+  if (!options.destroy_only) groups |= NF_NETLINK_CONNTRACK_NEW | NF_NETLINK_CONNTRACK_UPDATE;
+  return groups;
+}
+
+// Tells network namespaces apart; 0: not known (before Linux 5.14).
+uint64_t NamespaceCookie(int socket) {
+  uint64_t cookie = 0;
+  socklen_t bytes = sizeof(cookie);
+  return getsockopt(socket, SOL_SOCKET, SO_NETNS_COOKIE, &cookie, &bytes) == 0 ? cookie : 0;
+}
+
+uint64_t OwnNamespaceCookie() {
+  const int socket = ::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_NETFILTER);
+  if (socket < 0) return 0;
+  const uint64_t cookie = NamespaceCookie(socket);
+  close(socket);
+  return cookie;
+}
+
+int IntegerOption(int socket, int option) {
+  int value = -1;
+  socklen_t bytes = sizeof(value);
+  return getsockopt(socket, SOL_SOCKET, option, &value, &bytes) == 0 ? value : -1;
+}
+
+}  // namespace
 
 EventSocket::EventSocket(mnl_socket* socket)
     : socket_(socket),
@@ -44,13 +75,53 @@ absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Open(const Options& op
   }
   // Before the subscription: no event shall slip in that the filter rejects.
   if (absl::Status status = events->Attach(options.filter); !status.ok()) return status;
-  unsigned groups = NF_NETLINK_CONNTRACK_DESTROY;
-  if (!options.destroy_only) groups |= NF_NETLINK_CONNTRACK_NEW | NF_NETLINK_CONNTRACK_UPDATE;
-  if (mnl_socket_bind(socket, groups, MNL_SOCKET_AUTOPID) != 0) {
+  if (mnl_socket_bind(socket, Groups(options), MNL_SOCKET_AUTOPID) != 0) {
     return absl::PermissionDeniedError(absl::StrCat(
         "netlink event socket: conntrack events: ", strerror(errno), " (needs CAP_NET_ADMIN)"));
   }
   return events;
+}
+
+absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Adopt(int fd, const Options& options) {
+  mnl_socket* socket = mnl_socket_fdopen(fd);
+  if (socket == nullptr) {
+    close(fd);
+    return absl::FailedPreconditionError("not a netlink socket");
+  }
+  auto events = std::unique_ptr<EventSocket>(new EventSocket(socket));
+  if (const std::string misfit = events->Misfit(options); !misfit.empty()) {
+    return absl::FailedPreconditionError(misfit);
+  }
+  return events;
+}
+
+std::string EventSocket::Misfit(const Options& options) const {
+  if (IntegerOption(fd(), SO_DOMAIN) != AF_NETLINK ||
+      IntegerOption(fd(), SO_PROTOCOL) != NETLINK_NETFILTER) {
+    return "not a netfilter socket";
+  }
+  const uint64_t cookie = NamespaceCookie(fd());
+  if (cookie == 0 || cookie != OwnNamespaceCookie()) return "of another network namespace";
+  // One bit a group, from 1 on, as in the mask by which it was bound.
+  std::array<uint32_t, 8> groups{};
+  socklen_t bytes = sizeof(groups);
+  if (getsockopt(fd(), SOL_NETLINK, NETLINK_LIST_MEMBERSHIPS, groups.data(), &bytes) != 0 ||
+      groups != std::array<uint32_t, 8>{Groups(options)}) {
+    return "subscribed to other events";
+  }
+  std::vector<sock_filter> filter(BPF_MAXINSNS);
+  // In instructions, not bytes.
+  socklen_t instructions = static_cast<socklen_t>(filter.size());
+  if (getsockopt(fd(), SOL_SOCKET, SO_GET_FILTER, filter.data(), &instructions) != 0 ||
+      instructions != options.filter.size() ||
+      (instructions != 0 &&
+       memcmp(filter.data(), options.filter.data(), instructions * sizeof(sock_filter)) != 0)) {
+    return "filtered by another program";
+  }
+  if (instructions != 0 && IntegerOption(fd(), SO_LOCK_FILTER) != 1) {
+    return "filtered by a program that may change";
+  }
+  return "";
 }
 
 absl::Status EventSocket::Attach(const std::vector<sock_filter>& filter) {
@@ -101,6 +172,18 @@ uint32_t EventSocket::Drops() const {
   socklen_t bytes = sizeof(info);
   getsockopt(fd(), SOL_SOCKET, SO_MEMINFO, info.data(), &bytes);
   return info[SK_MEMINFO_DROPS];
+}
+
+// The socket's mark, of which the kernel makes no use on a netlink socket.
+uint32_t EventSocket::DropsTold() const {
+  uint32_t drops = 0;
+  socklen_t bytes = sizeof(drops);
+  getsockopt(fd(), SOL_SOCKET, SO_MARK, &drops, &bytes);
+  return drops;
+}
+
+void EventSocket::NoteDropsTold(uint32_t drops) const {
+  setsockopt(fd(), SOL_SOCKET, SO_MARK, &drops, sizeof(drops));
 }
 
 size_t EventSocket::ReceiveBufferBytes() const {

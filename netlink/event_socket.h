@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -46,6 +47,13 @@ class EventSocket {
   // Subscribes, with the filter in force from the first event on and for good.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Open(const Options& options);
 
+  // Goes on with a socket that an earlier process opened with the same options; closes it if it is
+  // not that: FailedPrecondition, unless it is of this network namespace, subscribed to the same
+  // events and filtered, for good, by the same program. Its receive buffer stays as it was granted,
+  // and what it has queued comes first.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Adopt(int fd,
+                                                                          const Options& options);
+
   struct Batch {
     size_t datagrams = 0;  // at(0) ... at(datagrams - 1) are valid.
     bool drained = false;  // The queue was empty at the end of this batch.
@@ -58,6 +66,10 @@ class EventSocket {
   // Events the kernel has dropped since the socket was opened (SO_MEMINFO). A 32-bit counter of the
   // kernel.
   [[nodiscard]] uint32_t Drops() const;
+  // A number that lives as long as the socket, whoever has it: the drops that somebody was told of.
+  // Zero at first. Needs CAP_NET_ADMIN; without it nothing is noted.
+  [[nodiscard]] uint32_t DropsTold() const;
+  void NoteDropsTold(uint32_t drops) const;
   // What the kernel granted, in its own doubled count.
   [[nodiscard]] size_t ReceiveBufferBytes() const;
   int fd() const { return mnl_socket_get_fd(socket_.get()); }
@@ -74,6 +86,8 @@ class EventSocket {
   explicit EventSocket(mnl_socket* socket);
 
   absl::Status Attach(const std::vector<sock_filter>& filter);
+  // What the socket is not, of all that `options` ask for; empty: nothing.
+  std::string Misfit(const Options& options) const;
 
   const std::unique_ptr<mnl_socket, Closer> socket_;
   std::vector<uint8_t> buffer_;

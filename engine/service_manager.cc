@@ -1,0 +1,45 @@
+#include "engine/service_manager.h"
+
+#include <stdlib.h>
+#include <systemd/sd-daemon.h>
+
+#include "absl/strings/str_cat.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int kThisProcess = 0;
+constexpr int kKeepEnvironment = 0;
+constexpr int kClearEnvironment = 1;
+
+}  // namespace
+
+std::vector<ServiceManager::Descriptor> ServiceManager::TakeHandedBack() {
+  char** names = nullptr;
+  const int count = sd_listen_fds_with_names(kClearEnvironment, &names);
+  std::vector<Descriptor> descriptors;
+  for (int i = 0; i < count; ++i) {
+    descriptors.push_back({names[i], UniqueFd(SD_LISTEN_FDS_START + i)});
+    free(names[i]);
+  }
+  if (count > 0) free(names);
+  return descriptors;
+}
+
+void ServiceManager::Store(const std::string& name, int fd) const {
+  // Unless told not to, systemd watches it, and lets go of a socket that reports an error: an
+  // overrun is one.
+  const std::string message = absl::StrCat("FDSTORE=1\nFDNAME=", name, "\nFDPOLL=0");
+  sd_pid_notify_with_fds(kThisProcess, kKeepEnvironment, message.c_str(), &fd, 1);
+}
+
+void ServiceManager::Remove(const std::string& name) const {
+  const std::string message = absl::StrCat("FDSTOREREMOVE=1\nFDNAME=", name);
+  sd_notify(kKeepEnvironment, message.c_str());
+}
+
+void ServiceManager::TellReady() const { sd_notify(kKeepEnvironment, "READY=1"); }
+
+void ServiceManager::TellStopping() const { sd_notify(kKeepEnvironment, "STOPPING=1"); }
+
+}  // namespace ctacct
