@@ -47,6 +47,8 @@ constexpr int kSameNameMax = 1000;
 
 constexpr size_t kSequenceDigits = 20;
 
+constexpr char kFolder[] = ".ctacct";
+constexpr mode_t kFolderMode = 0750;
 constexpr char kCheckpoint[] = ".checkpoint";
 constexpr char kNew[] = ".new";
 
@@ -128,16 +130,28 @@ absl::StatusOr<KernelIdentity> ThisKernel() {
 
 absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& folder,
                                                              const std::string& gateway) {
-  std::string prefix = absl::StrCat(
-      ".ctacct-", absl::Hex(XXH3_64bits(gateway.data(), gateway.size()), absl::kZeroPad16));
-  const std::string path = absl::StrCat(folder, "/", prefix, ".lock");
-  UniqueFd lock(open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
-  if (!lock.valid()) return FileError("open", path, errno);
-  if (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+  auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint(
+      folder,
+      absl::StrCat(absl::Hex(XXH3_64bits(gateway.data(), gateway.size()), absl::kZeroPad16))));
+  checkpoint->EnsureFolder();
+  const std::string path = checkpoint->Path(".lock");
+  checkpoint->lock_ =
+      UniqueFd(open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
+  if (!checkpoint->lock_.valid()) return FileError("open", path, errno);
+  if (flock(checkpoint->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     return absl::UnavailableError(
         absl::StrCat("another engine writes for this gateway into ", folder));
   }
-  return std::unique_ptr<Checkpoint>(new Checkpoint(folder, std::move(prefix), std::move(lock)));
+  return checkpoint;
+}
+
+std::string Checkpoint::Path(const char* end) const {
+  return absl::StrCat(folder_, "/", kFolder, "/", tag_, end);
+}
+
+void Checkpoint::EnsureFolder() const {
+  // If it cannot be, whoever needs it will say so.
+  [[maybe_unused]] const int made = mkdir(absl::StrCat(folder_, "/", kFolder).c_str(), kFolderMode);
 }
 
 absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)>& begin,
@@ -180,30 +194,35 @@ absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)
 // What the files of the checkpoint do not tell will be accounted anew from it; without one
 // (nullptr) it will not.
 absl::Status Checkpoint::PublishHidden(const CheckpointInfo* restored) const {
-  DIR* const entries = opendir(folder_.c_str());
-  if (entries == nullptr) return FileError("read folder", folder_, errno);
+  const std::string folder = absl::StrCat(folder_, "/", kFolder);
+  DIR* const entries = opendir(folder.c_str());
+  if (entries == nullptr) return FileError("read folder", folder, errno);
+  // TAG.ENGINE.SEQUENCE.NAME
+  const size_t engine_at = tag_.size() + 1;
+  const size_t sequence_at = engine_at + EngineIdText(info_.engine_id).size() + 1;
+  const size_t name_at = sequence_at + kSequenceDigits + 1;
   std::vector<std::string> hidden_names;
-  const size_t fixed = HiddenName(0, "").size();
   while (const dirent* entry = readdir(entries)) {
     const std::string name = entry->d_name;
-    if (name.size() > fixed && absl::StartsWith(name, prefix_ + ".") && name[fixed - 1] == '.') {
+    if (name.size() > name_at && absl::StartsWith(name, tag_ + ".") && name[name_at - 1] == '.') {
       hidden_names.push_back(name);
     }
   }
   closedir(entries);
   std::sort(hidden_names.begin(), hidden_names.end());
-  const size_t sequence_at = fixed - 1 - kSequenceDigits;
   for (const std::string& hidden : hidden_names) {
-    const std::string path = absl::StrCat(folder_, "/", hidden);
     uint64_t sequence = 0;
-    const bool wanted = restored == nullptr ||
-                        (hidden.substr(prefix_.size() + 1, sequence_at - prefix_.size() - 2) ==
-                             EngineIdText(restored->engine_id) &&
-                         absl::SimpleAtoi(hidden.substr(sequence_at, kSequenceDigits), &sequence) &&
-                         sequence <= restored->last_sequence);
+    const bool wanted =
+        restored == nullptr ||
+        (absl::StartsWith(hidden.substr(engine_at), EngineIdText(restored->engine_id)) &&
+         absl::SimpleAtoi(hidden.substr(sequence_at, kSequenceDigits), &sequence) &&
+         sequence <= restored->last_sequence);
+    const std::string path = absl::StrCat(folder, "/", hidden);
     if (!wanted) {
       if (unlink(path.c_str()) != 0) return FileError("remove", path, errno);
-    } else if (absl::Status status = Publish(hidden, hidden.substr(fixed)); !status.ok()) {
+    } else if (absl::Status status =
+                   Publish(absl::StrCat(kFolder, "/", hidden), hidden.substr(name_at));
+               !status.ok()) {
       return status;
     }
   }
@@ -229,6 +248,7 @@ void Checkpoint::Add(SnapshotChunk chunk) {
 }
 
 void Checkpoint::BeginFile(uint64_t seal) {
+  EnsureFolder();
   begun_ = true;
   seal_ = seal;
   state_ = State::kNone;
@@ -311,7 +331,7 @@ absl::Status Checkpoint::Discard() {
 }
 
 std::string Checkpoint::HiddenName(uint64_t sequence, const std::string& name) const {
-  return absl::StrCat(prefix_, ".", EngineIdText(info_.engine_id), ".",
+  return absl::StrCat(kFolder, "/", tag_, ".", EngineIdText(info_.engine_id), ".",
                       absl::Dec(sequence, absl::kZeroPad20), ".", name);
 }
 

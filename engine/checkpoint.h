@@ -1,13 +1,13 @@
 // Rows and what was accounted of each living flow, made durable in one step: a restart goes on
 // exactly where the last file that anybody can see ended, whenever the engine before was killed.
 //
-// In the output folder, out of sight (TAG: of the gateway's name, since engines of several gateways
-// may share a folder):
+// In a folder .ctacct within the output folder (TAG: of the gateway's name, since engines of
+// several gateways may share an output folder):
 //
-//   .ctacct-TAG.lock                      held by the engine that uses the other ones
-//   .ctacct-TAG.checkpoint                header, then one FlowRecord for each flow
-//   .ctacct-TAG.new                       the next one, being written
-//   .ctacct-TAG.ENGINE.SEQUENCE.NAME      a file of rows, durable and not visible yet
+//   TAG.lock                      held by the engine that uses the other ones
+//   TAG.checkpoint                header, then one FlowRecord for each flow
+//   TAG.new                       the next one, being written
+//   TAG.ENGINE.SEQUENCE.NAME      a file of rows, durable and not visible yet
 //
 // An interval ends in four steps: its rows are prepared (durable, hidden); the flows as they were
 // when its rows were complete are written to .new; renaming that to .checkpoint is the step that
@@ -100,8 +100,11 @@ class Checkpoint {
   // None is valid any more. State kNone.
   [[nodiscard]] absl::Status Discard();
 
-  // Where a file is out of sight; and its way from there, under `name`, or the first like it that
-  // is free where names may repeat (CSV). NotFound: it is not there.
+  // Makes the folder .ctacct anew if somebody has removed it.
+  void EnsureFolder() const;
+  // Where a file is out of sight, seen from the output folder; and its way from there, under
+  // `name`, or the first like it that is free where names may repeat (CSV). NotFound: it is not
+  // there.
   std::string HiddenName(uint64_t sequence, const std::string& name) const;
   [[nodiscard]] absl::Status Publish(const std::string& hidden_name, const std::string& name) const;
 
@@ -110,18 +113,18 @@ class Checkpoint {
     void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
   };
 
-  Checkpoint(std::string folder, std::string prefix, UniqueFd lock)
-      : folder_(std::move(folder)), prefix_(std::move(prefix)), lock_(std::move(lock)) {}
+  Checkpoint(std::string folder, std::string tag)
+      : folder_(std::move(folder)), tag_(std::move(tag)) {}
 
-  std::string Path(const char* end) const { return folder_ + "/" + prefix_ + end; }
+  std::string Path(const char* end) const;
   void BeginFile(uint64_t seal);
   void AddToFile(const SnapshotChunk& chunk);
   void Fail(absl::Status status);
   absl::Status PublishHidden(const CheckpointInfo* restored) const;
 
   const std::string folder_;
-  const std::string prefix_;  // Of all names.
-  const UniqueFd lock_;
+  const std::string tag_;
+  UniqueFd lock_;
   CheckpointInfo info_;
   size_t workers_ = 0;
   // The next checkpoint.

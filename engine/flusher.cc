@@ -342,6 +342,7 @@ absl::Status Flusher::WriteWaiting() {
   }
   // First those that a kill has kept from being seen.
   if (absl::Status status = PublishPrepared(); !status.ok()) return status;
+  if (prepared_ < waiting_.size()) options_.checkpoint->EnsureFolder();
   for (; prepared_ < waiting_.size(); ++prepared_) {
     const IntervalRows& interval = waiting_[prepared_];
     const std::string hidden =

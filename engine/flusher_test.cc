@@ -491,10 +491,16 @@ class CheckpointedFlusherTest : public FlusherTest {
   }
   std::vector<std::string> Visible() const {
     std::vector<std::string> names = Files();
-    std::erase_if(names, [](const std::string& name) { return name[0] == '.'; });
+    std::erase(names, ".ctacct");
     return names;
   }
-  size_t Hidden() const { return Files().size() - Visible().size(); }
+  std::vector<std::string> Hidden() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_ + "/.ctacct")) {
+      names.push_back(entry.path());
+    }
+    return names;
+  }
   absl::Status Flush() { return flusher_->Flush({&handoff_}, false); }
 
   std::unique_ptr<Checkpoint> checkpoint_;
@@ -536,12 +542,12 @@ TEST_F(CheckpointedFlusherTest, RowsAfterTheCheckpointAreRemovedAtARestart) {
   ASSERT_TRUE(Flush().ok());
   Interval(7);
   ASSERT_TRUE(Flush().ok());
-  EXPECT_EQ(Hidden(), 3u);  // Lock, checkpoint, rows.
+  EXPECT_EQ(Hidden().size(), 3u);  // Lock, checkpoint, rows.
   Begin(2);
   EXPECT_EQ(recovered_->last_sequence, 1u);
   EXPECT_EQ(records_[0].original.packets, 5u);
   EXPECT_EQ(Visible().size(), 1u);
-  EXPECT_EQ(Hidden(), 2u);
+  EXPECT_EQ(Hidden().size(), 2u);
 }
 
 // Killed after the checkpoint, before the rows got their name.
@@ -577,9 +583,9 @@ TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNone) {
   Interval(5);
   Snapshot(5);
   ASSERT_TRUE(Flush().ok());
-  for (const std::string& name : Files()) {
-    if (name.find("checkpoint") == std::string::npos) continue;
-    std::fstream file(folder_ + "/" + name, std::ios::in | std::ios::out | std::ios::binary);
+  for (const std::string& path : Hidden()) {
+    if (!path.ends_with(".checkpoint")) continue;
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
     file.seekp(-3, std::ios::end);
     file.put('x');
   }

@@ -102,8 +102,10 @@ class CrashTest : public testing::Test {
   // Until the engine has a checkpoint to go on from: then a kill costs nothing that lives.
   void WaitForCheckpoint() {
     for (int i = 0; i < 100; ++i) {
-      for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-        if (entry.path().extension() == ".checkpoint") return;
+      if (std::filesystem::exists(spool() + "/.ctacct")) {
+        for (const auto& entry : std::filesystem::directory_iterator(spool() + "/.ctacct")) {
+          if (entry.path().extension() == ".checkpoint") return;
+        }
       }
       absl::SleepFor(absl::Milliseconds(50));
     }

@@ -132,6 +132,7 @@ class LiveTest : public testing::Test {
   std::string Spooldump() const {
     std::vector<std::string> argv = {DataPath("engine/spooldump")};
     for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+      if (entry.path().filename() == ".ctacct") continue;
       argv.push_back(entry.path());
     }
     const auto csv = RunProcessOrError(argv, absl::Seconds(30));
@@ -151,6 +152,7 @@ class LiveTest : public testing::Test {
   void ReadGaps(uint64_t* dropped, std::map<int64_t, Completeness>* gaps) const {
     *dropped = 0;
     for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+      if (entry.path().filename() == ".ctacct") continue;
       const auto reader = SpoolReader::Open(entry.path());
       ASSERT_TRUE(reader.ok()) << reader.status();
       const SpoolHeader& header = reader->header();
@@ -457,6 +459,7 @@ TEST_F(LiveTest, OverrunAtMassDestroyIsSurvived) {
   ASSERT_FALSE(gaps.empty());
   EXPECT_EQ(gaps.rbegin()->second, Completeness::kPartial);
   for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+    if (entry.path().filename() == ".ctacct") continue;
     std::filesystem::remove(entry.path());
   }
   const auto sent = (*gateway)->Play({"--udp=500", "--tcp=100", "--rate=500"});

@@ -262,6 +262,7 @@ class ServiceManagerTest : public testing::Test {
   Traffic Rows() const {
     std::string csv;
     for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+      if (entry.path().filename() == ".ctacct") continue;
       std::ifstream file(entry.path());
       std::ostringstream text;
       text << file.rdbuf();
