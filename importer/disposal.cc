@@ -1,6 +1,7 @@
 #include "importer/disposal.h"
 
 #include <fcntl.h>
+#include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,6 +22,7 @@ namespace {
 constexpr mode_t kFailedFolderMode = 0750;
 // So many files of one name are a mistake somewhere, not a spool.
 constexpr int kNameSuffixMax = 10'000;
+constexpr char kReasonSuffix[] = ".reason";
 constexpr size_t kMoveBufferBytes = 256 * 1024;
 
 std::string PathOf(const FilePlace& place) { return absl::StrCat(place.folder, "/", place.name); }
@@ -47,8 +49,10 @@ absl::Status SyncFolder(int folder_fd, absl::string_view folder) {
   return absl::OkStatus();
 }
 
-std::string WithSuffix(const std::string& name, int suffix) {
-  return suffix == 0 ? name : absl::StrCat(name, ".", suffix);
+// At most `bytes_max` long: of a long name the end makes room for the number.
+std::string WithNumber(const std::string& name, int number, size_t bytes_max) {
+  const std::string suffix = number == 0 ? "" : absl::StrCat(".", number);
+  return absl::StrCat(name.substr(0, bytes_max - suffix.size()), suffix);
 }
 
 absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
@@ -75,11 +79,11 @@ absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
   }
 }
 
-// Moves to the first free name; which one it was is *moved_to.
+// Moves to the first free name of at most `name_bytes_max`; which one it was is *moved_to.
 absl::Status MoveToFreeName(const FilePlace& place, int to_folder_fd, const std::string& to_folder,
-                            std::string* moved_to) {
-  for (int suffix = 0; suffix < kNameSuffixMax; ++suffix) {
-    *moved_to = WithSuffix(place.name, suffix);
+                            size_t name_bytes_max, std::string* moved_to) {
+  for (int number = 0; number < kNameSuffixMax; ++number) {
+    *moved_to = WithNumber(place.name, number, name_bytes_max);
     if (RenameNoReplace(place.folder_fd, place.name.c_str(), to_folder_fd, moved_to->c_str()) ==
         0) {
       return absl::OkStatus();
@@ -100,11 +104,13 @@ absl::Status MoveToFreeName(const FilePlace& place, int to_folder_fd, const std:
       absl::StrCat(to_folder, ": ", kNameSuffixMax, " files have the name of ", place.name));
 }
 
-absl::Status MoveInto(const FilePlace& place, const std::string& to_folder, std::string* moved_to) {
+absl::Status MoveInto(const FilePlace& place, const std::string& to_folder, size_t name_bytes_max,
+                      std::string* moved_to) {
   moved_to->clear();
   const absl::StatusOr<UniqueFd> to_folder_fd = OpenFolder(to_folder);
   if (!to_folder_fd.ok()) return to_folder_fd.status();
-  const absl::Status status = MoveToFreeName(place, to_folder_fd->get(), to_folder, moved_to);
+  const absl::Status status =
+      MoveToFreeName(place, to_folder_fd->get(), to_folder, name_bytes_max, moved_to);
   if (absl::IsNotFound(status)) {
     moved_to->clear();
     return absl::OkStatus();
@@ -133,7 +139,7 @@ absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   std::string moved_to;
-  return MoveInto(place, to_folder, &moved_to);
+  return MoveInto(place, to_folder, NAME_MAX, &moved_to);
 }
 
 absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
@@ -144,9 +150,11 @@ absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity
     return FileError("make folder", failed, errno);
   }
   std::string moved_to;
-  absl::Status status = MoveInto(place, failed, &moved_to);
+  // The reason goes by the file's name, so that needs room.
+  constexpr size_t kRoom = sizeof(kReasonSuffix) - 1;
+  absl::Status status = MoveInto(place, failed, NAME_MAX - kRoom, &moved_to);
   if (!status.ok() || moved_to.empty()) return status;
-  status = WriteDurably(failed, absl::StrCat(moved_to, ".reason"),
+  status = WriteDurably(failed, absl::StrCat(moved_to, kReasonSuffix),
                         absl::StrCat(EscapedForLog(reason), "\n"));
   return absl::IsAlreadyExists(status) ? absl::OkStatus() : status;
 }
