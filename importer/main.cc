@@ -542,7 +542,11 @@ absl::Status CheckFolders(const Options& options) {
   if (found == 2 && infos[0].st_dev == infos[1].st_dev && infos[0].st_ino == infos[1].st_ino) {
     return absl::FailedPreconditionError("-move names the watched folder itself");
   }
+  // Of runs that were killed.
   if (!options.move.empty()) RemoveAbandonedFiles(options.move);
+  if (!options.watch.empty()) {
+    RemoveAbandonedFiles(absl::StrCat(options.watch, "/", kFailedFolder));
+  }
   return absl::OkStatus();
 }
 

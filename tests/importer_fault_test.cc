@@ -318,6 +318,101 @@ TEST_F(ImporterFaultTest, DamageAnywhereIsQuarantinedWithItsReason) {
   EXPECT_TRUE(Drain().exit.ok());
 }
 
+// As for files that load, so for those that do not: whenever the importer is killed, in the end
+// each is set aside once, with its reason.
+TEST_F(ImporterFaultTest, KilledWhileSettingAside) {
+  const uint64_t kills_wanted = NumberFromEnvironment("CTACCT_KILLS", 20);
+  const uint64_t seed = NumberFromEnvironment("CTACCT_SEED", std::random_device()());
+  std::cout << "CTACCT_SEED=" << seed << " CTACCT_KILLS=" << kills_wanted << std::endl;
+  std::mt19937_64 random(seed);
+  EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
+  uint64_t sequence = 0;
+  std::set<std::string> bad;
+  const auto write_more = [&] {
+    for (int i = 0; i < 100; ++i) {
+      const std::string name = WriteSpool(++sequence, 2, false);
+      fs::resize_file(watch_ + "/" + name, 400);
+      bad.insert(name);
+    }
+  };
+  for (uint64_t kills = 0; kills < kills_wanted;) {
+    if (Names(watch_).size() <= 1) write_more();
+    const size_t files = Names(watch_).size();
+    const size_t until = files - std::min<size_t>(files - 1, random() % 8);
+    const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+    EXPECT_TRUE(Eventually([&] { return !importer->Running() || Names(watch_).size() <= until; }));
+    absl::SleepFor(absl::Microseconds(random() % 300));
+    if (!importer->Signal(SIGKILL).ok()) continue;
+    const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+    ASSERT_TRUE(exit.ok());
+    if (exit->signal != SIGKILL) continue;
+    ++kills;
+    if (!fs::exists(watch_ + "/failed")) continue;
+    // Also at this very moment.
+    for (const std::string& name : Names(watch_ + "/failed")) {
+      if (bad.count(name) == 0) continue;
+      EXPECT_THAT(Contents(watch_ + "/failed/" + name + ".reason"), HasSubstr(": torn: "));
+    }
+  }
+  WriteSpool(++sequence);
+  WriteSpool(++sequence, 2, false);
+  fs::resize_file(watch_ + "/" + SpoolFileName(engine_id_, sequence), 400);
+  bad.insert(SpoolFileName(engine_id_, sequence));
+  EXPECT_EQ(Run({"-watch=" + watch_, "-once"}).exit.code, 1);
+  ExpectSums();
+  std::set<std::string> expected;
+  for (const std::string& name : bad) {
+    expected.insert(name);
+    expected.insert(name + ".reason");
+  }
+  EXPECT_EQ(Names(watch_ + "/failed"), expected);
+  EXPECT_THAT(Names(watch_), testing::ElementsAre("failed"));
+}
+
+// Fault 14, with nobody between: the server's processes are killed.
+TEST_F(ImporterFaultTest, AServerKilledAroundACommit) {
+  EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
+  Sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS "
+      "'BEGIN PERFORM pg_sleep(1); RETURN NULL; END'");
+  const std::string copying =
+      "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND wait_event = 'PgSleep' "
+      "AND datname = current_database()";
+  const std::string committing =
+      "SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND state = 'active' "
+      "AND datname = current_database()";
+  struct Moment {
+    const char* trigger;
+    std::string is_now;
+  };
+  uint64_t sequence = 0;
+  for (const Moment& moment :
+       {Moment{"CREATE TRIGGER slow AFTER INSERT ON vpn_traffic FOR EACH STATEMENT", copying},
+        Moment{"CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON import_ledger DEFERRABLE INITIALLY "
+               "DEFERRED FOR EACH ROW",
+               committing},
+        Moment{"", ""}}) {
+    if (*moment.trigger != '\0') Sql(absl::StrCat(moment.trigger, " EXECUTE FUNCTION slow()"));
+    const std::string before = Sql("SELECT count(*) FROM import_ledger");
+    for (int i = 0; i < 3; ++i) WriteSpool(++sequence);
+    const auto importer = StartImporter({"-watch=" + watch_});
+    EXPECT_TRUE(Eventually([&] {
+      return moment.is_now.empty() ? Sql("SELECT count(*) FROM import_ledger") != before
+                                   : Sql(moment.is_now) == "1";
+    }));
+    ASSERT_TRUE(postgres->StopImmediately().ok());
+    const absl::Status restarted = postgres->Restart();
+    ASSERT_TRUE(restarted.ok()) << restarted;
+    EXPECT_TRUE(Eventually([&] { return fs::is_empty(watch_); })) << importer->Stderr();
+    ExpectEnds(*importer);
+    ExpectSums();
+    EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), absl::StrCat(sequence));
+    if (*moment.trigger != '\0') {
+      Sql(absl::StrCat("DROP TRIGGER slow ON ",
+                       moment.is_now == copying ? "vpn_traffic" : "import_ledger"));
+    }
+  }
+}
+
 std::vector<std::string> OddNames() {
   return {"it's",
           "\"quoted\"",
