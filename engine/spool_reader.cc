@@ -15,7 +15,6 @@
 namespace ctacct {
 namespace {
 
-using spool_format::BlockHeader;
 using spool_format::End;
 using spool_format::GapRecord;
 using spool_format::Header;

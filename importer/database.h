@@ -1,8 +1,8 @@
 // What the importer does in the database: its tables, and one file's rows, exactly once.
 //
-// A file is one transaction: its ledger row, its gaps, its rows by COPY, COMMIT. The ledger's primary key
-// lets one of several importers through and makes the others wait for it. Whether a COMMIT whose
-// answer was lost has happened is what the ledger says at the next try.
+// A file is one transaction: its ledger row, its gaps, its rows by COPY, COMMIT. The ledger's
+// primary key lets one of several importers through and makes the others wait for it. Whether a
+// COMMIT whose answer was lost has happened is what the ledger says at the next try.
 //
 // Errors as in pg_connection.h; after any but AlreadyExists throw the connection away: it may be
 // within a transaction. Thread-compatible.

@@ -1,5 +1,6 @@
 // Where files go once the importer is through with them. Nothing here ever replaces a file: on a
-// clash of names the newcomer gets a number. A name that meanwhile means another file than the one
+// clash of names the newcomer gets a number (a name as long as names may be gives up its end for
+// it, and for ".reason"). A name that meanwhile means another file than the one
 // that was read is left alone; a file that is gone (another importer was faster) is no error. A
 // file that has changed since `identity` was taken is Aborted and stays: what was added to it is
 // not in the database.

@@ -66,6 +66,22 @@ TEST_F(DisposalTest, WhatHasGrownStays) {
   EXPECT_EQ(Contents("failed/a.csv.reason"), "why\\x0a\\x1b[0m\n");
 }
 
+TEST_F(DisposalTest, NamesAsLongAsNamesMayBe) {
+  const std::string longest(255, 'x');
+  for (const std::string number : {"", ".1", ".2"}) {
+    const std::string name = longest.substr(0, 255 - number.size()) + number;
+    EXPECT_TRUE(MoveFile(Place(longest), Write(longest), folder_ + "/done").ok());
+    EXPECT_EQ(Contents("done/" + name), "1\n");
+  }
+  // Each with a reason of its own.
+  for (const std::string number : {"", ".1", ".2"}) {
+    const std::string name = longest.substr(0, 248 - number.size()) + number;
+    EXPECT_TRUE(QuarantineFile(Place(longest), Write(longest), "why" + number).ok());
+    EXPECT_EQ(Contents("failed/" + name), "1\n");
+    EXPECT_EQ(Contents("failed/" + name + ".reason"), "why" + number + "\n");
+  }
+}
+
 TEST_F(DisposalTest, AnotherFileOfTheNameIsLeftAlone) {
   const FileIdentity identity = Write("a.csv");
   fs::rename(folder_ + "/a.csv", folder_ + "/old.csv");

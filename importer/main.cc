@@ -156,6 +156,7 @@ class Importer {
   bool connected_before_ = false;
   bool draining_ = false;  // The watched folder, where bad files are set aside; else named files.
   int failures_in_a_row_ = 0;
+  std::string last_failure_;  // What was said of the last one.
   absl::Duration progress_shown_ = -absl::InfiniteDuration();
   Counters counters_;
   // Paths. What was found and is not in the database; grows by every bad file, and a run with many
@@ -180,8 +181,10 @@ absl::Status Importer::PauseAfter(const absl::Status& status) {
   const bool patient = !options_.watch.empty() && !options_.once;
   // A person who waits would rather hear at once that the address is wrong.
   if (!patient && (!connected_before_ || failures_in_a_row_ >= kOnceRetriesMax)) return status;
-  if (failures_in_a_row_++ == 0) {
+  // A server that is down, then starts, then is a standby: each is said, once.
+  if (failures_in_a_row_++ == 0 || status.message() != last_failure_) {
     LogLine(absl::StrCat("database unavailable: ", status.message(), "; trying again"));
+    last_failure_ = std::string(status.message());
   }
   const absl::Duration pause =
       std::min(kBackOffMax, kBackOffFirst * (1 << std::min(failures_in_a_row_ - 1, 10)));
@@ -539,7 +542,11 @@ absl::Status CheckFolders(const Options& options) {
   if (found == 2 && infos[0].st_dev == infos[1].st_dev && infos[0].st_ino == infos[1].st_ino) {
     return absl::FailedPreconditionError("-move names the watched folder itself");
   }
+  // Of runs that were killed.
   if (!options.move.empty()) RemoveAbandonedFiles(options.move);
+  if (!options.watch.empty()) {
+    RemoveAbandonedFiles(absl::StrCat(options.watch, "/", kFailedFolder));
+  }
   return absl::OkStatus();
 }
 

@@ -96,6 +96,11 @@ inline uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
   return number;
 }
 
+inline bool InCi() {
+  const char* const ci = std::getenv("CI");
+  return ci != nullptr && std::string(ci) == "true";
+}
+
 class ImporterTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -114,9 +119,8 @@ class ImporterTest : public ::testing::Test {
 
   void SetUp() override {
     if (postgres == nullptr) {
-      const char* const ci = std::getenv("CI");
       // In CI a missing server is a broken CI, not a reason to look away.
-      if (!missing_ || (ci != nullptr && std::string(ci) == "true")) FAIL() << unavailable_;
+      if (!missing_ || InCi()) FAIL() << unavailable_;
       GTEST_SKIP() << unavailable_;
     }
     // Short: a Unix socket below it must fit into 107 bytes, and Bazel's own folders are long.
