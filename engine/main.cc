@@ -360,6 +360,7 @@ class FlushReporter {
     const absl::Status status = privileges_.Explain(flusher_->Flush(handoffs_, last));
     failures_ = status.ok() ? 0 : failures_ + 1;
     if (flusher_->intervals_written() != written) last_write_ns_ = WallClockNs();
+    NoteFolding();
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
                       : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
@@ -372,6 +373,18 @@ class FlushReporter {
   int64_t last_write_ns() const { return last_write_ns_; }
 
  private:
+  // Says so when it begins.
+  void NoteFolding() {
+    if (flusher_->intervals().last_end_ns == last_end_ns_) return;
+    last_end_ns_ = flusher_->intervals().last_end_ns;
+    const bool folds = flusher_->rows_folded() != rows_folded_;
+    rows_folded_ = flusher_->rows_folded();
+    if (folds && !folds_) {
+      Log("an interval has more rows than -max-rows; the smallest are summed as one");
+    }
+    folds_ = folds;
+  }
+
   Flusher* const flusher_;
   const std::vector<AccountingHandoff*> handoffs_;
   const Privileges privileges_;
@@ -379,6 +392,9 @@ class FlushReporter {
   absl::Status last_;
   uint64_t failures_ = 0;
   int64_t last_write_ns_ = 0;
+  int64_t last_end_ns_ = 0;
+  uint64_t rows_folded_ = 0;
+  bool folds_ = false;
 };
 
 // Keeps the metrics file as new as what it is made of. Says once when it cannot be written, and

@@ -103,6 +103,7 @@ TEST_F(ScanTest, HeavyPairsAreExactAndNothingIsLost) {
   ASSERT_TRUE(exit.ok() && exit->ok()) << (*engine)->Stderr();
   EXPECT_THAT((*engine)->Stderr(), Not(HasSubstr("overrun")));
   EXPECT_THAT((*engine)->Stderr(), HasSubstr(" rows summed as one (-max-rows)"));
+  EXPECT_THAT((*engine)->Stderr(), HasSubstr("an interval has more rows than -max-rows"));
 
   std::vector<std::string> dump = {DataPath("engine/spooldump")};
   for (const auto& entry : std::filesystem::directory_iterator(spool())) {
