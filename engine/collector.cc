@@ -9,11 +9,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cassert>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "engine/kept_events.h"
 #include "engine/kernel_settings.h"
+#include "netlink/dying_list.h"
 #include "netlink/event_filter.h"
 
 namespace ctacct {
@@ -25,6 +27,9 @@ constexpr int64_t kNanosPerMilli = 1'000'000;
 // The kernel makes a dump's chunks while we ask for them: it is silent only if something is broken.
 constexpr int64_t kDumpSilenceMaxNs = 10 * kNanosPerSecond;
 constexpr int64_t kDumpRetryNs = kNanosPerSecond;
+// At the end, for flows whose DESTROY waits for room: the kernel sends again every 10 ms.
+constexpr int64_t kUndeliveredMaxNs = 30 * kNanosPerSecond;
+constexpr int kUndeliveredPollMillis = 10;
 // Looks at the clock at least so often, in case the wall clock is set.
 constexpr int64_t kPollMillisMax = 1000;
 constexpr int64_t kCatchUpPollMillis = 1;
@@ -59,6 +64,7 @@ std::vector<int> WorkerCpus(size_t workers) {
 
 absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     Options options, const std::vector<AccountingHandoff*>& handoffs) {
+  assert(options.manager != nullptr);
   auto collector = std::unique_ptr<Collector>(new Collector(std::move(options)));
   const Options& asked = collector->options_;
   collector->handoffs_ = handoffs;
@@ -89,12 +95,14 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   }
   // Of a flow that ended while no engine ran, only its start time tells that it is old.
   absl::StatusOr<KeptEvents> events =
-      OpenEventSockets(sockets, TimestampsAreOn(), asked.manager, asked.log);
+      OpenEventSockets(sockets, TimestampsAreOn(), !asked.reliable, *asked.manager, asked.log);
   if (!events.ok()) return events.status();
   collector->events_kept_ = events->kept;
+  collector->kept_names_ = events->names;
   for (size_t i = 0; i < workers; ++i) {
     EventLoop::Options loop_options;
     loop_options.cpu = cpus[i];
+    loop_options.reliable = asked.reliable;
     loop_options.attention_fd = collector->attention_fd_.get();
     loop_options.capture = collector->capture_.get();
     loop_options.log = asked.log;
@@ -127,12 +135,24 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
   dispatch.interval_ns = options_.rules.interval_ns;
   dispatch.timestamps_on = timestamps_on;
   dispatcher_.emplace(dispatch, queues);
-  Loop(*stop, wake_fd);
-  if (!AnyFailed()) TakeLastDump();
+  {
+    std::optional<TableGuard> guard;
+    if (options_.reliable) {
+      guard.emplace([this](bool room, const TableFill& fill) { OnTableRoom(room, fill); });
+    }
+    Loop(*stop, wake_fd);
+    if (!AnyFailed()) TakeLastDump();
+    if (!AnyFailed()) AwaitUndelivered();
+  }
   stop->store(true);
   dispatcher_->Finish();
   WakeWorkers();
   for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < loops_.size() && options_.reliable; ++i) {
+    // Nobody will look after the table: from here on they are sockets like others, and may be kept.
+    loops_[i]->EndReliable();
+    options_.manager->Store(kept_names_[i], loops_[i]->socket_fd());
+  }
   absl::Status status;
   for (const std::unique_ptr<EventLoop>& loop : loops_) status.Update(loop->status());
   if (capture_ != nullptr) status.Update(capture_->Flush());
@@ -218,6 +238,34 @@ void Collector::TakeLastDump() {
   }
 }
 
+// The ends of flows that the kernel could not deliver so far.
+void Collector::AwaitUndelivered() {
+  if (!options_.reliable) return;
+  const int64_t give_up_ns = NowNs(CLOCK_MONOTONIC) + kUndeliveredMaxNs;
+  for (;;) {
+    const absl::StatusOr<size_t> flows = CountDyingFlows();
+    if (!flows.ok()) options_.log(std::string(flows.status().message()));
+    if (!flows.ok() || *flows == 0) return;
+    if (NowNs(CLOCK_MONOTONIC) > give_up_ns) {
+      options_.log(absl::StrCat("reliable delivery: the ends of ", *flows,
+                                " flows were not delivered in time, and are lost"));
+      return;
+    }
+    poll(nullptr, 0, kUndeliveredPollMillis);
+  }
+}
+
+void Collector::OnTableRoom(bool room, const TableFill& fill) {
+  if (!room) times_reliable_left_.fetch_add(1);
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->AllowReliable(room);
+  options_.log(absl::StrCat(
+      room ? "reliable delivery is on again: " : "reliable delivery is off for now: ", fill.flows,
+      " of at most ", fill.flows_max, " flows in conntrack's table",
+      room ? ""
+           : ", and undelivered events would keep more there; remedy: a larger "
+             "nf_conntrack_max or -receive-buffer"));
+}
+
 void Collector::NoteBaseline() {
   if (!dumped_ || baseline_told_) return;
   baseline_told_ = true;
@@ -231,7 +279,7 @@ void Collector::NoteBaseline() {
                             loops_.size() == 1 ? " worker" : " workers", ", receive buffer ",
                             buffer_bytes, " bytes",
                             events_kept_ ? "; events were kept since an earlier engine" : ""));
-  if (options_.manager != nullptr) options_.manager->TellReady();
+  options_.manager->TellReady();
 }
 
 bool Collector::AllCaughtUp() const {

@@ -22,6 +22,7 @@
 #include "engine/dispatcher.h"
 #include "engine/event_loop.h"
 #include "engine/service_manager.h"
+#include "engine/table_guard.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
 #include "netlink/capture_file.h"
@@ -36,9 +37,10 @@ class Collector {
     bool destroy_only = false;
     // Kernel memory for bursts of events, of all workers together.
     size_t receive_buffer_bytes = 0;
-    std::string record;                           // Capture to write; empty: none. One worker.
+    bool reliable = false;  // See EventSocket::SetReliable; given up while the table is too full.
+    std::string record;     // Capture to write; empty: none. One worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
-    // Keeps event sockets beyond this process, and is told once accounting is live; nullptr: none.
+    // Keeps event sockets beyond this process, and is told once accounting is live. Must be given.
     ServiceManager* manager = nullptr;
   };
 
@@ -55,6 +57,9 @@ class Collector {
   // Before Run: an engine before had read all events up to then.
   void NoteDrained(int64_t drained_ns);
 
+  // How often reliable delivery was given up for want of room in the table.
+  uint64_t times_reliable_left() const { return times_reliable_left_.load(); }
+
   // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
   // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
   // ends it early, the workers finished likewise, and *stop set: then the flusher must take all
@@ -67,6 +72,8 @@ class Collector {
 
   void Loop(const std::atomic<bool>& stop, int wake_fd);
   void TakeLastDump();
+  void AwaitUndelivered();
+  void OnTableRoom(bool room, const TableFill& fill);
   void RequestDump();
   // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
   bool TakeChunk();
@@ -90,6 +97,8 @@ class Collector {
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
   bool events_kept_ = false;
+  std::vector<std::string> kept_names_;
+  std::atomic<uint64_t> times_reliable_left_{0};
   bool dumped_ = false;  // The first dump is over.
   bool baseline_told_ = false;
   bool dump_requested_ = false;   // And not done yet.

@@ -66,6 +66,7 @@ void EventLoop::Run(Worker* worker) {
   if (options_.cpu >= 0) CPU_SET(static_cast<size_t>(options_.cpu), &own_cpu_);
   sched_getaffinity(0, sizeof(all_cpus_), &all_cpus_);
   RunOn(own_cpu_);
+  if (!overrun_) TakeUpReliable(worker);
   for (;;) {
     const uint64_t snapshot = queue_.Snapshot();
     const size_t taken = TakeEvents(worker);
@@ -98,6 +99,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
   if (!status_.ok()) return 0;
   const size_t batches_max =
       events_->ReceiveBufferBytes() / (EventSocket::kBatchDatagrams * kQueuedEventBytesMin) + 1;
+  NoteReliableLeft();
   size_t taken = 0;
   for (size_t i = 0; i < batches_max; ++i) {
     const absl::StatusOr<EventSocket::Batch> batch = events_->Receive();
@@ -122,6 +124,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
     // Only now: until the queue was empty the kernel went on dropping.
     if (std::exchange(overrun_, false)) NoteOverrun(worker);
     drained_ns_ = now_ns;
+    TakeUpReliable(worker);
     break;
   }
   return taken;
@@ -144,6 +147,43 @@ void EventLoop::NoteOverrun(Worker* worker) {
                             " events; a dump makes the totals of living flows right. Remedy: a "
                             "larger -receive-buffer (",
                             events_->ReceiveBufferBytes(), " bytes granted to this worker)"));
+}
+
+void EventLoop::AllowReliable(bool allowed) {
+  if (!options_.reliable) return;
+  {
+    const std::lock_guard lock(delivery_mutex_);
+    reliable_allowed_ = allowed;
+    if (allowed || delivery_ != Delivery::kReliable) return;
+    drops_at_leaving_ = events_->SetReliable(false);
+    delivery_ = Delivery::kReliableLeft;
+  }
+  Wake();
+}
+
+void EventLoop::NoteReliableLeft() {
+  if (!options_.reliable) return;
+  const std::lock_guard lock(delivery_mutex_);
+  if (delivery_ != Delivery::kReliableLeft) return;
+  delivery_ = Delivery::kUnreliable;
+  drops_seen_ = drops_at_leaving_;
+  overrun_ = true;
+}
+
+void EventLoop::TakeUpReliable(Worker* worker) {
+  if (!options_.reliable) return;
+  {
+    const std::lock_guard lock(delivery_mutex_);
+    if (!reliable_allowed_ || delivery_ != Delivery::kUnreliable) return;
+    events_->SetReliable(true);
+    delivery_ = Delivery::kReliable;
+  }
+  // Lost since the queue was drained; or, a few of them, only late.
+  if (events_->Drops() != drops_seen_) NoteOverrun(worker);
+}
+
+void EventLoop::EndReliable() {
+  if (options_.reliable) events_->NoteDropsTold(events_->SetReliable(false));
 }
 
 void EventLoop::CallAttention() const {

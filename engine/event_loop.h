@@ -21,6 +21,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +42,7 @@ class EventLoop {
     // To run on, but for the time of a dump, which keeps one CPU busy: then any other that this
     // process may use does better. -1: none of its own.
     int cpu = -1;
+    bool reliable = false;             // See EventSocket::SetReliable.
     int attention_fd = -1;             // An eventfd, written when the other thread should look.
     CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
     std::function<void(const std::string&)> log;
@@ -58,6 +60,13 @@ class EventLoop {
   FrameQueue* queue() { return &queue_; }
   // Frames wait that should not wait long.
   void Wake();
+
+  // Leaves reliable delivery, at once, or takes it up again when the queue is next drained; if it
+  // was asked for. Leaving is like an overrun: what was under way may be lost. Any thread.
+  void AllowReliable(bool allowed);
+  // After Run: leaves it for good, and silently.
+  void EndReliable();
+  int socket_fd() const { return events_->fd(); }
 
   // Of any thread; as of the frames that the queue's producer knows to be applied.
   bool needs_resync() const { return needs_resync_.load(std::memory_order_relaxed); }
@@ -79,6 +88,9 @@ class EventLoop {
   // Takes every event that is queued when it is called, and returns their number.
   size_t TakeEvents(Worker* worker);
   void NoteOverrun(Worker* worker);
+  void NoteReliableLeft();
+  // The queue is drained and every loss is told.
+  void TakeUpReliable(Worker* worker);
   void CallAttention() const;
   void RunOn(const cpu_set_t& cpus);
   void Wait(size_t taken);
@@ -100,6 +112,12 @@ class EventLoop {
   std::atomic<bool> needs_resync_{false};
   std::atomic<bool> failed_{false};
   std::atomic<size_t> flows_{0};
+  enum class Delivery { kUnreliable, kReliable, kReliableLeft };
+  std::mutex delivery_mutex_;
+  // Guarded by delivery_mutex_:
+  bool reliable_allowed_ = true;
+  Delivery delivery_ = Delivery::kUnreliable;
+  uint32_t drops_at_leaving_ = 0;  // kReliableLeft: so many drops were no losses.
 };
 
 }  // namespace ctacct

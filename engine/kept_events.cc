@@ -24,16 +24,15 @@ std::string KeptEventsName(const EventSocket::Options& options, size_t worker, s
 }
 
 absl::StatusOr<KeptEvents> OpenEventSockets(const std::vector<EventSocket::Options>& options,
-                                            bool usable, ServiceManager* manager,
+                                            bool usable, bool store, ServiceManager& manager,
                                             const std::function<void(const std::string&)>& log) {
-  std::vector<std::string> names;
+  KeptEvents events;
+  std::vector<std::string>& names = events.names;
   for (size_t i = 0; i < options.size(); ++i) {
     names.push_back(KeptEventsName(options[i], i, options.size()));
   }
-  std::vector<ServiceManager::Descriptor> handed_back;
-  if (manager != nullptr) handed_back = manager->TakeHandedBack();
+  std::vector<ServiceManager::Descriptor> handed_back = manager.TakeHandedBack();
 
-  KeptEvents events;
   std::string why;
   std::map<std::string, UniqueFd> by_name;
   for (ServiceManager::Descriptor& descriptor : handed_back) {
@@ -61,7 +60,8 @@ absl::StatusOr<KeptEvents> OpenEventSockets(const std::vector<EventSocket::Optio
   }
   // Removed by name, which the ones in use need.
   for (const ServiceManager::Descriptor& descriptor : handed_back) {
-    if (!events.kept || by_name.contains(descriptor.name)) manager->Remove(descriptor.name);
+    if (!store || !events.kept || by_name.contains(descriptor.name))
+      manager.Remove(descriptor.name);
   }
   if (events.kept) return events;
 
@@ -69,7 +69,7 @@ absl::StatusOr<KeptEvents> OpenEventSockets(const std::vector<EventSocket::Optio
   for (size_t i = 0; i < options.size(); ++i) {
     absl::StatusOr<std::unique_ptr<EventSocket>> socket = EventSocket::Open(options[i]);
     if (!socket.ok()) return socket.status();
-    if (manager != nullptr) manager->Store(names[i], (*socket)->fd());
+    if (store) manager.Store(names[i], (*socket)->fd());
     events.sockets.push_back(*std::move(socket));
   }
   return events;

@@ -167,9 +167,9 @@ struct User {
 bool AbslParseFlag(absl::string_view text, User* user, std::string* why) {
   user->name = std::string(text);
   if (text.empty()) return true;
-  absl::StatusOr<UserAccount> account = FindUserAccount(user->name);
+  const absl::StatusOr<UserAccount> account = FindUserAccount(user->name);
   *why = std::string(account.status().message());
-  if (account.ok()) user->account = *std::move(account);
+  if (account.ok()) user->account = *account;
   return account.ok();
 }
 std::string AbslUnparseFlag(const User& user) { return user.name; }
@@ -221,6 +221,13 @@ ABSL_FLAG(std::string, metrics_file, "",
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
           "workers; the kernel doubles it");
+
+ABSL_FLAG(
+    bool, reliable, false,
+    "no event is lost for want of receive buffer: the kernel keeps it and sends it again. The "
+    "price: flows whose end cannot be delivered stay in conntrack's table, and a full table "
+    "drops new connections; so the mode is left while the table is more than 85 % full. "
+    "Other listeners may get events twice");
 
 namespace ctacct {
 namespace {
@@ -537,6 +544,7 @@ absl::Status RunEngine(const Config& config) {
     options.record = absl::GetFlag(FLAGS_record);
     options.log = Log;
     options.manager = &manager;
+    options.reliable = absl::GetFlag(FLAGS_reliable);
     absl::StatusOr<std::unique_ptr<Collector>> opened =
         Collector::Open(std::move(options), handoffs);
     if (!opened.ok()) {
@@ -669,7 +677,12 @@ absl::Status RunEngine(const Config& config) {
   }
   WorkerCounts counts;
   for (const std::unique_ptr<Worker>& worker : workers) counts.Add(worker->counts());
-  if (read_status.ok()) Log(Summary(counts, flusher, pipe.get()));
+  const uint64_t times_left = collector != nullptr ? collector->times_reliable_left() : 0;
+  if (read_status.ok()) {
+    const std::string departures =
+        times_left == 0 ? "" : absl::StrCat("; ", times_left, " departures from reliable delivery");
+    Log(absl::StrCat(Summary(counts, flusher, pipe.get()), departures));
+  }
   return read_status;
 }
 

@@ -186,6 +186,16 @@ void EventSocket::NoteDropsTold(uint32_t drops) const {
   setsockopt(fd(), SOL_SOCKET, SO_MARK, &drops, sizeof(drops));
 }
 
+uint32_t EventSocket::SetReliable(bool reliable) const {
+  const int on = reliable ? 1 : 0;
+  // When it ends: the kernel shall report overruns before it begins to lose anything.
+  if (!reliable) setsockopt(fd(), SOL_NETLINK, NETLINK_NO_ENOBUFS, &on, sizeof(on));
+  const uint32_t drops = Drops();
+  setsockopt(fd(), SOL_NETLINK, NETLINK_BROADCAST_ERROR, &on, sizeof(on));
+  if (reliable) setsockopt(fd(), SOL_NETLINK, NETLINK_NO_ENOBUFS, &on, sizeof(on));
+  return drops;
+}
+
 size_t EventSocket::ReceiveBufferBytes() const {
   int granted = 0;
   socklen_t bytes = sizeof(granted);

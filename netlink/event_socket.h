@@ -70,6 +70,12 @@ class EventSocket {
   // Zero at first. Needs CAP_NET_ADMIN; without it nothing is noted.
   [[nodiscard]] uint32_t DropsTold() const;
   void NoteDropsTold(uint32_t drops) const;
+  // Reliable delivery, off at first: an event that finds no room is not lost. A DESTROY is sent
+  // again until it is delivered (until then its flow stays in the table: see CountDyingFlows), the
+  // others with their flow's next packet; other listeners may get them twice. There is no ENOBUFS
+  // then, and Drops() counts attempts. Whoever turns it off goes on with what Drops() said just
+  // before, which is returned. Any thread.
+  uint32_t SetReliable(bool reliable) const;
   // What the kernel granted, in its own doubled count.
   [[nodiscard]] size_t ReceiveBufferBytes() const;
   int fd() const { return mnl_socket_get_fd(socket_.get()); }

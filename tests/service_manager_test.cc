@@ -464,6 +464,41 @@ TEST_F(ServiceManagerTest, WithoutStartTimesNothingIsCountedTwice) {
   EXPECT_EQ(Difference(*sent, Rows()), "") << engine_->Stderr();
 }
 
+// Reliable delivery to a socket that nobody reads would fill conntrack's table: such sockets are
+// kept only by an engine that has come to its end and left the mode.
+TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
+  const std::vector<std::string> flags = {"-workers=2", "-reliable", "-receive-buffer=65536"};
+  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  EXPECT_TRUE(manager_->store.empty());
+  StopEngine();
+  manager_->Take();
+  ASSERT_EQ(manager_->store.size(), 2u);
+  for (const auto& [name, fd] : manager_->store) {
+    for (const int option : {NETLINK_BROADCAST_ERROR, NETLINK_NO_ENOBUFS}) {
+      int on = 1;
+      socklen_t bytes = sizeof(on);
+      ASSERT_EQ(getsockopt(fd.get(), SOL_NETLINK, option, &on, &bytes), 0);
+      EXPECT_EQ(on, 0);
+    }
+  }
+  // Far more than the sockets hold: the dead do not stay in the table.
+  ASSERT_TRUE(gateway_->Play({"--udp=5000"}).ok());
+  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  const auto flows = gateway_->Run({"cat", "/proc/sys/net/netfilter/nf_conntrack_count"});
+  ASSERT_TRUE(flows.ok()) << flows.status();
+  EXPECT_EQ(*flows, "0\n");
+  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
+  EXPECT_TRUE(manager_->store.empty());
+  ASSERT_TRUE(engine_->WaitForOutput("netlink overrun", absl::Seconds(10)).ok());
+  const auto sent = gateway_->Play({"--tcp=5000"});
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  ASSERT_TRUE(engine_->Signal(SIGKILL).ok());
+  ASSERT_TRUE(engine_->Wait(absl::Seconds(10)).ok());
+  manager_->Take();
+  EXPECT_TRUE(manager_->store.empty());
+}
+
 // Nobody is there to tell, or to hand anything back.
 TEST_F(ServiceManagerTest, WithoutAManagerNothingIsDifferent) {
   auto engine = gateway_->Start({DataPath("engine/engine"), "-interval=1"});

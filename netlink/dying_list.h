@@ -1,0 +1,19 @@
+// conntrack's dying list: flows whose DESTROY could not be delivered yet (see EventSocket's
+// reliable delivery). The kernel sends them again every 10 ms.
+//
+// A pure function but for the kernel; any thread, in its network namespace. Needs CAP_NET_ADMIN.
+#ifndef CTACCT_NETLINK_DYING_LIST_H_
+#define CTACCT_NETLINK_DYING_LIST_H_
+
+#include <cstddef>
+
+#include "absl/status/statusor.h"
+
+namespace ctacct {
+
+// How many IPv4 flows are in it. Blocks for as long as the kernel takes to list them.
+[[nodiscard]] absl::StatusOr<size_t> CountDyingFlows();
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_DYING_LIST_H_
