@@ -23,6 +23,7 @@
 namespace ctacct {
 namespace {
 
+constexpr size_t kErrorBytesMax = 4096;        // As long as a path can be.
 constexpr size_t kFlagFileBytesMax = 1 << 20;  // All flags with the longest values, many times.
 constexpr int kFlagFileDepthMax = 8;           // A file that names itself must end somewhere.
 constexpr size_t kQuotedBytesMax = 400;  // Most paths; a hostile value must not flood the log.
@@ -193,6 +194,10 @@ std::string FlagsHelp(const std::string& usage) {
 void PrintError(const char* program, const absl::Status& status) {
   std::string line = absl::StrCat(program, ": ");
   for (unsigned char c : status.message()) {
+    if (line.size() >= kErrorBytesMax) {
+      line += "...";
+      break;
+    }
     if (c < 0x20 || c == 0x7f) {
       absl::StrAppend(&line, c == '\n' ? " " : absl::StrCat("\\x", absl::Hex(c, absl::kZeroPad2)));
     } else {
