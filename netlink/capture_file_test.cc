@@ -124,6 +124,23 @@ TEST_F(CaptureFileTest, ATimeThatCannotBeIsAnError) {
   }
 }
 
+TEST_F(CaptureFileTest, ACaptureOfSomethingElseIsAnError) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  {
+    std::fstream file(path_, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(20);
+    file.put('\x01');  // Ethernet.
+  }
+  EXPECT_THAT(std::string(CaptureReader::Open(path_).status().message()), HasSubstr("link type 1"));
+}
+
+TEST_F(CaptureFileTest, AFullDiskIsAnError) {
+  const auto writer = CaptureWriter::Create("/dev/full");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  Write(**writer, "first", 1);
+  EXPECT_THAT(std::string((*writer)->Flush().message()), HasSubstr("No space left on device"));
+}
+
 TEST_F(CaptureFileTest, WrongFilesAreNamed) {
   EXPECT_THAT(std::string(CaptureReader::Open("/nowhere/x.pcap").status().message()),
               HasSubstr("/nowhere/x.pcap"));
