@@ -17,12 +17,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
 namespace {
 
-constexpr int kFlagFileDepthMax = 8;     // A file that names itself must end somewhere.
+constexpr size_t kErrorBytesMax = 4096;        // As long as a path can be.
+constexpr size_t kFlagFileBytesMax = 1 << 20;  // All flags with the longest values, many times.
+constexpr int kFlagFileDepthMax = 8;           // A file that names itself must end somewhere.
 constexpr size_t kQuotedBytesMax = 400;  // Most paths; a hostile value must not flood the log.
 
 std::string Normalised(absl::string_view name) { return absl::StrReplaceAll(name, {{"-", "_"}}); }
@@ -99,9 +102,18 @@ absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line)
     return absl::InvalidArgumentError(
         absl::StrCat("flag file ", QuotedForLog(path), ": ", strerror(errno)));
   }
-  std::string text;
-  for (int number = 1; std::getline(file, text); ++number) {
-    absl::string_view entry = absl::StripAsciiWhitespace(text);
+  std::string text(kFlagFileBytesMax + 1, '\0');
+  file.read(text.data(), static_cast<std::streamsize>(text.size()));
+  text.resize(static_cast<size_t>(file.gcount()));
+  if (file.bad() || text.size() > kFlagFileBytesMax) {  // A folder can be opened.
+    return absl::InvalidArgumentError(absl::StrCat(
+        "flag file ", QuotedForLog(path), ": ",
+        file.bad() ? "cannot be read" : absl::StrCat("larger than ", kFlagFileBytesMax, " bytes")));
+  }
+  int number = 0;
+  for (absl::string_view entry : absl::StrSplit(text, '\n')) {
+    ++number;
+    entry = absl::StripAsciiWhitespace(entry);
     if (entry.empty() || entry[0] == '#') continue;
     for (int dashes = 0; dashes < 2 && absl::StartsWith(entry, "-"); ++dashes)
       entry.remove_prefix(1);
@@ -182,6 +194,10 @@ std::string FlagsHelp(const std::string& usage) {
 void PrintError(const char* program, const absl::Status& status) {
   std::string line = absl::StrCat(program, ": ");
   for (unsigned char c : status.message()) {
+    if (line.size() >= kErrorBytesMax) {
+      line += "...";
+      break;
+    }
     if (c < 0x20 || c == 0x7f) {
       absl::StrAppend(&line, c == '\n' ? " " : absl::StrCat("\\x", absl::Hex(c, absl::kZeroPad2)));
     } else {

@@ -110,6 +110,12 @@ TEST_F(CommandLineTest, FlagFileErrorsNameFileAndLine) {
   EXPECT_THAT(Error({arg.c_str()}), HasSubstr("deep"));
 }
 
+TEST_F(CommandLineTest, AFlagFileThatIsNoneIsAnError) {
+  // A folder is not a file without flags.
+  EXPECT_THAT(Error({"-flagfile=/dev"}), HasSubstr("flag file '/dev'"));
+  EXPECT_THAT(Error({"-flagfile=/dev/zero"}), HasSubstr("larger than"));
+}
+
 TEST_F(CommandLineTest, HelpListsOurFlagsOnly) {
   EXPECT_TRUE(Parse({"-some-number=1", "--help"})->help);
   const std::string help = FlagsHelp("usage: program");

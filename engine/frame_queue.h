@@ -11,7 +11,8 @@
 // Thread safety: Push, Publish and Empty by one producer; Snapshot, Next and WaitNotEmpty by one
 // consumer. Memory order: the producer publishes frames by a release store of `written_`, which the
 // consumer acquires; the consumer returns their space, and shows all it did with them, by a release
-// store of `read_`, which the producer acquires.
+// store of `read_`, which the producer acquires. tests/model/handoff_model_test.cc checks this
+// under all interleavings, with atomics and a ring of a model checker.
 #ifndef CTACCT_ENGINE_FRAME_QUEUE_H_
 #define CTACCT_ENGINE_FRAME_QUEUE_H_
 
@@ -48,16 +49,34 @@ struct Frame {
   const uint8_t* data = nullptr;  // In the consumer's hands only, until it asks for the next.
 };
 
-class FrameQueue {
+// The bytes that both threads touch.
+template <size_t kBytes>
+class RingMemory {
  public:
-  // Two frames of the largest datagram there is (libpcap's limit) fit in any case.
-  static constexpr size_t kBytes = 1 << 20;
-  static constexpr size_t kDataBytesMax = 256 << 10;
+  void Write(size_t position, const void* from, size_t bytes) {
+    std::memcpy(bytes_.get() + position, from, bytes);
+  }
+  void Read(size_t position, void* to, size_t bytes) const {
+    std::memcpy(to, bytes_.get() + position, bytes);
+  }
+  const uint8_t* At(size_t position) const { return bytes_.get() + position; }
 
-  FrameQueue() : ring_(new uint8_t[kBytes]) {}
+ private:
+  const std::unique_ptr<uint8_t[]> bytes_{new uint8_t[kBytes]};
+};
 
-  FrameQueue(const FrameQueue&) = delete;
-  FrameQueue& operator=(const FrameQueue&) = delete;
+template <size_t kRingBytes, template <typename> class Atomic = std::atomic,
+          template <size_t> class Ring = RingMemory>
+class BasicFrameQueue {
+ public:
+  static constexpr size_t kBytes = kRingBytes;
+  // Two frames of the largest size fit in any case.
+  static constexpr size_t kDataBytesMax = kBytes / 4;
+
+  BasicFrameQueue() = default;
+
+  BasicFrameQueue(const BasicFrameQueue&) = delete;
+  BasicFrameQueue& operator=(const BasicFrameQueue&) = delete;
 
   // Appends a frame with a copy of `frame.bytes` at `frame.data`; waits while the ring is full. It
   // is seen after the next Publish.
@@ -96,9 +115,8 @@ class FrameQueue {
         read_.notify_one();
       }
       if (begin_ == snapshot) return false;
-      const uint8_t* const at = ring_.get() + At(begin_);
-      std::memcpy(frame, at, sizeof(*frame));
-      frame->data = at + sizeof(*frame);
+      ring_.Read(At(begin_), frame, sizeof(*frame));
+      frame->data = ring_.At(At(begin_)) + sizeof(*frame);
       taken_ = Padded(sizeof(*frame) + frame->bytes);
       if (frame->kind != FrameKind::kSkip) return true;
     }
@@ -125,15 +143,14 @@ class FrameQueue {
     }
   }
   void Put(const Frame& frame, uint64_t bytes) {
-    uint8_t* const at = ring_.get() + At(end_);
-    std::memcpy(at, &frame, sizeof(frame));
+    ring_.Write(At(end_), &frame, sizeof(frame));
     if (frame.kind != FrameKind::kSkip && frame.bytes != 0) {
-      std::memcpy(at + sizeof(frame), frame.data, frame.bytes);
+      ring_.Write(At(end_) + sizeof(frame), frame.data, frame.bytes);
     }
     end_ += bytes;
   }
 
-  const std::unique_ptr<uint8_t[]> ring_;
+  Ring<kBytes> ring_;
   // Positions count bytes since the start and never wrap.
   // Guarded by: the producer.
   alignas(64) uint64_t end_ = 0;
@@ -141,11 +158,16 @@ class FrameQueue {
   alignas(64) uint64_t begin_ = 0;
   uint64_t taken_ = 0;  // Bytes of the frame that the consumer works on.
   // Shared.
-  alignas(64) std::atomic<uint64_t> written_{0};
-  alignas(64) std::atomic<uint64_t> read_{0};
+  alignas(64) Atomic<uint64_t> written_{0};
+  alignas(64) Atomic<uint64_t> read_{0};
+
+  static_assert(sizeof(Frame) == 32);
+  static_assert(kBytes % sizeof(Frame) == 0 && kDataBytesMax + sizeof(Frame) <= kBytes / 2);
 };
-static_assert(sizeof(Frame) == 32);
-static_assert(FrameQueue::kDataBytesMax + sizeof(Frame) <= FrameQueue::kBytes / 2);
+
+// The largest datagram there is (libpcap's limit) has 256 KiB.
+using FrameQueue = BasicFrameQueue<1 << 20>;
+static_assert(FrameQueue::kDataBytesMax >= 256 << 10);
 
 }  // namespace ctacct
 

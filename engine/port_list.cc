@@ -1,10 +1,12 @@
 #include "engine/port_list.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
-#include <fstream>
 #include <optional>
 #include <utility>
 
@@ -14,29 +16,38 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "engine/protocol_names.h"
+#include "engine/unique_fd.h"
 
 namespace ctacct {
 namespace {
 
 // 65,536 ports of a few protocols fit many times over; a file larger than this is no port list.
-constexpr std::streamsize kFileBytesMax = 8 << 20;
+constexpr size_t kFileBytesMax = 8 << 20;
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<const PortList>> PortList::Read(const std::string& path) {
-  std::ifstream file(path, std::ios::binary | std::ios::ate);
-  const std::streamsize bytes = file ? static_cast<std::streamsize>(file.tellg()) : -1;
-  if (!file || bytes < 0) {
+  const auto error = [&](absl::string_view why) {
+    return absl::UnavailableError(absl::StrCat("port list ", path, ": ", why));
+  };
+  // O_NONBLOCK: a FIFO must not hold up the thread that writes rows and takes signals.
+  const UniqueFd fd(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  struct stat info {};
+  if (!fd.valid() || fstat(fd.get(), &info) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("port list ", path));
   }
-  if (bytes > kFileBytesMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("port list ", path, ": larger than ", kFileBytesMax, " bytes"));
-  }
-  file.seekg(0);
-  std::string text(static_cast<size_t>(bytes), '\0');
-  if (!file.read(text.data(), bytes)) {
-    return absl::UnavailableError(absl::StrCat("port list ", path, ": ", strerror(errno)));
+  if (S_ISFIFO(info.st_mode)) return error("is a FIFO");
+  std::string text;
+  char buffer[65536];
+  for (;;) {
+    const ssize_t got = read(fd.get(), buffer, sizeof(buffer));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return error(strerror(errno));
+    if (got == 0) break;
+    text.append(buffer, static_cast<size_t>(got));
+    if (text.size() > kFileBytesMax) {
+      return error(absl::StrCat("larger than ", kFileBytesMax, " bytes"));
+    }
   }
   return Parse(text, path);
 }

@@ -1,5 +1,7 @@
 #include "engine/port_list.h"
 
+#include <sys/stat.h>
+
 #include <atomic>
 #include <filesystem>
 #include <fstream>
@@ -45,6 +47,14 @@ TEST_F(PortListTest, ABadLineIsNamed) {
     ASSERT_FALSE(list.ok()) << bad;
     EXPECT_THAT(std::string(list.status().message()), HasSubstr("some/file:2")) << bad;
   }
+}
+
+// It is read by the thread that writes rows and takes signals: nothing may hold that up.
+TEST_F(PortListTest, WhatIsNoFileIsAnErrorAtOnce) {
+  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
+  EXPECT_THAT(std::string(PortList::Read(path_).status().message()), HasSubstr(path_));
+  EXPECT_FALSE(PortList::Read(testing::TempDir()).ok());
+  EXPECT_FALSE(PortList::Read("/dev/zero").ok());  // Without an end.
 }
 
 TEST_F(PortListTest, NoFileMeansNoList) {

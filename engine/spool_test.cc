@@ -486,6 +486,48 @@ TEST_F(SpoolTest, RandomRubbishIsRejected) {
   }
 }
 
+// Checksums tell damage, not malice: what they hold for is still looked at.
+TEST_F(SpoolTest, NonsenseIsCorruptionEvenIfTheChecksumsHold) {
+  const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}));
+  constexpr size_t kBlock = sizeof(spool_format::Header);
+  constexpr size_t kRow = kBlock + sizeof(spool_format::BlockHeader);
+  constexpr size_t kEnd = kRow + sizeof(spool_format::Ipv4Row) + spool_format::kChecksumBytes;
+  constexpr size_t kTotals = kEnd + sizeof(spool_format::BlockHeader);
+  struct Case {
+    size_t offset;
+    uint8_t value;
+    const char* why;
+  };
+  for (const Case& nonsense : std::vector<Case>{
+           {offsetof(spool_format::Header, version), 0, "no such version"},
+           {offsetof(spool_format::Header, completeness), 99, "a field of the header"},
+           {offsetof(spool_format::Header, flags), 0x82, "a field of the header"},
+           {kBlock + offsetof(spool_format::BlockHeader, type), spool_format::kGapBlock, "a block"},
+           {kBlock + offsetof(spool_format::BlockHeader, address_family), 7, "a block"},
+           {kRow + offsetof(spool_format::Ipv4Row, reserved), 1, "a field of a row"},
+           {kRow + offsetof(spool_format::Ipv4Row, port) + 3, 0x7f, "a field of a row"},
+           {kRow + offsetof(spool_format::Ipv4Row, packets_src) + 7, 0xee, "do not add up"},
+           {kEnd + offsetof(spool_format::BlockHeader, address_family), 2, "impossible end block"},
+           {kTotals + offsetof(spool_format::End, row_count), 2, "do not add up"},
+       }) {
+    std::string bytes = sound;
+    bytes[nonsense.offset] = static_cast<char>(nonsense.value);
+    const auto seal = [&](size_t begin, size_t end) {
+      const uint64_t checksum = XXH3_64bits(bytes.data() + begin, end - begin);
+      std::memcpy(bytes.data() + end, &checksum, sizeof(checksum));
+    };
+    seal(0, offsetof(spool_format::Header, checksum));
+    seal(kBlock, kEnd - spool_format::kChecksumBytes);
+    const uint64_t file_checksum = XXH3_64bits(bytes.data(), kEnd);
+    std::memcpy(bytes.data() + kTotals + offsetof(spool_format::End, file_checksum), &file_checksum,
+                sizeof(file_checksum));
+    seal(kEnd, kTotals + sizeof(spool_format::End));
+    const absl::Status status = ReadBytes(bytes);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(nonsense.why)) << nonsense.offset;
+  }
+}
+
 // Whatever a later version looks like behind its first 16 bytes.
 TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
   for (const uint32_t header_bytes : {24u, 344u, 4096u}) {

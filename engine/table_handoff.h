@@ -15,7 +15,8 @@
 // Thread safety: live() and Publish only by the worker; Take and GiveBack only by the flusher.
 // Invariants: at every moment each table has exactly one owner (worker, flusher, full_ or spare_);
 // full_ and spare_ are never both set; for every key, what was flushed + sealed + live = what was
-// produced.
+// produced. tests/model/handoff_model_test.cc checks this under all interleavings, with atomics of
+// a model checker.
 #ifndef CTACCT_ENGINE_TABLE_HANDOFF_H_
 #define CTACCT_ENGINE_TABLE_HANDOFF_H_
 
@@ -24,7 +25,7 @@
 
 namespace ctacct {
 
-template <typename Table>
+template <typename Table, template <typename> class Atomic = std::atomic>
 class TableHandoff {
  public:
   TableHandoff() : live_(&tables_[0]), spare_(&tables_[1]) {}
@@ -66,8 +67,8 @@ class TableHandoff {
  private:
   Table tables_[2];
   Table* live_;  // The worker's own.
-  std::atomic<Table*> spare_;
-  std::atomic<Table*> full_{nullptr};
+  Atomic<Table*> spare_;
+  Atomic<Table*> full_{nullptr};
 };
 
 }  // namespace ctacct

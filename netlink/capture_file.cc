@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 
@@ -20,6 +21,7 @@ constexpr std::array<uint8_t, kCaptureHeaderBytes> kCaptureHeader = {
     0x00, 0x04, 0x03, 0x38, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x00, NETLINK_NETFILTER};
 constexpr int kSnapLengthBytes = 262144;  // libpcap's own maximum; a dump's datagram has 32 KiB.
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
+constexpr int64_t kSecondsMax = std::numeric_limits<uint32_t>::max();  // As a pcap file holds.
 
 }  // namespace
 
@@ -51,6 +53,12 @@ absl::StatusOr<bool> CaptureReader::Next(CapturedDatagram* datagram) {
     if (result != 1) {
       return absl::DataLossError(absl::StrCat("capture ", path_, ": after packet ", packets_, ": ",
                                               pcap_geterr(pcap_.get())));
+    }
+    // pcapng has room for times that nanoseconds in 64 bits have not, and for times before 1970.
+    if (header->ts.tv_sec < 0 || header->ts.tv_sec > kSecondsMax || header->ts.tv_usec < 0 ||
+        header->ts.tv_usec >= kNanosPerSecond) {
+      return absl::DataLossError(
+          absl::StrCat("capture ", path_, ": after packet ", packets_, ": impossible time"));
     }
     ++packets_;
     if (header->caplen < kCaptureHeaderBytes ||

@@ -94,6 +94,53 @@ TEST_F(CaptureFileTest, OtherNetlinkFamiliesArePassedOver) {
   EXPECT_EQ(datagram.bytes, 32768u);
 }
 
+// pcapng tells times in 64 bits, of a unit that the file chooses.
+TEST_F(CaptureFileTest, ATimeThatCannotBeIsAnError) {
+  const uint32_t seconds_high[] = {0, 2, 0x7fffffff, 0xffffffff};
+  for (const uint32_t high : seconds_high) {
+    std::string file;
+    for (const uint32_t word : {0x0a0d0d0au, 28u, 0x1a2b3c4du, 1u,          0xffffffffu,
+                                0xffffffffu, 28u,  // Section.
+                                1u,          32u, 253u,        0u,          0x00010009u,
+                                0u,          0u,  32u,  // Interface; its times are in seconds.
+                                6u,          48u, 0u,          high,        1'600'000'000u,
+                                16u,         16u,  // A packet.
+                                0x38030400u, 0u,  0u,          0x0c000000u, 48u}) {
+      for (int shift = 0; shift < 32; shift += 8) file += static_cast<char>(word >> shift);
+    }
+    std::ofstream(path_, std::ios::binary) << file;
+    const auto reader = CaptureReader::Open(path_);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    CapturedDatagram datagram;
+    const auto more = (*reader)->Next(&datagram);
+    if (high == 0) {
+      ASSERT_TRUE(more.ok()) << more.status();
+      EXPECT_TRUE(*more);
+      EXPECT_EQ(datagram.time_ns, 1'600'000'000'000'000'000);
+      continue;
+    }
+    ASSERT_FALSE(more.ok()) << high << ": " << datagram.time_ns;
+    EXPECT_THAT(std::string(more.status().message()), HasSubstr("impossible time"));
+  }
+}
+
+TEST_F(CaptureFileTest, ACaptureOfSomethingElseIsAnError) {
+  ASSERT_NO_FATAL_FAILURE(WriteThree());
+  {
+    std::fstream file(path_, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(20);
+    file.put('\x01');  // Ethernet.
+  }
+  EXPECT_THAT(std::string(CaptureReader::Open(path_).status().message()), HasSubstr("link type 1"));
+}
+
+TEST_F(CaptureFileTest, AFullDiskIsAnError) {
+  const auto writer = CaptureWriter::Create("/dev/full");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  Write(**writer, "first", 1);
+  EXPECT_THAT(std::string((*writer)->Flush().message()), HasSubstr("No space left on device"));
+}
+
 TEST_F(CaptureFileTest, WrongFilesAreNamed) {
   EXPECT_THAT(std::string(CaptureReader::Open("/nowhere/x.pcap").status().message()),
               HasSubstr("/nowhere/x.pcap"));

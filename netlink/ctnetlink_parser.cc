@@ -60,7 +60,6 @@ class AttributeReader {
   const uint8_t* next() const { return next_; }  // What follows the attribute read.
   uint16_t type() const { return type_; }
   const uint8_t* payload() const { return payload_; }
-  size_t bytes() const { return payload_bytes_; }
   bool Has(size_t bytes) {
     if (payload_bytes_ >= bytes) return true;
     failed_ = true;
