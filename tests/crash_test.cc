@@ -21,11 +21,11 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/protocol_names.h"
-#include "engine/spool_reader.h"
+#include "engine/gap.h"
 #include "gtest/gtest.h"
 #include "tests/gateway.h"
 #include "tests/private_postgres.h"
+#include "tests/spool_rows.h"
 #include "tests/subprocess.h"
 
 namespace ctacct {
@@ -38,12 +38,6 @@ uint64_t FromEnvironment(const char* name, uint64_t otherwise) {
   const char* text = std::getenv(name);
   uint64_t value = 0;
   return text != nullptr && absl::SimpleAtoi(text, &value) ? value : otherwise;
-}
-
-// Packets and bytes alone: what closed while nobody looked is not known.
-Traffic WithoutConnections(Traffic traffic) {
-  for (auto& [key, sums] : traffic) sums.connection_count = sums.open_connections = 0;
-  return traffic;
 }
 
 class CrashTest : public testing::Test {
@@ -112,35 +106,10 @@ class CrashTest : public testing::Test {
     FAIL() << "no checkpoint: " << engine_->Stderr();
   }
 
-  // Of all files in the spool folder: rows, and the gaps that they tell.
-  Traffic SpooledRows(std::vector<Gap>* gaps = nullptr) const {
-    Traffic traffic;
-    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-      if (entry.path().extension() != ".spool") continue;
-      auto reader = SpoolReader::Open(entry.path());
-      EXPECT_TRUE(reader.ok()) << reader.status();
-      if (!reader.ok()) continue;
-      std::vector<TrafficRow> block;
-      for (;;) {
-        const auto more = reader->ReadBlock(&block);
-        EXPECT_TRUE(more.ok()) << more.status();
-        if (!more.ok() || !*more) break;
-        for (const TrafficRow& row : block) {
-          TrafficTotals& sums = traffic[{std::string(ProtocolName(row.protocol)), Address(row.src),
-                                         Address(row.dst), row.port}];
-          sums.packets_src += row.packets_src;
-          sums.packets_dst += row.packets_dst;
-          sums.bytes_src += row.bytes_src;
-          sums.bytes_dst += row.bytes_dst;
-          sums.connection_count += row.connection_count;
-        }
-      }
-      if (gaps != nullptr) gaps->insert(gaps->end(), reader->gaps().begin(), reader->gaps().end());
-    }
-    return traffic;
-  }
-  static uint32_t Address(const AddressBytes& bytes) {
-    return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
+  SpoolRows Spooled() const {
+    const auto rows = ReadSpool(spool());
+    EXPECT_TRUE(rows.ok()) << rows.status();
+    return rows.ok() ? *rows : SpoolRows();
   }
 
   Traffic Sent() const {
@@ -183,8 +152,7 @@ TEST_F(CrashTest, EngineKilledAtRandomMoments) {  // Fault 1
   ASSERT_TRUE(played.ok() && played->ok()) << (*generator)->Stderr();
   ASSERT_TRUE(engine_->WaitForOutput("accounting live", absl::Seconds(10)).ok());
   StopEngine();
-  std::vector<Gap> gaps;
-  const Traffic rows = SpooledRows(&gaps);
+  const auto [rows, gaps, headers, dropped] = Spooled();
   std::cout << kills << " kills, " << Total(rows).packets_src << " packets, " << gaps.size()
             << " gaps told\n";
   EXPECT_EQ(Difference(WithoutConnections(Sent()), WithoutConnections(rows)), "")
@@ -217,8 +185,7 @@ TEST_F(CrashTest, WhatDiesMeanwhileIsARecordedGap) {  // Fault 1
   ASSERT_TRUE(engine_->WaitForOutput("accounting live", absl::Seconds(10)).ok());
   absl::SleepFor(absl::Seconds(2));
   StopEngine();
-  std::vector<Gap> gaps;
-  const Traffic rows = SpooledRows(&gaps);
+  const auto [rows, gaps, headers, dropped] = Spooled();
   Traffic expected = Group(*dying, kGrouped);
   for (const auto& [key, sums] : Group(*living, kGrouped)) expected[key] += sums;
   Traffic at_most = expected;
@@ -299,7 +266,7 @@ TEST_F(CrashTest, EngineAndImporterKilledAtRandom) {
   ASSERT_TRUE(drained.ok()) << drained.status();
   std::cout << engine_kills << " kills and " << clean_stops << " stops of the engine, "
             << importer_kills << " kills of the importer\n";
-  EXPECT_TRUE(SpooledRows().empty());
+  EXPECT_TRUE(Spooled().headers.empty());
   EXPECT_FALSE(std::filesystem::exists(spool() + "/failed"));
   Traffic rows;
   const auto text = (*postgres)->Sql(
