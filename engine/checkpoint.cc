@@ -295,9 +295,7 @@ void Checkpoint::Fail(absl::Status status) {
   unlink(Path(kNew).c_str());  // Its space is needed for rows.
 }
 
-absl::Status Checkpoint::Commit(uint64_t last_sequence, bool clean) {
-  info_.last_sequence = last_sequence;
-  info_.clean = clean;
+absl::Status Checkpoint::WriteHeader(int fd) const {
   Header header;
   std::memset(static_cast<void*>(&header), 0, sizeof(header));
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
@@ -306,7 +304,12 @@ absl::Status Checkpoint::Commit(uint64_t last_sequence, bool clean) {
   header.info = info_;
   header.records_checksum = XXH3_64bits_digest(hash_.get());
   header.checksum = XXH3_64bits(&header, offsetof(Header, checksum));
-  absl::Status status = WriteAll(file_.get(), &header, sizeof(header), 0);
+  return WriteAll(fd, &header, sizeof(header), 0);
+}
+
+absl::Status Checkpoint::Commit(uint64_t last_sequence) {
+  info_.last_sequence = last_sequence;
+  absl::Status status = WriteHeader(file_.get());
   if (status.ok() && rename(Path(kNew).c_str(), Path(kCheckpoint).c_str()) != 0) {
     status = absl::ErrnoToStatus(errno, "rename");
   }
@@ -318,12 +321,23 @@ absl::Status Checkpoint::Commit(uint64_t last_sequence, bool clean) {
   file_ = UniqueFd();
   state_ = State::kNone;
   begun_ = false;
+  valid_ = true;
   return absl::OkStatus();
+}
+
+absl::Status Checkpoint::MarkClean() {
+  if (!valid_) return absl::OkStatus();
+  const std::string path = Path(kCheckpoint);
+  const UniqueFd file(open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
+  if (!file.valid()) return FileError("open", path, errno);
+  info_.clean = true;
+  return WriteHeader(file.get());
 }
 
 absl::Status Checkpoint::Discard() {
   const std::string path = Path(kCheckpoint);
   if (unlink(path.c_str()) != 0 && errno != ENOENT) return FileError("remove", path, errno);
+  valid_ = false;
   file_ = UniqueFd();
   state_ = State::kNone;
   begun_ = false;

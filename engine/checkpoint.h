@@ -95,8 +95,10 @@ class Checkpoint {
   const absl::Status& error() const { return error_; }
 
   // The step that counts: the complete one is valid, and files up to last_sequence are to be made
-  // visible. `clean`: see CheckpointInfo. After an error the state is kFailed.
-  [[nodiscard]] absl::Status Commit(uint64_t last_sequence, bool clean);
+  // visible. After an error the state is kFailed.
+  [[nodiscard]] absl::Status Commit(uint64_t last_sequence);
+  // The engine ends with the one that is valid, if any: see CheckpointInfo.
+  [[nodiscard]] absl::Status MarkClean();
   // None is valid any more. State kNone.
   [[nodiscard]] absl::Status Discard();
 
@@ -120,6 +122,7 @@ class Checkpoint {
   void BeginFile(uint64_t seal);
   void AddToFile(const SnapshotChunk& chunk);
   void Fail(absl::Status status);
+  absl::Status WriteHeader(int fd) const;
   absl::Status PublishHidden(const CheckpointInfo* restored) const;
 
   const std::string folder_;
@@ -129,6 +132,7 @@ class Checkpoint {
   size_t workers_ = 0;
   // The next checkpoint.
   State state_ = State::kNone;
+  bool valid_ = false;  // One of this run is in force.
   bool begun_ = false;
   uint64_t seal_ = 0;
   UniqueFd file_;

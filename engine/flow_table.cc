@@ -145,7 +145,7 @@ bool FlowTable::Restore(const FlowRecord& record) {
   if (!added) return false;  // A snapshot holds no identity twice.
   *flow = restored;
   flow->open = (record.flags & kFlowOpen) != 0;
-  ++tally_.back();
+  ++tally_.front();
   return flow->open;
 }
 
@@ -201,10 +201,15 @@ void FlowTable::Erase(Flow* flow, size_t hash) {
   flows_.EraseEntry(flow, hash);
 }
 
+void FlowTable::Born(Flow* flow) {
+  flow->last_seen = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
+  ++tally_[flow->last_seen - tally_floor_];
+}
+
 void FlowTable::Seen(Flow* flow) {
   Unsee(*flow);
   flow->last_seen = dump_index_;
-  ++tally_.back();
+  ++tally_[dump_index_ - tally_floor_];
 }
 
 void FlowTable::Unsee(const Flow& flow) {
@@ -236,8 +241,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   }
   flow->seen_new = true;
   flow->start_ns = EventTime(event, now_ns);
-  flow->last_seen = dump_index_;
-  ++tally_.back();
+  Born(flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
   return change;
 }
@@ -292,7 +296,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     flow = flows_.FindOrAddEntry(event.identity, hash).first;
     flow->start_ns = now_ns;
     flow->last_seen = dump_index_;
-    ++tally_.back();
+    ++tally_[dump_index_ - tally_floor_];
     if (!BornUnderOurEyes(event, KnowsOlder())) {
       SetSuspect(true, flow);
       flow->original = event.original;

@@ -214,9 +214,11 @@ class FlowTable {
     bool open : 1 = false;     // Told as an open connection.
     bool suspect : 1 = false;  // Its DESTROY may never come.
     uint32_t id = 0;
-    uint32_t last_seen = 0;  // dump_index_ when a dump showed it last, or when it was born.
-    int64_t start_ns = 0;    // Exact if start_exact; else when NEW happened or it was first seen.
-    FlowCounters original;   // Accounted so far.
+    // dump_index_ when a dump showed it last, or when it was born; then, while events may have been
+    // lost and no dump was begun since, that of the next dump: it was not lost with them.
+    uint32_t last_seen = 0;
+    int64_t start_ns = 0;   // Exact if start_exact; else when NEW happened or it was first seen.
+    FlowCounters original;  // Accounted so far.
     FlowCounters reply;
 
     Flow() = default;
@@ -271,6 +273,7 @@ class FlowTable {
   // The flow, swept; nullptr if there is none.
   Flow* Find(const FlowIdentity& identity, size_t hash, FlowChange* change);
   void Erase(Flow* flow, size_t hash);
+  void Born(Flow* flow);
   void Seen(Flow* flow);
   // Before its last_seen changes, or it goes.
   void Unsee(const Flow& flow);
@@ -316,8 +319,8 @@ class FlowTable {
   // Closes told of flows that the first dump has not shown yet.
   EarlyCloses early_closes_;
   size_t suspects_ = 0;
-  // How many flows were last seen at each dump index from tally_floor_ to dump_index_.
-  std::vector<size_t> tally_{0};
+  // How many flows were last seen at each dump index from tally_floor_ to that of the next dump.
+  std::vector<size_t> tally_{0, 0};
   uint32_t tally_floor_ = 0;
   // The shard to sweep next: those of flows_, then those of superseded_.
   static constexpr size_t kSweepEnd = Flows::shards() + Superseded::shards();

@@ -198,9 +198,10 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
 }
 
 absl::Status Flusher::Finish(const std::vector<AccountingHandoff*>& handoffs, bool clean) {
-  clean_ = clean;
-  if (absl::Status status = Flush(handoffs, true); !status.ok() || prepared_ == 0) return status;
-  return GiveUpCheckpoint();
+  if (absl::Status status = Flush(handoffs, true); !status.ok()) return status;
+  if (options_.checkpoint == nullptr) return absl::OkStatus();
+  if (visible_seal_ != emitted_seal_) return GiveUpCheckpoint();
+  return clean ? options_.checkpoint->MarkClean() : absl::OkStatus();
 }
 
 void Flusher::Merge(AccountingTable* table) {
@@ -362,7 +363,7 @@ absl::Status Flusher::CommitPrepared() {
         break;
       }
     }
-    if (checkpoint.Commit(last_sequence, clean_).ok()) visible_seal_ = checkpoint.seal();
+    if (checkpoint.Commit(last_sequence).ok()) visible_seal_ = checkpoint.seal();
   }
   if (checkpoint.state() == Checkpoint::State::kFailed) {
     options_.log(absl::StrCat("no checkpoint: ", std::string(checkpoint.error().message()),

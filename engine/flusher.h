@@ -128,7 +128,6 @@ class Flusher {
   std::vector<uint64_t> sealed_;                 // Per worker: the last seal that came.
   uint64_t emitted_seal_ = 0;
   uint64_t sequence_ = 0;  // The last one given.
-  bool clean_ = false;
   // With a checkpoint: how many of waiting_ are prepared, and the seal up to which they are to be
   // made visible.
   size_t prepared_ = 0;

@@ -256,6 +256,19 @@ void Worker::EndGaps(AccountingTable* table) {
   gaps_open_ = 0;
 }
 
+// Gaps of the table before that no dump has followed: what they cost will be known in this
+// interval. The events dropped were told.
+void Worker::CarryOn(const std::vector<Gap>& open) {
+  if (open.empty()) return;
+  Gap rest = open.back();
+  for (const Gap& gap : open) {
+    rest.began_ns = std::min(rest.began_ns, gap.began_ns);
+    if (gap.cause == GapCause::kRestart) rest.cause = gap.cause;
+  }
+  rest.events_dropped = 0;
+  AddGap(rest);
+}
+
 bool Worker::SweepSome() {
   no_longer_open_.clear();
   const bool more = flows_.SweepSome(&no_longer_open_);
@@ -279,8 +292,11 @@ void Worker::Seal(int64_t interval_end_ns) {
   handoff_->live().counts = counts_;
   handoff_->live().flows = flows_.size();
   const bool still_lost = flows_.needs_resync();
+  std::vector<Gap> open(handoff_->live().gaps.end() - static_cast<ptrdiff_t>(gaps_open_),
+                        handoff_->live().gaps.end());
   if (!handoff_->Publish()) return;
   gaps_open_ = 0;
+  CarryOn(open);
   // As the flows are now, they go with the rows of the table that was handed over.
   if (options_.snapshots != nullptr) flows_.BeginSnapshot(seal_, options_.snapshots);
   flows_.EndInterval();

@@ -126,6 +126,7 @@ class Worker {
   void Admit(int64_t now_ns);
   void AddGap(const Gap& gap);
   void EndGaps(AccountingTable* table);
+  void CarryOn(const std::vector<Gap>& open);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
   // Of the pending ones' shards.
   void FoldSmallRows();

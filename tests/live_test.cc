@@ -29,6 +29,7 @@
 #include "gtest/gtest.h"
 #include "tests/gateway.h"
 #include "tests/private_postgres.h"
+#include "tests/spool_rows.h"
 #include "tests/subprocess.h"
 
 namespace ctacct {
@@ -172,9 +173,7 @@ class LiveTest : public testing::Test {
                            "-watch=" + spool(), "-once"},
                           absl::Seconds(60));
     ASSERT_TRUE(out.ok()) << out.status();
-    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-      EXPECT_EQ(entry.path().filename(), ".ctacct");
-    }
+    EXPECT_TRUE(NothingVisible(spool()));
     const auto rows = (*postgres)->Sql(
         "postgres",
         "SELECT proto, host(src), host(dst), port, sum(src_packets), sum(dst_packets),"

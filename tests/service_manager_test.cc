@@ -334,7 +334,9 @@ TEST_F(ServiceManagerTest, ARestartMissesNothing) {
     ASSERT_NO_FATAL_FAILURE(play());
     StopEngine();
     ASSERT_NO_FATAL_FAILURE(play());
-    if (i == 1) ASSERT_TRUE(gateway_->FlushConntrack().ok());
+    if (i == 1) {
+      ASSERT_TRUE(gateway_->FlushConntrack().ok());
+    }
     ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
     EXPECT_THAT(engine_->Stderr(), HasSubstr("no event was missed"));
   }

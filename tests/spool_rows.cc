@@ -47,6 +47,13 @@ absl::StatusOr<SpoolRows> ReadSpool(const std::string& folder) {
   return all;
 }
 
+bool NothingVisible(const std::string& folder) {
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().filename().string()[0] != '.') return false;
+  }
+  return true;
+}
+
 Traffic WithoutConnections(Traffic traffic) {
   for (auto& [key, sums] : traffic) sums.connection_count = sums.open_connections = 0;
   return traffic;

@@ -23,6 +23,9 @@ struct SpoolRows {
 // Of the visible spool files in `folder`; a bad one is an error.
 [[nodiscard]] absl::StatusOr<SpoolRows> ReadSpool(const std::string& folder);
 
+// But for what begins with a dot: that is the engine's own.
+[[nodiscard]] bool NothingVisible(const std::string& folder);
+
 // Packets and bytes alone, for what closed while nobody looked.
 [[nodiscard]] Traffic WithoutConnections(Traffic traffic);
 
