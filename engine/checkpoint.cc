@@ -135,8 +135,9 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
       absl::StrCat(absl::Hex(XXH3_64bits(gateway.data(), gateway.size()), absl::kZeroPad16))));
   checkpoint->EnsureFolder();
   const std::string path = checkpoint->Path(".lock");
+  // Not for writing: no file system can be made read-only while a file in it is open so.
   checkpoint->lock_ =
-      UniqueFd(open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
+      UniqueFd(open(path.c_str(), O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
   if (!checkpoint->lock_.valid()) return FileError("open", path, errno);
   if (flock(checkpoint->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
     return absl::UnavailableError(
