@@ -171,6 +171,24 @@ class Bench:
                  f"{median(run['events_during_flushes'] for run in runs) / 1e6:.1f} M events accounted during flushes of "
                  f"{median(run['flush_ms'] for run in runs):.0f} ms; rows exact")
 
+    def checkpoint(self):
+        work = "checkpoint of 1 M flows: a worker's CPU for an event"
+        told = self.run("checkpoint_benchmark", [self.args.bin / "bench/checkpoint_benchmark"])
+        if told is None:
+            self.missing(work, self.last_words())
+            return
+        runs = [json.loads(line) for line in told.splitlines()]
+        with_, without = ([run for run in runs if run["checkpoints"] == wanted] for wanted in (True, False))
+
+        def of(runs, what):
+            return median(run[what] for run in runs)
+        ours, other = of(with_, "worker_ns_per_event"), of(without, "worker_ns_per_event")
+        self.row(work, f"{ours:.0f} ns", f"without: {other:.0f} ns", f"{ours / other:.2f}")
+        self.row("... the flusher's CPU for an interval", f"{of(with_, 'flusher_cpu_ms'):.0f} ms", f"without: {of(without, 'flusher_cpu_ms'):.0f} ms",
+                 f"{of(with_, 'bytes') / 1e6:.0f} MB, in force after {of(with_, 'in_force_after_ms'):.0f} ms")
+        self.row("... longest time of 64 events", f"{median(run['longest_batch_ms']['cpu'] for run in with_):.1f} ms CPU",
+                 f"without: {median(run['longest_batch_ms']['cpu'] for run in without):.1f} ms")
+
     def live(self):
         rounds, connections = (3, 200_000) if self.all else (1, 100_000)
         flags = [f"--rounds={rounds}", f"--connections={connections}"]
@@ -277,14 +295,14 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
-    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,live,dumps,soak,imports (writes no RESULTS.md)")
+    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports (writes no RESULTS.md)")
     flags.add_argument("--skip", default="", help="likewise; these are left out")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
     with tempfile.TemporaryDirectory(prefix="ctacct_bench.") as folder:
         bench = Bench(args, folder)
-        steps = ("parse", "account", "tables", "flush", "live", "dumps", "soak", "imports")
+        steps = ("parse", "account", "tables", "flush", "checkpoint", "live", "dumps", "soak", "imports")
         for step in args.only.split(",") if args.only else steps:
             if step not in steps:
                 flags.error(f"no such measurement: {step}")

@@ -47,6 +47,10 @@ constexpr int kSameNameMax = 1000;
 
 constexpr size_t kSequenceDigits = 20;
 
+// Two seconds: the kernel takes a tenth of one to end a process of a few hundred megabytes.
+constexpr int kLockAttempts = 200;
+constexpr useconds_t kLockPauseMicros = 10'000;
+
 constexpr char kFolder[] = ".ctacct";
 constexpr mode_t kFolderMode = 0750;
 constexpr char kCheckpoint[] = ".checkpoint";
@@ -139,9 +143,13 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   checkpoint->lock_ =
       UniqueFd(open(path.c_str(), O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
   if (!checkpoint->lock_.valid()) return FileError("open", path, errno);
-  if (flock(checkpoint->lock_.get(), LOCK_EX | LOCK_NB) != 0) {
-    return absl::UnavailableError(
-        absl::StrCat("another engine writes for this gateway into ", folder));
+  // An engine that was killed just now may still be on its way out.
+  for (int left = kLockAttempts; flock(checkpoint->lock_.get(), LOCK_EX | LOCK_NB) != 0; --left) {
+    if (left == 0) {
+      return absl::UnavailableError(
+          absl::StrCat("another engine writes for this gateway into ", folder));
+    }
+    usleep(kLockPauseMicros);
   }
   return checkpoint;
 }

@@ -68,7 +68,7 @@ struct CheckpointInfo {
 
 class Checkpoint {
  public:
-  // Takes the lock. Unavailable: another engine has it.
+  // Takes the lock. Unavailable: another engine has it, and has kept it for two seconds.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& folder,
                                                                         const std::string& gateway);
 

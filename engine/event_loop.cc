@@ -91,7 +91,7 @@ void EventLoop::Run(Worker* worker) {
     }
     worker->ApplyPending();
     const bool more = worker->SnapshotSome() || worker->SweepSome();
-    if (!more && queue_.Snapshot() == snapshot) Wait(taken);
+    if (!more && queue_.Snapshot() == snapshot) Wait(taken, worker->snapshot_running());
   }
 }
 
@@ -202,8 +202,8 @@ void EventLoop::Wake() {
   [[maybe_unused]] const ssize_t ignored = write(wake_fd_.get(), &one, sizeof(one));
 }
 
-void EventLoop::Wait(size_t taken) {
-  if (dump_running_) {
+void EventLoop::Wait(size_t taken, bool snapshot_running) {
+  if (dump_running_ || snapshot_running) {
     Nap(kDumpNapNs);
     return;
   }

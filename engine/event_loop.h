@@ -93,7 +93,7 @@ class EventLoop {
   void TakeUpReliable(Worker* worker);
   void CallAttention() const;
   void RunOn(const cpu_set_t& cpus);
-  void Wait(size_t taken);
+  void Wait(size_t taken, bool snapshot_running);
 
   const Options options_;
   const std::unique_ptr<EventSocket> events_;

@@ -4,9 +4,9 @@
 //   worker:   fills a chunk, pushes it; the last one of a snapshot says so
 //   flusher:  takes all chunks that were pushed
 //
-// Thread safety: IsTaken, Push by one worker; Take by one flusher. Memory order: the worker shows a
-// chunk by a release exchange of `head_`, which the flusher acquires. Invariant: a chunk has one
-// owner, and its snapshots come one after the other.
+// Thread safety: IsTaken, IsFull, Push by one worker; Take by one flusher. Memory order: the worker
+// shows a chunk by a release exchange of `head_`, which the flusher acquires. Invariant: a chunk
+// has one owner, and its snapshots come one after the other.
 #ifndef CTACCT_ENGINE_FLOW_SNAPSHOT_H_
 #define CTACCT_ENGINE_FLOW_SNAPSHOT_H_
 
@@ -67,8 +67,11 @@ class SnapshotStream {
 
   // The flusher has taken all that was pushed.
   bool IsTaken() const { return head_.load(std::memory_order_relaxed) == nullptr; }
+  // So much waits for the flusher that more should wait too, if it can: 4 MB.
+  bool IsFull() const { return waiting_.load(std::memory_order_relaxed) >= kWaitingMax; }
 
   void Push(SnapshotChunk chunk) {
+    waiting_.fetch_add(1, std::memory_order_relaxed);
     auto* const node = new Node{std::move(chunk), head_.load(std::memory_order_relaxed)};
     while (!head_.compare_exchange_weak(node->below, node, std::memory_order_release,
                                         std::memory_order_relaxed)) {
@@ -83,15 +86,19 @@ class SnapshotStream {
       chunks.push_back(std::move(owned->chunk));
       node = owned->below;
     }
+    waiting_.fetch_sub(chunks.size(), std::memory_order_relaxed);
     return {std::make_move_iterator(chunks.rbegin()), std::make_move_iterator(chunks.rend())};
   }
 
  private:
+  static constexpr size_t kWaitingMax = 16;
+
   struct Node {
     SnapshotChunk chunk;
     Node* below;  // Pushed before this one.
   };
   std::atomic<Node*> head_{nullptr};
+  std::atomic<size_t> waiting_{0};  // Chunks; a moment ahead of head_.
 };
 
 }  // namespace ctacct

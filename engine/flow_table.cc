@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cassert>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <tuple>
 #include <utility>
@@ -586,8 +587,7 @@ void FlowTable::NoteOverrun() {
 }
 
 void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
-  while (SnapshotSome()) {
-  }
+  FinishSnapshot();
   chunk_ = SnapshotChunk();
   chunk_.seal = seal;
   chunk_.known_since_ns = known_since_ns_;
@@ -607,16 +607,26 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
 }
 
 bool FlowTable::SnapshotSome() {
-  if (snapshot_ == nullptr) return false;
-  for (size_t slots = 0; copy_next_ < Flows::shards() && slots < kSweepSlots; ++copy_next_) {
+  if (snapshot_ != nullptr && !snapshot_->IsFull()) {
+    CopySome(kSweepSlots);
+    return snapshot_ != nullptr;
+  }
+  return false;
+}
+
+void FlowTable::FinishSnapshot() {
+  if (snapshot_ != nullptr) CopySome(std::numeric_limits<size_t>::max());
+}
+
+void FlowTable::CopySome(size_t slots_max) {
+  for (size_t slots = 0; copy_next_ < Flows::shards() && slots < slots_max; ++copy_next_) {
     if (!copied_[copy_next_]) slots += flows_.SlotsOfShard(copy_next_);
     CopyShard(copy_next_);
   }
-  if (copy_next_ < Flows::shards()) return true;
+  if (copy_next_ < Flows::shards()) return;
   chunk_.last = true;
   PushChunk();
   snapshot_ = nullptr;
-  return false;
 }
 
 void FlowTable::CopyShard(size_t shard) {

@@ -166,8 +166,10 @@ class FlowTable {
   // come between them. `seal` names it. Left out, which the stream says, if the one before is not
   // taken yet.
   void BeginSnapshot(uint64_t seal, SnapshotStream* out);
-  // Copies at most about kSweepSlots. True if there is more to copy.
+  // Copies at most about kSweepSlots. False if that was all, or the stream is full.
   bool SnapshotSome();
+  // Copies all that is left, however much waits in the stream.
+  void FinishSnapshot();
   bool snapshot_running() const { return snapshot_ != nullptr; }
 
   // The clock shows `now_ns`, and has shown a later time before.
@@ -301,6 +303,7 @@ class FlowTable {
   void CopyShard(size_t shard);
   void CopyFlow(const Flow& flow, uint32_t flags);
   void PushChunk();
+  void CopySome(size_t slots_max);
   // Flows older than the engine are known, as far as they ever will be.
   bool KnowsOlder() const { return restored_ || last_complete_ != 0; }
 

@@ -840,8 +840,7 @@ TEST_F(FlowTableTest, AnotherTableGoesOnFromASnapshot) {
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});
   SnapshotStream stream;
   table_.BeginSnapshot(1, &stream);
-  while (table_.SnapshotSome()) {
-  }
+  table_.FinishSnapshot();
   bool whole = false;
   const std::vector<FlowRecord> records = Records(&stream, &whole);
   EXPECT_TRUE(whole);
@@ -880,8 +879,7 @@ TEST_F(FlowTableTest, WhatARestartMissesIsCounted) {
   }
   SnapshotStream stream;
   table_.BeginSnapshot(1, &stream);
-  while (table_.SnapshotSome()) {
-  }
+  table_.FinishSnapshot();
   bool whole = false;
   WorkerCounts counts;
   FlowTable next(&counts);
@@ -950,11 +948,34 @@ TEST_F(FlowTableTest, FlowsBornAfterTheLossAreNotLost) {
   EXPECT_EQ(table_.lost_deaths(), 1u);
 }
 
-TEST_F(FlowTableTest, ASnapshotIsLeftOutWhileNobodyTakesTheOneBefore) {
+// A copy that nobody takes does not grow into the size of the table, unless it must.
+TEST_F(FlowTableTest, ASnapshotWaitsForWhoTakesIt) {
+  for (uint32_t id = 0; id < 200'000; ++id) {
+    FlowEvent flow = Event(FlowEventKind::kNew);
+    flow.identity.id = id;
+    (void)Grown(flow);
+  }
   SnapshotStream stream;
   table_.BeginSnapshot(1, &stream);
   while (table_.SnapshotSome()) {
   }
+  EXPECT_TRUE(table_.snapshot_running());
+  EXPECT_TRUE(stream.IsFull());
+  size_t records = 0;
+  for (int rounds = 0; table_.snapshot_running(); ++rounds) {
+    ASSERT_LT(rounds, 100);
+    for (const SnapshotChunk& chunk : stream.Take()) records += chunk.records.size();
+    while (table_.SnapshotSome()) {
+    }
+  }
+  for (const SnapshotChunk& chunk : stream.Take()) records += chunk.records.size();
+  EXPECT_EQ(records, 200'000u);
+}
+
+TEST_F(FlowTableTest, ASnapshotIsLeftOutWhileNobodyTakesTheOneBefore) {
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  table_.FinishSnapshot();
   table_.BeginSnapshot(2, &stream);
   EXPECT_FALSE(table_.snapshot_running());
   const std::vector<SnapshotChunk> chunks = stream.Take();

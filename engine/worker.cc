@@ -150,15 +150,13 @@ bool Worker::OnFrame(const Frame& frame) {
         while (SweepSome()) {
         }
         handoff_->WaitForSpare();
-        while (SnapshotSome()) {
-        }
+        FinishSnapshot();
         // The last snapshot must not be left out.
         while (options_.snapshots != nullptr && !options_.snapshots->IsTaken()) {
           std::this_thread::sleep_for(std::chrono::milliseconds(1));
         }
         Seal(frame.time_ns);
-        while (SnapshotSome()) {
-        }
+        FinishSnapshot();
       }
       return false;
     case FrameKind::kSkip:
@@ -278,9 +276,16 @@ bool Worker::SweepSome() {
 
 bool Worker::SnapshotSome() {
   if (!flows_.snapshot_running()) return false;
-  if (flows_.SnapshotSome()) return true;
+  const bool more = flows_.SnapshotSome();
+  // It is all there, or the flusher must take what is.
+  if (!more && options_.sealed) options_.sealed();
+  return more;
+}
+
+void Worker::FinishSnapshot() {
+  if (!flows_.snapshot_running()) return;
+  flows_.FinishSnapshot();
   if (options_.sealed) options_.sealed();
-  return false;
 }
 
 void Worker::Seal(int64_t interval_end_ns) {

@@ -97,8 +97,10 @@ class Worker {
   // Part of the work that a dump's end leaves: what it has not shown. To be called between batches,
   // as long as it says true; the rest is done before the next dump.
   bool SweepSome();
-  // The same for the snapshot that a hand-over begins; the rest is done before the next.
+  // The same for the snapshot that a hand-over begins; the rest is done before the next. False also
+  // while the flusher has much to take: see snapshot_running.
   bool SnapshotSome();
+  bool snapshot_running() const { return flows_.snapshot_running(); }
 
   // `asked_since_overrun`: it cannot have been made before events were lost.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
@@ -124,6 +126,7 @@ class Worker {
 
   // Looks at the event in the next pending place; it stays there if it is to be applied.
   void Admit(int64_t now_ns);
+  void FinishSnapshot();
   void AddGap(const Gap& gap);
   void EndGaps(AccountingTable* table);
   void CarryOn(const std::vector<Gap>& open);
