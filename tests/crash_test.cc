@@ -80,6 +80,14 @@ class CrashTest : public testing::Test {
     ASSERT_TRUE(engine.ok()) << engine.status();
     engine_ = *std::move(engine);
   }
+  // What may differ from one start to the next.
+  std::vector<std::string> AnyFlags() {
+    std::vector<std::string> flags = {absl::StrCat("-workers=", 1 + Below(3))};
+    if (Below(3) == 0) flags.push_back("-mode=light");
+    if (Below(3) == 0) flags.push_back("-track-open");
+    if (Below(4) == 0) flags.push_back("-reliable");
+    return flags;
+  }
   void KillEngine() {
     ASSERT_TRUE(engine_->Running()) << engine_->Stderr();
     ASSERT_TRUE(engine_->Signal(SIGKILL).ok());
@@ -236,13 +244,13 @@ TEST_F(CrashTest, EngineAndImporterKilledAtRandom) {
         KillEngine();
         if (HasFatalFailure()) return;
         ++engine_kills;
-        StartEngine({absl::StrCat("-workers=", 1 + Below(3))});
+        StartEngine(AnyFlags());
         break;
       case 2:
         if (!engine_->WaitForOutput("accounting live", absl::Seconds(10)).ok()) break;
         StopEngine();
         ++clean_stops;
-        StartEngine({absl::StrCat("-workers=", 1 + Below(3))});
+        StartEngine(AnyFlags());
         break;
       default:
         (void)importer_->Signal(SIGKILL);
