@@ -55,6 +55,7 @@ constexpr char kFolder[] = ".ctacct";
 constexpr mode_t kFolderMode = 0750;
 constexpr char kCheckpoint[] = ".checkpoint";
 constexpr char kNew[] = ".new";
+constexpr char kLock[] = ".lock";
 
 absl::Status WriteAll(int fd, const void* data, size_t bytes, off_t offset) {
   const char* at = static_cast<const char*>(data);
@@ -108,6 +109,22 @@ absl::Status CheckedHeader(int fd, const std::string& path, Header* header) {
   return absl::OkStatus();
 }
 
+absl::Status WriteHeader(int fd, const CheckpointInfo& info, uint64_t records_checksum) {
+  Header header;
+  std::memset(static_cast<void*>(&header), 0, sizeof(header));
+  std::memcpy(header.magic, kMagic, sizeof(kMagic));
+  header.version = kVersion;
+  header.header_bytes = sizeof(header);
+  header.info = info;
+  header.records_checksum = records_checksum;
+  header.checksum = XXH3_64bits(&header, offsetof(Header, checksum));
+  return WriteAll(fd, &header, sizeof(header), 0);
+}
+
+int64_t ModifiedNs(const struct stat& info) {
+  return info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec;
+}
+
 }  // namespace
 
 absl::StatusOr<KernelIdentity> ThisKernel() {
@@ -137,102 +154,166 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
   auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint(
       folder,
       absl::StrCat(absl::Hex(XXH3_64bits(gateway.data(), gateway.size()), absl::kZeroPad16))));
-  checkpoint->EnsureFolder();
-  const std::string path = checkpoint->Path(".lock");
-  // Not for writing: no file system can be made read-only while a file in it is open so.
-  checkpoint->lock_ =
-      UniqueFd(open(path.c_str(), O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
-  if (!checkpoint->lock_.valid()) return FileError("open", path, errno);
+  [[maybe_unused]] const int made = mkdir(absl::StrCat(folder, "/", kFolder).c_str(), kFolderMode);
+  const std::string path = checkpoint->Path(kLock);
+  struct stat info {};
+  if (stat(path.c_str(), &info) == 0) checkpoint->started_before_ns_ = ModifiedNs(info);
   // An engine that was killed just now may still be on its way out.
-  for (int left = kLockAttempts; flock(checkpoint->lock_.get(), LOCK_EX | LOCK_NB) != 0; --left) {
-    if (left == 0) {
-      return absl::UnavailableError(
-          absl::StrCat("another engine writes for this gateway into ", folder));
-    }
-    usleep(kLockPauseMicros);
-  }
+  if (absl::Status status = checkpoint->TakeLock(kLockAttempts); !status.ok()) return status;
+  futimens(checkpoint->lock_.get(), nullptr);
   return checkpoint;
 }
 
-std::string Checkpoint::Path(const char* end) const {
+absl::Status Checkpoint::TakeLock(int attempts) {
+  const std::string path = Path(kLock);
+  // Not for writing: no file system can be made read-only while a file in it is open so.
+  lock_ =
+      UniqueFd(open(path.c_str(), O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
+  if (!lock_.valid()) return FileError("open", path, errno);
+  while (flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+    if (--attempts <= 0) {
+      return absl::UnavailableError(
+          absl::StrCat("another engine writes for this gateway into ", folder_));
+    }
+    usleep(kLockPauseMicros);
+  }
+  return absl::OkStatus();
+}
+
+std::string Checkpoint::Path(absl::string_view end) const {
   return absl::StrCat(folder_, "/", kFolder, "/", tag_, end);
 }
 
-void Checkpoint::EnsureFolder() const {
+void Checkpoint::EnsureFolder() {
   // If it cannot be, whoever needs it will say so.
-  [[maybe_unused]] const int made = mkdir(absl::StrCat(folder_, "/", kFolder).c_str(), kFolderMode);
+  if (mkdir(absl::StrCat(folder_, "/", kFolder).c_str(), kFolderMode) != 0) return;
+  // It was removed, and the lock with it.
+  [[maybe_unused]] const absl::Status ignored = TakeLock(1);
+}
+
+// NotFound: there is none that can be read. `*info` is what is known all the same.
+absl::Status Checkpoint::ReadInfo(UniqueFd* file, CheckpointInfo* info) const {
+  *info = CheckpointInfo();
+  info->flows_known = false;
+  const std::string path = Path(kCheckpoint);
+  absl::StatusOr<UniqueFd> fd = OpenRegularFile(AT_FDCWD, path, path);
+  if (!fd.ok()) {
+    info->taken_ns = started_before_ns_;
+    return absl::NotFoundError(fd.status().message());
+  }
+  struct stat status {};
+  if (fstat(fd->get(), &status) == 0) info->taken_ns = ModifiedNs(status);
+  Header header;
+  if (absl::Status checked = CheckedHeader(fd->get(), path, &header); !checked.ok()) return checked;
+  const std::unique_ptr<XXH3_state_t, HashStateDeleter> hash(XXH3_createState());
+  XXH3_64bits_reset(hash.get());
+  const bool read = ForEachRecords(
+      fd->get(), header.info.flow_count, [&](const FlowRecord* records, size_t count) {
+        XXH3_64bits_update(hash.get(), records, count * sizeof(*records));
+      });
+  if (!read || XXH3_64bits_digest(hash.get()) != header.records_checksum) {
+    return absl::NotFoundError(absl::StrCat(path, " is damaged"));
+  }
+  *info = header.info;
+  *file = *std::move(fd);
+  return absl::OkStatus();
+}
+
+absl::Status Checkpoint::MakeVoid(CheckpointInfo info) const {
+  info.flows_known = false;
+  info.clean = false;
+  info.flow_count = 0;
+  const std::string path = Path(kCheckpoint);
+  // In its place: a full disk has no room for another.
+  const UniqueFd file(
+      open(path.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
+  if (file.valid() && WriteHeader(file.get(), info, XXH3_64bits(nullptr, 0)).ok() &&
+      ftruncate(file.get(), sizeof(Header)) == 0) {
+    return absl::OkStatus();
+  }
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) return FileError("remove", path, errno);
+  return absl::OkStatus();
 }
 
 absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)>& begin,
                                  const std::function<void(const FlowRecord&)>& flow) {
   unlink(Path(kNew).c_str());
-  Header header;
-  absl::Status found;
-  const std::string path = Path(kCheckpoint);
-  const absl::StatusOr<UniqueFd> fd = OpenRegularFile(AT_FDCWD, path, path);
-  if (fd.ok()) {
-    found = CheckedHeader(fd->get(), path, &header);
-  } else {
-    found = absl::NotFoundError(fd.status().message());
+  UniqueFd file;
+  CheckpointInfo before;
+  const absl::Status found = ReadInfo(&file, &before);
+  if (!found.ok() && before.taken_ns == 0) return PublishHidden(nullptr, true);
+  known_until_ns_ = before.taken_ns;
+  const bool restored = begin(before) && before.flows_known;
+  if (!restored) {
+    // Before rows become visible that a later restart would account anew.
+    if (absl::Status status = MakeVoid(before); !status.ok()) return status;
+  } else if (!ForEachRecords(file.get(), before.flow_count,
+                             [&](const FlowRecord* records, size_t count) {
+                               for (size_t i = 0; i < count; ++i) flow(records[i]);
+                             })) {
+    return absl::UnavailableError(absl::StrCat(Path(kCheckpoint), ": changed while it was read"));
   }
-  if (found.ok()) {
-    hash_.reset(XXH3_createState());
-    XXH3_64bits_reset(hash_.get());
-    const bool read = ForEachRecords(
-        fd->get(), header.info.flow_count, [&](const FlowRecord* records, size_t count) {
-          XXH3_64bits_update(hash_.get(), records, count * sizeof(*records));
-        });
-    if (!read || XXH3_64bits_digest(hash_.get()) != header.records_checksum) {
-      found = absl::NotFoundError(absl::StrCat(path, " is damaged"));
-    }
-  }
-  bool restored = false;
-  if (found.ok() && begin(header.info)) {
-    restored = true;
-    if (!ForEachRecords(fd->get(), header.info.flow_count,
-                        [&](const FlowRecord* records, size_t count) {
-                          for (size_t i = 0; i < count; ++i) flow(records[i]);
-                        })) {
-      return absl::UnavailableError(absl::StrCat(path, ": changed while it was read"));
-    }
-  }
-  const absl::Status published = PublishHidden(restored ? &header.info : nullptr);
-  return published.ok() ? found : published;
+  return PublishHidden(restored ? &before : nullptr, true);
 }
 
-// What the files of the checkpoint do not tell will be accounted anew from it; without one
-// (nullptr) it will not.
-absl::Status Checkpoint::PublishHidden(const CheckpointInfo* restored) const {
+absl::Status Checkpoint::RecoverOthers(const KernelIdentity& kernel) const {
+  const absl::StatusOr<std::vector<std::string>> names = Names();
+  if (!names.ok()) return names.status();
+  for (const std::string& name : *names) {
+    absl::string_view tag = name;
+    if (!absl::ConsumeSuffix(&tag, kLock) || tag == tag_) continue;
+    Checkpoint other(folder_, std::string(tag));
+    if (!other.TakeLock(1).ok()) continue;  // It runs.
+    UniqueFd file;
+    CheckpointInfo info;
+    const bool known = other.ReadInfo(&file, &info).ok() && info.flows_known;
+    absl::Status status;
+    if (known && info.kernel == kernel) status = other.MakeVoid(info);
+    const bool valid = known && !(info.kernel == kernel);
+    if (status.ok()) status = other.PublishHidden(valid ? &info : nullptr, false);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<std::string>> Checkpoint::Names() const {
   const std::string folder = absl::StrCat(folder_, "/", kFolder);
   DIR* const entries = opendir(folder.c_str());
   if (entries == nullptr) return FileError("read folder", folder, errno);
+  std::vector<std::string> names;
+  while (const dirent* entry = readdir(entries)) names.push_back(entry->d_name);
+  closedir(entries);
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+// What the files of a valid checkpoint do not tell will be accounted anew from it; without one it
+// will not.
+absl::Status Checkpoint::PublishHidden(const CheckpointInfo* valid, bool remove) const {
+  const absl::StatusOr<std::vector<std::string>> names = Names();
+  if (!names.ok()) return names.status();
   // TAG.ENGINE.SEQUENCE.NAME
   const size_t engine_at = tag_.size() + 1;
   const size_t sequence_at = engine_at + EngineIdText(info_.engine_id).size() + 1;
   const size_t name_at = sequence_at + kSequenceDigits + 1;
-  std::vector<std::string> hidden_names;
-  while (const dirent* entry = readdir(entries)) {
-    const std::string name = entry->d_name;
-    if (name.size() > name_at && absl::StartsWith(name, tag_ + ".") && name[name_at - 1] == '.') {
-      hidden_names.push_back(name);
+  for (const std::string& hidden : *names) {
+    if (hidden.size() <= name_at || !absl::StartsWith(hidden, tag_ + ".") ||
+        hidden[name_at - 1] != '.') {
+      continue;
     }
-  }
-  closedir(entries);
-  std::sort(hidden_names.begin(), hidden_names.end());
-  for (const std::string& hidden : hidden_names) {
     uint64_t sequence = 0;
     const bool wanted =
-        restored == nullptr ||
-        (absl::StartsWith(hidden.substr(engine_at), EngineIdText(restored->engine_id)) &&
+        valid == nullptr ||
+        (absl::StartsWith(hidden.substr(engine_at), EngineIdText(valid->engine_id)) &&
          absl::SimpleAtoi(hidden.substr(sequence_at, kSequenceDigits), &sequence) &&
-         sequence <= restored->last_sequence);
-    const std::string path = absl::StrCat(folder, "/", hidden);
-    if (!wanted) {
-      if (unlink(path.c_str()) != 0) return FileError("remove", path, errno);
-    } else if (absl::Status status =
-                   Publish(absl::StrCat(kFolder, "/", hidden), hidden.substr(name_at));
-               !status.ok()) {
-      return status;
+         sequence <= valid->last_sequence);
+    const std::string path = absl::StrCat(folder_, "/", kFolder, "/", hidden);
+    if (wanted) {
+      const absl::Status status =
+          Publish(absl::StrCat(kFolder, "/", hidden), hidden.substr(name_at));
+      if (!status.ok()) return status;
+    } else if (remove && unlink(path.c_str()) != 0) {
+      return FileError("remove", path, errno);
     }
   }
   return absl::OkStatus();
@@ -295,6 +376,7 @@ void Checkpoint::AddToFile(const SnapshotChunk& chunk) {
     file_ = UniqueFd();
     return;
   }
+  known_until_ns_ = info_.taken_ns;
   state_ = error_.ok() ? State::kComplete : State::kFailed;
 }
 
@@ -304,21 +386,10 @@ void Checkpoint::Fail(absl::Status status) {
   unlink(Path(kNew).c_str());  // Its space is needed for rows.
 }
 
-absl::Status Checkpoint::WriteHeader(int fd) const {
-  Header header;
-  std::memset(static_cast<void*>(&header), 0, sizeof(header));
-  std::memcpy(header.magic, kMagic, sizeof(kMagic));
-  header.version = kVersion;
-  header.header_bytes = sizeof(header);
-  header.info = info_;
-  header.records_checksum = XXH3_64bits_digest(hash_.get());
-  header.checksum = XXH3_64bits(&header, offsetof(Header, checksum));
-  return WriteAll(fd, &header, sizeof(header), 0);
-}
-
-absl::Status Checkpoint::Commit(uint64_t last_sequence) {
+absl::Status Checkpoint::Commit(uint64_t last_sequence, int64_t interval_end_ns) {
   info_.last_sequence = last_sequence;
-  absl::Status status = WriteHeader(file_.get());
+  info_.interval_end_ns = interval_end_ns;
+  absl::Status status = WriteHeader(file_.get(), info_, XXH3_64bits_digest(hash_.get()));
   if (status.ok() && rename(Path(kNew).c_str(), Path(kCheckpoint).c_str()) != 0) {
     status = absl::ErrnoToStatus(errno, "rename");
   }
@@ -340,17 +411,24 @@ absl::Status Checkpoint::MarkClean() {
   const UniqueFd file(open(path.c_str(), O_WRONLY | O_NOFOLLOW | O_CLOEXEC));
   if (!file.valid()) return FileError("open", path, errno);
   info_.clean = true;
-  return WriteHeader(file.get());
+  return WriteHeader(file.get(), info_, XXH3_64bits_digest(hash_.get()));
 }
 
 absl::Status Checkpoint::Discard() {
-  const std::string path = Path(kCheckpoint);
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) return FileError("remove", path, errno);
+  CheckpointInfo info = info_;
+  info.taken_ns = known_until_ns_;
+  if (absl::Status status = MakeVoid(info); !status.ok()) return status;
   valid_ = false;
   file_ = UniqueFd();
   state_ = State::kNone;
   begun_ = false;
   return absl::OkStatus();
+}
+
+void Checkpoint::GiveWay(const absl::Status& why) {
+  if (!file_.valid()) return;
+  Fail(why);
+  if (state_ == State::kComplete) state_ = State::kFailed;
 }
 
 std::string Checkpoint::HiddenName(uint64_t sequence, const std::string& name) const {

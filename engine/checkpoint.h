@@ -19,8 +19,11 @@
 // with the kernel that knows them, and after another boot every prepared file is as good as
 // published.
 //
-// If no checkpoint can be written (disk full), the old one is removed before newer rows become
-// visible: a restart then has a gap, and nothing is ever counted twice.
+// If no checkpoint can be written (disk full), the old one is made void before newer rows become
+// visible; so it is when flows are accounted that it does not know of (another name of the gateway,
+// a recording). A void one only tells up to when all was accounted: a restart then has a gap, and
+// nothing is ever counted twice. Where not even that is left, the lock's time tells when an engine
+// started last.
 //
 // Thread-compatible: belongs to the flusher's thread.
 #ifndef CTACCT_ENGINE_CHECKPOINT_H_
@@ -58,12 +61,14 @@ struct KernelIdentity {
 struct CheckpointInfo {
   KernelIdentity kernel;
   EngineId engine_id{};
-  uint64_t last_sequence = 0;  // Of this engine's files: those up to it are to be seen.
-  uint64_t rules = 0;          // A checksum of what was accounted: other flows are not in it.
-  int64_t taken_ns = 0;        // When, since the Unix epoch.
-  int64_t known_since_ns = 0;  // See FlowTable.
+  uint64_t last_sequence = 0;   // Of this engine's files: those up to it are to be seen.
+  int64_t interval_end_ns = 0;  // Of the last interval that ended.
+  uint64_t rules = 0;           // A checksum of what was accounted: other flows are not in it.
+  int64_t taken_ns = 0;         // All was accounted up to then; since the Unix epoch.
+  int64_t known_since_ns = 0;   // See FlowTable.
   uint64_t flow_count = 0;
-  bool clean = false;  // The engine ended with it, and had read all events.
+  bool flows_known = true;  // False: void, or damaged. Of the rest, only taken_ns is sure then.
+  bool clean = false;       // The engine ended with it, and had read all events.
 };
 
 class Checkpoint {
@@ -73,11 +78,14 @@ class Checkpoint {
                                                                         const std::string& gateway);
 
   // Before anything is written: what the engine before has left. Gives what its checkpoint says to
-  // `begin`, and its flows to `flow` if `begin` wants them. Then makes visible, or removes, the
-  // files of rows that were out of sight; NotFound if there is no checkpoint, or none that can be
-  // read: `begin` was not called, and all files are visible.
+  // `begin`, and its flows to `flow` if `begin` wants them; else makes it void. Then makes visible,
+  // or removes, the files of rows that were out of sight. If no engine was here before, `begin` is
+  // not called.
   [[nodiscard]] absl::Status Recover(const std::function<bool(const CheckpointInfo&)>& begin,
                                      const std::function<void(const FlowRecord&)>& flow);
+  // Likewise for gateways of other names whose engine does not run: their rows become visible. What
+  // they knew of the flows of this kernel is void, since these are accounted here now.
+  [[nodiscard]] absl::Status RecoverOthers(const KernelIdentity& kernel) const;
 
   // How this run's checkpoints begin. The times, last_sequence and flow_count are filled in here.
   void Start(const CheckpointInfo& info, size_t workers);
@@ -96,14 +104,16 @@ class Checkpoint {
 
   // The step that counts: the complete one is valid, and files up to last_sequence are to be made
   // visible. After an error the state is kFailed.
-  [[nodiscard]] absl::Status Commit(uint64_t last_sequence);
+  [[nodiscard]] absl::Status Commit(uint64_t last_sequence, int64_t interval_end_ns);
   // The engine ends with the one that is valid, if any: see CheckpointInfo.
   [[nodiscard]] absl::Status MarkClean();
   // None is valid any more. State kNone.
   [[nodiscard]] absl::Status Discard();
+  // Gives up the one that is being written, or complete: its space is needed.
+  void GiveWay(const absl::Status& why);
 
   // Makes the folder .ctacct anew if somebody has removed it.
-  void EnsureFolder() const;
+  void EnsureFolder();
   // Where a file is out of sight, seen from the output folder; and its way from there, under
   // `name`, or the first like it that is free where names may repeat (CSV). NotFound: it is not
   // there.
@@ -118,18 +128,24 @@ class Checkpoint {
   Checkpoint(std::string folder, std::string tag)
       : folder_(std::move(folder)), tag_(std::move(tag)) {}
 
-  std::string Path(const char* end) const;
+  std::string Path(absl::string_view end) const;
+  absl::StatusOr<std::vector<std::string>> Names() const;
   void BeginFile(uint64_t seal);
   void AddToFile(const SnapshotChunk& chunk);
   void Fail(absl::Status status);
-  absl::Status WriteHeader(int fd) const;
-  absl::Status PublishHidden(const CheckpointInfo* restored) const;
+  absl::Status TakeLock(int attempts);
+  absl::Status ReadInfo(UniqueFd* file, CheckpointInfo* info) const;
+  absl::Status MakeVoid(CheckpointInfo info) const;
+  // `valid`: those up to its sequence, and the others are removed if `remove`; nullptr: all.
+  absl::Status PublishHidden(const CheckpointInfo* valid, bool remove) const;
 
   const std::string folder_;
   const std::string tag_;
   UniqueFd lock_;
+  int64_t started_before_ns_ = 0;  // When the lock was taken before, since the epoch; 0: never.
   CheckpointInfo info_;
   size_t workers_ = 0;
+  int64_t known_until_ns_ = 0;  // taken_ns of the last snapshot that all workers told.
   // The next checkpoint.
   State state_ = State::kNone;
   bool valid_ = false;  // One of this run is in force.

@@ -157,7 +157,17 @@ absl::Status PublishPrepared(const std::string& folder, const std::string& hidde
   const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
   if (!folder_fd.ok()) return folder_fd.status();
   if (RenameNoReplace(folder_fd->get(), hidden_name.c_str(), folder_fd->get(), name.c_str()) != 0) {
-    return FileError("name", absl::StrCat(folder, "/", name), errno);
+    const int error = errno;
+    // Where renaming is linking and unlinking, the second may have been cut off.
+    struct stat hidden {
+    }, visible{};
+    if (error != EEXIST ||
+        fstatat(folder_fd->get(), hidden_name.c_str(), &hidden, AT_SYMLINK_NOFOLLOW) != 0 ||
+        fstatat(folder_fd->get(), name.c_str(), &visible, AT_SYMLINK_NOFOLLOW) != 0 ||
+        hidden.st_dev != visible.st_dev || hidden.st_ino != visible.st_ino ||
+        unlinkat(folder_fd->get(), hidden_name.c_str(), 0) != 0) {
+      return FileError("name", absl::StrCat(folder, "/", name), error);
+    }
   }
   if (fsync(folder_fd->get()) != 0) {
     const int error = errno;

@@ -74,7 +74,8 @@ bool DestroyedMemory::Contains(uint64_t fingerprint) const {
 
 bool DestroyedMemory::Add(uint64_t fingerprint) {
   if (present_ >= kMax) Age();
-  if (ContainedIn(interval_ - 1, fingerprint)) return false;
+  // Told again, it may be told a third time: it is remembered from now on.
+  const bool repeated = ContainedIn(interval_ - 1, fingerprint);
   Generation& generation = generations_[interval_ % 2];
   const size_t shard = generation.marks.ShardOf(fingerprint);
   if (generation.interval_of[shard] != interval_) {
@@ -83,7 +84,7 @@ bool DestroyedMemory::Add(uint64_t fingerprint) {
   }
   const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
   present_ += added;
-  return added;
+  return added && !repeated;
 }
 
 void DestroyedMemory::Age() {
@@ -119,11 +120,12 @@ void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   known_since_ns_ = now_ns;
 }
 
-void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
+void FlowTable::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
   assert(started_ && dump_index_ == 0 && flows_.empty());
   restored_ = true;
   restored_with_events_ = events_kept;
   known_since_ns_ = known_since_ns;
+  ended_before_ns_ = taken_ns;
   if (!events_kept) NoteOverrun();
 }
 
@@ -134,6 +136,7 @@ bool FlowTable::Restore(const FlowRecord& record) {
   // Its close may have been among the events that nobody read; then dumps tell it.
   restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
   restored.closed = (record.flags & kFlowClosed) != 0;
+  const bool suspect = (record.flags & kFlowSuspect) != 0;
   restored.start_ns = record.start_ns;
   restored.original = record.original;
   restored.reply = record.reply;
@@ -146,6 +149,7 @@ bool FlowTable::Restore(const FlowRecord& record) {
   if (!added) return false;  // A snapshot holds no identity twice.
   *flow = restored;
   flow->open = (record.flags & kFlowOpen) != 0;
+  SetSuspect(suspect, flow);
   ++tally_.front();
   return flow->open;
 }
@@ -352,6 +356,12 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   if (flow != nullptr) {
     End(event, now_ns, flow, &change);
     Erase(flow, hash);
+    return change;
+  }
+  // It ended before the snapshot was taken and is not in it: it was accounted whole, and the kernel
+  // tells of it again, for the sake of another listener.
+  if (event.stop_ns != 0 && event.stop_ns < ended_before_ns_) {
+    ++counts_->duplicate_destroys;
     return change;
   }
   // During the very first dump, events may be of flows older than the engine that the dump has not
@@ -592,11 +602,9 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   chunk_.seal = seal;
   chunk_.known_since_ns = known_since_ns_;
   // An event read since may have happened before one that is still to be read.
-  chunk_.taken_ns = dump_began_ns_;
+  chunk_.taken_ns = dump_began_ns_ != 0 ? dump_began_ns_ : known_since_ns_;
   if (!out->IsTaken()) {
-    chunk_.last = true;
-    chunk_.whole = false;
-    out->Push(std::move(chunk_));
+    LeaveOutSnapshot(seal, out);
     return;
   }
   snapshot_ = out;
@@ -604,6 +612,15 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   copy_next_ = 0;
   // Few, unless very many events were lost.
   for (const auto& [fingerprint, flow] : superseded_) CopyFlow(flow, kFlowSuperseded);
+}
+
+void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
+  FinishSnapshot();
+  SnapshotChunk none;
+  none.seal = seal;
+  none.last = true;
+  none.whole = false;
+  out->Push(std::move(none));
 }
 
 bool FlowTable::SnapshotSome() {
@@ -647,12 +664,14 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
   if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
   if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
   flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
-           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0);
+           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0) |
+           (flow.suspect ? kFlowSuspect : 0);
   chunk_.records.push_back({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
 }
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
+  ended_before_ns_ = std::numeric_limits<int64_t>::min();
   // What is older than the engine is known by now, or as good as.
   known_since_ns_ = std::min(known_since_ns_, now_ns);
 }

@@ -42,6 +42,7 @@
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -68,7 +69,8 @@ struct TcpTimeouts {
   uint32_t close_seconds = 10;
 };
 
-// Fingerprints of incarnations destroyed in this interval and in the one before.
+// Fingerprints of incarnations destroyed, or told again to be, in this interval and in the one
+// before.
 class DestroyedMemory {
  public:
   void Prefetch(uint64_t fingerprint) const;
@@ -124,8 +126,9 @@ class FlowTable {
 
   // After Start, before all else: what another run knew when it took a snapshot. Flows that are not
   // among those restored and started since `known_since_ns` count from zero. `events_kept`: no
-  // event was lost since then; else it was as after an overrun.
-  void BeginRestore(int64_t known_since_ns, bool events_kept);
+  // event was lost since then; else it was as after an overrun. `taken_ns`: all that ended before
+  // it was accounted; the smallest number if times since do not compare with it (a clock set back).
+  void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
   // True if it counts as an open connection.
   bool Restore(const FlowRecord& record);
 
@@ -166,6 +169,8 @@ class FlowTable {
   // come between them. `seal` names it. Left out, which the stream says, if the one before is not
   // taken yet.
   void BeginSnapshot(uint64_t seal, SnapshotStream* out);
+  // None is taken for `seal`, and the stream says so.
+  void LeaveOutSnapshot(uint64_t seal, SnapshotStream* out);
   // Copies at most about kSweepSlots. False if that was all, or the stream is full.
   bool SnapshotSome();
   // Copies all that is left, however much waits in the stream.
@@ -336,6 +341,7 @@ class FlowTable {
   bool started_ = false;
   bool restored_ = false;
   bool restored_with_events_ = false;
+  int64_t ended_before_ns_ = std::numeric_limits<int64_t>::min();
   bool clock_was_set_back_ = false;  // Start times may fall from one incarnation to the next.
   bool timestamps_on_ = false;       // Flows born since the start have start times.
   // Flows that started before this are known, or their present counters are where accounting

@@ -677,7 +677,6 @@ TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
       ASSERT_TRUE(memory.Contains(mark(interval, i)));
       if (interval >= 1) {
         ASSERT_TRUE(memory.Contains(mark(interval - 1, i)));
-        ASSERT_FALSE(memory.Add(mark(interval - 1, i)));
       }
       if (interval >= 2) {
         ASSERT_FALSE(memory.Contains(mark(interval - 2, i)));
@@ -849,7 +848,7 @@ TEST_F(FlowTableTest, AnotherTableGoesOnFromASnapshot) {
   WorkerCounts counts;
   FlowTable next(&counts);
   next.Start(kStart + 100 * kSecond, true);
-  next.BeginRestore(kStart, false);
+  next.BeginRestore(kStart, kStart + kSecond, false);
   EXPECT_TRUE(next.Restore(records[0]));  // It is open.
   EXPECT_TRUE(next.needs_resync());
   next.BeginDump(kStart + 101 * kSecond);
@@ -884,7 +883,7 @@ TEST_F(FlowTableTest, WhatARestartMissesIsCounted) {
   WorkerCounts counts;
   FlowTable next(&counts);
   next.Start(kStart + kSecond, true);
-  next.BeginRestore(kStart, false);
+  next.BeginRestore(kStart, kStart + kSecond, false);
   for (const FlowRecord& record : Records(&stream, &whole)) next.Restore(record);
   next.BeginDump(kStart + kSecond);
   FlowEvent shown = Event(FlowEventKind::kDump, kBorn, 3);
@@ -946,6 +945,26 @@ TEST_F(FlowTableTest, FlowsBornAfterTheLossAreNotLost) {
   table_.NoteOverrun();
   Dump({});
   EXPECT_EQ(table_.lost_deaths(), 1u);
+}
+
+// Resent for another listener, again and again: also a restart later (fault 20).
+TEST_F(FlowTableTest, ADestroyToldForLongCountsOnce) {
+  FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 7);
+  end.stop_ns = kStart + 10;
+  EXPECT_EQ(Grown(end), 7u);
+  for (int interval = 0; interval < 10; ++interval) {
+    table_.EndInterval();
+    EXPECT_EQ(Grown(end), 0u);
+  }
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  next.Start(kStart + 2 * kSecond, true);
+  next.BeginRestore(kStart, kStart + kSecond, false);
+  EXPECT_TRUE(next.Apply(end, kStart + 3 * kSecond).growth.IsZero());
+  // Another one, that ended since.
+  end.identity.id = 8;
+  end.stop_ns = kStart + 2 * kSecond;
+  EXPECT_EQ(next.Apply(end, kStart + 3 * kSecond).growth.original.packets, 7u);
 }
 
 // A copy that nobody takes does not grow into the size of the table, unless it must.

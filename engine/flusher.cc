@@ -170,12 +170,12 @@ RowSink StandardOutputSink(bool track_open, int cancel_fd) {
 absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, bool last) {
   // First, so that the table which belongs to a snapshot is there to be taken.
   for (SnapshotStream* const stream : options_.snapshots) {
-    for (SnapshotChunk& chunk : stream->Take()) options_.checkpoint->Add(std::move(chunk));
+    for (SnapshotChunk& chunk : stream->Take()) chunks_.push_back(std::move(chunk));
   }
   sealed_.resize(handoffs.size());
   worker_counts_.resize(handoffs.size());
   worker_flows_.resize(handoffs.size());
-  if (last || rows_waiting_ < kWaitingRowsMax) {
+  if (last || rows_waiting_ < options_.waiting_rows_max) {
     for (size_t i = 0; i < handoffs.size(); ++i) {
       AccountingTable* const table = handoffs[i]->Take();
       if (table == nullptr) continue;
@@ -188,11 +188,21 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
     }
     const uint64_t all_sealed = *std::min_element(sealed_.begin(), sealed_.end());
     while (!merging_.empty() && merging_.begin()->first <= all_sealed) {
+      ended_ns_ = merging_.begin()->second.interval_end_ns;
       Emit(merging_.begin()->second);
       written_out_ = std::move(merging_.begin()->second);
       merging_.erase(merging_.begin());
     }
     emitted_seal_ = all_sealed;
+  }
+  // The others belong to tables that are still to be taken; the checkpoint before them may yet be
+  // what the rows that wait need.
+  for (SnapshotChunk& chunk : std::exchange(chunks_, {})) {
+    if (chunk.seal <= emitted_seal_) {
+      options_.checkpoint->Add(std::move(chunk));
+    } else {
+      chunks_.push_back(std::move(chunk));
+    }
   }
   return WriteWaiting();
 }
@@ -230,12 +240,6 @@ void Flusher::Merge(AccountingTable* table) {
 void Flusher::Emit(const AccountingTable& table) {
   IntervalRows interval = TakeRows(table);
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
-  if (options_.pipe != nullptr && !interval.rows.empty()) {
-    std::string lines;
-    for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
-    options_.pipe->Offer(std::move(lines), interval.rows.size());
-    if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
-  }
   const bool has_gap = interval.completeness != Completeness::kComplete;
   if (options_.sink.write && (has_gap || !interval.rows.empty())) {
     timespec now{};
@@ -245,6 +249,7 @@ void Flusher::Emit(const AccountingTable& table) {
     rows_waiting_ += interval.rows.size();
     waiting_.push_back(std::move(interval));
   } else {
+    OfferToPipe(interval);
     rows_written_ += interval.rows.size();
     ++intervals_written_;
   }
@@ -348,7 +353,11 @@ absl::Status Flusher::WriteWaiting() {
     const IntervalRows& interval = waiting_[prepared_];
     const std::string hidden =
         options_.checkpoint->HiddenName(interval.sequence, options_.sink.file_name(interval));
-    if (absl::Status status = options_.sink.write(interval, hidden); !status.ok()) return status;
+    if (absl::Status status = options_.sink.write(interval, hidden); !status.ok()) {
+      // Rows need the space more.
+      if (absl::IsResourceExhausted(status)) options_.checkpoint->GiveWay(status);
+      return status;
+    }
   }
   return CommitPrepared();
 }
@@ -363,11 +372,16 @@ absl::Status Flusher::CommitPrepared() {
         break;
       }
     }
-    if (checkpoint.Commit(last_sequence).ok()) visible_seal_ = checkpoint.seal();
+    if (checkpoint.Commit(last_sequence, ended_ns_).ok()) {
+      visible_seal_ = checkpoint.seal();
+      gave_up_ = false;
+    }
   }
   if (checkpoint.state() == Checkpoint::State::kFailed) {
-    options_.log(absl::StrCat("no checkpoint: ", std::string(checkpoint.error().message()),
-                              "; a restart now would have a gap"));
+    if (!std::exchange(gave_up_, true)) {
+      options_.log(absl::StrCat("no checkpoint: ", std::string(checkpoint.error().message()),
+                                "; after a restart now nobody knows what was accounted"));
+    }
     return GiveUpCheckpoint();
   }
   return PublishPrepared();
@@ -394,8 +408,18 @@ absl::Status Flusher::PublishPrepared() {
   return absl::OkStatus();
 }
 
+// Once they are durable: after a kill they would be accounted, and come, a second time.
+void Flusher::OfferToPipe(const IntervalRows& interval) {
+  if (options_.pipe == nullptr || interval.rows.empty()) return;
+  std::string lines;
+  for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
+  options_.pipe->Offer(std::move(lines), interval.rows.size());
+  if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
+}
+
 // The oldest interval is where it was asked to be.
 void Flusher::Written() {
+  OfferToPipe(waiting_.front());
   rows_waiting_ -= waiting_.front().rows.size();
   rows_written_ += waiting_.front().rows.size();
   ++intervals_written_;

@@ -71,6 +71,9 @@ struct RowSink {
 
 class Flusher {
  public:
+  // 100 bytes each; an interval of the largest game seen has 117,696.
+  static constexpr size_t kWaitingRowsMax = 4 << 20;
+
   struct Options {
     bool track_open = false;
     size_t rows_max = RowLimit::kDefault;  // Of an interval: the largest; see RowLimit.
@@ -82,6 +85,7 @@ class Flusher {
     Checkpoint* checkpoint = nullptr;
     std::vector<SnapshotStream*> snapshots;
     std::function<void(const std::string&)> log;  // One line of trouble.
+    size_t waiting_rows_max = kWaitingRowsMax;
   };
   explicit Flusher(Options options) : options_(std::move(options)) {}
 
@@ -104,9 +108,6 @@ class Flusher {
   const std::vector<WorkerCounts>& worker_counts() const { return worker_counts_; }
   const std::vector<uint64_t>& worker_flows() const { return worker_flows_; }
 
-  // 100 bytes each; an interval of the largest game seen has 117,696.
-  static constexpr size_t kWaitingRowsMax = 4 << 20;
-
  private:
   using OpenConnections = absl::flat_hash_map<AccountingKey, int64_t>;
 
@@ -116,6 +117,7 @@ class Flusher {
   IntervalRows TakeRows(const AccountingTable& table);
   // Connections open at the end of the interval, by listed port.
   OpenConnections TakeOpen(const AccountingTable& table);
+  void OfferToPipe(const IntervalRows& interval);
   absl::Status WriteWaiting();
   absl::Status CommitPrepared();
   absl::Status GiveUpCheckpoint();
@@ -127,7 +129,10 @@ class Flusher {
   AccountingTable written_out_;                  // Done with; its memory is worth keeping.
   std::vector<uint64_t> sealed_;                 // Per worker: the last seal that came.
   uint64_t emitted_seal_ = 0;
-  uint64_t sequence_ = 0;  // The last one given.
+  int64_t ended_ns_ = 0;               // That interval's end.
+  std::vector<SnapshotChunk> chunks_;  // Of snapshots whose tables are still to be taken.
+  bool gave_up_ = false;               // It was told that there is no checkpoint.
+  uint64_t sequence_ = 0;              // The last one given.
   // With a checkpoint: how many of waiting_ are prepared, and the seal up to which they are to be
   // made visible.
   size_t prepared_ = 0;

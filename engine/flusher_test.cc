@@ -446,7 +446,7 @@ TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
 class CheckpointedFlusherTest : public FlusherTest {
  protected:
   // As a run of the engine would: what it finds goes to recovered_ and records_.
-  void Begin(uint8_t id) {
+  void Begin(uint8_t id, size_t waiting_rows_max = Flusher::kWaitingRowsMax) {
     checkpoint_.reset();
     absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(folder_, "gw");
     ASSERT_TRUE(opened.ok()) << opened.status();
@@ -459,7 +459,7 @@ class CheckpointedFlusherTest : public FlusherTest {
           return true;
         },
         [&](const FlowRecord& record) { records_.push_back(record); });
-    EXPECT_EQ(status.ok(), recovered_.has_value()) << status;
+    EXPECT_TRUE(status.ok()) << status;
     CheckpointInfo info;
     info.engine_id = {id};
     checkpoint_->Start(info, 1);
@@ -471,9 +471,17 @@ class CheckpointedFlusherTest : public FlusherTest {
     options.checkpoint = checkpoint_.get();
     stream_ = std::make_unique<SnapshotStream>();
     options.snapshots = {stream_.get()};
+    options.waiting_rows_max = waiting_rows_max;
     options.log = [this](const std::string& line) { log_ += line; };
     flusher_.emplace(std::move(options));
     seal_ = 0;
+  }
+  // But for the time, which makes a gap.
+  void ExpectNothingKnown() const {
+    ASSERT_TRUE(recovered_.has_value());
+    EXPECT_FALSE(recovered_->flows_known);
+    EXPECT_GT(recovered_->taken_ns, 0);
+    EXPECT_TRUE(records_.empty());
   }
   void Interval(uint64_t packets) {
     handoff_.live().rows[Key(1)] = Sums(packets);
@@ -574,7 +582,7 @@ TEST_F(CheckpointedFlusherTest, WithoutACheckpointAllPreparedRowsAreSeen) {
   ASSERT_TRUE(Flush().ok());
   EXPECT_TRUE(Visible().empty());
   Begin(2);
-  EXPECT_FALSE(recovered_.has_value());
+  ExpectNothingKnown();
   EXPECT_EQ(Visible().size(), 1u);
 }
 
@@ -590,8 +598,7 @@ TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNone) {
     file.put('x');
   }
   Begin(2);
-  EXPECT_FALSE(recovered_.has_value());
-  EXPECT_TRUE(records_.empty());
+  ExpectNothingKnown();
 }
 
 TEST_F(CheckpointedFlusherTest, ASnapshotLeftOutMakesRowsWaitForTheNext) {
@@ -620,7 +627,7 @@ TEST_F(CheckpointedFlusherTest, WithoutALastSnapshotRowsAreSeenAndTheCheckpointI
   ASSERT_TRUE(flusher_->Finish({&handoff_}, true).ok());
   EXPECT_EQ(Visible().size(), 2u);
   Begin(2);
-  EXPECT_FALSE(recovered_.has_value());
+  ExpectNothingKnown();
 }
 
 TEST_F(CheckpointedFlusherTest, ACleanEndIsToldToTheNext) {
@@ -647,6 +654,74 @@ TEST_F(CheckpointedFlusherTest, PreparedRowsThatVanishAreWrittenAgain) {
   }
   EXPECT_EQ(Visible().size(), 1u);
   EXPECT_EQ(flusher_->rows_waiting(), 0u);
+}
+
+// An outage: the backlog is full, and a snapshot comes whose table is still to be taken.
+TEST_F(CheckpointedFlusherTest, AFullBacklogIsWrittenOnceThereIsRoom) {
+  Begin(1, 1);
+  std::filesystem::rename(folder_, folder_ + ".gone");
+  std::ofstream(folder_) << "in its place";
+  Interval(5);
+  Snapshot(5);
+  EXPECT_FALSE(Flush().ok());
+  Interval(6);
+  Snapshot(6);
+  EXPECT_FALSE(Flush().ok());
+  std::filesystem::remove(folder_);
+  std::filesystem::rename(folder_ + ".gone", folder_);
+  for (int i = 0; i < 5; ++i) (void)Flush();
+  EXPECT_EQ(Visible().size(), 2u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+}
+
+// Rows of an engine that was killed are seen whatever the next one is called, and what it knew of
+// this kernel's flows is void: they are accounted under the new name.
+TEST_F(CheckpointedFlusherTest, RowsOfAnotherNameAreSeen) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(6);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 1u);
+  checkpoint_.reset();
+  auto renamed = Checkpoint::Open(folder_, "renamed");
+  ASSERT_TRUE(renamed.ok());
+  ASSERT_TRUE((*renamed)->RecoverOthers(KernelIdentity()).ok());
+  EXPECT_EQ(Visible().size(), 2u);
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+// An engine that does not take the flows over makes them void: the one after it must not.
+TEST_F(CheckpointedFlusherTest, WhatIsNotTakenOverIsVoid) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  checkpoint_.reset();
+  auto recording = Checkpoint::Open(folder_, "gw");
+  ASSERT_TRUE(recording.ok());
+  ASSERT_TRUE((*recording)
+                  ->Recover([](const CheckpointInfo&) { return false; }, [](const FlowRecord&) {})
+                  .ok());
+  recording->reset();
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+// Where a rename is a link and an unlink, and a kill came between.
+TEST_F(CheckpointedFlusherTest, ARowFileThatHasBothItsNames) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  const std::string name = Visible()[0];
+  std::filesystem::create_hard_link(folder_ + "/" + name,
+                                    folder_ + "/" + checkpoint_->HiddenName(1, name));
+  Begin(2);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+  EXPECT_EQ(Hidden().size(), 2u);
 }
 
 TEST_F(CheckpointedFlusherTest, OneEngineAtATime) {

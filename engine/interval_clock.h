@@ -28,7 +28,9 @@ class IntervalClock {
   // Ten minutes.
   static constexpr int64_t kPatienceNs = 600'000'000'000;
 
-  explicit IntervalClock(int64_t interval_ns) : interval_ns_(interval_ns) {
+  // `ended_before_ns`: the last end that somebody has used already; 0: none.
+  explicit IntervalClock(int64_t interval_ns, int64_t ended_before_ns = 0)
+      : interval_ns_(interval_ns), ended_before_ns_(ended_before_ns) {
     assert(interval_ns > 0);
   }
 
@@ -41,6 +43,11 @@ class IntervalClock {
     if (is_open_) return;
     is_open_ = true;
     open_end_ns_ = BoundaryNotBefore(now_ns);
+    // The engine before was ended within this interval; or the clock was set back.
+    if (open_end_ns_ <= ended_before_ns_ &&
+        ended_before_ns_ - open_end_ns_ <= kPatienceNs + interval_ns_) {
+      open_end_ns_ = ended_before_ns_ + interval_ns_;
+    }
   }
 
   // For sources without dumps: true if a packet of this time lies past the open interval's
@@ -81,6 +88,7 @@ class IntervalClock {
   }
 
   const int64_t interval_ns_;
+  const int64_t ended_before_ns_;
   bool is_open_ = false;
   int64_t open_end_ns_ = 0;
   int64_t dump_began_ns_ = 0;

@@ -562,13 +562,8 @@ absl::Status RunEngine(const Config& config) {
   if (collector != nullptr && !absl::GetFlag(FLAGS_output).empty()) {
     absl::StatusOr<std::unique_ptr<Checkpoint>> opened =
         Checkpoint::Open(absl::GetFlag(FLAGS_output), config.gateway);
-    if (!opened.ok() && !absl::IsUnavailable(opened.status())) return opened.status();
-    if (opened.ok()) {
-      checkpoint = *std::move(opened);
-    } else {
-      Log(absl::StrCat(std::string(opened.status().message()),
-                       "; a restart of this one will not know what was accounted"));
-    }
+    if (!opened.ok()) return privileges->Explain(opened.status());
+    checkpoint = *std::move(opened);
   }
 
   const auto notify = [](const UniqueFd& fd) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -40,33 +41,41 @@ absl::Status Restart(const RestartOptions& options,
   const auto begin = [&](const CheckpointInfo& before) {
     const bool same_kernel = before.kernel == ours.kernel;
     const bool same_rules = before.rules == ours.rules;
-    const bool restored = same_kernel && !options.recorded;
+    const bool restored = before.flows_known && same_kernel && !options.recorded;
     const bool no_gap = restored && same_rules && before.clean && collector->events_kept();
+    // Times since then compare with those before.
+    const bool clock_went_on = before.taken_ns <= subscribed_ns;
+    const double seconds = static_cast<double>(subscribed_ns - before.taken_ns) / 1e9;
     options.log(absl::StrCat(
-        "the engine before ", before.clean ? "ended " : "was killed; it knew all until ",
-        absl::StrFormat("%.1f", static_cast<double>(subscribed_ns - before.taken_ns) / 1e9),
-        " s ago; ",
-        !same_kernel       ? "its flows ended with its kernel or network namespace"
-        : options.recorded ? "a recording begins anew"
-                           : absl::StrCat(before.flow_count, " flows go on where it was",
+        "the engine before ", before.clean ? "ended" : "did not end by itself", "; it accounted ",
+        clock_went_on
+            ? absl::StrFormat("until %.1f s ago", seconds)
+            : absl::StrFormat("until %.1f s from now, as the clock was set then", -seconds),
+        "; ",
+        !before.flows_known ? "what it knew of its flows is lost: this one begins anew"
+        : !same_kernel      ? "its flows ended with its kernel or network namespace"
+        : options.recorded  ? "a recording begins anew"
+                            : absl::StrCat(before.flow_count, " flows go on where it was",
                                           no_gap ? ", and no event was missed" : "")));
     for (const std::unique_ptr<Worker>& worker : workers) {
-      // Where other flows were accounted, those that are not known may be old. And the clock may
-      // have been set back.
+      // Where other flows were accounted, those that are not known may be old.
       if (restored) {
         worker->BeginRestore(
-            same_rules ? std::min(before.known_since_ns, subscribed_ns) : subscribed_ns, no_gap);
+            same_rules ? std::min(before.known_since_ns, subscribed_ns) : subscribed_ns,
+            clock_went_on ? before.taken_ns : std::numeric_limits<int64_t>::min(), no_gap);
       }
       if (!no_gap) worker->NoteDowntime(before.taken_ns, subscribed_ns);
     }
     if (no_gap) collector->NoteDrained(before.taken_ns);
+    collector->NoteIntervalEnded(before.interval_end_ns);
     return restored;
   };
   const auto workers_count = static_cast<uint32_t>(workers.size());
   const absl::Status found = checkpoint->Recover(begin, [&](const FlowRecord& flow) {
     workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
   });
-  if (!found.ok() && !absl::IsNotFound(found)) return found;
+  if (!found.ok()) return found;
+  if (absl::Status status = checkpoint->RecoverOthers(ours.kernel); !status.ok()) return status;
   checkpoint->Start(ours, workers.size());
   return absl::OkStatus();
 }

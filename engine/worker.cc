@@ -170,8 +170,8 @@ void Worker::Start(int64_t now_ns, bool timestamps_on) {
   flows_.Start(now_ns, timestamps_on);
 }
 
-void Worker::BeginRestore(int64_t known_since_ns, bool events_kept) {
-  flows_.BeginRestore(known_since_ns, events_kept);
+void Worker::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
+  flows_.BeginRestore(known_since_ns, taken_ns, events_kept);
 }
 
 void Worker::Restore(const FlowRecord& record) {
@@ -183,8 +183,9 @@ void Worker::Restore(const FlowRecord& record) {
 void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns) {
   handoff_->live().completeness = Completeness::kPartial;
   Gap gap;
+  // The clock may have been set back between.
   gap.began_ns = std::min(began_ns, ended_ns);
-  gap.ended_ns = ended_ns;
+  gap.ended_ns = std::max(began_ns, ended_ns);
   gap.cause = GapCause::kRestart;
   AddGap(gap);
 }
@@ -299,7 +300,10 @@ void Worker::Seal(int64_t interval_end_ns) {
   const bool still_lost = flows_.needs_resync();
   std::vector<Gap> open(handoff_->live().gaps.end() - static_cast<ptrdiff_t>(gaps_open_),
                         handoff_->live().gaps.end());
-  if (!handoff_->Publish()) return;
+  if (!handoff_->Publish()) {
+    if (options_.snapshots != nullptr) flows_.LeaveOutSnapshot(seal_, options_.snapshots);
+    return;
+  }
   gaps_open_ = 0;
   CarryOn(open);
   // As the flows are now, they go with the rows of the table that was handed over.
