@@ -120,12 +120,11 @@ void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   known_since_ns_ = now_ns;
 }
 
-void FlowTable::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
+void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
   assert(started_ && dump_index_ == 0 && flows_.empty());
   restored_ = true;
   restored_with_events_ = events_kept;
   known_since_ns_ = known_since_ns;
-  ended_before_ns_ = taken_ns;
   if (!events_kept) NoteOverrun();
 }
 
@@ -356,12 +355,6 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   if (flow != nullptr) {
     End(event, now_ns, flow, &change);
     Erase(flow, hash);
-    return change;
-  }
-  // It ended before the snapshot was taken and is not in it: it was accounted whole, and the kernel
-  // tells of it again, for the sake of another listener.
-  if (event.stop_ns != 0 && event.stop_ns < ended_before_ns_) {
-    ++counts_->duplicate_destroys;
     return change;
   }
   // During the very first dump, events may be of flows older than the engine that the dump has not
@@ -671,11 +664,14 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
-  ended_before_ns_ = std::numeric_limits<int64_t>::min();
   // What is older than the engine is known by now, or as good as.
   known_since_ns_ = std::min(known_since_ns_, now_ns);
 }
 
-void FlowTable::EndInterval() { destroyed_.Age(); }
+void FlowTable::EndInterval() {
+  // For the sake of a listener that does not read, the kernel repeats what it told all of them, for
+  // as long as that takes. Without start times a mark stands in the way of the next incarnation.
+  if (!timestamps_on_ || destroyed_.size() >= DestroyedMemory::kKept) destroyed_.Age();
+}
 
 }  // namespace ctacct

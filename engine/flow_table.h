@@ -42,7 +42,6 @@
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <memory>
 #include <type_traits>
 #include <vector>
@@ -81,6 +80,12 @@ class DestroyedMemory {
   // This interval becomes the one before. Takes no time: what is too old is cleared when its shard
   // is next added to.
   void Age();
+
+  // Marks of the present interval.
+  size_t size() const { return present_; }
+
+  // With so few, intervals may be lumped together: 3 MB.
+  static constexpr size_t kKept = 1 << 18;
 
   // Of one interval. About 50 MB. A day's interval on a busy gateway has more deaths; the memory of
   // them is then shorter than an interval, and still far longer than a dump takes.
@@ -126,9 +131,8 @@ class FlowTable {
 
   // After Start, before all else: what another run knew when it took a snapshot. Flows that are not
   // among those restored and started since `known_since_ns` count from zero. `events_kept`: no
-  // event was lost since then; else it was as after an overrun. `taken_ns`: all that ended before
-  // it was accounted; the smallest number if times since do not compare with it (a clock set back).
-  void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
+  // event was lost since then; else it was as after an overrun.
+  void BeginRestore(int64_t known_since_ns, bool events_kept);
   // True if it counts as an open connection.
   bool Restore(const FlowRecord& record);
 
@@ -341,7 +345,6 @@ class FlowTable {
   bool started_ = false;
   bool restored_ = false;
   bool restored_with_events_ = false;
-  int64_t ended_before_ns_ = std::numeric_limits<int64_t>::min();
   bool clock_was_set_back_ = false;  // Start times may fall from one incarnation to the next.
   bool timestamps_on_ = false;       // Flows born since the start have start times.
   // Flows that started before this are known, or their present counters are where accounting

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -43,7 +42,6 @@ absl::Status Restart(const RestartOptions& options,
     const bool same_rules = before.rules == ours.rules;
     const bool restored = before.flows_known && same_kernel && !options.recorded;
     const bool no_gap = restored && same_rules && before.clean && collector->events_kept();
-    // Times since then compare with those before.
     const bool clock_went_on = before.taken_ns <= subscribed_ns;
     const double seconds = static_cast<double>(subscribed_ns - before.taken_ns) / 1e9;
     options.log(absl::StrCat(
@@ -61,8 +59,7 @@ absl::Status Restart(const RestartOptions& options,
       // Where other flows were accounted, those that are not known may be old.
       if (restored) {
         worker->BeginRestore(
-            same_rules ? std::min(before.known_since_ns, subscribed_ns) : subscribed_ns,
-            clock_went_on ? before.taken_ns : std::numeric_limits<int64_t>::min(), no_gap);
+            same_rules ? std::min(before.known_since_ns, subscribed_ns) : subscribed_ns, no_gap);
       }
       if (!no_gap) worker->NoteDowntime(before.taken_ns, subscribed_ns);
     }

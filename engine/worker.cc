@@ -170,8 +170,8 @@ void Worker::Start(int64_t now_ns, bool timestamps_on) {
   flows_.Start(now_ns, timestamps_on);
 }
 
-void Worker::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
-  flows_.BeginRestore(known_since_ns, taken_ns, events_kept);
+void Worker::BeginRestore(int64_t known_since_ns, bool events_kept) {
+  flows_.BeginRestore(known_since_ns, events_kept);
 }
 
 void Worker::Restore(const FlowRecord& record) {

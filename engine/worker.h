@@ -68,7 +68,7 @@ class Worker {
   void Start(int64_t now_ns, bool timestamps_on);
 
   // After Start: goes on where another run ended. See FlowTable.
-  void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
+  void BeginRestore(int64_t known_since_ns, bool events_kept);
   void Restore(const FlowRecord& record);
   // Nobody accounted in between. To be told of this worker's flows or, by one worker, of all.
   void NoteDowntime(int64_t began_ns, int64_t ended_ns);
