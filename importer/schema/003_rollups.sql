@@ -1,0 +1,410 @@
+-- Version 3: vpn_traffic in partitions by time, and rollups of it: sums at coarser steps and for fewer columns, kept in
+-- the same transaction as the rows that they sum.
+--
+-- Everything is driven by two small tables: traffic_rollups says which rollups there are, traffic_partitions which
+-- partitions. The functions that write are SECURITY DEFINER, so that an importer needs no right but to insert rows and
+-- to call them. The importer knows the rollups' names, columns and steps (importer/rollup.cc): both change together.
+
+CREATE TABLE traffic_rollups (
+    name text PRIMARY KEY,
+    grouping_columns text[] NOT NULL,
+    step interval NOT NULL,
+    tier text NOT NULL CHECK (tier IN ('fine', '10m', '1h')),
+    partition_width interval NOT NULL,
+    range_max interval NOT NULL,
+    kept_from timestamptz NOT NULL DEFAULT '-infinity'
+);
+
+CREATE TABLE traffic_partitions (
+    name text PRIMARY KEY,
+    parent text NOT NULL,
+    lower timestamptz NOT NULL,
+    upper timestamptz NOT NULL,
+    CHECK (lower < upper)
+);
+CREATE INDEX traffic_partitions_parent ON traffic_partitions (parent, upper, lower);
+
+-- A step of 1 us stands for the interval as it was measured. How long a range a rollup is asked for (range_max) keeps a
+-- query below about 200,000 of its rows where there are 100 origins and 100 destinations.
+INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max) VALUES
+    -- Few rows, and the number of intervals within a step is counted from it: kept as long as the coarsest.
+    ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days'),
+    ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '12 h'),
+    ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days'),
+    ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '10000 days'),
+    ('origin_fine',          '{src}',                '1 us',  'fine', '1 day',   '3 h'),
+    ('origin_1m',            '{src}',                '1 min', 'fine', '1 day',   '16 h'),
+    ('origin_10m',           '{src}',                '10 min', '10m', '8 days',  '14 days'),
+    ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '10000 days'),
+    ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h'),
+    ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h'),
+    ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days'),
+    ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '10000 days'),
+    ('pair_10m',             '{src,dst}',            '10 min', '10m', '1 day',   '3 h'),
+    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '10000 days'),
+    ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
+    ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '10000 days'),
+    ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
+    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '10000 days'),
+    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '10000 days');
+
+-- What is there becomes one partition as it is, no row is copied.
+ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
+ALTER INDEX vpn_traffic_time RENAME TO vpn_traffic_unpartitioned_time;
+CREATE TABLE vpn_traffic (LIKE vpn_traffic_unpartitioned INCLUDING DEFAULTS INCLUDING COMMENTS)
+    PARTITION BY RANGE (time);
+CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time) WITH (autosummarize = on);
+COMMENT ON TABLE vpn_traffic IS
+    'What moved between two masked peers within one interval. How far a point is to be believed: traffic_intervals. '
+    'Sums of it: traffic().';
+
+-- No table of ours has a default partition: making another one would have to lock and search it.
+DO $$
+DECLARE
+    rollup traffic_rollups;
+    key text;
+BEGIN
+    FOR rollup IN SELECT * FROM traffic_rollups LOOP
+        key := array_to_string('{time,gateway}'::text[] || rollup.grouping_columns, ', ');
+        EXECUTE format(
+            'CREATE TABLE %I (time timestamptz NOT NULL, src_packets bigint NOT NULL, src_bytes bigint NOT NULL, '
+            'dst_packets bigint NOT NULL, dst_bytes bigint NOT NULL, connection_times bigint NOT NULL, '
+            'connection_count bigint NOT NULL, open_connections bigint NOT NULL, row_count bigint NOT NULL'
+            '%s%s%s, gateway text NOT NULL) PARTITION BY RANGE (time)',
+            'traffic_' || rollup.name,
+            CASE WHEN 'port' = ANY (rollup.grouping_columns) THEN ', port integer NOT NULL' END,
+            (SELECT string_agg(format(', %I inet NOT NULL', name), '' ORDER BY name DESC)
+             FROM unnest(rollup.grouping_columns) AS name WHERE name IN ('src', 'dst')),
+            CASE WHEN 'proto' = ANY (rollup.grouping_columns) THEN ', proto text NOT NULL' END);
+        EXECUTE format('CREATE UNIQUE INDEX ON %I (%s)', 'traffic_' || rollup.name, key);
+        EXECUTE format('COMMENT ON TABLE %I IS %L', 'traffic_' || rollup.name,
+            'Sums of vpn_traffic by ' || key || '; see traffic_rollups. Read it through traffic().');
+    END LOOP;
+END $$;
+
+-- Makes the partitions that hold these moments, of vpn_traffic and of all rollups, where they are missing. Attaching
+-- takes no lock that a reader or another importer's COPY would wait for.
+CREATE FUNCTION traffic_make_partitions(moments timestamptz[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    missing record;
+    name_made text;
+BEGIN
+    -- Two importers must not make the same partition. Ours alone: the schema's lock (importer/database.cc) and one.
+    PERFORM pg_advisory_xact_lock(109351501259637);
+    FOR missing IN
+        SELECT DISTINCT parent, width, fillfactor, date_bin(width, step_end, 'epoch') AS lower
+        FROM (SELECT 'vpn_traffic' AS parent, interval '1 day' AS width, interval '1 us' AS step, 100 AS fillfactor
+              UNION ALL
+              -- Steps that grow with each interval need room to do so within their page.
+              SELECT 'traffic_' || name, partition_width, step, CASE WHEN step > '1 ms' THEN 80 ELSE 100 END
+              FROM traffic_rollups) AS parents
+        CROSS JOIN unnest(moments) AS moment
+        CROSS JOIN date_bin(step, moment - interval '1 us', 'epoch') AS step_start
+        CROSS JOIN LATERAL (SELECT step_start + step AS step_end) AS steps
+        WHERE NOT EXISTS (SELECT FROM traffic_partitions AS partition
+                          WHERE partition.parent = parents.parent AND partition.lower <= step_end
+                            AND step_end < partition.upper)
+        ORDER BY parent, lower
+    LOOP
+        name_made := format('%s_%s', missing.parent, to_char(missing.lower AT TIME ZONE 'UTC', 'YYYYMMDD'));
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s)',
+                       name_made, missing.parent, missing.fillfactor);
+        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                       missing.parent, name_made, missing.lower, missing.lower + missing.width);
+        INSERT INTO traffic_partitions VALUES (name_made, missing.parent, missing.lower, missing.lower + missing.width);
+    END LOOP;
+END $$;
+
+-- Adds sums to a rollup. One element of every array for each key; those that are not the rollup's columns are ignored.
+-- Sorted by key, or two importers may deadlock.
+CREATE FUNCTION traffic_add(
+    rollup_name text, times timestamptz[], gateways text[], srcs inet[], dsts inet[], protos text[], ports integer[],
+    src_packets bigint[], src_bytes bigint[], dst_packets bigint[], dst_bytes bigint[], connection_times bigint[],
+    connection_count bigint[], open_connections bigint[], row_count bigint[])
+RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    key text;
+    counters constant text := 'src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
+                              'open_connections, row_count';
+    added bigint;
+BEGIN
+    SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', ') INTO STRICT key
+    FROM traffic_rollups WHERE name = rollup_name;
+    EXECUTE format(
+        'INSERT INTO %1$I AS held (%2$s, %3$s) SELECT %2$s, %3$s '
+        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) '
+        'AS new (time, gateway, src, dst, proto, port, %3$s) ON CONFLICT (%2$s) DO UPDATE SET %4$s',
+        'traffic_' || rollup_name, key, counters,
+        (SELECT string_agg(format('%1$s = held.%1$s + excluded.%1$s', name), ', ')
+         FROM regexp_split_to_table(counters, ', ') AS name))
+    USING times, gateways, srcs, dsts, protos, ports, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
+          connection_count, open_connections, row_count;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    RETURN added;
+END $$;
+
+-- Adds all rows of a table that has vpn_traffic's columns to the rollups: for rows that no importer has loaded.
+CREATE FUNCTION traffic_roll_up(source regclass) RETURNS void
+LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+DECLARE
+    rollup traffic_rollups;
+    key text;
+    time_of_step text;
+BEGIN
+    FOR rollup IN SELECT * FROM traffic_rollups ORDER BY name LOOP
+        key := array_to_string('{gateway}'::text[] || rollup.grouping_columns, ', ');
+        -- Times are the ends of steps.
+        time_of_step := format('date_bin(%L, time - interval ''1 us'', ''epoch'') + %L::interval', rollup.step,
+                               rollup.step);
+        EXECUTE format(
+            'INSERT INTO %1$I AS held (time, %2$s, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, '
+            'connection_count, open_connections, row_count) SELECT %3$s, %2$s, sum(src_packets), sum(src_bytes), '
+            'sum(dst_packets), sum(dst_bytes), sum(connection_times), sum(connection_count), sum(open_connections), '
+            'count(*) FROM %4$s GROUP BY 1, %2$s ON CONFLICT (time, %2$s) DO UPDATE SET '
+            'src_packets = held.src_packets + excluded.src_packets, src_bytes = held.src_bytes + excluded.src_bytes, '
+            'dst_packets = held.dst_packets + excluded.dst_packets, dst_bytes = held.dst_bytes + excluded.dst_bytes, '
+            'connection_times = held.connection_times + excluded.connection_times, '
+            'connection_count = held.connection_count + excluded.connection_count, '
+            'open_connections = held.open_connections + excluded.open_connections, '
+            'row_count = held.row_count + excluded.row_count',
+            'traffic_' || rollup.name, key, time_of_step, source);
+    END LOOP;
+END $$;
+
+-- What differs between the rows of a range and the rollups of it; nothing, if all is well. The range is widened to whole
+-- steps. Reads all of the range.
+CREATE FUNCTION traffic_check(range_from timestamptz, range_to timestamptz)
+RETURNS TABLE (rollup text, "time" timestamptz, gateway text, in_rows bigint, in_rollup bigint, sums_differ boolean)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    each traffic_rollups;
+    key text;
+    counters constant text := 'sum(src_packets), sum(src_bytes), sum(dst_packets), sum(dst_bytes), '
+        'sum(connection_times), sum(connection_count), sum(open_connections)';
+    lower timestamptz;
+    upper timestamptz;
+    rows_from timestamptz;
+BEGIN
+    SELECT coalesce(min(partition.lower), 'infinity') INTO rows_from FROM traffic_partitions AS partition
+    WHERE parent = 'vpn_traffic';
+    FOR each IN SELECT * FROM traffic_rollups ORDER BY name LOOP
+        key := array_to_string('{time,gateway}'::text[] || each.grouping_columns, ', ');
+        lower := date_bin(each.step, range_from, 'epoch');
+        upper := date_bin(each.step, range_to - interval '1 us', 'epoch') + each.step;
+        -- Of what retention has dropped there is nothing to compare.
+        IF lower < greatest(rows_from, each.kept_from) THEN
+            lower := date_bin(each.step, greatest(rows_from, each.kept_from) - interval '1 us', 'epoch') + each.step;
+        END IF;
+        RETURN QUERY EXECUTE format(
+            'WITH facts AS (SELECT %1$s, count(*) AS n, ARRAY[%2$s] AS sums FROM (SELECT '
+            '  date_bin(%3$L, time - interval ''1 us'', ''epoch'') + %3$L::interval AS time, gateway, src, dst, proto, '
+            '  port, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
+            '  open_connections FROM vpn_traffic WHERE time > $1 AND time <= $2) AS stepped GROUP BY %1$s), '
+            'held AS (SELECT %1$s, sum(row_count)::bigint AS n, ARRAY[%2$s] AS sums FROM %4$I '
+            '  WHERE time > $1 AND time <= $2 GROUP BY %1$s) '
+            'SELECT %5$L::text, time, gateway, sum(coalesce(facts.n, 0))::bigint, sum(coalesce(held.n, 0))::bigint, '
+            '  bool_or(facts.sums IS DISTINCT FROM held.sums) FROM facts FULL JOIN held USING (%1$s) '
+            'WHERE facts.n IS DISTINCT FROM held.n OR facts.sums IS DISTINCT FROM held.sums '
+            'GROUP BY time, gateway ORDER BY time, gateway',
+            key, counters, each.step, 'traffic_' || each.name, each.name)
+        USING lower, upper;
+    END LOOP;
+END $$;
+
+-- Drops the oldest partition of a tier ('rows' or one of traffic_rollups) that ends at or before a moment, and says
+-- which: no row if there is none. Rows only if the rollups have them all: else `dropped` is false and they stay. Waits
+-- two seconds for its lock, so that a long query of a dashboard holds up neither it nor, behind it, anybody else.
+CREATE FUNCTION traffic_drop_partition(tier_dropped text, before timestamptz, after text DEFAULT '')
+RETURNS TABLE (partition text, dropped boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
+DECLARE
+    oldest traffic_partitions;
+    differs boolean := false;
+BEGIN
+    IF tier_dropped NOT IN ('rows', 'fine', '10m', '1h') THEN
+        RAISE EXCEPTION 'no such tier: %', tier_dropped USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT candidate.* INTO oldest FROM traffic_partitions AS candidate
+    LEFT JOIN traffic_rollups AS rollup ON candidate.parent = 'traffic_' || rollup.name
+    WHERE coalesce(rollup.tier, 'rows') = tier_dropped AND candidate.upper <= before AND candidate.name > after
+    ORDER BY candidate.name LIMIT 1;
+    IF NOT FOUND THEN RETURN; END IF;
+    partition := oldest.name;
+    IF tier_dropped = 'rows' THEN
+        EXECUTE format(
+            'SELECT EXISTS (SELECT time, gateway, count(*), sum(src_packets), sum(src_bytes), sum(dst_packets), '
+            '  sum(dst_bytes), sum(connection_times), sum(connection_count) FROM %I GROUP BY time, gateway '
+            'EXCEPT SELECT time, gateway, row_count, src_packets, src_bytes, dst_packets, dst_bytes, '
+            '  connection_times, connection_count FROM traffic_total WHERE time >= $1 AND time < $2)', oldest.name)
+        INTO differs USING oldest.lower, oldest.upper;
+    END IF;
+    dropped := NOT differs;
+    IF dropped THEN
+        EXECUTE format('DROP TABLE %I', oldest.name);
+        DELETE FROM traffic_partitions WHERE name = oldest.name;
+        UPDATE traffic_rollups SET kept_from = greatest(kept_from, oldest.upper)
+        WHERE 'traffic_' || name = oldest.parent;
+    END IF;
+    RETURN NEXT;
+END $$;
+
+-- Which rollup answers: the one with the fewest columns more than needed, and of those the coarsest that is fine enough,
+-- else the finest. Not one that is too large for the range, and not one whose beginning retention has dropped, if there
+-- is another.
+CREATE FUNCTION traffic_source(
+    range_from timestamptz, range_to timestamptz, wanted interval, columns_needed text[])
+RETURNS traffic_rollups
+LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
+    SELECT rollup FROM traffic_rollups AS rollup
+    WHERE grouping_columns @> columns_needed AND range_max >= range_to - range_from
+    ORDER BY kept_from > range_from AND tier <> '1h', cardinality(grouping_columns), step > wanted,
+             CASE WHEN step > wanted THEN step ELSE -step END
+    LIMIT 1
+$$;
+
+-- How traffic() and traffic_open_connections() ask their rollup.
+CREATE TYPE traffic_plan AS (
+    table_name text, lower timestamptz, upper timestamptz, width interval, point text, filters text, grouped text,
+    output text);
+
+CREATE FUNCTION traffic_make_plan(
+    range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
+    dsts inet[], protos text[], ports integer[])
+RETURNS traffic_plan
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+DECLARE
+    plan traffic_plan;
+    rollup traffic_rollups;
+    rollup_step interval;
+BEGIN
+    IF step <= interval '0' THEN
+        RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF NOT by_columns <@ '{gateway,src,dst,proto,port}'::text[] THEN
+        RAISE EXCEPTION 'by_columns must be of gateway, src, dst, proto, port'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    rollup := traffic_source(
+        range_from, range_to, coalesce(step, (range_to - range_from) / 48),
+        array_remove(by_columns, 'gateway') ||
+        CASE WHEN srcs IS NOT NULL THEN '{src}'::text[] ELSE '{}' END ||
+        CASE WHEN dsts IS NOT NULL THEN '{dst}'::text[] ELSE '{}' END ||
+        CASE WHEN protos IS NOT NULL THEN '{proto}'::text[] ELSE '{}' END ||
+        CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
+    plan.table_name := 'traffic_' || rollup.name;
+
+    -- Points are whole steps of the rollup: of the interval as it was measured last, where it has no other.
+    rollup_step := rollup.step;
+    IF rollup_step < interval '1 ms' THEN
+        SELECT interval_length INTO rollup_step FROM import_ledger
+        WHERE interval_end > range_from AND interval_end <= range_to ORDER BY interval_end DESC LIMIT 1;
+        rollup_step := coalesce(rollup_step, interval '15 s');
+    END IF;
+    plan.width := make_interval(secs => extract(epoch FROM rollup_step)::double precision *
+        ceil(extract(epoch FROM coalesce(step, rollup_step)) / extract(epoch FROM rollup_step))::double precision);
+    plan.lower := date_bin(plan.width, range_from, 'epoch');
+    plan.upper := date_bin(plan.width, range_to - interval '1 us', 'epoch') + plan.width;
+    IF step IS NULL THEN
+        plan.width := plan.upper - plan.lower;
+        plan.point := '$2';
+    ELSE
+        -- A time is the end of what it stands for.
+        plan.point := format('date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval', plan.width);
+    END IF;
+
+    plan.filters := concat(
+        CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
+        CASE WHEN srcs IS NOT NULL THEN ' AND src = ANY ($4)' END,
+        CASE WHEN dsts IS NOT NULL THEN ' AND dst = ANY ($5)' END,
+        CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
+        CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END);
+    SELECT string_agg(CASE WHEN name = ANY (by_columns) THEN ', ' || name ELSE ', NULL::' || kind END, '' ORDER BY number),
+           coalesce(string_agg(', ' || name, '' ORDER BY number) FILTER (WHERE name = ANY (by_columns)), '')
+    INTO plan.output, plan.grouped
+    FROM (VALUES (1, 'gateway', 'text'), (2, 'src', 'inet'), (3, 'dst', 'inet'), (4, 'proto', 'text'),
+                 (5, 'port', 'integer')) AS columns (number, name, kind);
+    RETURN plan;
+END $$;
+
+-- The one question of a dashboard. Sums between two moments, in points of `step` (NULL: one for the whole range), for
+-- each combination of the columns in by_columns (of gateway, src, dst, proto, port), of what passes the filters (NULL:
+-- everything). Answers from a rollup, so points may be wider than was asked for, and the range is widened to whole
+-- points: `time` is a point's end, `seconds` its length as far as there is data yet. Columns that by_columns does not
+-- name are NULL. Sums are exact up to 2^53, as far as JSON goes. Compiling such a query would take longer than to run
+-- it; the memory keeps it from sorting on disk; and a step's rows lie together, so its index is worth to be followed.
+CREATE FUNCTION traffic(
+    range_from timestamptz, range_to timestamptz, step interval DEFAULT NULL, by_columns text[] DEFAULT '{}',
+    gateways text[] DEFAULT NULL, srcs inet[] DEFAULT NULL, dsts inet[] DEFAULT NULL, protos text[] DEFAULT NULL,
+    ports integer[] DEFAULT NULL)
+RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
+               src_packets double precision, src_bytes double precision, dst_packets double precision,
+               dst_bytes double precision, connection_times double precision, connection_count double precision,
+               seconds double precision)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET work_mem = '64MB'
+SET random_page_cost = 1.1 AS $$
+DECLARE
+    plan traffic_plan;
+    newest timestamptz;
+BEGIN
+    IF range_to <= range_from THEN RETURN; END IF;
+    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    SELECT max(total.time) INTO newest FROM traffic_total AS total
+    WHERE total.time > plan.lower AND total.time <= plan.upper;
+    RETURN QUERY EXECUTE format(
+        'SELECT point%1$s, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
+        '  extract(epoch FROM least(point, $8) - (point - $9))::double precision '
+        'FROM (SELECT %2$s AS point%3$s, sum(src_packets::float8) AS src_packets, sum(src_bytes::float8) AS src_bytes, '
+        '  sum(dst_packets::float8) AS dst_packets, sum(dst_bytes::float8) AS dst_bytes, '
+        '  sum(connection_times::float8) AS connection_times, sum(connection_count::float8) AS connection_count '
+        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1%3$s) AS sums',
+        plan.output, plan.point, plan.grouped, plan.table_name, plan.filters)
+    USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width;
+END $$;
+
+-- The same for connections that are open: a level, not a sum over time. The average over a point's intervals; of each
+-- gateway by itself, since each has its own intervals.
+CREATE FUNCTION traffic_open_connections(
+    range_from timestamptz, range_to timestamptz, step interval DEFAULT NULL, by_columns text[] DEFAULT '{}',
+    gateways text[] DEFAULT NULL, srcs inet[] DEFAULT NULL, dsts inet[] DEFAULT NULL, protos text[] DEFAULT NULL,
+    ports integer[] DEFAULT NULL)
+RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
+               open_connections double precision)
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET work_mem = '64MB'
+SET random_page_cost = 1.1 AS $$
+DECLARE
+    plan traffic_plan;
+BEGIN
+    IF range_to <= range_from THEN RETURN; END IF;
+    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    RETURN QUERY EXECUTE format(
+        'SELECT point%1$s, sum(open / intervals) FROM '
+        '(SELECT %2$s AS point, gateway%3$s, sum(open_connections::float8) AS open '
+        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1, gateway%3$s) AS sums '
+        'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM traffic_total '
+        '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%6$s',
+        plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.table_name, plan.filters, plan.grouped)
+    USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;
+END $$;
+
+REVOKE ALL ON FUNCTION traffic_make_partitions, traffic_add, traffic_drop_partition FROM PUBLIC;
+
+DO $$
+DECLARE
+    first timestamptz;
+    upper timestamptz;
+BEGIN
+    SELECT min(time), date_bin('1 day', max(time), 'epoch') + interval '1 day' INTO first, upper
+    FROM vpn_traffic_unpartitioned;
+    IF first IS NULL THEN
+        DROP TABLE vpn_traffic_unpartitioned;
+        RETURN;
+    END IF;
+    ALTER TABLE vpn_traffic_unpartitioned ALTER COLUMN gateway DROP DEFAULT;
+    EXECUTE format('ALTER TABLE vpn_traffic ATTACH PARTITION vpn_traffic_unpartitioned FOR VALUES FROM (MINVALUE) TO (%L)',
+                   upper);
+    INSERT INTO traffic_partitions VALUES ('vpn_traffic_unpartitioned', 'vpn_traffic', '-infinity', upper);
+    PERFORM traffic_make_partitions((SELECT array_agg(DISTINCT date_bin('1 day', time, 'epoch')) FROM vpn_traffic));
+    PERFORM traffic_roll_up('vpn_traffic');
+END $$;
