@@ -1,6 +1,8 @@
 #include "importer/database.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <limits>
 #include <optional>
 #include <string>
@@ -13,6 +15,8 @@
 #include "absl/strings/str_cat.h"
 #include "engine/gap.h"
 #include "importer/copy_encoder.h"
+#include "importer/pg_binary.h"
+#include "importer/rollup.h"
 
 namespace ctacct {
 namespace {
@@ -23,9 +27,12 @@ constexpr char kSchema1[] =
 constexpr char kSchema2[] =
 #include "importer/schema_002.inc"
     ;
+constexpr char kSchema3[] =
+#include "importer/schema_003.inc"
+    ;
 
 // One entry a version; never changed once released, only added to.
-constexpr const char* kSchemas[] = {kSchema1, kSchema2};
+constexpr const char* kSchemas[] = {kSchema1, kSchema2, kSchema3};
 constexpr int kSchemaVersion = sizeof(kSchemas) / sizeof(kSchemas[0]);
 
 // Two importers that start at once must not both create tables. The number is ours alone: "ctacct"
@@ -36,8 +43,12 @@ constexpr char kLockSchema[] = "SELECT pg_advisory_xact_lock(109351501259636)";
 // socket.
 constexpr size_t kCopyBufferBytes = 512 * 1024;
 
-// How the message of such an error begins.
+// How the messages of such errors begin.
 constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
+constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
+
+// A new version may have to sum up all rows of a season.
+constexpr absl::Duration kMigrationTimeout = absl::Hours(24);
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
@@ -60,6 +71,7 @@ constexpr char kInsertGaps[] =
 
 constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kNanosPerMicro = 1000;
+constexpr int64_t kNanosPerDay = 86'400'000'000'000;
 
 // From table ctacct_schema, which must be there.
 absl::StatusOr<int> SchemaVersion(PgConnection& connection) {
@@ -93,6 +105,9 @@ absl::Status ApplySchemas(PgConnection& connection) {
   if (!status.ok()) return status;
   const absl::StatusOr<int> version = SchemaVersion(connection);
   if (!version.ok()) return version.status();
+  connection.set_answer_timeout(kMigrationTimeout);
+  status = connection.Execute("SET LOCAL statement_timeout = 0");
+  if (!status.ok()) return status;
   for (int next = *version + 1; next <= kSchemaVersion; ++next) {
     status = connection.Execute(kSchemas[next - 1]);
     if (status.ok()) {
@@ -109,7 +124,9 @@ absl::Status ApplySchemas(PgConnection& connection) {
                                           : ""));
     }
   }
-  return connection.Commit();
+  status = connection.Commit();
+  connection.set_answer_timeout(kAnswerTimeoutDefault);
+  return status;
 }
 
 // True if the row was inserted, false if the key is taken.
@@ -194,14 +211,67 @@ absl::StatusOr<ImportOutcome> CompareWithLedger(PgConnection& connection,
   if (PQntuples(result->get()) != 1) {
     return absl::UnavailableError("a ledger row has vanished while it was looked at");
   }
-  if (absl::Status status = connection.Execute("ROLLBACK"); !status.ok()) return status;
   if (absl::string_view(PQgetvalue(result->get(), 0, 0)) ==
       absl::StrCat(static_cast<int64_t>(summary.checksum))) {
     return ImportOutcome::kDoneBefore;
   }
+  if (absl::Status status = connection.Execute("ROLLBACK"); !status.ok()) return status;
   return absl::AlreadyExistsError(
       absl::StrCat("ALARM: engine ", engine, " sequence ", sequence,
                    " is in the database already, with other contents; neither was changed"));
+}
+
+// One file's part of a transaction. Whether it was done before shows in its ledger row.
+absl::StatusOr<ImportOutcome> ImportOne(PgConnection& connection, const FileToImport& to_import,
+                                        std::string* buffer, Rollup* rollup) {
+  const TrafficFile& file = *to_import.file;
+  const FileSummary& summary = *to_import.summary;
+  const std::string& gateway =
+      summary.spool.has_value() ? summary.spool->gateway : file.csv_gateway();
+  const absl::StatusOr<bool> inserted =
+      InsertLedgerRow(connection, summary, gateway, absl::CHexEscape(file.name()));
+  if (!inserted.ok()) return inserted.status();
+  if (!*inserted) return CompareWithLedger(connection, summary);
+  if (absl::Status status = InsertGaps(connection, summary); !status.ok()) return status;
+
+  static const auto* const copy = new std::string(
+      absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
+  if (absl::Status status = connection.CopyBegin(copy->c_str()); !status.ok()) return status;
+  const CopyEncoder encoder(gateway);
+  buffer->clear();
+  CopyEncoder::AppendHeader(buffer);
+  uint64_t row_number = 0;
+  const absl::StatusOr<FileSummary> second =
+      file.Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
+        for (const TrafficRow& row : rows) {
+          ++row_number;
+          if (absl::Status status = encoder.Append(row, buffer); !status.ok()) {
+            return absl::Status(status.code(),
+                                absl::StrCat(summary.spool.has_value() ? "row " : "line ",
+                                             row_number, ": ", status.message()));
+          }
+          if (buffer->size() < kCopyBufferBytes) continue;
+          if (absl::Status status = connection.CopyData(*buffer); !status.ok()) return status;
+          buffer->clear();
+        }
+        return rollup->Add(rows, gateway);
+      });
+  if (!second.ok()) return second.status();
+  if (*second != summary) return absl::AbortedError("changed while it was read");
+  CopyEncoder::AppendTrailer(buffer);
+  if (absl::Status status = connection.CopyData(*buffer); !status.ok()) return status;
+  const absl::StatusOr<uint64_t> taken = connection.CopyEnd();
+  if (!taken.ok()) return taken.status();
+  if (*taken != summary.row_count) {
+    return absl::FailedPreconditionError(absl::StrCat("the database took ", *taken, " of ",
+                                                      summary.row_count,
+                                                      " rows (a trigger or rule on vpn_traffic?)"));
+  }
+  // A file of very many keys is larger than that by what it brings; no more is held than its own.
+  if (rollup->full()) {
+    if (absl::Status status = rollup->Flush(connection); !status.ok()) return status;
+  }
+  return ImportOutcome::kImported;
 }
 
 }  // namespace
@@ -217,10 +287,39 @@ absl::Status EnsureSchema(PgConnection& connection) {
   return *version == kSchemaVersion ? absl::OkStatus() : ApplySchemas(connection);
 }
 
-absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const TrafficFile& file,
-                                         const FileSummary& summary) {
-  const std::string& gateway =
-      summary.spool.has_value() ? summary.spool->gateway : file.csv_gateway();
+absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
+                            std::set<int32_t>* known_days) {
+  std::vector<int32_t> missing;
+  std::set_difference(days.begin(), days.end(), known_days->begin(), known_days->end(),
+                      std::back_inserter(missing));
+  if (missing.empty()) return absl::OkStatus();
+  PgArray moments(PgType::kTimestamptz, 2 * missing.size());
+  for (const int32_t day : missing) {
+    // Steps that begin on a day may end on the next.
+    moments.AppendTime(int64_t{day} * kNanosPerDay);
+    moments.AppendTime((int64_t{day} + 1) * kNanosPerDay - kNanosPerMicro);
+  }
+  const absl::Status status = connection
+                                  .QueryBinary("SELECT traffic_make_partitions($1::timestamptz[])",
+                                               {std::move(moments).bytes()})
+                                  .status();
+  if (status.ok()) known_days->insert(missing.begin(), missing.end());
+  return status;
+}
+
+absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connection,
+                                                          absl::Span<const FileToImport> files,
+                                                          std::set<int32_t>* known_days) {
+  std::set<int32_t> days;
+  for (const FileToImport& file : files) {
+    days.insert(file.summary->days.begin(), file.summary->days.end());
+  }
+  const bool all_new = std::none_of(days.begin(), days.end(),
+                                    [&](int32_t day) { return known_days->count(day) != 0; });
+  // By itself: nobody waits for this transaction's lock until all the rows are in.
+  if (absl::Status status = MakePartitions(connection, days, known_days); !status.ok()) {
+    return status;
+  }
   // READ COMMITTED, whatever the role's default is: a key that is taken must be seen, not raise an
   // error.
   if (absl::Status status = connection.Execute(
@@ -228,50 +327,25 @@ absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection, const Traffic
       !status.ok()) {
     return status;
   }
-  const absl::StatusOr<bool> inserted =
-      InsertLedgerRow(connection, summary, gateway, absl::CHexEscape(file.name()));
-  if (!inserted.ok()) return inserted.status();
-  if (!*inserted) return CompareWithLedger(connection, summary);
-  if (absl::Status status = InsertGaps(connection, summary); !status.ok()) return status;
-
-  static const auto* const copy = new std::string(
-      absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
-  if (absl::Status status = connection.CopyBegin(copy->c_str()); !status.ok()) return status;
-  const CopyEncoder encoder(gateway);
+  std::vector<ImportOutcome> outcomes;
   std::string buffer;
-  buffer.reserve(kCopyBufferBytes + kCopyRowBytesMax + gateway.size());
-  CopyEncoder::AppendHeader(&buffer);
-  uint64_t row_number = 0;
-  const absl::StatusOr<FileSummary> second =
-      file.Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
-        for (const TrafficRow& row : rows) {
-          ++row_number;
-          if (absl::Status status = encoder.Append(row, &buffer); !status.ok()) {
-            return absl::Status(status.code(),
-                                absl::StrCat(summary.spool.has_value() ? "row " : "line ",
-                                             row_number, ": ", status.message()));
-          }
-          if (buffer.size() < kCopyBufferBytes) continue;
-          if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
-          buffer.clear();
-        }
-        return absl::OkStatus();
-      });
-  if (!second.ok()) return second.status();
-  if (*second != summary) {
-    return absl::AbortedError("changed while it was read");
+  buffer.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
+  Rollup rollup;
+  for (const FileToImport& file : files) {
+    const absl::StatusOr<ImportOutcome> outcome = ImportOne(connection, file, &buffer, &rollup);
+    if (!outcome.ok()) {
+      if (!all_new && absl::StartsWith(outcome.status().message(), kSqlstateCheckViolation)) {
+        // Another importer's retention has dropped what we have seen.
+        known_days->clear();
+        return absl::UnavailableError(outcome.status().message());
+      }
+      return outcome.status();
+    }
+    outcomes.push_back(*outcome);
   }
-  CopyEncoder::AppendTrailer(&buffer);
-  if (absl::Status status = connection.CopyData(buffer); !status.ok()) return status;
-  const absl::StatusOr<uint64_t> taken = connection.CopyEnd();
-  if (!taken.ok()) return taken.status();
-  if (*taken != summary.row_count) {
-    return absl::FailedPreconditionError(absl::StrCat("the database took ", *taken, " of ",
-                                                      summary.row_count,
-                                                      " rows (a trigger or rule on vpn_traffic?)"));
-  }
+  if (absl::Status status = rollup.Flush(connection); !status.ok()) return status;
   if (absl::Status status = connection.Commit(); !status.ok()) return status;
-  return ImportOutcome::kImported;
+  return outcomes;
 }
 
 }  // namespace ctacct

@@ -1,18 +1,22 @@
-// What the importer does in the database: its tables, and one file's rows, exactly once.
+// What the importer does in the database: its tables, and files' rows, exactly once.
 //
-// A file is one transaction: its ledger row, its gaps, its rows by COPY, COMMIT. The ledger's
-// primary key lets one of several importers through and makes the others wait for it. Whether a
-// COMMIT whose answer was lost has happened is what the ledger says at the next try.
+// A transaction is some files' ledger rows, gaps, rows by COPY, and what all these rows add to the
+// rollups, then COMMIT. The ledger's primary key lets one of several importers through and makes
+// the others wait for it. Whether a COMMIT whose answer was lost has happened is what the ledger
+// says at the next try.
 //
 // Errors as in pg_connection.h; after any but AlreadyExists throw the connection away: it may be
 // within a transaction. Thread-compatible.
 #ifndef CTACCT_IMPORTER_DATABASE_H_
 #define CTACCT_IMPORTER_DATABASE_H_
 
-#include <string>
+#include <cstdint>
+#include <set>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "importer/pg_connection.h"
 #include "importer/traffic_file.h"
 
@@ -26,15 +30,25 @@ enum class ImportOutcome {
   kDoneBefore,  // The ledger has this file; nothing was changed.
 };
 
-// `summary` is what a pass over the file has returned before. Errors:
-//  - AlreadyExists: the ledger has a file of this engine and sequence with other contents; nothing
-//    was changed
-//  - InvalidArgument: the database or a column's range refuses the file's values
-//  - Aborted: the file is no more what `summary` says
+struct FileToImport {
+  const TrafficFile* file;
+  const FileSummary* summary;  // What a pass over the file has returned before.
+};
+
+// All of them in one transaction; outcomes in their order. `known_days` are those (since the epoch)
+// for which there are partitions, as far as the caller's connection to this database has seen:
+// empty at first. Errors, after which none of the files is in the database:
+//  - AlreadyExists: the ledger has a file of this engine and sequence with other contents
+//  - InvalidArgument: the database or a column's range refuses a file's values
+//  - Aborted: a file is no more what its summary says
 //  - others: of TrafficFile::Read, or of the connection
-[[nodiscard]] absl::StatusOr<ImportOutcome> ImportFile(PgConnection& connection,
-                                                       const TrafficFile& file,
-                                                       const FileSummary& summary);
+// The first three do not say which file it was: with several, try each by itself.
+[[nodiscard]] absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(
+    PgConnection& connection, absl::Span<const FileToImport> files, std::set<int32_t>* known_days);
+
+// Makes the partitions of these days, where the caller does not know of them.
+[[nodiscard]] absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
+                                          std::set<int32_t>* known_days);
 
 }  // namespace ctacct
 

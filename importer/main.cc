@@ -75,6 +75,11 @@ constexpr int kOnceRetriesMax = 7;
 constexpr absl::Duration kDeferral = absl::Seconds(30);
 // One that is still being written to is sooner done.
 constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
+// A transaction of a backlog: ten minutes of files at the default interval, so that the rollups'
+// steps are written once and not again for each file; or enough rows that nothing else costs.
+// Files are looked at before: each holds a descriptor, and a stop waits for its transaction's end.
+constexpr size_t kTransactionFilesMax = 40;
+constexpr uint64_t kTransactionRowsEnough = 2'000'000;
 // Shorter backlogs are done before anybody has read the line.
 constexpr size_t kProgressFilesMin = 20;
 constexpr absl::Duration kProgressPeriod = absl::Milliseconds(200);
@@ -115,6 +120,20 @@ enum class FileOutcome {
   kNotDisposed,  // In the database, and left where it is; worth another try.
 };
 
+// Found to be sound, not loaded yet.
+struct ReadyFile {
+  FilePlace place;
+  std::string path;
+  TrafficFile file;
+  FileSummary summary;
+};
+
+// Of such an error one file of a transaction is the cause.
+bool IsFilesFault(const absl::Status& status) {
+  return absl::IsAlreadyExists(status) || absl::IsInvalidArgument(status) ||
+         absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsUnimplemented(status);
+}
+
 class Importer {
  public:
   Importer(Options options, int stop_fd) : options_(std::move(options)), stop_fd_(stop_fd) {}
@@ -133,14 +152,20 @@ class Importer {
  private:
   // All that waits in the folder now. *found is whether anything did.
   absl::Status DrainOnce(SpoolQueue& queue, bool* found);
-  // One file, called `path`; keeps the books.
-  absl::StatusOr<FileOutcome> Process(const FilePlace& place, const std::string& path);
-  absl::StatusOr<FileOutcome> ImportOne(const FilePlace& place, const std::string& path);
+  // Looks at one file. Nothing if it is ready to be loaded, and then it is at the end of `ready`.
+  std::optional<FileOutcome> Look(const FilePlace& place, const std::string& path,
+                                  std::vector<ReadyFile>* ready);
+  // Loads these, in one transaction if that works, and disposes of them. An outcome for each.
+  absl::StatusOr<std::vector<FileOutcome>> Import(absl::Span<const ReadyFile> files);
+  absl::StatusOr<FileOutcome> AfterLoad(const ReadyFile& file,
+                                        const absl::StatusOr<ImportOutcome>& outcome);
+  // Keeps the books.
+  void Note(FileOutcome outcome, const FilePlace& place, const std::string& path);
   absl::StatusOr<FileSummary> Examine(TrafficFile& file, const std::string& path);
   absl::StatusOr<FileOutcome> Dispose(const FilePlace& place, const TrafficFile& file,
                                       const std::string& path);
   // Loads until it is done or it is known that it will not do; waits out an absent database.
-  absl::StatusOr<ImportOutcome> Load(const TrafficFile& file, const FileSummary& summary);
+  absl::StatusOr<std::vector<ImportOutcome>> Load(absl::Span<const ReadyFile> files);
   absl::Status ConnectIfNeeded();
   // After `status` (Unavailable): OK after a pause, when it is time to try again.
   absl::Status PauseAfter(const absl::Status& status);
@@ -153,6 +178,7 @@ class Importer {
   const int stop_fd_;
   const absl::Duration started_ = MonotonicNow();
   std::optional<PgConnection> connection_;
+  std::set<int32_t> known_days_;  // For which the database has partitions.
   bool connected_before_ = false;
   bool draining_ = false;  // The watched folder, where bad files are set aside; else named files.
   int failures_in_a_row_ = 0;
@@ -206,17 +232,20 @@ absl::Status Importer::ConnectIfNeeded() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ImportOutcome> Importer::Load(const TrafficFile& file, const FileSummary& summary) {
+absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const ReadyFile> files) {
+  std::vector<FileToImport> to_import;
+  for (const ReadyFile& file : files) to_import.push_back({&file.file, &file.summary});
   while (true) {
     absl::Status status = ConnectIfNeeded();
     if (status.ok()) {
-      const absl::StatusOr<ImportOutcome> outcome = ImportFile(*connection_, file, summary);
-      if (outcome.ok() || absl::IsAlreadyExists(outcome.status())) {
+      absl::StatusOr<std::vector<ImportOutcome>> outcomes =
+          ImportTogether(*connection_, to_import, &known_days_);
+      if (outcomes.ok() || absl::IsAlreadyExists(outcomes.status())) {
         NoteDatabaseBack();
-        return outcome;
+        return outcomes;
       }
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
-      status = outcome.status();
+      status = outcomes.status();
       connection_.reset();
     }
     if (!absl::IsUnavailable(status)) return status;
@@ -235,30 +264,21 @@ FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
   return FileOutcome::kQuarantined;
 }
 
-absl::StatusOr<FileOutcome> Importer::Process(const FilePlace& place, const std::string& path) {
-  absl::StatusOr<FileOutcome> outcome = ImportOne(place, path);
-  if (!outcome.ok()) {
-    // Who has to mend it wants to know where it showed.
-    return absl::IsCancelled(outcome.status())
-               ? outcome
-               : absl::Status(outcome.status().code(), absl::StrCat("while importing ", path, ": ",
-                                                                    outcome.status().message()));
-  }
-  if (*outcome == FileOutcome::kNotDisposed) not_disposed_.insert(path);
-  if (*outcome == FileOutcome::kInDatabase || *outcome == FileOutcome::kGone) {
+void Importer::Note(FileOutcome outcome, const FilePlace& place, const std::string& path) {
+  if (outcome == FileOutcome::kNotDisposed) not_disposed_.insert(path);
+  if (outcome == FileOutcome::kInDatabase || outcome == FileOutcome::kGone) {
     not_disposed_.erase(path);
   }
   // Another importer may have been faster to find it bad.
   const bool failed_elsewhere =
-      *outcome == FileOutcome::kGone &&
+      outcome == FileOutcome::kGone &&
       faccessat(place.folder_fd, absl::StrCat(kFailedFolder, "/", place.name).c_str(), F_OK,
                 AT_SYMLINK_NOFOLLOW) == 0;
-  if (*outcome == FileOutcome::kInDatabase || *outcome == FileOutcome::kNotDisposed ||
-      (*outcome == FileOutcome::kGone && !failed_elsewhere)) {
+  if (outcome == FileOutcome::kInDatabase || outcome == FileOutcome::kNotDisposed ||
+      (outcome == FileOutcome::kGone && !failed_elsewhere)) {
     not_imported_.erase(path);
   }
-  if (*outcome != FileOutcome::kLeftWriter) unsettled_.erase(path);
-  return outcome;
+  if (outcome != FileOutcome::kLeftWriter) unsettled_.erase(path);
 }
 
 absl::StatusOr<FileSummary> Importer::Examine(TrafficFile& file, const std::string& path) {
@@ -299,7 +319,8 @@ absl::StatusOr<FileOutcome> Importer::Dispose(const FilePlace& place, const Traf
                 absl::StrCat(path, ":", until, "; imported again as it is, those count twice"));
 }
 
-absl::StatusOr<FileOutcome> Importer::ImportOne(const FilePlace& place, const std::string& path) {
+std::optional<FileOutcome> Importer::Look(const FilePlace& place, const std::string& path,
+                                          std::vector<ReadyFile>* ready) {
   absl::StatusOr<TrafficFile> file =
       TrafficFile::Open(place.folder_fd, place.name, path, options_.gateway);
   if (absl::IsNotFound(file.status()) && draining_) return FileOutcome::kGone;
@@ -307,7 +328,7 @@ absl::StatusOr<FileOutcome> Importer::ImportOne(const FilePlace& place, const st
     LogLine(file.status().message());
     return FileOutcome::kLeftForNow;
   }
-  const absl::StatusOr<FileSummary> summary = Examine(*file, path);
+  absl::StatusOr<FileSummary> summary = Examine(*file, path);
   if (absl::IsDataLoss(summary.status())) {
     return Reject(place, *file, summary.status().message());
   }
@@ -320,25 +341,62 @@ absl::StatusOr<FileOutcome> Importer::ImportOne(const FilePlace& place, const st
                 : std::string(summary.status().message()));
     return absl::IsUnimplemented(summary.status()) ? FileOutcome::kLeft : FileOutcome::kLeftForNow;
   }
-  const absl::StatusOr<ImportOutcome> outcome = Load(*file, *summary);
-  if (absl::IsAlreadyExists(outcome.status()) || absl::IsInvalidArgument(outcome.status())) {
-    return Reject(place, *file, absl::StrCat(path, ": ", outcome.status().message()));
+  ready->push_back({place, path, *std::move(file), *std::move(summary)});
+  return std::nullopt;
+}
+
+absl::StatusOr<std::vector<FileOutcome>> Importer::Import(absl::Span<const ReadyFile> files) {
+  std::vector<FileOutcome> outcomes;
+  if (files.empty()) return outcomes;
+  const absl::StatusOr<std::vector<ImportOutcome>> loaded = Load(files);
+  if (!loaded.ok() && IsFilesFault(loaded.status()) && files.size() > 1) {
+    // One of them is bad: which one shows when each is alone.
+    for (const ReadyFile& file : files) {
+      const absl::StatusOr<std::vector<FileOutcome>> outcome = Import({&file, 1});
+      if (!outcome.ok()) return outcome.status();
+      outcomes.push_back(outcome->front());
+    }
+    return outcomes;
   }
-  if (absl::IsAborted(outcome.status()) || absl::IsDataLoss(outcome.status()) ||
-      absl::IsUnimplemented(outcome.status())) {
+  for (size_t i = 0; i < files.size(); ++i) {
+    const absl::StatusOr<FileOutcome> outcome = AfterLoad(
+        files[i], loaded.ok() ? (*loaded)[i] : absl::StatusOr<ImportOutcome>(loaded.status()));
+    if (!outcome.ok()) {
+      // Who has to mend it wants to know where it showed.
+      return absl::IsCancelled(outcome.status())
+                 ? outcome.status()
+                 : absl::Status(outcome.status().code(),
+                                absl::StrCat("while importing ", files[0].path,
+                                             files.size() == 1
+                                                 ? ""
+                                                 : absl::StrCat(" and ", files.size() - 1, " more"),
+                                             ": ", outcome.status().message()));
+    }
+    Note(*outcome, files[i].place, files[i].path);
+    outcomes.push_back(*outcome);
+  }
+  return outcomes;
+}
+
+absl::StatusOr<FileOutcome> Importer::AfterLoad(const ReadyFile& file,
+                                                const absl::StatusOr<ImportOutcome>& outcome) {
+  if (absl::IsAlreadyExists(outcome.status()) || absl::IsInvalidArgument(outcome.status())) {
+    return Reject(file.place, file.file, absl::StrCat(file.path, ": ", outcome.status().message()));
+  }
+  if (IsFilesFault(outcome.status())) {
     // The first pass said otherwise: somebody has changed it. Whatever it is now is for the next
     // try to say.
-    LogLine(absl::StrCat(path, ": changed while it was read"));
+    LogLine(absl::StrCat(file.path, ": changed while it was read"));
     return FileOutcome::kLeftWriter;
   }
   if (!outcome.ok()) return outcome.status();
   if (*outcome == ImportOutcome::kImported) {
     ++counters_.files;
-    counters_.rows += summary->row_count;
-  } else if (not_disposed_.count(path) == 0) {
+    counters_.rows += file.summary.row_count;
+  } else if (not_disposed_.count(file.path) == 0) {
     ++counters_.files_done_before;
   }
-  return Dispose(place, *file, path);
+  return Dispose(file.place, file.file, file.path);
 }
 
 absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
@@ -350,14 +408,8 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
     const std::string path = absl::StrCat(queue.folder(), "/", name);
     if (not_disposed_.count(path) == 0) not_imported_.insert(path);
   }
-  for (size_t i = 0; i < names->size(); ++i) {
-    if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
-    Progress(i, names->size());
-    const std::string& name = (*names)[i];
-    const absl::StatusOr<FileOutcome> outcome =
-        Process({queue.folder_fd(), queue.folder(), name}, absl::StrCat(queue.folder(), "/", name));
-    if (!outcome.ok()) return outcome.status();
-    switch (*outcome) {
+  const auto hold = [&queue](FileOutcome outcome, const std::string& name) {
+    switch (outcome) {
       case FileOutcome::kInDatabase:
       case FileOutcome::kGone:
       case FileOutcome::kQuarantined:
@@ -373,6 +425,30 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
         queue.Hold(name, MonotonicNow() + kDeferralWriter);
         break;
     }
+  };
+  std::vector<ReadyFile> ready;
+  uint64_t ready_rows = 0;
+  for (size_t i = 0; i < names->size(); ++i) {
+    if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
+    Progress(i, names->size());
+    const std::string& name = (*names)[i];
+    const FilePlace place = {queue.folder_fd(), queue.folder(), name};
+    const std::string path = absl::StrCat(queue.folder(), "/", name);
+    if (const std::optional<FileOutcome> outcome = Look(place, path, &ready)) {
+      Note(*outcome, place, path);
+      hold(*outcome, name);
+    } else {
+      ready_rows += ready.back().summary.row_count;
+    }
+    if (i + 1 < names->size() && ready.size() < kTransactionFilesMax &&
+        ready_rows < kTransactionRowsEnough) {
+      continue;
+    }
+    const absl::StatusOr<std::vector<FileOutcome>> outcomes = Import(ready);
+    if (!outcomes.ok()) return outcomes.status();
+    for (size_t j = 0; j < ready.size(); ++j) hold((*outcomes)[j], ready[j].place.name);
+    ready.clear();
+    ready_rows = 0;
   }
   ShowProgress("");
   return absl::OkStatus();
@@ -427,7 +503,12 @@ absl::Status Importer::ImportFiles() {
       continue;
     }
     place.folder_fd = folder_fd->get();
-    if (absl::Status status = Process(place, path).status(); !status.ok()) return status;
+    std::vector<ReadyFile> ready;
+    if (const std::optional<FileOutcome> outcome = Look(place, path, &ready)) {
+      Note(*outcome, place, path);
+    } else if (absl::Status status = Import(ready).status(); !status.ok()) {
+      return status;
+    }
   }
   ShowProgress("");
   return absl::OkStatus();

@@ -299,6 +299,22 @@ absl::StatusOr<PgResult> PgConnection::Query(const char* sql,
   return Answer();
 }
 
+absl::StatusOr<PgResult> PgConnection::QueryBinary(const char* sql,
+                                                   const std::vector<std::string>& parameters) {
+  std::vector<const char*> values;
+  std::vector<int> lengths;
+  for (const std::string& parameter : parameters) {
+    values.push_back(parameter.data());
+    lengths.push_back(static_cast<int>(parameter.size()));
+  }
+  const std::vector<int> formats(parameters.size(), 1);
+  if (PQsendQueryParams(connection_.get(), sql, static_cast<int>(parameters.size()), nullptr,
+                        values.data(), lengths.data(), formats.data(), /*resultFormat=*/0) == 0) {
+    return ConnectionError();
+  }
+  return Answer();
+}
+
 absl::Status PgConnection::CopyBegin(const char* sql) {
   if (PQsendQuery(connection_.get(), sql) == 0) return ConnectionError();
   const absl::StatusOr<PgResult> result = Answer();

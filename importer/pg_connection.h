@@ -30,6 +30,8 @@
 
 namespace ctacct {
 
+inline constexpr absl::Duration kAnswerTimeoutDefault = absl::Seconds(60);
+
 // Empty: libpq's own defaults (environment, service file, ~/.pgpass).
 struct PgOptions {
   std::string conninfo;  // Keyword=value string, or URI.
@@ -40,7 +42,7 @@ struct PgOptions {
   int stop_fd = -1;  // Readable once all waiting is to end.
   // Without a byte from or to the server for so long, the connection is given up. Longer than any
   // checkpoint stalls a healthy server.
-  absl::Duration answer_timeout = absl::Seconds(60);
+  absl::Duration answer_timeout = kAnswerTimeoutDefault;
 };
 
 // The part of the decision table that needs no connection. `sqlstate` may be empty: the connection
@@ -73,6 +75,13 @@ class PgConnection {
   // One statement; parameters as text, nullptr for NULL.
   [[nodiscard]] absl::StatusOr<PgResult> Query(const char* sql,
                                                const std::vector<const char*>& parameters);
+  // The same with parameters in the binary form of their types (pg_binary.h), none NULL. The answer
+  // is text.
+  [[nodiscard]] absl::StatusOr<PgResult> QueryBinary(const char* sql,
+                                                     const std::vector<std::string>& parameters);
+  // For what the server may work on for long without a word: from now on wait `timeout` for each
+  // answer.
+  void set_answer_timeout(absl::Duration timeout) { options_.answer_timeout = timeout; }
 
   // COPY ... FROM STDIN: begin, data any number of times, end. CopyEnd returns the number of rows
   // that the server took.

@@ -5,8 +5,11 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -24,6 +27,9 @@
 namespace ctacct {
 namespace {
 
+constexpr int64_t kNanosPerDay = 86'400'000'000'000;
+// Sums of a step that a time begins must have a time, too: years 1677 to 2262 less some days.
+constexpr int64_t kDayEnd = 106'700;
 constexpr size_t kCsvReadBytes = 256 * 1024;
 constexpr size_t kCsvBlockRows = 4096;  // As a spool file's blocks have.
 
@@ -83,7 +89,26 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
   if (csv_) {
     if (absl::Status status = CheckWriter(); !status.ok()) return status;
   }
-  absl::StatusOr<FileSummary> summary = csv_ ? ReadCsv(take) : ReadSpool(take);
+  std::set<int32_t> days;
+  int64_t last_day = std::numeric_limits<int64_t>::min();
+  const auto note_days = [&](absl::Span<const TrafficRow> rows) -> absl::Status {
+    for (const TrafficRow& row : rows) {
+      const int64_t day = row.time_ns / kNanosPerDay - (row.time_ns % kNanosPerDay < 0 ? 1 : 0);
+      if (day == last_day) continue;
+      if (std::abs(day) >= kDayEnd) {
+        return absl::DataLossError(absl::StrCat(path_, ": a row's time is out of range"));
+      }
+      last_day = day;
+      days.insert(static_cast<int32_t>(day));
+      if (days.size() > kDaysMax) {
+        return absl::DataLossError(
+            absl::StrCat(path_, ": rows of more than ", kDaysMax, " days in one file"));
+      }
+    }
+    return take(rows);
+  };
+  absl::StatusOr<FileSummary> summary = csv_ ? ReadCsv(note_days) : ReadSpool(note_days);
+  if (summary.ok()) summary->days.assign(days.begin(), days.end());
   if (summary.ok() || absl::IsDataLoss(summary.status())) {
     // What is torn may be a copy that is still on its way. A sound spool file is whole.
     if (csv_ || !summary.ok()) {
@@ -123,9 +148,13 @@ absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
     if (!*more) break;
     if (absl::Status status = take(rows); !status.ok()) return status;
   }
-  return FileSummary{
-      reader->header().engine_id, reader->header().sequence, reader->totals().file_checksum,
-      reader->totals().row_count, reader->header(),          reader->gaps()};
+  return FileSummary{reader->header().engine_id,
+                     reader->header().sequence,
+                     reader->totals().file_checksum,
+                     reader->totals().row_count,
+                     reader->header(),
+                     reader->gaps(),
+                     {}};
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {

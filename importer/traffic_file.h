@@ -44,6 +44,7 @@ struct FileSummary {
   uint64_t row_count = 0;
   std::optional<SpoolHeader> spool;  // CSV files have none.
   std::vector<Gap> gaps;             // Likewise.
+  std::vector<int32_t> days;         // Of its rows' times, since the epoch; in order, each once.
 
   friend bool operator==(const FileSummary&, const FileSummary&) = default;
 };
@@ -65,6 +66,9 @@ struct FileIdentity {
 // Where the kernel does not tell whether a file has a writer, it has none once it has been left
 // alone for so long.
 inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
+
+// An archive of three years. More would be as many partitions in the database, and no archive.
+inline constexpr size_t kDaysMax = 1000;
 
 using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
 
