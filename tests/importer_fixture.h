@@ -133,7 +133,8 @@ class ImporterTest : public ::testing::Test {
     static int number = 0;
     database_ = absl::StrCat("test", ++number);
     ASSERT_EQ(Sql("SELECT 1", "postgres"), "1");
-    Sql("CREATE DATABASE " + database_, "postgres");
+    const absl::Status made = postgres->MakeDatabase(database_);
+    ASSERT_TRUE(made.ok()) << made;
     engine_id_ = NewEngineId().value();
   }
   void TearDown() override {
