@@ -75,11 +75,11 @@ constexpr int kOnceRetriesMax = 7;
 constexpr absl::Duration kDeferral = absl::Seconds(30);
 // One that is still being written to is sooner done.
 constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
-// A transaction of a backlog: ten minutes of files at the default interval, so that the rollups'
-// steps are written once and not again for each file; or enough rows that nothing else costs.
-// Files are looked at before: each holds a descriptor, and a stop waits for its transaction's end.
-constexpr size_t kTransactionFilesMax = 40;
-constexpr uint64_t kTransactionRowsEnough = 2'000'000;
+// A transaction of a backlog: enough that most steps of the rollups are written once and not again
+// for each file. Each file holds a descriptor; rows, so that a stop or a lost connection throws away
+// no more than some seconds' work.
+constexpr size_t kTransactionFilesMax = 240;  // An hour at the default interval.
+constexpr uint64_t kTransactionRowsEnough = 4'000'000;
 // Shorter backlogs are done before anybody has read the line.
 constexpr size_t kProgressFilesMin = 20;
 constexpr absl::Duration kProgressPeriod = absl::Milliseconds(200);
