@@ -1,7 +1,9 @@
 // Writes spool files with rows as a real gateway makes them: every pair of so many client and
 // server networks, on so many ports, over TCP and UDP. The same flags make the same rows.
+#include <algorithm>
 #include <cstdint>
 #include <iostream>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -9,6 +11,8 @@
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/engine_id.h"
 #include "engine/spool_writer.h"
@@ -17,6 +21,12 @@
 ABSL_FLAG(std::string, output, "", "folder for the files");
 ABSL_FLAG(int, files, 10, "how many; one interval each");
 ABSL_FLAG(int, rows, 100'000, "in each file; at most 200,000");
+ABSL_FLAG(int, keys, 0,
+          "a game: so many of the 200,000 keys are in use at all, of which each interval has about "
+          "-rows; 0: the first -rows keys, in every interval");
+ABSL_FLAG(int64_t, first, 1'600'000'005, "end of the first interval, seconds since the epoch");
+ABSL_FLAG(std::string, gateway, "bench-gateway", "name of the gateway");
+ABSL_FLAG(int, pace, 0, "one file every so many milliseconds; 0: as fast as it goes");
 ABSL_FLAG(uint64_t, seed, 1, "of the random numbers");
 
 namespace ctacct {
@@ -28,7 +38,6 @@ constexpr int kRowsMax = kNetworks * kNetworks * 10 * 2;
 constexpr int32_t kPorts[] = {22, 25, 53, 80, 123, 443, 993, 3306, 5432, kPortNotListed};
 constexpr uint8_t kTcp = 6;
 constexpr uint8_t kUdp = 17;
-constexpr int64_t kFirstIntervalEndNs = 1'600'000'005'000'000'000;
 constexpr int64_t kIntervalNs = 15'000'000'000;
 
 TrafficRow MakeRow(int index, int64_t time_ns, std::mt19937_64& random) {
@@ -76,14 +85,33 @@ int Main(int argc, char** argv) {
   header.engine_id = *engine_id;
   header.interval_length_ns = kIntervalNs;
   header.track_open = true;
-  header.gateway = "bench-gateway";
-  std::vector<TrafficRow> rows(static_cast<size_t>(rows_per_file));
+  header.gateway = absl::GetFlag(FLAGS_gateway);
+  const int keys = absl::GetFlag(FLAGS_keys) == 0 ? rows_per_file : absl::GetFlag(FLAGS_keys);
+  if (keys < rows_per_file || keys > kRowsMax) {
+    PrintError(kProgram,
+               absl::InvalidArgumentError(absl::StrCat("-keys: from -rows to ", kRowsMax)));
+    return kExitUsageError;
+  }
+  std::vector<int> indexes(kRowsMax);
+  std::iota(indexes.begin(), indexes.end(), 0);
+  if (keys != rows_per_file) std::shuffle(indexes.begin(), indexes.end(), random);
+  indexes.resize(static_cast<size_t>(keys));
+  std::sort(indexes.begin(), indexes.end());
+  std::vector<TrafficRow> rows;
   for (int file = 0; file < absl::GetFlag(FLAGS_files); ++file) {
     header.sequence = static_cast<uint64_t>(file) + 1;
-    header.interval_end_ns = kFirstIntervalEndNs + file * kIntervalNs;
+    header.interval_end_ns = absl::GetFlag(FLAGS_first) * 1'000'000'000 + file * kIntervalNs;
     header.created_ns = header.interval_end_ns;
-    for (int i = 0; i < rows_per_file; ++i) {
-      rows[static_cast<size_t>(i)] = MakeRow(i, header.interval_end_ns, random);
+    rows.clear();
+    for (const int index : indexes) {
+      if (keys != rows_per_file &&
+          random() % static_cast<uint64_t>(keys) >= static_cast<uint64_t>(rows_per_file)) {
+        continue;
+      }
+      rows.push_back(MakeRow(index, header.interval_end_ns, random));
+    }
+    if (file != 0 && absl::GetFlag(FLAGS_pace) != 0) {
+      absl::SleepFor(absl::Milliseconds(absl::GetFlag(FLAGS_pace)));
     }
     const absl::StatusOr<std::string> name =
         WriteSpoolFile(absl::GetFlag(FLAGS_output), header, rows);

@@ -9,12 +9,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/gap.h"
 #include "importer/copy_encoder.h"
+#include "importer/log.h"
 #include "importer/pg_binary.h"
 #include "importer/rollup.h"
 
@@ -35,6 +37,10 @@ constexpr char kSchema3[] =
 constexpr const char* kSchemas[] = {kSchema1, kSchema2, kSchema3};
 constexpr int kSchemaVersion = sizeof(kSchemas) / sizeof(kSchemas[0]);
 
+// Of the contract; and where the reference's goes.
+constexpr char kFactsTable[] = "vpn_traffic";
+constexpr char kAdoptedTable[] = "vpn_traffic_reference";
+
 // Two importers that start at once must not both create tables. The number is ours alone: "ctacct"
 // in ASCII.
 constexpr char kLockSchema[] = "SELECT pg_advisory_xact_lock(109351501259636)";
@@ -47,8 +53,8 @@ constexpr size_t kCopyBufferBytes = 512 * 1024;
 constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
 constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
 
-// A new version may have to sum up all rows of a season.
-constexpr absl::Duration kMigrationTimeout = absl::Hours(24);
+// A new version, or retention, may have to read all rows of a season.
+constexpr absl::Duration kLongTimeout = absl::Hours(24);
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
@@ -90,11 +96,8 @@ absl::StatusOr<int> SchemaVersion(PgConnection& connection) {
   return number;
 }
 
+// Within a transaction.
 absl::Status ApplySchemas(PgConnection& connection) {
-  if (absl::Status status = connection.Execute("BEGIN ISOLATION LEVEL READ COMMITTED");
-      !status.ok()) {
-    return status;
-  }
   if (absl::Status status = connection.Execute(kLockSchema); !status.ok()) return status;
   // Another importer may have made the tables while we waited. Not to_regclass again: this
   // session's catalogue cache would still say that there is no such table; creating one looks
@@ -105,9 +108,6 @@ absl::Status ApplySchemas(PgConnection& connection) {
   if (!status.ok()) return status;
   const absl::StatusOr<int> version = SchemaVersion(connection);
   if (!version.ok()) return version.status();
-  connection.set_answer_timeout(kMigrationTimeout);
-  status = connection.Execute("SET LOCAL statement_timeout = 0");
-  if (!status.ok()) return status;
   for (int next = *version + 1; next <= kSchemaVersion; ++next) {
     status = connection.Execute(kSchemas[next - 1]);
     if (status.ok()) {
@@ -118,13 +118,25 @@ absl::Status ApplySchemas(PgConnection& connection) {
     }
     if (!status.ok()) {
       return absl::Status(
-          status.code(), absl::StrCat("schema version ", next, ": ", status.message(),
-                                      absl::StartsWith(status.message(), kSqlstateDuplicateTable)
-                                          ? " (not made by ctacct: rename it, ctacct makes its own)"
-                                          : ""));
+          status.code(),
+          absl::StrCat("schema version ", next, ": ", status.message(),
+                       absl::StartsWith(status.message(), kSqlstateDuplicateTable)
+                           ? " (not made by ctacct: rename it, ctacct makes its own; "
+                             "-adopt takes over the reference's)"
+                           : ""));
     }
   }
-  status = connection.Commit();
+  return absl::OkStatus();
+}
+
+// Runs `work` in a transaction in which no statement takes too long.
+absl::Status InLongTransaction(PgConnection& connection, absl::FunctionRef<absl::Status()> work) {
+  connection.set_answer_timeout(kLongTimeout);
+  absl::Status status = connection.Execute(
+      "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; "
+      "SET LOCAL synchronous_commit = on");
+  if (status.ok()) status = work();
+  if (status.ok()) status = connection.Commit();
   connection.set_answer_timeout(kAnswerTimeoutDefault);
   return status;
 }
@@ -281,10 +293,12 @@ absl::Status EnsureSchema(PgConnection& connection) {
   const absl::StatusOr<PgResult> table =
       connection.Query("SELECT to_regclass('ctacct_schema')", {});
   if (!table.ok()) return table.status();
-  if (PQgetisnull(table->get(), 0, 0) != 0) return ApplySchemas(connection);
-  const absl::StatusOr<int> version = SchemaVersion(connection);
-  if (!version.ok()) return version.status();
-  return *version == kSchemaVersion ? absl::OkStatus() : ApplySchemas(connection);
+  if (PQgetisnull(table->get(), 0, 0) == 0) {
+    const absl::StatusOr<int> version = SchemaVersion(connection);
+    if (!version.ok()) return version.status();
+    if (*version == kSchemaVersion) return absl::OkStatus();
+  }
+  return InLongTransaction(connection, [&connection] { return ApplySchemas(connection); });
 }
 
 absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
@@ -346,6 +360,68 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   if (absl::Status status = rollup.Flush(connection); !status.ok()) return status;
   if (absl::Status status = connection.Commit(); !status.ok()) return status;
   return outcomes;
+}
+
+absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier, int days) {
+  const std::string days_text = absl::StrCat(days);
+  std::string after;
+  while (true) {
+    std::string partition;
+    bool dropped = false;
+    absl::Status status = InLongTransaction(connection, [&]() -> absl::Status {
+      const absl::StatusOr<PgResult> result = connection.Query(
+          "SELECT partition, dropped FROM traffic_drop_partition($1, now() - make_interval(days => "
+          "$2::integer), $3)",
+          {tier.c_str(), days_text.c_str(), after.c_str()});
+      if (!result.ok()) return result.status();
+      if (PQntuples(result->get()) == 1) {
+        partition = PQgetvalue(result->get(), 0, 0);
+        dropped = PQgetvalue(result->get(), 0, 1)[0] == 't';
+      }
+      return absl::OkStatus();
+    });
+    if (!status.ok() || partition.empty()) return status;
+    after = partition;
+    LogLine(dropped ? absl::StrCat("retention: dropped ", partition, ", older than ", days, " days")
+                    : absl::StrCat("retention: ", partition, " stays: its rows are not all in the ",
+                                   "rollups (SELECT * FROM traffic_check(..) says which)"));
+  }
+}
+
+absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string& table,
+                                    const std::string& gateway) {
+  uint64_t rows = 0;
+  bool before = false;
+  absl::Status status = InLongTransaction(connection, [&]() -> absl::Status {
+    std::string source = table;
+    if (table == kFactsTable) {
+      const absl::StatusOr<PgResult> ours =
+          connection.Query("SELECT to_regclass('ctacct_schema')", {});
+      if (!ours.ok()) return ours.status();
+      // After the first time both have their new names.
+      source = kAdoptedTable;
+      if (PQgetisnull(ours->get(), 0, 0) != 0) {
+        if (absl::Status renamed =
+                connection.Execute("ALTER TABLE vpn_traffic RENAME TO vpn_traffic_reference");
+            !renamed.ok()) {
+          return renamed;
+        }
+      }
+    }
+    if (absl::Status applied = ApplySchemas(connection); !applied.ok()) return applied;
+    const absl::StatusOr<PgResult> result = connection.Query(
+        "SELECT traffic_adopt($1::regclass, $2)", {source.c_str(), gateway.c_str()});
+    if (!result.ok()) return result.status();
+    before = PQgetisnull(result->get(), 0, 0) != 0;
+    if (!before && !absl::SimpleAtoi(PQgetvalue(result->get(), 0, 0), &rows)) {
+      return absl::InternalError("the database does not say how many rows it took over");
+    }
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  if (before)
+    return absl::AlreadyExistsError(absl::StrCat("table ", table, " was taken over before"));
+  return rows;
 }
 
 }  // namespace ctacct

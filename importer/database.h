@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -49,6 +50,20 @@ struct FileToImport {
 // Makes the partitions of these days, where the caller does not know of them.
 [[nodiscard]] absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
                                           std::set<int32_t>* known_days);
+
+// Drops partitions that end more than `days` ago, one transaction each: of vpn_traffic ("rows";
+// those whose rows are not all in the rollups stay) or of a tier of rollups ("fine", "10m", "1h").
+// What was done or not is in the log. Unavailable also where a long query was in the way.
+[[nodiscard]] absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier,
+                                             int days);
+
+// Takes over the rows of a table with the columns of the reference's vpn_traffic, in the name of
+// `gateway`, in one transaction; makes the schema if there is none. If the table is itself called
+// vpn_traffic it is renamed to vpn_traffic_reference. Nothing is deleted. Returns the number of
+// rows; AlreadyExists if that was done before.
+[[nodiscard]] absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection,
+                                                  const std::string& table,
+                                                  const std::string& gateway);
 
 }  // namespace ctacct
 

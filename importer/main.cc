@@ -18,6 +18,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
@@ -53,6 +55,16 @@ ABSL_FLAG(std::string, move, "", "folder for files done; without it they are del
 ABSL_FLAG(bool, once, false, "with -watch: drain, then exit");
 ABSL_FLAG(std::string, gateway, "", "name of the gateway for rows of CSV files, which have none");
 
+ABSL_FLAG(std::string, adopt, "",
+          "take over the rows of a table made by the reference's importer (vpn_traffic itself is "
+          "renamed to vpn_traffic_reference), in the name of -gateway; then exit");
+ABSL_FLAG(
+    int, retention_rows, 0,
+    "days after which rows of vpn_traffic are dropped, a day's partition at a time; 0: never");
+ABSL_FLAG(int, retention_fine, 0, "the same for rollups of intervals and minutes; 0: never");
+ABSL_FLAG(int, retention_10m, 0, "the same for rollups of ten minutes; 0: never");
+ABSL_FLAG(int, retention_1h, 0, "the same for rollups of hours; 0: never");
+
 namespace ctacct {
 namespace {
 
@@ -75,11 +87,13 @@ constexpr int kOnceRetriesMax = 7;
 constexpr absl::Duration kDeferral = absl::Seconds(30);
 // One that is still being written to is sooner done.
 constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
-// A transaction of a backlog: ten minutes of files at the default interval, so that the rollups'
-// steps are written once and not again for each file; or enough rows that nothing else costs.
-// Files are looked at before: each holds a descriptor, and a stop waits for its transaction's end.
-constexpr size_t kTransactionFilesMax = 40;
-constexpr uint64_t kTransactionRowsEnough = 2'000'000;
+// A transaction of a backlog: enough that most steps of the rollups are written once and not again
+// for each file. Each file holds a descriptor; rows, so that a stop or a lost connection throws
+// away no more than some seconds' work.
+constexpr size_t kTransactionFilesMax = 240;  // An hour at the default interval.
+constexpr uint64_t kTransactionRowsEnough = 4'000'000;
+// Partitions are a day wide or wider: made a day ahead, and dropped when nobody would miss an hour.
+constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
 // Shorter backlogs are done before anybody has read the line.
 constexpr size_t kProgressFilesMin = 20;
 constexpr absl::Duration kProgressPeriod = absl::Milliseconds(200);
@@ -90,6 +104,8 @@ struct Options {
   std::string move;
   std::string gateway;
   bool once = false;
+  std::string adopt;
+  std::vector<std::pair<std::string, int>> retention;  // Tier and days, of those that have an end.
   std::vector<std::string> files;
 };
 
@@ -144,6 +160,8 @@ class Importer {
   absl::Status Drain();
   // The files of the command line.
   absl::Status ImportFiles();
+  // Another importer's table.
+  absl::Status Adopt();
 
   // All that was found is in the database, and out of the way.
   [[nodiscard]] bool AllDone() const { return not_imported_.empty() && not_disposed_.empty(); }
@@ -167,6 +185,9 @@ class Importer {
   // Loads until it is done or it is known that it will not do; waits out an absent database.
   absl::StatusOr<std::vector<ImportOutcome>> Load(absl::Span<const ReadyFile> files);
   absl::Status ConnectIfNeeded();
+  // Partitions made ahead and old ones dropped, once in kMaintenancePeriod. What fails waits for
+  // the next time: no file does.
+  void Maintain();
   // After `status` (Unavailable): OK after a pause, when it is time to try again.
   absl::Status PauseAfter(const absl::Status& status);
   void NoteDatabaseBack();
@@ -179,6 +200,7 @@ class Importer {
   const absl::Duration started_ = MonotonicNow();
   std::optional<PgConnection> connection_;
   std::set<int32_t> known_days_;  // For which the database has partitions.
+  absl::Duration maintained_ = -absl::InfiniteDuration();
   bool connected_before_ = false;
   bool draining_ = false;  // The watched folder, where bad files are set aside; else named files.
   int failures_in_a_row_ = 0;
@@ -229,6 +251,36 @@ absl::Status Importer::ConnectIfNeeded() {
   if (absl::Status status = EnsureSchema(*connection); !status.ok()) return status;
   connection_ = *std::move(connection);
   connected_before_ = true;
+  return absl::OkStatus();
+}
+
+void Importer::Maintain() {
+  if (MonotonicNow() - maintained_ < kMaintenancePeriod || !connection_.has_value()) return;
+  maintained_ = MonotonicNow();
+  const auto today = static_cast<int32_t>(absl::ToUnixSeconds(absl::Now()) / 86'400);
+  absl::Status status = MakePartitions(*connection_, {today, today + 1}, &known_days_);
+  for (const auto& [tier, days] : options_.retention) {
+    if (status.ok()) status = DropOldPartitions(*connection_, tier, days);
+  }
+  // Whatever was dropped need not be there for the next file of its day.
+  if (!options_.retention.empty()) known_days_.clear();
+  if (status.ok()) return;
+  connection_.reset();
+  if (!absl::IsCancelled(status)) {
+    LogLine(absl::StrCat("partitions: ", status.message(), "; trying again in an hour"));
+  }
+}
+
+absl::Status Importer::Adopt() {
+  absl::StatusOr<PgConnection> connection = PgConnection::Open(options_.database);
+  if (!connection.ok()) return connection.status();
+  const absl::StatusOr<uint64_t> rows = AdoptTable(*connection, options_.adopt, options_.gateway);
+  if (absl::IsAlreadyExists(rows.status())) {
+    LogLine(rows.status().message());
+    return absl::OkStatus();
+  }
+  if (!rows.ok()) return rows.status();
+  LogLine(absl::StrCat("table ", options_.adopt, ": ", WithThousands(*rows), " rows taken over"));
   return absl::OkStatus();
 }
 
@@ -464,6 +516,7 @@ absl::Status Importer::Drain() {
   while (found) {
     if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
   }
+  Maintain();
   return absl::OkStatus();
 }
 
@@ -481,7 +534,10 @@ absl::Status Importer::Watch() {
   while (true) {
     bool found = false;
     if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
-    if (!found) queue->Wait(stop_fd_);
+    if (!found) {
+      Maintain();
+      queue->Wait(stop_fd_);
+    }
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
   }
 }
@@ -586,7 +642,31 @@ absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
   options.gateway = absl::GetFlag(FLAGS_gateway);
   options.once = absl::GetFlag(FLAGS_once);
   options.files = line.arguments;
-  if (options.watch.empty() && options.files.empty()) {
+  options.adopt = absl::GetFlag(FLAGS_adopt);
+  // From fine to coarse: what a coarser one is checked against and falls back on must be there.
+  const std::tuple<const char*, const char*, int> tiers[] = {
+      {"rows", "-retention-rows", absl::GetFlag(FLAGS_retention_rows)},
+      {"fine", "-retention-fine", absl::GetFlag(FLAGS_retention_fine)},
+      {"10m", "-retention-10m", absl::GetFlag(FLAGS_retention_10m)},
+      {"1h", "-retention-1h", absl::GetFlag(FLAGS_retention_1h)}};
+  int finer_days = 0;
+  const char* finer_flag = nullptr;
+  for (const auto& [tier, flag, days] : tiers) {
+    if (days < 0) return absl::InvalidArgumentError(absl::StrCat("flag ", flag, ": days, or 0"));
+    if (days != 0) {
+      if (finer_flag != nullptr && (finer_days == 0 || days < finer_days)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("flag ", flag, ": not shorter than ", finer_flag));
+      }
+      options.retention.emplace_back(tier, days);
+    }
+    finer_days = days;
+    finer_flag = flag;
+  }
+  if (!options.adopt.empty() && (!options.watch.empty() || !options.files.empty())) {
+    return absl::InvalidArgumentError("flag -adopt: by itself, without files or -watch");
+  }
+  if (options.watch.empty() && options.files.empty() && options.adopt.empty()) {
     return absl::InvalidArgumentError(
         "nothing to import: give -watch=FOLDER or files; --help says more");
   }
@@ -675,8 +755,10 @@ int Main(int argc, char** argv) {
 
   const bool once_folder = !options->watch.empty() && options->once;
   const bool files = !options->files.empty();
+  const bool adopt = !options->adopt.empty();
   Importer importer(*std::move(options), stop_fd.get());
   absl::Status status;
+  if (adopt) status = importer.Adopt();
   if (files) status = importer.ImportFiles();
   if (status.ok() && (watching || once_folder)) {
     status = watching ? importer.Watch() : importer.Drain();
@@ -686,7 +768,7 @@ int Main(int argc, char** argv) {
   if (!status.ok() && !stopped) LogLine(status.message());
   // A watcher has no other end; whether it has left something out is in its summary.
   if (stopped && !watching) LogLine("stopped before all was imported");
-  if (status.ok() || stopped) importer.LogSummary();
+  if ((status.ok() || stopped) && !adopt) importer.LogSummary();
   const bool ended_well = status.ok() || (stopped && watching);
   return ended_well && importer.AllDone() ? kExitOk : kExitOperatingError;
 }

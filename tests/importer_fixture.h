@@ -290,7 +290,15 @@ class ImporterTest : public ::testing::Test {
     }
     return false;
   }
-  void ExpectSums() { EXPECT_EQ(Sql(kSumsSql), expected_.ToString()); }
+  void ExpectSums() {
+    EXPECT_EQ(Sql(kSumsSql), expected_.ToString());
+    ExpectRollupsEqualRows();
+  }
+  void ExpectRollupsEqualRows() {
+    EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+    EXPECT_EQ(Sql("SELECT count(*), sum(src_bytes) FROM vpn_traffic"),
+              Sql("SELECT coalesce(sum(row_count), 0), sum(src_bytes) FROM traffic_total"));
+  }
   static size_t Lines(const std::string& text) {
     return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
   }

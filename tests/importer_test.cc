@@ -250,7 +250,7 @@ TEST_F(ImporterTest, ADatabaseOfAnOlderImporterIsBroughtUpToDate) {
     ASSERT_TRUE(exit.ok());
     EXPECT_TRUE(exit->ok()) << each->Stderr();
   }
-  EXPECT_EQ(Sql("SELECT version FROM ctacct_schema ORDER BY 1"), "1\n2");
+  EXPECT_EQ(Sql("SELECT version FROM ctacct_schema ORDER BY 1"), "1\n2\n3");
   ExpectSums();
   EXPECT_EQ(Sql("SELECT time, completeness, events_dropped, flows_lost FROM traffic_intervals "
                 "ORDER BY time LIMIT 1"),

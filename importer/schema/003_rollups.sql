@@ -9,11 +9,17 @@ CREATE TABLE traffic_rollups (
     name text PRIMARY KEY,
     grouping_columns text[] NOT NULL,
     step interval NOT NULL,
-    tier text NOT NULL CHECK (tier IN ('fine', '10m', '1h')),
+    tier text NOT NULL,
     partition_width interval NOT NULL,
-    range_max interval NOT NULL,
+    range_max interval NOT NULL
+);
+
+-- What retention has dropped: nothing is complete before kept_from.
+CREATE TABLE traffic_tiers (
+    tier text PRIMARY KEY,
     kept_from timestamptz NOT NULL DEFAULT '-infinity'
 );
+INSERT INTO traffic_tiers VALUES ('rows'), ('fine'), ('10m'), ('1h');
 
 CREATE TABLE traffic_partitions (
     name text PRIMARY KEY,
@@ -96,8 +102,8 @@ BEGIN
         SELECT DISTINCT parent, width, fillfactor, date_bin(width, step_end, 'epoch') AS lower
         FROM (SELECT 'vpn_traffic' AS parent, interval '1 day' AS width, interval '1 us' AS step, 100 AS fillfactor
               UNION ALL
-              -- Steps that grow with each interval need room to do so within their page.
-              SELECT 'traffic_' || name, partition_width, step, CASE WHEN step > '1 ms' THEN 80 ELSE 100 END
+              -- Steps grow with each interval: with room for that within the page, an update leaves the index alone.
+              SELECT 'traffic_' || name, partition_width, step, CASE WHEN step > '1 ms' THEN 50 ELSE 100 END
               FROM traffic_rollups) AS parents
         CROSS JOIN unnest(moments) AS moment
         CROSS JOIN date_bin(step, moment - interval '1 us', 'epoch') AS step_start
@@ -145,32 +151,69 @@ BEGIN
     RETURN added;
 END $$;
 
--- Adds all rows of a table that has vpn_traffic's columns to the rollups: for rows that no importer has loaded.
+-- Adds all rows of a table or view that has vpn_traffic's columns to the rollups: for rows that no importer has loaded.
 CREATE FUNCTION traffic_roll_up(source regclass) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SET search_path FROM CURRENT SET work_mem = '256MB' AS $$
 DECLARE
     rollup traffic_rollups;
     key text;
-    time_of_step text;
+    counters constant text[] := '{src_packets,src_bytes,dst_packets,dst_bytes,connection_times,connection_count,'
+                                'open_connections}';
+    sums text;
+    additions text;
+    -- Times are the ends of steps.
+    step_end constant text := 'date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval';
 BEGIN
+    SELECT string_agg(format('sum(%1$I) AS %1$I', name), ', '),
+           string_agg(format('%1$I = held.%1$I + excluded.%1$I', name), ', ')
+    INTO sums, additions FROM unnest(counters) AS name;
+    additions := additions || ', row_count = held.row_count + excluded.row_count';
+    -- What most rollups can be made of.
+    EXECUTE format('CREATE TEMPORARY TABLE traffic_ten_minutes ON COMMIT DROP AS SELECT %s AS time, gateway, src, dst, '
+                   'proto, port, %s, count(*) AS row_count FROM %s GROUP BY 1, 2, 3, 4, 5, 6',
+                   format(step_end, interval '10 min'), sums, source);
     FOR rollup IN SELECT * FROM traffic_rollups ORDER BY name LOOP
         key := array_to_string('{gateway}'::text[] || rollup.grouping_columns, ', ');
-        -- Times are the ends of steps.
-        time_of_step := format('date_bin(%L, time - interval ''1 us'', ''epoch'') + %L::interval', rollup.step,
-                               rollup.step);
         EXECUTE format(
-            'INSERT INTO %1$I AS held (time, %2$s, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, '
-            'connection_count, open_connections, row_count) SELECT %3$s, %2$s, sum(src_packets), sum(src_bytes), '
-            'sum(dst_packets), sum(dst_bytes), sum(connection_times), sum(connection_count), sum(open_connections), '
-            'count(*) FROM %4$s GROUP BY 1, %2$s ON CONFLICT (time, %2$s) DO UPDATE SET '
-            'src_packets = held.src_packets + excluded.src_packets, src_bytes = held.src_bytes + excluded.src_bytes, '
-            'dst_packets = held.dst_packets + excluded.dst_packets, dst_bytes = held.dst_bytes + excluded.dst_bytes, '
-            'connection_times = held.connection_times + excluded.connection_times, '
-            'connection_count = held.connection_count + excluded.connection_count, '
-            'open_connections = held.open_connections + excluded.open_connections, '
-            'row_count = held.row_count + excluded.row_count',
-            'traffic_' || rollup.name, key, time_of_step, source);
+            'INSERT INTO %1$I AS held (time, %2$s, %3$s, row_count) SELECT %4$s, %2$s, %5$s, %6$s FROM %7$s '
+            'GROUP BY 1, %2$s ON CONFLICT (time, %2$s) DO UPDATE SET %8$s',
+            'traffic_' || rollup.name, key, array_to_string(counters, ', '), format(step_end, rollup.step), sums,
+            CASE WHEN rollup.step >= '10 min' THEN 'sum(row_count)' ELSE 'count(*)' END,
+            CASE WHEN rollup.step >= '10 min' THEN 'pg_temp.traffic_ten_minutes' ELSE source::text END, additions);
     END LOOP;
+    DROP TABLE pg_temp.traffic_ten_minutes;
+END $$;
+
+-- Takes over the rows of another table with the columns of the reference's vpn_traffic, whatever their types, in the
+-- name of a gateway: how many. Once: the ledger remembers the table's name, and a second time nothing is done (NULL).
+CREATE FUNCTION traffic_adopt(source regclass, gateway_name text) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    adopted bigint;
+    source_name constant text := (SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class
+                                  WHERE oid = source);
+BEGIN
+    INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file)
+    VALUES (md5('table ' || source_name)::uuid, 0, 0, 0, gateway_name, 'table ' || source_name) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    EXECUTE format(
+        'CREATE TEMPORARY VIEW traffic_adopted AS SELECT time::timestamptz AS time, src_packets::bigint, '
+        'src_bytes::bigint, dst_packets::bigint, dst_bytes::bigint, coalesce(connection_times, 0)::bigint AS '
+        'connection_times, coalesce(connection_count, 0)::integer AS connection_count, coalesce(open_connections, 0)'
+        '::integer AS open_connections, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
+        gateway_name, source);
+    PERFORM traffic_make_partitions(
+        (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
+         FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_adopted) AS days));
+    INSERT INTO vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count,
+                             open_connections, port, src, dst, proto, gateway)
+    SELECT * FROM pg_temp.traffic_adopted;
+    GET DIAGNOSTICS adopted = ROW_COUNT;
+    PERFORM traffic_roll_up('pg_temp.traffic_adopted');
+    DROP VIEW pg_temp.traffic_adopted;
+    UPDATE import_ledger SET row_count = adopted
+    WHERE engine = md5('table ' || source_name)::uuid AND sequence = 0;
+    RETURN adopted;
 END $$;
 
 -- What differs between the rows of a range and the rollups of it; nothing, if all is well. The range is widened to whole
@@ -186,16 +229,17 @@ DECLARE
     lower timestamptz;
     upper timestamptz;
     rows_from timestamptz;
+    kept timestamptz;
 BEGIN
-    SELECT coalesce(min(partition.lower), 'infinity') INTO rows_from FROM traffic_partitions AS partition
-    WHERE parent = 'vpn_traffic';
+    SELECT kept_from INTO rows_from FROM traffic_tiers WHERE tier = 'rows';
     FOR each IN SELECT * FROM traffic_rollups ORDER BY name LOOP
         key := array_to_string('{time,gateway}'::text[] || each.grouping_columns, ', ');
         lower := date_bin(each.step, range_from, 'epoch');
         upper := date_bin(each.step, range_to - interval '1 us', 'epoch') + each.step;
         -- Of what retention has dropped there is nothing to compare.
-        IF lower < greatest(rows_from, each.kept_from) THEN
-            lower := date_bin(each.step, greatest(rows_from, each.kept_from) - interval '1 us', 'epoch') + each.step;
+        kept := greatest(rows_from, (SELECT kept_from FROM traffic_tiers WHERE tier = each.tier));
+        IF lower < kept THEN
+            lower := date_bin(each.step, kept - interval '1 us', 'epoch') + each.step;
         END IF;
         RETURN QUERY EXECUTE format(
             'WITH facts AS (SELECT %1$s, count(*) AS n, ARRAY[%2$s] AS sums FROM (SELECT '
@@ -233,19 +277,24 @@ BEGIN
     IF NOT FOUND THEN RETURN; END IF;
     partition := oldest.name;
     IF tier_dropped = 'rows' THEN
+        -- The rollups may have more: rows dropped before, when late ones have made their partition anew.
         EXECUTE format(
-            'SELECT EXISTS (SELECT time, gateway, count(*), sum(src_packets), sum(src_bytes), sum(dst_packets), '
-            '  sum(dst_bytes), sum(connection_times), sum(connection_count) FROM %I GROUP BY time, gateway '
-            'EXCEPT SELECT time, gateway, row_count, src_packets, src_bytes, dst_packets, dst_bytes, '
-            '  connection_times, connection_count FROM traffic_total WHERE time >= $1 AND time < $2)', oldest.name)
-        INTO differs USING oldest.lower, oldest.upper;
+            'SELECT EXISTS (SELECT FROM (SELECT time, gateway, count(*) AS row_count, sum(src_packets) AS src_packets, '
+            '  sum(src_bytes) AS src_bytes, sum(dst_packets) AS dst_packets, sum(dst_bytes) AS dst_bytes, '
+            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count FROM %I '
+            '  GROUP BY time, gateway) AS facts '
+            'LEFT JOIN traffic_total AS held USING (time, gateway) '
+            'WHERE (held.row_count >= facts.row_count AND held.src_packets >= facts.src_packets AND held.src_bytes >= '
+            '  facts.src_bytes AND held.dst_packets >= facts.dst_packets AND held.dst_bytes >= facts.dst_bytes AND '
+            '  held.connection_times >= facts.connection_times AND held.connection_count >= facts.connection_count) '
+            '  IS NOT TRUE)', oldest.name)
+        INTO differs;
     END IF;
     dropped := NOT differs;
     IF dropped THEN
         EXECUTE format('DROP TABLE %I', oldest.name);
         DELETE FROM traffic_partitions WHERE name = oldest.name;
-        UPDATE traffic_rollups SET kept_from = greatest(kept_from, oldest.upper)
-        WHERE 'traffic_' || name = oldest.parent;
+        UPDATE traffic_tiers SET kept_from = greatest(kept_from, oldest.upper) WHERE tier = tier_dropped;
     END IF;
     RETURN NEXT;
 END $$;
@@ -257,9 +306,9 @@ CREATE FUNCTION traffic_source(
     range_from timestamptz, range_to timestamptz, wanted interval, columns_needed text[])
 RETURNS traffic_rollups
 LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT rollup FROM traffic_rollups AS rollup
+    SELECT rollup FROM traffic_rollups AS rollup JOIN traffic_tiers USING (tier)
     WHERE grouping_columns @> columns_needed AND range_max >= range_to - range_from
-    ORDER BY kept_from > range_from AND tier <> '1h', cardinality(grouping_columns), step > wanted,
+    ORDER BY kept_from > range_from AND rollup.tier <> '1h', cardinality(grouping_columns), step > wanted,
              CASE WHEN step > wanted THEN step ELSE -step END
     LIMIT 1
 $$;
@@ -388,7 +437,8 @@ BEGIN
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;
 END $$;
 
-REVOKE ALL ON FUNCTION traffic_make_partitions, traffic_add, traffic_drop_partition FROM PUBLIC;
+REVOKE ALL ON FUNCTION traffic_make_partitions, traffic_add, traffic_drop_partition, traffic_roll_up, traffic_adopt
+FROM PUBLIC;
 
 DO $$
 DECLARE
@@ -405,6 +455,21 @@ BEGIN
     EXECUTE format('ALTER TABLE vpn_traffic ATTACH PARTITION vpn_traffic_unpartitioned FOR VALUES FROM (MINVALUE) TO (%L)',
                    upper);
     INSERT INTO traffic_partitions VALUES ('vpn_traffic_unpartitioned', 'vpn_traffic', '-infinity', upper);
-    PERFORM traffic_make_partitions((SELECT array_agg(DISTINCT date_bin('1 day', time, 'epoch')) FROM vpn_traffic));
+    PERFORM traffic_make_partitions(
+        (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
+         FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM vpn_traffic) AS days));
     PERFORM traffic_roll_up('vpn_traffic');
 END $$;
+
+COMMENT ON TABLE traffic_rollups IS
+    'The rollups of vpn_traffic: table traffic_<name> each. Read them through traffic() and traffic_open_connections().';
+COMMENT ON COLUMN traffic_rollups.step IS 'Width of its points; 1 us: the interval as it was measured.';
+COMMENT ON COLUMN traffic_rollups.tier IS 'With which others retention drops it.';
+COMMENT ON COLUMN traffic_rollups.range_max IS
+    'The longest range that traffic() asks it for; yours to change if your tables are smaller or larger.';
+COMMENT ON TABLE traffic_tiers IS 'What retention has dropped: nothing is complete before kept_from.';
+COMMENT ON TABLE traffic_partitions IS 'The partitions that traffic_make_partitions() has made: lower <= time < upper.';
+COMMENT ON FUNCTION traffic IS
+    'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them. For dashboards.';
+COMMENT ON FUNCTION traffic_open_connections IS 'As traffic(): connections open, on average over a point''s intervals.';
+COMMENT ON FUNCTION traffic_check IS 'Where rollups differ from rows; no row if they are equal.';
