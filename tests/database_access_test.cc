@@ -32,20 +32,26 @@ class DatabaseAccessTest : public ImporterTest {
     Sql(roles);
     Sql(roles);
   }
-  std::string ConninfoOf(const std::string& role) {
-    return absl::StrReplaceAll(postgres->Conninfo(database_), {{"user=postgres", "user=" + role}});
-  }
   Finished DrainAsImporter() {
-    absl::StatusOr<Finished> finished = RunProcess(
-        Command({"-conninfo=" + ConninfoOf("ctacct_importer"), "-watch=" + watch_, "-once"}, false),
-        kAtMost);
+    absl::StatusOr<Finished> finished =
+        RunProcess(Command({"-conninfo=" + postgres->Conninfo(database_, "ctacct_importer"),
+                            "-watch=" + watch_, "-once"},
+                           false),
+                   kAtMost);
     EXPECT_TRUE(finished.ok()) << finished.status();
     return finished.value_or(Finished{});
   }
   // The statements' results as psql prints them, or the error. Each in a transaction of its own.
   std::string As(const std::string& role, const std::vector<std::string>& statements) {
-    std::vector<std::string> argv = {
-        "psql", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-d", ConninfoOf(role)};
+    std::vector<std::string> argv = {"psql",
+                                     "-X",
+                                     "-A",
+                                     "-t",
+                                     "-q",
+                                     "-v",
+                                     "ON_ERROR_STOP=1",
+                                     "-d",
+                                     postgres->Conninfo(database_, role)};
     for (const std::string& sql : statements) argv.insert(argv.end(), {"-c", sql});
     const absl::StatusOr<Finished> finished = RunProcess(argv, kAtMost);
     EXPECT_TRUE(finished.ok()) << finished.status();

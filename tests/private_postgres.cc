@@ -46,8 +46,8 @@ absl::Status PrivatePostgres::StopImmediately() { return Script("stop", "--immed
 
 absl::Status PrivatePostgres::Restart() { return Script("start", "--no-fsync"); }
 
-std::string PrivatePostgres::Conninfo(const std::string& database) const {
-  return absl::StrCat("host=", folder_, " user=postgres dbname=", database);
+std::string PrivatePostgres::Conninfo(const std::string& database, const std::string& user) const {
+  return absl::StrCat("host=", folder_, " user=", user, " dbname=", database);
 }
 
 absl::StatusOr<std::string> PrivatePostgres::Sql(const std::string& database,
