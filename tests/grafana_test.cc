@@ -5,10 +5,13 @@
 // the answer to is a failure.
 
 #include <libpq-fe.h>
+#include <stdlib.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,14 +29,19 @@
 #include "absl/time/time.h"
 #include "engine/spool_writer.h"
 #include "engine/traffic_row.h"
+#include "engine/unique_fd.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "tests/grafana_query.h"
 #include "tests/importer_fixture.h"
+#include "tests/subprocess.h"
 
 namespace ctacct {
 namespace {
 
 using ::nlohmann::json;
+using ::testing::HasSubstr;
 
 // A result as Grafana gets it.
 struct Table {
@@ -199,15 +207,22 @@ void ExpectEqual(Table actual, Table expected, bool keep_order) {
   }
 }
 
+std::string Text(const std::string& path) {
+  std::ifstream file(DataPath(path));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_NE(text, "") << path;
+  return text;
+}
+
+json Load(const std::string& name) {
+  json dashboard = json::parse(Text("configs/grafana/dashboards/" + name), nullptr,
+                               /*allow_exceptions=*/false);
+  EXPECT_FALSE(dashboard.is_discarded()) << name;
+  return dashboard;
+}
+
 class GrafanaTest : public ImporterTest {
  protected:
-  static json Load(const std::string& name) {
-    std::ifstream file(DataPath("configs/grafana/dashboards/" + name));
-    json dashboard = json::parse(file, nullptr, /*allow_exceptions=*/false);
-    EXPECT_FALSE(dashboard.is_discarded()) << name;
-    return dashboard;
-  }
-
   // One database for all tests: none of them changes it.
   void SetUp() override {
     ImporterTest::SetUp();
@@ -223,7 +238,7 @@ class GrafanaTest : public ImporterTest {
   // Two gateways; dense within the last half hour, sparser before, thirty days in all.
   void LoadTraffic() {
     ASSERT_TRUE(Run({"-watch=" + done_, "-once"}).exit.ok());
-    Sql(Contents(DataPath("configs/postgres/roles.sql")));
+    Sql(Text("configs/postgres/roles.sql"));
     std::mt19937_64 random(1);
     uint64_t sequence = 0;
     for (int64_t age_s = 0; age_s < 30 * 86'400;
@@ -675,10 +690,10 @@ TEST_F(GrafanaTest, OldDashboardsGoOnWorking) {
            same + "GROUP BY 1 ORDER BY 1"},
       {"SELECT $__timeGroupAlias(time,$__interval), src AS metric, 8 * sum(src_bytes) / 15 AS bits "
        "FROM vpn_traffic " +
-           filter + "GROUP BY time, src ORDER BY 1, 2",
+           filter + "GROUP BY 1, 2 ORDER BY 1, 2",
        "SELECT extract(epoch FROM date_bin('WIDTH s', time, 'epoch')), src, "
        "sum(src_bytes) * 8 / 15 FROM vpn_traffic " +
-           same + "GROUP BY time, src ORDER BY 1, 2"},
+           same + "GROUP BY 1, 2 ORDER BY 1, 2"},
       {"SELECT src, sum(src_packets + dst_packets) AS packets FROM vpn_traffic " + filter +
            "GROUP BY src ORDER BY 2 DESC LIMIT 10",
        "SELECT src, sum(src_packets) + sum(dst_packets) FROM vpn_traffic " + same +
@@ -705,6 +720,163 @@ TEST_F(GrafanaTest, OldDashboardsGoOnWorking) {
     }
   }
   EXPECT_EQ(filled_, 4 * std::size(queries));
+}
+
+class DashboardTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(All, DashboardTest, ::testing::Values("traffic.json", "health.json"));
+
+TEST_P(DashboardTest, IsInOrder) {
+  const json dashboard = Load(GetParam());
+  const std::string sources = Text("configs/grafana/provisioning/datasources/ctacct.yaml");
+  EXPECT_THAT(dashboard.value("uid", ""), ::testing::StartsWith("ctacct-"));
+  EXPECT_NE(dashboard.value("description", ""), "");
+  EXPECT_TRUE(dashboard["id"].is_null()) << "that of somebody's own Grafana";
+  const auto check_source = [&](const json& source) {
+    const std::string uid = source.value("uid", "none");
+    EXPECT_THAT(sources, HasSubstr(absl::StrCat(
+                             "uid: ", uid, "\n    type: ", source.value("type", "none"), "\n")));
+  };
+  const std::set<std::string> units = {"short", "decbytes", "Bps", "bps",        "pps",
+                                       "cps",   "ms",       "s",   "percentunit"};
+  std::set<int> ids;
+  std::set<std::string> titles;
+  std::set<std::pair<int, int>> cells;
+  for (const json& panel : dashboard["panels"]) {
+    const std::string title = panel.value("title", "");
+    SCOPED_TRACE(title);
+    EXPECT_TRUE(titles.insert(title).second);
+    EXPECT_TRUE(ids.insert(panel.value("id", 0)).second);
+    const json& at = panel["gridPos"];
+    EXPECT_LE(at.value("x", 0) + at.value("w", 0), 24);
+    for (int x = at.value("x", 0); x < at.value("x", 0) + at.value("w", 0); ++x) {
+      for (int y = at.value("y", 0); y < at.value("y", 0) + at.value("h", 0); ++y) {
+        ASSERT_TRUE(cells.emplace(x, y).second) << "covers another panel";
+      }
+    }
+    const std::string type = panel.value("type", "");
+    if (type == "row") continue;
+    EXPECT_TRUE(type == "timeseries" || type == "stat" || type == "table") << type;
+    EXPECT_GT(panel.value("description", "").size(), 20u);
+    EXPECT_EQ(units.count(panel["fieldConfig"]["defaults"].value("unit", "")), 1u);
+    check_source(panel["datasource"]);
+    const bool sql = panel["datasource"]["type"] == "postgres";
+    // Of SQL one query a panel: the tests hold its result against one other.
+    ASSERT_TRUE(sql ? panel["targets"].size() == 1 : !panel["targets"].empty());
+    std::set<std::string> references;
+    for (const json& target : panel["targets"]) {
+      EXPECT_EQ(target["datasource"], panel["datasource"]);
+      EXPECT_TRUE(references.insert(target.value("refId", "")).second);
+      if (!sql) continue;
+      EXPECT_EQ(target["rawQuery"], true);
+      EXPECT_EQ(target["format"], type == "timeseries" ? "time_series" : "table");
+      // The rows are for questions that no rollup answers, and none of a dashboard is.
+      EXPECT_THAT(target.value("rawSql", ""), ::testing::Not(HasSubstr("vpn_traffic")));
+    }
+  }
+  EXPECT_GT(titles.size(), 10u);
+  for (const json& variable : dashboard["templating"]["list"]) check_source(variable["datasource"]);
+  for (const json& annotation : dashboard["annotations"]["list"]) {
+    check_source(annotation["datasource"]);
+  }
+}
+
+// Each expression finds something among the metrics that an engine tells, and nothing of others.
+TEST(GrafanaFilesTest, PrometheusAnswersEveryPanel) {
+  if (!RunProcessOrError({"promtool", "--version"}, kAtMost).ok()) {
+    if (InCi()) FAIL() << "CI=true, but there is no promtool";
+    GTEST_SKIP() << "no promtool (package prometheus)";
+  }
+  std::string pattern = "/tmp/ctacct-grafana.XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  const std::string folder = pattern;
+  const absl::StatusOr<std::string> replayed = RunProcessOrError(
+      {DataPath("engine/engine"), "-replay=" + DataPath("tests/captures/gateway.pcap"),
+       "-output=" + folder, "-metrics-file=" + folder + "/engine.prom"},
+      kAtMost);
+  ASSERT_TRUE(replayed.ok()) << replayed.status();
+  // The two that node_exporter tells of itself; then the engine's, as if they grew.
+  json series = json::array(
+      {{{"series", "node_nf_conntrack_entries{instance=\"gw1:9100\"}"}, {"values", "100+1x40"}},
+       {{"series", "node_nf_conntrack_entries_limit{instance=\"gw1:9100\"}"},
+        {"values", "1000x40"}}});
+  std::ifstream metrics(folder + "/engine.prom");
+  for (std::string line; std::getline(metrics, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    std::string name = line.substr(0, line.find(' '));
+    if (name.back() == '}') {
+      name.insert(name.size() - 1, ",instance=\"gw1:9100\"");
+    } else {
+      name += "{instance=\"gw1:9100\"}";
+    }
+    series.push_back({{"series", name}, {"values", "1+1x40"}});
+  }
+  ASSERT_GT(series.size(), 30u);
+  fs::remove_all(folder);
+
+  json tests = json::array();
+  const json dashboard = Load("health.json");
+  for (const json& panel : dashboard["panels"]) {
+    if (panel["type"] == "row" || panel["datasource"]["type"] != "prometheus") continue;
+    for (const json& target : panel["targets"]) {
+      const std::string expression = target["expr"];
+      for (const auto& [instance, answers] :
+           {std::pair("gw1:9100", true), std::pair(".*", true), std::pair("other", false)}) {
+        // What Grafana makes of a panel of the last hour and a scrape each 15 s.
+        const std::string expanded = absl::StrReplaceAll(
+            expression, {{"${instance:regex}", instance}, {"$__rate_interval", "1m"}});
+        EXPECT_EQ(expanded.find('$'), std::string::npos) << expanded;
+        EXPECT_NE(expanded, expression) << "not of the engines that were chosen";
+        json samples = json::array();
+        if (answers) samples.push_back({{"labels", "{}"}, {"value", 1}});
+        tests.push_back({{"expr", "count(" + expanded + ") > bool 0"},
+                         {"eval_time", "8m"},
+                         {"exp_samples", samples}});
+      }
+    }
+  }
+  ASSERT_GT(tests.size(), 3u * 15);
+  // YAML is a superset of JSON.
+  std::string file = "/tmp/ctacct-grafana.XXXXXX";
+  const UniqueFd fd(mkstemp(file.data()));
+  ASSERT_TRUE(fd.valid());
+  std::ofstream(file) << json(
+      {{"evaluation_interval", "15s"},
+       {"tests", {{{"interval", "15s"}, {"input_series", series}, {"promql_expr_test", tests}}}}});
+  const absl::StatusOr<Finished> checked = RunProcess({"promtool", "test", "rules", file}, kAtMost);
+  fs::remove(file);
+  ASSERT_TRUE(checked.ok()) << checked.status();
+  EXPECT_TRUE(checked->exit.ok()) << checked->out << checked->err;
+}
+
+TEST(GrafanaQueryTest, ExpandsAsDocumented) {
+  GrafanaView view;
+  view.from = absl::FromUnixSeconds(1'700'000'000);
+  view.to = absl::FromUnixMillis(1'700'000'100'250);
+  view.interval = absl::Minutes(2);
+  view.variables["all"] = {"NULL", std::nullopt};
+  view.variables["two"] = {"NULL", std::vector<std::string>{"a", "it's"}};
+  const std::pair<const char*, const char*> cases[] = {
+      {"ARRAY[${all:sqlstring}]", "ARRAY[NULL]"},
+      {"ARRAY[${two:sqlstring}]", "ARRAY['a','it''s']"},
+      {"$__interval $__interval_ms", "2m 120000"},
+      {"$__timeFrom() $__timeTo()", "'2023-11-14T22:13:20Z' '2023-11-14T22:15:00.25Z'"},
+      {"$__timeFilter(a.b)", "a.b BETWEEN '2023-11-14T22:13:20Z' AND '2023-11-14T22:15:00.25Z'"},
+      {"$__timeGroup(t, $__interval)", "floor(extract(epoch from t)/120)*120"},
+      {"$__timeGroup(t,'15s'), x", "floor(extract(epoch from t)/15)*15 AS \"time\", x"},
+      {"$__timeGroupAlias(t,'1h')", "floor(extract(epoch from t)/3600)*3600 AS \"time\""},
+      {"$__time(t)", "t AS \"time\""},
+  };
+  for (const auto& [sql, expanded] : cases) {
+    const absl::StatusOr<std::string> is = ExpandGrafanaSql(sql, view);
+    ASSERT_TRUE(is.ok()) << is.status();
+    EXPECT_EQ(*is, expanded);
+  }
+  for (const char* const bad : {"$unknown", "${unknown:sqlstring}", "${two}", "$two", "${two:csv}",
+                                "[[two]]", "$__unknown(t)", "$__unknown", "$__timeFilter()",
+                                "$__timeGroup(t)", "$__timeGroup(t, 'often')"}) {
+    EXPECT_FALSE(ExpandGrafanaSql(bad, view).ok()) << bad;
+  }
 }
 
 }  // namespace
