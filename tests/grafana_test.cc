@@ -293,13 +293,13 @@ class GrafanaTest : public ImporterTest {
       header->completeness = Completeness::kResynced;
       header->events_dropped = header->sequence % 100;
     }
-    if (header->sequence % 7 != 0) return {};
+    if (header->sequence % 7 != 0 && header->interval_end_ns != kEdgeNs) return {};
     header->completeness = Completeness::kPartial;
     std::vector<Gap> gaps;
     for (uint64_t i = 0; i < 1 + header->sequence % 3; ++i) {
       const int64_t began_ns =
           header->interval_end_ns - kIntervalNs + static_cast<int64_t>(i) * 1'000'000'000;
-      gaps.push_back({began_ns, began_ns + 500'000'000, static_cast<GapCause>(1 + i),
+      gaps.push_back({began_ns, began_ns + 10'000'000'000, static_cast<GapCause>(1 + i),
                       Completeness::kPartial, header->sequence + i, 2 * i});
       header->events_dropped += header->sequence + i;
     }
@@ -458,6 +458,8 @@ class GrafanaTest : public ImporterTest {
   }
 
   static constexpr int64_t kNewestNs = 1'700'000'100'000'000'000;
+  // A range of Views begins within this interval's gap.
+  static constexpr int64_t kEdgeNs = kNewestNs - 885'000'000'000;
   size_t filled_ = 0;  // Queries that had an answer.
 };
 
