@@ -41,6 +41,19 @@ constexpr int kSchemaVersion = sizeof(kSchemas) / sizeof(kSchemas[0]);
 constexpr char kFactsTable[] = "vpn_traffic";
 constexpr char kAdoptedTable[] = "vpn_traffic_reference";
 
+// Its indexes' names may be ours, too.
+constexpr char kRenameReference[] = R"sql(
+DO $$
+DECLARE
+    index regclass;
+BEGIN
+    FOR index IN SELECT indexrelid FROM pg_index WHERE indrelid = 'vpn_traffic'::regclass LOOP
+        EXECUTE format('ALTER INDEX %s RENAME TO %I', index,
+                       (SELECT relname FROM pg_class WHERE oid = index) || '_reference');
+    END LOOP;
+    ALTER TABLE vpn_traffic RENAME TO vpn_traffic_reference;
+END $$)sql";
+
 // Two importers that start at once must not both create tables. The number is ours alone: "ctacct"
 // in ASCII.
 constexpr char kLockSchema[] = "SELECT pg_advisory_xact_lock(109351501259636)";
@@ -401,9 +414,7 @@ absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string&
       // After the first time both have their new names.
       source = kAdoptedTable;
       if (PQgetisnull(ours->get(), 0, 0) != 0) {
-        if (absl::Status renamed =
-                connection.Execute("ALTER TABLE vpn_traffic RENAME TO vpn_traffic_reference");
-            !renamed.ok()) {
+        if (absl::Status renamed = connection.Execute(kRenameReference); !renamed.ok()) {
           return renamed;
         }
       }

@@ -65,6 +65,9 @@ ABSL_FLAG(int, retention_fine, 0, "the same for rollups of intervals and minutes
 ABSL_FLAG(int, retention_10m, 0, "the same for rollups of ten minutes; 0: never");
 ABSL_FLAG(int, retention_1h, 0, "the same for rollups of hours; 0: never");
 
+ABSL_FLAG(int, transaction_files, 240,
+          "at most so many files of a backlog in one transaction (and about four million rows)");
+
 namespace ctacct {
 namespace {
 
@@ -90,7 +93,7 @@ constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
 // A transaction of a backlog: enough that most steps of the rollups are written once and not again
 // for each file. Each file holds a descriptor; rows, so that a stop or a lost connection throws
 // away no more than some seconds' work.
-constexpr size_t kTransactionFilesMax = 240;  // An hour at the default interval.
+constexpr int kTransactionFilesMax = 500;  // The flag's default is an hour at the default interval.
 constexpr uint64_t kTransactionRowsEnough = 4'000'000;
 // Partitions are a day wide or wider: made a day ahead, and dropped when nobody would miss an hour.
 constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
@@ -104,6 +107,7 @@ struct Options {
   std::string move;
   std::string gateway;
   bool once = false;
+  size_t transaction_files = 1;
   std::string adopt;
   std::vector<std::pair<std::string, int>> retention;  // Tier and days, of those that have an end.
   std::vector<std::string> files;
@@ -492,7 +496,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
     } else {
       ready_rows += ready.back().summary.row_count;
     }
-    if (i + 1 < names->size() && ready.size() < kTransactionFilesMax &&
+    if (i + 1 < names->size() && ready.size() < options_.transaction_files &&
         ready_rows < kTransactionRowsEnough) {
       continue;
     }
@@ -643,6 +647,12 @@ absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
   options.once = absl::GetFlag(FLAGS_once);
   options.files = line.arguments;
   options.adopt = absl::GetFlag(FLAGS_adopt);
+  const int transaction_files = absl::GetFlag(FLAGS_transaction_files);
+  if (transaction_files < 1 || transaction_files > kTransactionFilesMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("flag -transaction-files: from 1 to ", kTransactionFilesMax));
+  }
+  options.transaction_files = static_cast<size_t>(transaction_files);
   // From fine to coarse: what a coarser one is checked against and falls back on must be there.
   const std::tuple<const char*, const char*, int> tiers[] = {
       {"rows", "-retention-rows", absl::GetFlag(FLAGS_retention_rows)},

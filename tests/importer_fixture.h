@@ -155,9 +155,9 @@ class ImporterTest : public ::testing::Test {
     for (TrafficRow& row : rows) {
       row.time_ns = kFirstEndNs + static_cast<int64_t>(seed) * kIntervalNs;
       row.protocol = std::array<uint8_t, 4>{6, 17, 136, 99}[random() % 4];
-      row.port = static_cast<int32_t>(random() % 65537) - 1;
-      row.src = {10, 32, static_cast<uint8_t>(random()), 0};
-      row.dst = {10, 33, static_cast<uint8_t>(random()), 0};
+      row.port = std::array<int32_t, 6>{kPortNotListed, 0, 22, 80, 443, 65535}[random() % 6];
+      row.src = {10, 32, static_cast<uint8_t>(random() % 16), 0};
+      row.dst = {10, 33, static_cast<uint8_t>(random() % 16), 0};
       row.packets_src = random() % 100'000;
       row.packets_dst = random() % 100'000;
       row.bytes_src = random() % (uint64_t{1} << 40);

@@ -260,8 +260,9 @@ TEST_F(ImporterTest, ADatabaseOfAnOlderImporterIsBroughtUpToDate) {
   EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), "8");
   // Whatever \d+ lists of ours explains itself.
   EXPECT_EQ(Sql("SELECT count(*), count(obj_description(oid, 'pg_class')) FROM pg_class "
-                "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v')"),
-            "6|6");
+                "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'p') AND "
+                "NOT relispartition"),
+            "28|28");
 }
 
 // Three months of one gateway, and the questions of a dashboard that shows an hour.
@@ -532,7 +533,7 @@ TEST_F(ImporterTest, WhatAnotherImporterFoundBadIsNotImported) {
   SlowDownCommits();
   WriteSpool(1);
   const std::string bad = WriteSpool(2, 10, false);
-  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  const auto importer = StartImporter({"-watch=" + watch_, "-once", "-transaction-files=1"});
   ASSERT_TRUE(WaitForCommit());
   fs::create_directory(watch_ + "/failed");
   fs::rename(watch_ + "/" + bad, watch_ + "/failed/" + bad);
@@ -548,7 +549,7 @@ TEST_F(ImporterTest, StoppedEarlyIsSaid) {
   SlowDownCommits();
   WriteSpool(1);
   const std::string second = WriteSpool(2, 10, false);
-  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  const auto importer = StartImporter({"-watch=" + watch_, "-once", "-transaction-files=1"});
   ASSERT_TRUE(WaitForCommit());
   ASSERT_TRUE(importer->Signal(SIGTERM).ok());
   const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
@@ -666,7 +667,8 @@ TEST_F(ImporterTest, TwoImportersOnOneFolder) {
     WriteFile(absl::StrCat(watch_, "/traffic_", i, ".csv"), CsvText(i, true));
   }
   const auto one = StartImporter({"-watch=" + watch_, "-once", "-move=" + done_});
-  const auto two = StartImporter({"-watch=" + watch_, "-once", "-move=" + done_});
+  const auto two =
+      StartImporter({"-watch=" + watch_, "-once", "-move=" + done_, "-transaction-files=7"});
   for (Subprocess* const each : {one.get(), two.get()}) {
     const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
     ASSERT_TRUE(exit.ok());
@@ -688,7 +690,8 @@ TEST_F(ImporterTest, KilledAtRandomMoments) {
   std::mt19937_64 random(seed);
   uint64_t sequence = 0;
   while (sequence < kFiles) WriteSpool(++sequence, 1500);
-  const std::vector<std::string> arguments = {"-watch=" + watch_, "-once", "-move=" + done_};
+  const std::vector<std::string> arguments = {"-watch=" + watch_, "-once", "-move=" + done_,
+                                              "-transaction-files=3"};
   uint64_t kills = 0;
   std::string left_at_kills;
   while (kills < kills_wanted) {
@@ -726,7 +729,7 @@ TEST_F(ImporterTest, KilledAtRandomMoments) {
 // Fault 14, on the server's side.
 TEST_F(ImporterTest, PostgresKilledWhileDraining) {
   for (uint64_t i = 1; i <= 150; ++i) WriteSpool(i, 2000);
-  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  const auto importer = StartImporter({"-watch=" + watch_, "-once", "-transaction-files=4"});
   for (const char* const count : {"10", "60"}) {
     ASSERT_TRUE(Eventually([&] {
       return TrySql(absl::StrCat("SELECT count(*) >= ", count, " FROM import_ledger")) == "t";
@@ -847,7 +850,7 @@ TEST_F(ImporterTest, AConnectionCutAtCommitIsExactlyOneLoad) {
     {
       const CuttingProxy proxy(folder, postgres->folder(), cut, 3);
       const Finished run = Run({"-conninfo=host=" + folder + " user=postgres dbname=" + database_,
-                                "-watch=" + watch_, "-once"},
+                                "-watch=" + watch_, "-once", "-transaction-files=1"},
                                false);
       EXPECT_TRUE(run.exit.ok()) << run.err;
       EXPECT_EQ(proxy.cuts_left(), 0);

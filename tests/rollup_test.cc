@@ -1,0 +1,355 @@
+// Rollups, partitions, retention and old data: the importer's own binary against a real PostgreSQL.
+// That rollups equal rows is asked of the database (traffic_check), which compares every sum.
+#include <algorithm>
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "engine/csv.h"
+#include "engine/spool_writer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/importer_fixture.h"
+#include "tests/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr int64_t kHourNs = 3'600'000'000'000;
+constexpr int64_t kDayNs = 24 * kHourNs;
+constexpr char kPartitionsOfRows[] =
+    "SELECT string_agg(relid::text, ' ' ORDER BY relid::text) FROM "
+    "pg_partition_tree('vpn_traffic') WHERE isleaf";
+
+class RollupTest : public ImporterTest {
+ protected:
+  // A CSV archive with rows of these times, expected in the database.
+  void WriteArchive(const std::string& name, const std::vector<int64_t>& times_ns) {
+    std::string text;
+    uint64_t seed = 1;
+    for (const int64_t time_ns : times_ns) {
+      for (TrafficRow& row : MakeRows(++seed, 20)) {
+        row.time_ns = time_ns;
+        AppendCsvLine(row, true, &text);
+        expected_.Add(row);
+      }
+    }
+    WriteFile(watch_ + "/" + name, text);
+  }
+};
+
+TEST_F(RollupTest, AStepHasWhatEndsWithinIt) {
+  const int64_t hour = kFirstEndNs / kDayNs * kDayNs + 5 * kHourNs;
+  // On the boundary, a microsecond to either side, less than that, at midnight, at the epoch.
+  WriteArchive("traffic_1.csv", {hour, hour - 1000, hour + 1000, hour + 999, hour - 999,
+                                 hour / kDayNs * kDayNs, 0, 1000});
+  const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=a"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql(kSumsSql), expected_.ToString());
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1960-01-01', '2100-01-01')"), "");
+  EXPECT_EQ(Sql("SELECT extract(epoch FROM time)::bigint, sum(row_count) FROM traffic_port_1h "
+                "GROUP BY 1 ORDER BY 1"),
+            absl::StrCat("0|20\n3600|20\n", hour / kDayNs * 86'400, "|20\n", hour / 1'000'000'000,
+                         "|80\n", hour / 1'000'000'000 + 3600, "|20"));
+}
+
+TEST_F(RollupTest, EveryRollupHasEveryRow) {
+  for (uint64_t i = 1; i <= 60; ++i) WriteSpool(i, 500);
+  // The other protocols of the world, and addresses of the future.
+  TrafficRow row = MakeRows(1, 1)[0];
+  row.family = AddressFamily::kIpv6;
+  row.src = {0x20, 0x01, 0x0d, 0xb8};
+  row.protocol = 99;
+  SpoolHeader header = MakeHeader(61);
+  row.time_ns = header.interval_end_ns;
+  header.gateway = "another \"one\"";
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, {row}).ok());
+  expected_.Add(row);
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  // Not in agreement because both are empty.
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_rollups"), "19");
+  const std::string each = Sql("SELECT 'traffic_' || name FROM traffic_rollups");
+  std::stringstream tables(each);
+  for (std::string table; std::getline(tables, table);) {
+    EXPECT_EQ(Sql("SELECT sum(row_count), sum(open_connections) FROM " + table),
+              Sql("SELECT count(*), sum(open_connections) FROM vpn_traffic"))
+        << table;
+  }
+}
+
+TEST_F(RollupTest, ARollupThatDiffersIsFound) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const std::string check =
+      "SELECT rollup, in_rows, in_rollup, sums_differ FROM traffic_check('2020-01-01', "
+      "'2021-01-01')";
+  EXPECT_EQ(Sql(check), "");
+  Sql("UPDATE traffic_total SET dst_bytes = dst_bytes + 1");
+  EXPECT_EQ(Sql(check), "total|100|100|t");
+  Sql("DELETE FROM traffic_origin_1h");
+  EXPECT_EQ(Sql(check + " WHERE rollup LIKE 'origin%'"), "origin_1h|100|0|t");
+}
+
+TEST_F(RollupTest, OneBadFileAmongManyIsSetAsideAlone) {
+  for (uint64_t i = 1; i <= 9; ++i) WriteSpool(i);
+  std::vector<TrafficRow> rows = MakeRows(10, 10);
+  rows[7].connection_count = uint64_t{1} << 31;
+  const absl::StatusOr<std::string> bad = WriteSpoolFile(watch_, MakeHeader(10), rows);
+  ASSERT_TRUE(bad.ok());
+  // Whose sum no column holds, though each row's value has one.
+  rows = MakeRows(11, 4);
+  for (TrafficRow& row : rows) {
+    row.src = rows[0].src;
+    row.bytes_src = uint64_t{1} << 62;
+  }
+  const absl::StatusOr<std::string> too_large = WriteSpoolFile(watch_, MakeHeader(11), rows);
+  ASSERT_TRUE(too_large.ok());
+  for (uint64_t i = 12; i <= 20; ++i) WriteSpool(i);
+  const Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_THAT(run.err, HasSubstr(*bad + ": row 8: connection_count is larger than its column"));
+  EXPECT_THAT(run.err, HasSubstr(*too_large + ": a sum of its rows is larger than its column"));
+  EXPECT_THAT(run.err, HasSubstr("18 files, 1,800 rows"));
+  EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
+  ExpectSums();
+}
+
+TEST_F(RollupTest, AFileOfTooManyDaysOrOfNoneThereIs) {
+  std::vector<int64_t> times;
+  for (int64_t day = 0; day <= 1000; ++day) times.push_back(day * kDayNs);
+  Sums before = expected_;
+  WriteArchive("traffic_many.csv", times);
+  WriteArchive("traffic_far.csv", {std::numeric_limits<int64_t>::max()});
+  expected_ = before;
+  const Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_THAT(run.err, HasSubstr("traffic_many.csv: rows of more than 1000 days in one file"));
+  EXPECT_THAT(run.err, HasSubstr("traffic_far.csv: a row's time is out of range"));
+  EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
+  ExpectSums();
+}
+
+TEST_F(RollupTest, RetentionDropsPartitionsButNotWhatIsNotRolledUp) {
+  const int64_t today = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs;
+  const auto ago = [today](int64_t days) { return today - days * kDayNs + kHourNs; };
+  WriteArchive("traffic_1.csv", {ago(3), ago(40), ago(41), ago(42), ago(43)});
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  const std::string sums = Sql("SELECT sum(src_bytes), sum(row_count) FROM traffic_pair_1h");
+  const std::string day = Sql("SELECT to_char((now() AT TIME ZONE 'UTC')::date - 42, 'YYYYMMDD')");
+  // A row that no importer has loaded.
+  Sql("INSERT INTO vpn_traffic SELECT * FROM vpn_traffic_" + day + " LIMIT 1");
+  const std::vector<std::string> arguments = {"-watch=" + watch_, "-once", "-retention-rows=30",
+                                              "-retention-fine=35"};
+  Finished run = Run(arguments);
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("retention: vpn_traffic_" + day +
+                                 " stays: its rows are not all in the rollups"));
+  EXPECT_THAT(run.err,
+              ContainsRegex("retention: dropped traffic_origin_fine_[0-9]+, older than 35"));
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time::date) FROM vpn_traffic"), "2");
+  EXPECT_EQ(Sql("SELECT sum(src_bytes), sum(row_count) FROM traffic_pair_1h"), sums);
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time) FROM traffic_origin_fine"), "1");
+  // Who asks for points finer than there are any more gets coarser ones, not fewer.
+  EXPECT_EQ(Sql("SELECT sum(src_packets)::bigint FROM traffic(now() - interval '45 days', now() - "
+                "interval '35 days', '15 s', '{src}')"),
+            Sql("SELECT sum(src_packets) FROM traffic_pair_1h WHERE time < now() - interval '35 "
+                "days'"));
+  // Once that row is gone nothing holds the partition.
+  Sql("DELETE FROM vpn_traffic WHERE ctid IN (SELECT ctid FROM vpn_traffic_" + day +
+      " ORDER BY ctid DESC LIMIT 1) AND tableoid = 'vpn_traffic_" + day + "'::regclass");
+  run = Run(arguments);
+  EXPECT_THAT(run.err, HasSubstr("retention: dropped vpn_traffic_" + day));
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time::date) FROM vpn_traffic"), "1");
+  // A late archive makes its partition again, and the next retention drops it; sums stay.
+  WriteArchive("traffic_2.csv", {ago(41)});
+  run = Run(arguments);
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("retention: dropped vpn_traffic_"));
+  EXPECT_EQ(Sql("SELECT sum(row_count) FROM traffic_pair_1h"), absl::StrCat(expected_.rows));
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+}
+
+TEST_F(RollupTest, RetentionFlags) {
+  ExpectFails(Run({"-watch=" + watch_, "-retention-rows=-1"}), 2,
+              "flag -retention-rows: days, or 0");
+  ExpectFails(Run({"-watch=" + watch_, "-retention-rows=30", "-retention-fine=29"}), 2,
+              "flag -retention-fine: not shorter than -retention-rows");
+  ExpectFails(Run({"-watch=" + watch_, "-retention-1h=30"}), 2,
+              "flag -retention-1h: not shorter than -retention-10m");
+  ExpectFails(Run({"-watch=" + watch_, "-transaction-files=0"}), 2,
+              "flag -transaction-files: from");
+  ExpectFails(Run({"-watch=" + watch_, "-adopt=x"}), 2, "flag -adopt: by itself");
+}
+
+// A day of everything that happens: kills, late files of days ago, archives of the reference,
+// retention, two importers at once. CTACCT_SEED repeats one, CTACCT_ROUNDS makes it longer.
+TEST_F(RollupTest, ARandomDay) {
+  const uint64_t seed = NumberFromEnvironment("CTACCT_SEED", std::random_device()());
+  const uint64_t rounds = NumberFromEnvironment("CTACCT_ROUNDS", 25);
+  std::cout << "CTACCT_SEED=" << seed << " CTACCT_ROUNDS=" << rounds << std::endl;
+  std::mt19937_64 random(seed);
+  const int64_t today = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs;
+  uint64_t sequence = 0;
+  uint64_t kills = 0;
+  uint64_t archives = 0;
+  uint64_t dropped = 0;
+  for (uint64_t round = 0; round < rounds; ++round) {
+    for (uint64_t i = random() % 12; i > 0; --i) {
+      SpoolHeader header = MakeHeader(++sequence);
+      const int64_t days_ago = random() % 4 == 0 ? static_cast<int64_t>(random() % 20) : 0;
+      header.interval_end_ns =
+          today - days_ago * kDayNs + static_cast<int64_t>(random() % 5760) * kIntervalNs;
+      header.gateway = random() % 3 == 0 ? "gw2" : "gw1";
+      std::vector<TrafficRow> rows = MakeRows(random(), random() % 400);
+      for (TrafficRow& row : rows) {
+        row.time_ns = header.interval_end_ns;
+        expected_.Add(row);
+      }
+      ASSERT_TRUE(WriteSpoolFile(watch_, header, rows).ok());
+    }
+    if (random() % 4 == 0) {
+      std::vector<int64_t> times;
+      for (uint64_t i = random() % 30; i > 0; --i) {
+        times.push_back(today - static_cast<int64_t>(random() % 20) * kDayNs +
+                        static_cast<int64_t>(random() % 5760) * kIntervalNs);
+      }
+      // The same lines would be the same file.
+      times.push_back(today - static_cast<int64_t>(archives) * kIntervalNs);
+      WriteArchive(absl::StrCat("traffic_", ++archives, ".csv"), times);
+    }
+    std::vector<std::string> arguments = {"-watch=" + watch_, "-once",
+                                          absl::StrCat("-transaction-files=", 1 + random() % 8)};
+    if (random() % 3 == 0) arguments.push_back("-retention-rows=10");
+    const auto one = StartImporter(arguments);
+    const auto two = random() % 2 == 0 ? StartImporter(arguments) : nullptr;
+    if (random() % 2 == 0) {
+      absl::SleepFor(absl::Milliseconds(random() % 250));
+      if (one->Signal(SIGKILL).ok()) ++kills;
+    }
+    for (Subprocess* const each : {one.get(), two.get()}) {
+      if (each == nullptr) continue;
+      ASSERT_TRUE(each->Wait(kAtMost).ok());
+      dropped += each->Stderr().find("retention: dropped vpn_traffic") != std::string::npos;
+      EXPECT_THAT(each->Stderr(), Not(HasSubstr(" stays: ")));
+    }
+  }
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  std::cout << sequence << " files, " << archives << " archives, " << kills << " kills, " << dropped
+            << " runs that dropped rows, " << expected_.rows << " rows" << std::endl;
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+  // What retention has dropped is in the rollups still.
+  const std::string sums =
+      absl::StrCat(expected_.rows, "|", expected_.counters[0], "|", expected_.counters[1], "|",
+                   expected_.counters[2], "|", expected_.counters[3], "|", expected_.counters[4],
+                   "|", expected_.counters[5], "|", expected_.counters[6]);
+  for (const char* const table : {"total", "port_fine", "pair_port_1h", "origin_10m"}) {
+    EXPECT_EQ(Sql(absl::StrCat("SELECT sum(row_count), sum(src_packets), sum(dst_packets), "
+                               "sum(src_bytes), sum(dst_bytes), sum(connection_count), "
+                               "sum(connection_times), sum(open_connections) FROM traffic_",
+                               table)),
+              sums)
+        << table;
+  }
+}
+
+constexpr char kReferenceTable[] =
+    "CREATE TABLE vpn_traffic (time timestamp NOT NULL, src varchar(15), dst varchar(15), proto "
+    "varchar(4), port int, src_packets int, src_bytes bigint, dst_packets int, dst_bytes bigint, "
+    "connection_times int, connection_count int, open_connections int); "
+    "CREATE INDEX vpn_traffic_time ON vpn_traffic (time); "
+    "INSERT INTO vpn_traffic SELECT timestamp '2020-09-13 12:00:00' + i * interval '15 s', "
+    "'10.32.' || k || '.0', '10.33.' || i % 7 || '.0', CASE k % 2 WHEN 0 THEN 'tcp' ELSE 'udp' "
+    "END, "
+    "80, i, i * 2, i * 3, i * 4, i * 5, k, NULL FROM generate_series(1, 6000) AS i, "
+    "generate_series(1, 3) AS k";
+
+TEST_F(RollupTest, TheReferencesTableIsTakenOverOnce) {
+  Sql(kReferenceTable);
+  WriteSpool(1);
+  ExpectFails(Drain(), 1, "-adopt takes over the reference's");
+  Finished run = Run({"-adopt=vpn_traffic", "-gateway=old"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(run.err, "importer: table vpn_traffic: 18,000 rows taken over\n");
+  ExpectRollupsEqualRows();
+  const std::string sums =
+      "SELECT count(*), sum(src_packets), sum(src_bytes), sum(dst_packets), sum(dst_bytes), "
+      "sum(connection_times), sum(connection_count), min(time AT TIME ZONE 'UTC') FROM ";
+  EXPECT_EQ(Sql(sums + "vpn_traffic"), Sql("SELECT count(*), sum(src_packets), sum(src_bytes), "
+                                           "sum(dst_packets), sum(dst_bytes), "
+                                           "sum(connection_times), sum(connection_count), "
+                                           "min(time) FROM vpn_traffic_reference"));
+  EXPECT_EQ(Sql("SELECT DISTINCT gateway FROM vpn_traffic"), "old");
+  run = Run({"-adopt=vpn_traffic", "-gateway=old"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(run.err, "importer: table vpn_traffic was taken over before\n");
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "18000");
+  // And the importer goes on beside it.
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectRollupsEqualRows();
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "18100");
+  ExpectFails(Run({"-adopt=no_such_table"}), 1, "SQLSTATE 42P01");
+}
+
+TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsRows) {
+  Sql(Contents(DataPath("importer/schema/001_traffic.sql")));
+  Sql("CREATE TABLE ctacct_schema (version integer PRIMARY KEY, "
+      "applied_at timestamptz NOT NULL DEFAULT now())");
+  Sql(Contents(DataPath("importer/schema/002_gaps.sql")));
+  Sql("INSERT INTO ctacct_schema VALUES (1), (2)");
+  Sql("INSERT INTO vpn_traffic SELECT timestamptz '2020-09-13 12:00:00+00' + i * interval '15 s', "
+      "i, "
+      "i, i, i, i, 1, 2, 80, '10.0.0.1', ('10.0.0.' || i % 250)::inet, 'tcp', 'gw1' "
+      "FROM generate_series(1, 20000) AS i");
+  WriteSpool(1);
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "20100");
+  ExpectRollupsEqualRows();
+  // As it was, and what comes later beside it.
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_unpartitioned"), "20100");
+  EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_unpartitioned"));
+  WriteArchive("traffic_new.csv", {kFirstEndNs + 100 * kDayNs});
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectRollupsEqualRows();
+  EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_20201222"));
+}
+
+// A dashboard that has been looking at its table for minutes must not hold up an import of a new
+// day, nor the import the dashboard.
+TEST_F(RollupTest, ALongQueryDoesNotHoldUpANewDay) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const auto query =
+      Subprocess::Start({"psql", "-X", "-q", "-d", postgres->Conninfo(database_), "-c",
+                         "BEGIN; SELECT count(*) FROM vpn_traffic; SELECT pg_sleep(60)"});
+  ASSERT_TRUE(query.ok());
+  ASSERT_TRUE(Eventually([&] {
+    return Sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND "
+               "wait_event = 'PgSleep'") == "1";
+  }));
+  WriteArchive("traffic_new.csv", {kFirstEndNs + 100 * kDayNs});
+  const Finished run = Run({"-watch=" + watch_, "-once", "-retention-rows=30"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  ExpectSums();
+  // The query still runs: retention has given up after its two seconds.
+  EXPECT_THAT(run.err, HasSubstr("partitions: SQLSTATE 55P03"));
+  EXPECT_TRUE((*query)->Signal(SIGKILL).ok());
+}
+
+}  // namespace
+}  // namespace ctacct
