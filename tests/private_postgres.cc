@@ -54,8 +54,8 @@ absl::Status PrivatePostgres::MakeDatabase(const std::string& name) const {
   return Script("database", name);
 }
 
-std::string PrivatePostgres::Conninfo(const std::string& database) const {
-  return absl::StrCat("host=", folder_, " user=postgres dbname=", database);
+std::string PrivatePostgres::Conninfo(const std::string& database, const std::string& user) const {
+  return absl::StrCat("host=", folder_, " user=", user, " dbname=", database);
 }
 
 absl::StatusOr<std::string> PrivatePostgres::Sql(const std::string& database,

@@ -31,7 +31,8 @@ class PrivatePostgres {
 
   [[nodiscard]] absl::Status MakeDatabase(const std::string& name) const;
 
-  [[nodiscard]] std::string Conninfo(const std::string& database = "postgres") const;
+  [[nodiscard]] std::string Conninfo(const std::string& database = "postgres",
+                                     const std::string& user = "postgres") const;
 
   // Where the server's socket is.
   [[nodiscard]] const std::string& folder() const { return folder_; }

@@ -5,6 +5,10 @@
 -- partitions. The functions that write are SECURITY DEFINER, so that an importer needs no right but to insert rows and
 -- to call them. The importer knows the rollups' names, columns and steps (importer/rollup.cc): both change together.
 
+-- What the functions below search, for good. Temporary tables last: an importer could put its own before ours, and the
+-- functions would do with the owner's rights what those say.
+SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true);
+
 CREATE TABLE traffic_rollups (
     name text PRIMARY KEY,
     grouping_columns text[] NOT NULL,
