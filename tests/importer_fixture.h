@@ -78,14 +78,13 @@ struct Sums {
 };
 
 inline constexpr char kSumsSql[] =
-    "SELECT count(*), coalesce(sum(src_packets), 0), coalesce(sum(dst_packets), 0), "
+    "SELECT * FROM (SELECT count(*), coalesce(sum(src_packets), 0), coalesce(sum(dst_packets), 0), "
     "coalesce(sum(src_bytes), 0), coalesce(sum(dst_bytes), 0), "
     "coalesce(sum(connection_count), 0), coalesce(sum(connection_times), 0), "
-    "coalesce(sum(open_connections), 0), "
-    "(SELECT count(*) FROM traffic_gaps), "
-    "(SELECT coalesce(sum(events_dropped), 0) FROM traffic_gaps), "
-    "(SELECT coalesce(sum(flows_lost), 0) FROM traffic_gaps), "
-    "(SELECT coalesce(sum(flows_lost), 0) FROM import_ledger) FROM vpn_traffic";
+    "coalesce(sum(open_connections), 0) FROM vpn_traffic) AS traffic, "
+    "(SELECT count(*), coalesce(sum(events_dropped), 0), coalesce(sum(flows_lost), 0) "
+    "FROM traffic_gaps) AS gaps, "
+    "(SELECT coalesce(sum(flows_lost), 0) FROM import_ledger) AS files";
 
 // For more of a test than an ordinary run has time for, or for the same again.
 inline uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
@@ -133,7 +132,8 @@ class ImporterTest : public ::testing::Test {
     static int number = 0;
     database_ = absl::StrCat("test", ++number);
     ASSERT_EQ(Sql("SELECT 1", "postgres"), "1");
-    Sql("CREATE DATABASE " + database_, "postgres");
+    const absl::Status made = postgres->MakeDatabase(database_);
+    ASSERT_TRUE(made.ok()) << made;
     engine_id_ = NewEngineId().value();
   }
   void TearDown() override {

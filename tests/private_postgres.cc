@@ -15,17 +15,21 @@ namespace ctacct {
 namespace {
 
 constexpr absl::Duration kScriptAtMost = absl::Minutes(2);
-constexpr char kScript[] = "tests/private_postgres.sh";
+
+std::string ScriptPath() {
+  const char* const other = std::getenv("CTACCT_POSTGRES_SCRIPT");
+  return other != nullptr ? other : DataPath("tests/private_postgres.sh");
+}
 
 }  // namespace
 
 absl::Status PrivatePostgres::Script(const std::string& command, const std::string& option) const {
-  return RunProcessOrError({DataPath(kScript), command, folder_, option}, kScriptAtMost).status();
+  return RunProcessOrError({ScriptPath(), command, folder_, option}, kScriptAtMost).status();
 }
 
 absl::StatusOr<std::unique_ptr<PrivatePostgres>> PrivatePostgres::Start() {
   const absl::StatusOr<std::string> available =
-      RunProcessOrError({DataPath(kScript), "available"}, kScriptAtMost);
+      RunProcessOrError({ScriptPath(), "available"}, kScriptAtMost);
   if (!available.ok()) return absl::UnavailableError(available.status().message());
   // Not the test's own folder: its path may be too long for a socket, and closed to the server's
   // user.
@@ -45,6 +49,10 @@ PrivatePostgres::~PrivatePostgres() {
 absl::Status PrivatePostgres::StopImmediately() { return Script("stop", "--immediate"); }
 
 absl::Status PrivatePostgres::Restart() { return Script("start", "--no-fsync"); }
+
+absl::Status PrivatePostgres::MakeDatabase(const std::string& name) const {
+  return Script("database", name);
+}
 
 std::string PrivatePostgres::Conninfo(const std::string& database, const std::string& user) const {
   return absl::StrCat("host=", folder_, " user=", user, " dbname=", database);

@@ -1,5 +1,8 @@
 // A throwaway PostgreSQL cluster of a test's own, by way of private_postgres.sh: real server, Unix
 // socket only, nothing of the machine's own PostgreSQL touched. Thread-compatible.
+//
+// CTACCT_POSTGRES_SCRIPT=/PATH: a script of the same usage that starts something else instead, say
+// a cluster of several servers whose coordinator listens where the one server would.
 #ifndef CTACCT_TESTS_PRIVATE_POSTGRES_H_
 #define CTACCT_TESTS_PRIVATE_POSTGRES_H_
 
@@ -25,6 +28,8 @@ class PrivatePostgres {
   // As if its power had failed; what was committed is there after Restart.
   [[nodiscard]] absl::Status StopImmediately();
   [[nodiscard]] absl::Status Restart();
+
+  [[nodiscard]] absl::Status MakeDatabase(const std::string& name) const;
 
   [[nodiscard]] std::string Conninfo(const std::string& database = "postgres",
                                      const std::string& user = "postgres") const;

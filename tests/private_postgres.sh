@@ -3,6 +3,7 @@
 #
 #   private_postgres.sh start DIR [--no-fsync]    make the cluster in DIR, if it is not there yet, and start it
 #   private_postgres.sh stop DIR [--immediate]    stop it; fine if it does not run (any more)
+#   private_postgres.sh database DIR NAME         make a database in it
 #   private_postgres.sh available                 exit 0 if PostgreSQL is installed, else say so and exit 1
 #
 # Its socket is DIR itself, it listens on nothing else, everybody on this machine who may enter DIR may use it as user
@@ -113,6 +114,10 @@ stop() {
     all_ended || fail "the server in $dir does not stop"
 }
 
+database() {
+    output=$("$bin/createdb" --host="$dir" --username=postgres -- "$option" 2>&1) || fail "$output"
+}
+
 command=${1:-}
 dir=${2:-}
 option=${3:-}
@@ -120,8 +125,10 @@ case "$command:$dir:$option" in
 start:?*: | start:?*:--no-fsync) start ;;
 stop:?*: | stop:?*:--immediate) stop ;;
 available::) available ;;
+database:?*:?*) database ;;
 *)
-    echo "usage: private_postgres.sh start DIR [--no-fsync] | stop DIR [--immediate] | available" >&2
+    echo "usage: private_postgres.sh start DIR [--no-fsync] | stop DIR [--immediate] | database DIR NAME |" \
+        "available" >&2
     exit 2
     ;;
 esac

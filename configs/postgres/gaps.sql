@@ -5,13 +5,13 @@ WITH incomplete AS (
     SELECT * FROM traffic_intervals WHERE completeness <> 'complete' ORDER BY time DESC LIMIT 50
 )
 SELECT time - interval_length AS "from", time AS "to", gateway, completeness,
-       to_char(events_dropped, 'FM999,999,999,999') AS "events dropped",
-       to_char(flows_lost, 'FM999,999,999,999') AS "flows lost",
+       to_char(incomplete.events_dropped, 'FM999,999,999,999') AS "events dropped",
+       to_char(incomplete.flows_lost, 'FM999,999,999,999') AS "flows lost",
        coalesce(gaps.causes, 'not told') AS "because of",
        coalesce(to_char(extract(epoch FROM gaps.seconds), 'FM999,999,990.000') || ' s', '') AS "gap of",
        gaps.began AS "since",
-       pg_size_pretty(coalesce(counted.bytes, 0)) AS "counted",
-       to_char(coalesce(counted.connections, 0), 'FM999,999,999') AS "connections"
+       pg_size_pretty(coalesce(counted.src_bytes + counted.dst_bytes, 0)) AS "counted",
+       to_char(coalesce(counted.connection_count, 0), 'FM999,999,999') AS "connections"
 FROM incomplete
 CROSS JOIN LATERAL (
     SELECT string_agg(DISTINCT gap.cause, ', ') AS causes, sum(gap.ended - gap.began) AS seconds,
@@ -19,8 +19,5 @@ CROSS JOIN LATERAL (
     FROM import_ledger AS file JOIN traffic_gaps AS gap USING (engine, sequence)
     WHERE file.interval_end = incomplete.time AND file.gateway = incomplete.gateway
 ) AS gaps
-CROSS JOIN LATERAL (
-    SELECT sum(src_bytes + dst_bytes) AS bytes, sum(connection_count) AS connections
-    FROM vpn_traffic WHERE vpn_traffic.time = incomplete.time AND vpn_traffic.gateway = incomplete.gateway
-) AS counted
+LEFT JOIN traffic_total AS counted USING (time, gateway)
 ORDER BY time DESC, gateway;

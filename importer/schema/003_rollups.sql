@@ -214,7 +214,7 @@ BEGIN
     SELECT * FROM pg_temp.traffic_adopted;
     GET DIAGNOSTICS adopted = ROW_COUNT;
     PERFORM traffic_roll_up('pg_temp.traffic_adopted');
-    DROP VIEW pg_temp.traffic_adopted;
+    DROP VIEW traffic_adopted;  -- Not of pg_temp by name: Citus would not find that.
     UPDATE import_ledger SET row_count = adopted
     WHERE engine = md5('table ' || source_name)::uuid AND sequence = 0;
     RETURN adopted;
