@@ -78,15 +78,15 @@ class Bench:
         if not spool.exists():
             self.run(*self.generate(spool, self.files, 52_000, 60_000, FIRST))
         self.sql("CREATE DATABASE season", "postgres")
-        self.sql("CHECKPOINT")
+        self.sql("CHECKPOINT", "postgres")
         seconds = self.load(sorted(spool.glob("*.spool")), "season")
         rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
         self.results["load"] = {"rows": rows, "seconds": seconds, "rows_per_s": rows / seconds}
         print(f"loaded {rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s", flush=True)
 
     def size(self):
-        self.sql("VACUUM (ANALYZE)")
-        rows = int(self.sql("SELECT count(*) FROM vpn_traffic"))
+        rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
+
         def bytes_of(where):
             return int(self.sql("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND "
                                 "relispartition AND " + where))

@@ -15,6 +15,7 @@ namespace {
 
 constexpr int64_t kMinuteNs = 60'000'000'000;
 constexpr int64_t kTenMinutesNs = 10 * kMinuteNs;
+constexpr int64_t kHalfHourNs = 30 * kMinuteNs;
 constexpr int64_t kHourNs = 60 * kMinuteNs;
 constexpr int kRows = -1;
 
@@ -24,21 +25,22 @@ constexpr RollupDefinition kRollups[] = {
     /*2*/ {"destination_fine", kDst, 0, kRows},
     /*3*/ {nullptr, kSrc | kDst | kProtoPort, kTenMinutesNs, kRows},
     /*4*/ {"total", kNoColumns, 0, 0},
-    /*5*/ {"port_10m", kProtoPort, kTenMinutesNs, 0},
-    /*6*/ {"port_1h", kProtoPort, kHourNs, 5},
-    /*7*/ {"origin_1m", kSrc, kMinuteNs, 1},
-    /*8*/ {"origin_10m", kSrc, kTenMinutesNs, 7},
-    /*9*/ {"origin_1h", kSrc, kHourNs, 8},
-    /*10*/ {"destination_1m", kDst, kMinuteNs, 2},
-    /*11*/ {"destination_10m", kDst, kTenMinutesNs, 10},
-    /*12*/ {"destination_1h", kDst, kHourNs, 11},
-    /*13*/ {"pair_10m", kSrc | kDst, kTenMinutesNs, 3},
-    /*14*/ {"pair_1h", kSrc | kDst, kHourNs, 13},
-    /*15*/ {"origin_port_10m", kSrc | kProtoPort, kTenMinutesNs, 3},
-    /*16*/ {"origin_port_1h", kSrc | kProtoPort, kHourNs, 15},
-    /*17*/ {"destination_port_10m", kDst | kProtoPort, kTenMinutesNs, 3},
-    /*18*/ {"destination_port_1h", kDst | kProtoPort, kHourNs, 17},
-    /*19*/ {"pair_port_1h", kSrc | kDst | kProtoPort, kHourNs, 3},
+    /*5*/ {"port_1m", kProtoPort, kMinuteNs, 0},
+    /*6*/ {"port_10m", kProtoPort, kTenMinutesNs, 5},
+    /*7*/ {"port_1h", kProtoPort, kHourNs, 6},
+    /*8*/ {"origin_1m", kSrc, kMinuteNs, 1},
+    /*9*/ {"origin_10m", kSrc, kTenMinutesNs, 8},
+    /*10*/ {"origin_1h", kSrc, kHourNs, 9},
+    /*11*/ {"destination_1m", kDst, kMinuteNs, 2},
+    /*12*/ {"destination_10m", kDst, kTenMinutesNs, 11},
+    /*13*/ {"destination_1h", kDst, kHourNs, 12},
+    /*14*/ {"pair_30m", kSrc | kDst, kHalfHourNs, 3},
+    /*15*/ {"pair_1h", kSrc | kDst, kHourNs, 14},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, kTenMinutesNs, 3},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, kHourNs, 16},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, kTenMinutesNs, 3},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, kHourNs, 18},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, kHourNs, 3},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 

@@ -39,7 +39,8 @@ CREATE INDEX traffic_partitions_parent ON traffic_partitions (parent, upper, low
 INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max) VALUES
     -- Few rows, and the number of intervals within a step is counted from it: kept as long as the coarsest.
     ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days'),
-    ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '12 h'),
+    ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '3 h'),
+    ('port_1m',              '{proto,port}',         '1 min', 'fine', '1 day',   '16 h'),
     ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days'),
     ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '10000 days'),
     ('origin_fine',          '{src}',                '1 us',  'fine', '1 day',   '3 h'),
@@ -50,7 +51,7 @@ INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width
     ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h'),
     ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days'),
     ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '10000 days'),
-    ('pair_10m',             '{src,dst}',            '10 min', '10m', '1 day',   '3 h'),
+    ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h'),
     ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '10000 days'),
     ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
     ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '10000 days'),
