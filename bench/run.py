@@ -262,6 +262,29 @@ class Bench:
         self.row(work, f"{ours / 1e3:.2f} s", f"psql binary \\copy {other / 1e3:.2f} s", f"{ours / other:.2f}")
 
 
+    def season(self):
+        """A whole game; in a fast run a fiftieth of it, where only the ratio says something."""
+        work = f"PostgreSQL: a game of {100 if self.all else 2} M rows"
+        results = self.script("A game in the database", work, "season.py", f"--files={1920 if self.all else 40}",
+                              f"--work={self.folder / 'season'}")
+        if results is None:
+            return
+        self.row(f"{work}, loaded with rollups", f"{results['load']['rows_per_s']:,.0f} rows/s", "the Go tool 55,000 rows/s (elsewhere)",
+                 f"{results['load']['rows_per_s'] / 55_000:.1f} x", ">= 10 x")
+        ours, psql = (statistics.median(results["compare"][who]) for who in ("importer_s", "psql_s"))
+        self.row("... a tenth of it, against psql without rollups", f"{ours:.1f} s", f"psql binary \\copy {psql:.1f} s",
+                 f"{psql / ours:.2f} of its rate", ">= 0.9, or the cost")
+        size = results["size"]["bytes_per_row"] + results["size"]["rollups"]
+        self.row("... bytes a row, with rollups", f"{size:.1f} B", "the Go tool 247 B", f"{size / 247:.2f}", "<= 0.5", size / 247 <= 0.5)
+        for hours, limit in ((8, 100), (1, 30)):
+            worst, name = max((value["median_ms"], name) for name, value in results["panels"].items() if name.endswith(f", {hours} h"))
+            self.row(f"... slowest panel over {hours} h while loading ({name.rsplit(',', 1)[0]})", f"{worst:.0f} ms",
+                     target=f"<= {limit} ms", reached=worst <= limit if self.all else None)
+        alone, busy = (statistics.median(results["slowdown"][who]) for who in ("alone_s", "with_queries_s"))
+        self.row("... import of an interval of 117,000 rows while panels are asked without a pause", f"{busy:.2f} s",
+                 f"alone {alone:.2f} s", f"{100 * (busy / alone - 1):+.0f} %", "<= +20 %", busy <= 1.2 * alone)
+
+
 def machine():
     cpu = re.search(r"model name\s*: (.*)", pathlib.Path("/proc/cpuinfo").read_text())
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
@@ -295,14 +318,14 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
-    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports (writes no RESULTS.md)")
+    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports,season (writes no RESULTS.md)")
     flags.add_argument("--skip", default="", help="likewise; these are left out")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
     with tempfile.TemporaryDirectory(prefix="ctacct_bench.") as folder:
         bench = Bench(args, folder)
-        steps = ("parse", "account", "tables", "flush", "checkpoint", "live", "dumps", "soak", "imports")
+        steps = ("parse", "account", "tables", "flush", "checkpoint", "live", "dumps", "soak", "imports", "season")
         for step in args.only.split(",") if args.only else steps:
             if step not in steps:
                 flags.error(f"no such measurement: {step}")

@@ -32,12 +32,12 @@ class DatabaseAccessTest : public ImporterTest {
     Sql(roles);
     Sql(roles);
   }
-  Finished DrainAsImporter() {
-    absl::StatusOr<Finished> finished =
-        RunProcess(Command({"-conninfo=" + postgres->Conninfo(database_, "ctacct_importer"),
-                            "-watch=" + watch_, "-once"},
-                           false),
-                   kAtMost);
+  Finished DrainAsImporter(const std::vector<std::string>& more = {}) {
+    std::vector<std::string> arguments = {
+        "-conninfo=" + postgres->Conninfo(database_, "ctacct_importer"), "-watch=" + watch_,
+        "-once"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    absl::StatusOr<Finished> finished = RunProcess(Command(arguments, /*connect=*/false), kAtMost);
     EXPECT_TRUE(finished.ok()) << finished.status();
     return finished.value_or(Finished{});
   }
@@ -108,6 +108,22 @@ TEST_F(DatabaseAccessTest, TheImportersRoleLoadsAndCanDoNothingElse) {
     EXPECT_THAT(As("ctacct_importer", {sql}), HasSubstr(kDenied)) << sql;
   }
   ExpectSums();
+}
+
+TEST_F(DatabaseAccessTest, TheImportersRoleDropsWhatIsOldOnlyIfGranted) {
+  WriteSpool(1);
+  Finished run = DrainAsImporter({"-retention-rows=1"});
+  EXPECT_THAT(run.err, HasSubstr(kDenied));
+  ExpectSums();
+  // The line that roles.sql has as a comment.
+  const std::string roles = Contents(DataPath("configs/postgres/roles.sql"));
+  const std::string grant = "GRANT EXECUTE ON FUNCTION traffic_drop_partition TO ctacct_importer;";
+  ASSERT_THAT(roles, HasSubstr("-- " + grant));
+  Sql(grant);
+  run = DrainAsImporter({"-retention-rows=1"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "0");
+  EXPECT_EQ(Sql("SELECT sum(row_count) FROM traffic_total"), "100");
 }
 
 // The functions that write have the owner's rights and do what the catalogue says: it must be ours.

@@ -63,7 +63,7 @@ ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
 ALTER INDEX vpn_traffic_time RENAME TO vpn_traffic_unpartitioned_time;
 CREATE TABLE vpn_traffic (LIKE vpn_traffic_unpartitioned INCLUDING DEFAULTS INCLUDING COMMENTS)
     PARTITION BY RANGE (time);
-CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time) WITH (autosummarize = on);
+CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
 COMMENT ON TABLE vpn_traffic IS
     'What moved between two masked peers within one interval. How far a point is to be believed: traffic_intervals. '
     'Sums of it: traffic().';
@@ -118,8 +118,9 @@ BEGIN
         ORDER BY parent, lower
     LOOP
         name_made := format('%s_%s', missing.parent, to_char(missing.lower AT TIME ZONE 'UTC', 'YYYYMMDD'));
-        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s)',
-                       name_made, missing.parent, missing.fillfactor);
+        -- Vacuum also summarizes new pages for BRIN: what it has not seen yet is read by every query of the day.
+        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s, '
+                       'autovacuum_vacuum_insert_scale_factor = 0.02)', name_made, missing.parent, missing.fillfactor);
         EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
                        missing.parent, name_made, missing.lower, missing.lower + missing.width);
         INSERT INTO traffic_partitions VALUES (name_made, missing.parent, missing.lower, missing.lower + missing.width);
