@@ -65,6 +65,8 @@ constexpr size_t kCopyBufferBytes = 512 * 1024;
 // How the messages of such errors begin.
 constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
 constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
+// Citus: whatever a worker has said to a COPY.
+constexpr char kSqlstateInternalError[] = "SQLSTATE XX000";
 
 // A new version, or retention, may have to read all rows of a season.
 constexpr absl::Duration kLongTimeout = absl::Hours(24);
@@ -354,23 +356,28 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
       !status.ok()) {
     return status;
   }
+  // Another importer's retention may have dropped what we have seen. Whatever else it was comes
+  // again the next time, when no day is known.
+  const auto partition_dropped = [&](const absl::Status& status) {
+    if (all_new || !(absl::StartsWith(status.message(), kSqlstateCheckViolation) ||
+                     absl::StartsWith(status.message(), kSqlstateInternalError))) {
+      return status;
+    }
+    known_days->clear();
+    return absl::UnavailableError(status.message());
+  };
   std::vector<ImportOutcome> outcomes;
   std::string buffer;
   buffer.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
   Rollup rollup;
   for (const FileToImport& file : files) {
     const absl::StatusOr<ImportOutcome> outcome = ImportOne(connection, file, &buffer, &rollup);
-    if (!outcome.ok()) {
-      if (!all_new && absl::StartsWith(outcome.status().message(), kSqlstateCheckViolation)) {
-        // Another importer's retention has dropped what we have seen.
-        known_days->clear();
-        return absl::UnavailableError(outcome.status().message());
-      }
-      return outcome.status();
-    }
+    if (!outcome.ok()) return partition_dropped(outcome.status());
     outcomes.push_back(*outcome);
   }
-  if (absl::Status status = rollup.Flush(connection); !status.ok()) return status;
+  if (absl::Status status = rollup.Flush(connection); !status.ok()) {
+    return partition_dropped(status);
+  }
   if (absl::Status status = connection.Commit(); !status.ok()) return status;
   return outcomes;
 }

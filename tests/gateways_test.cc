@@ -30,7 +30,8 @@ constexpr std::array<const char*, 3> kGateways = {"gw1", "gw2", "gw's \"third\""
 constexpr int kFlows = 3000;
 constexpr int kIntervalSeconds = 5;
 constexpr int64_t kSeconds = 60;  // All that happens.
-constexpr int64_t kBeginNs = 1'600'000'000'000'000'000;
+// Half a minute before a midnight: all three importers make the partitions of both days.
+constexpr int64_t kBeginNs = 1'600'041'570'000'000'000;
 
 // src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count.
 using Totals = std::array<uint64_t, 6>;
@@ -140,20 +141,20 @@ TEST_F(GatewaysTest, ThreeEnginesAndThreeImportersFillOneDatabase) {
                 ToString(expected[i]));
       // What a dashboard sees: by gateway from the rollups, and with the gateway as a filter.
       EXPECT_EQ(Sql(absl::StrCat("SELECT ", kTotalsSql,
-                                 " FROM traffic('2020-09-13 12:00+00', '2020-09-13 13:00+00', "
+                                 " FROM traffic('2020-09-13 23:00+00', '2020-09-14 01:00+00', "
                                  "'1 min', '{gateway,src}') ",
                                  where)),
                 ToString(expected[i]));
       EXPECT_EQ(Sql(absl::StrCat("SELECT ", kTotalsSql,
-                                 " FROM traffic('2020-09-13 12:00+00', '2020-09-13 13:00+00', "
+                                 " FROM traffic('2020-09-13 23:00+00', '2020-09-14 01:00+00', "
                                  "NULL, '{dst,proto,port}', ARRAY[$gw$",
                                  kGateways[i], "$gw$])")),
                 ToString(expected[i]));
     }
     EXPECT_EQ(Sql(absl::StrCat("SELECT ", kTotalsSql,
-                               " FROM traffic('2020-09-13 12:00+00', '2020-09-13 13:00+00')")),
+                               " FROM traffic('2020-09-13 23:00+00', '2020-09-14 01:00+00')")),
               ToString(of_all));
-    EXPECT_EQ(Sql("SELECT * FROM traffic_check('2020-09-13', '2020-09-14')"), "");
+    EXPECT_EQ(Sql("SELECT * FROM traffic_check('2020-09-13', '2020-09-15')"), "");
   };
   expect_all();
   EXPECT_EQ(Sql("SELECT count(DISTINCT gateway), count(DISTINCT engine) FROM import_ledger"),

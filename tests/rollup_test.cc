@@ -1,6 +1,7 @@
 // Rollups, partitions, retention and old data: the importer's own binary against a real PostgreSQL.
 // That rollups equal rows is asked of the database (traffic_check), which compares every sum.
 #include <algorithm>
+#include <csignal>
 #include <cstdint>
 #include <filesystem>
 #include <iostream>
@@ -327,6 +328,33 @@ TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsRows) {
   EXPECT_TRUE(Drain().exit.ok());
   ExpectRollupsEqualRows();
   EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_20201222"));
+}
+
+// An importer that has seen a day's partitions, until another one's retention drops them: it makes
+// them again, wherever it finds out.
+TEST_F(RollupTest, AnotherImportersRetentionMeanwhile) {
+  const int64_t day = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs - 40 * kDayNs;
+  WriteArchive("traffic_0.csv", {day + kHourNs});
+  const auto importer = StartImporter({"-watch=" + watch_, "-move=" + done_});
+  int files = 0;
+  const auto all_there = [&] {
+    ++files;
+    return Eventually([&] { return Names(done_).size() == static_cast<size_t>(files); });
+  };
+  ASSERT_TRUE(all_there());
+  for (const std::string tier : {"fine", "rows"}) {
+    while (!Sql("SELECT * FROM traffic_drop_partition('" + tier + "', now())").empty()) {
+    }
+    WriteArchive(absl::StrCat("traffic_", files, ".csv"), {day + (files + 1) * kHourNs});
+    ASSERT_TRUE(all_there()) << tier << ": " << importer->Stderr();
+    EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), tier == "rows" ? "20" : "40");
+  }
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_TRUE(exit->ok()) << importer->Stderr();
+  EXPECT_EQ(Sql("SELECT sum(row_count) FROM traffic_pair_1h"), "60");
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
 }
 
 // A dashboard that has been looking at its table for minutes must not hold up an import of a new

@@ -14,6 +14,9 @@
 --   SELECT citus_set_coordinator_host('db0.example.org');
 --   SELECT citus_add_node('db1.example.org', 5432), citus_add_node('db2.example.org', 5432);
 --
+-- The coordinator asks the workers as whoever asks it, and as the tables' owner: their pg_hba.conf must let these in. Roles
+-- of roles.sql go to the workers by themselves.
+--
 -- Importers and Grafana connect to the coordinator and need not know. What lies where:
 --   rows          by origin, so that one busy gateway uses all workers
 --   rollups       by gateway: all sums of a gateway on one node, so that no question joins across nodes
