@@ -378,7 +378,12 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   if (absl::Status status = rollup.Flush(connection); !status.ok()) {
     return partition_dropped(status);
   }
-  if (absl::Status status = connection.Commit(); !status.ok()) return status;
+  // What was done before leaves nothing to commit, so nothing whose end could stay unknown.
+  const bool imported = std::any_of(outcomes.begin(), outcomes.end(), [](ImportOutcome outcome) {
+    return outcome == ImportOutcome::kImported;
+  });
+  const absl::Status ended = imported ? connection.Commit() : connection.Execute("ROLLBACK");
+  if (!ended.ok()) return ended;
   return outcomes;
 }
 
