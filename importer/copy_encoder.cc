@@ -31,13 +31,12 @@ void CopyEncoder::AppendHeader(std::string* out) {
 void CopyEncoder::AppendTrailer(std::string* out) { out->append("\377\377", 2); }
 
 absl::Status CopyEncoder::Append(const TrafficRow& row, std::string* out) const {
-  constexpr uint64_t kInt8Max = std::numeric_limits<int64_t>::max();
   constexpr uint64_t kInt4Max = std::numeric_limits<int32_t>::max();
-  if (row.packets_src > kInt8Max) return TooLarge("src_packets");
-  if (row.packets_dst > kInt8Max) return TooLarge("dst_packets");
-  if (row.bytes_src > kInt8Max) return TooLarge("src_bytes");
-  if (row.bytes_dst > kInt8Max) return TooLarge("dst_bytes");
-  if (row.connection_time_ms > kInt8Max) return TooLarge("connection_times");
+  if (row.packets_src > kCounterMax) return TooLarge("src_packets");
+  if (row.packets_dst > kCounterMax) return TooLarge("dst_packets");
+  if (row.bytes_src > kCounterMax) return TooLarge("src_bytes");
+  if (row.bytes_dst > kCounterMax) return TooLarge("dst_bytes");
+  if (row.connection_time_ms > kCounterMax) return TooLarge("connection_times");
   if (row.connection_count > kInt4Max) return TooLarge("connection_count");
   if (row.open_connections > kInt4Max) return TooLarge("open_connections");
 

@@ -7,6 +7,7 @@
 #define CTACCT_IMPORTER_COPY_ENCODER_H_
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 
 #include "absl/status/status.h"
@@ -24,6 +25,11 @@ inline constexpr char kCopyColumns[] =
 // up. The gateway comes on top.
 inline constexpr size_t kCopyRowBytesMax = 256;
 
+// Of packets, bytes and milliseconds: a petabyte in one interval is no measurement. Sums of such
+// rows would not fit into the rollups' columns, and good files would be refused for what a bad one
+// has left there.
+inline constexpr uint64_t kCounterMax = uint64_t{1} << 50;
+
 class CopyEncoder {
  public:
   // All rows get this gateway, in UTF-8.
@@ -33,8 +39,8 @@ class CopyEncoder {
   static void AppendHeader(std::string* out);
   static void AppendTrailer(std::string* out);
 
-  // InvalidArgument, and *out as before, if a number does not fit its column (int8; int4 for the
-  // two counts of connections). The message names the column, not the value.
+  // InvalidArgument, and *out as before, if a number is larger than kCounterMax, or than int4 for
+  // the two counts of connections. The message names the column, not the value.
   [[nodiscard]] absl::Status Append(const TrafficRow& row, std::string* out) const;
 
  private:

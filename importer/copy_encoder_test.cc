@@ -76,12 +76,11 @@ TEST(CopyEncoderTest, TheLargestRowStaysWithinItsBound) {
 }
 
 TEST(CopyEncoderTest, WhatItsColumnCannotHoldIsRefused) {
-  constexpr uint64_t kInt8Max = std::numeric_limits<int64_t>::max();
   constexpr uint64_t kInt4Max = std::numeric_limits<int32_t>::max();
   const std::pair<uint64_t TrafficRow::*, uint64_t> limits[] = {
-      {&TrafficRow::packets_src, kInt8Max},        {&TrafficRow::packets_dst, kInt8Max},
-      {&TrafficRow::bytes_src, kInt8Max},          {&TrafficRow::bytes_dst, kInt8Max},
-      {&TrafficRow::connection_time_ms, kInt8Max}, {&TrafficRow::connection_count, kInt4Max},
+      {&TrafficRow::packets_src, kCounterMax},        {&TrafficRow::packets_dst, kCounterMax},
+      {&TrafficRow::bytes_src, kCounterMax},          {&TrafficRow::bytes_dst, kCounterMax},
+      {&TrafficRow::connection_time_ms, kCounterMax}, {&TrafficRow::connection_count, kInt4Max},
       {&TrafficRow::open_connections, kInt4Max},
   };
   for (const auto& [field, largest] : limits) {

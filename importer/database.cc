@@ -65,6 +65,7 @@ constexpr size_t kCopyBufferBytes = 512 * 1024;
 // How the messages of such errors begin.
 constexpr char kSqlstateDuplicateTable[] = "SQLSTATE 42P07";
 constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
+constexpr char kSqlstateOutOfMemory[] = "SQLSTATE 53200";     // Also: no room for more locks.
 // Citus: whatever a worker has said to a COPY.
 constexpr char kSqlstateInternalError[] = "SQLSTATE XX000";
 
@@ -73,9 +74,9 @@ constexpr absl::Duration kLongTimeout = absl::Hours(24);
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
-    "interval_length, completeness, events_dropped, flows_lost, gateway, source_file) "
+    "interval_length, completeness, events_dropped, flows_lost, gateway, source_file, rolled_up) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
-    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11, true) ON CONFLICT DO NOTHING";
 
 // All of a file at once. Arrays of numbers and of our own words, so there is nothing to escape.
 constexpr char kInsertGaps[] =
@@ -90,6 +91,7 @@ constexpr char kInsertGaps[] =
     "WITH ORDINALITY AS gap "
     "(began, ended, cause, completeness, events_dropped, flows_lost, number)";
 
+constexpr size_t kDaysPerStatement = 20;
 constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kNanosPerMicro = 1000;
 constexpr int64_t kNanosPerDay = 86'400'000'000'000;
@@ -322,18 +324,24 @@ absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& d
   std::set_difference(days.begin(), days.end(), known_days->begin(), known_days->end(),
                       std::back_inserter(missing));
   if (missing.empty()) return absl::OkStatus();
-  PgArray moments(PgType::kTimestamptz, 2 * missing.size());
-  for (const int32_t day : missing) {
-    // Steps that begin on a day may end on the next.
-    moments.AppendTime(int64_t{day} * kNanosPerDay);
-    moments.AppendTime((int64_t{day} + 1) * kNanosPerDay - kNanosPerMicro);
+  // A transaction each few: every table locks.
+  for (size_t begin = 0; begin < missing.size(); begin += kDaysPerStatement) {
+    const auto days_now = absl::MakeConstSpan(missing).subspan(begin, kDaysPerStatement);
+    PgArray moments(PgType::kTimestamptz, 2 * days_now.size());
+    for (const int32_t day : days_now) {
+      // Steps that begin on a day may end on the next.
+      moments.AppendTime(int64_t{day} * kNanosPerDay);
+      moments.AppendTime((int64_t{day} + 1) * kNanosPerDay - kNanosPerMicro);
+    }
+    const absl::Status status =
+        connection
+            .QueryBinary("SELECT traffic_make_partitions($1::timestamptz[])",
+                         {std::move(moments).bytes()})
+            .status();
+    if (!status.ok()) return status;
+    known_days->insert(days_now.begin(), days_now.end());
   }
-  const absl::Status status = connection
-                                  .QueryBinary("SELECT traffic_make_partitions($1::timestamptz[])",
-                                               {std::move(moments).bytes()})
-                                  .status();
-  if (status.ok()) known_days->insert(missing.begin(), missing.end());
-  return status;
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connection,
@@ -359,8 +367,8 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   // Another importer's retention may have dropped what we have seen. Whatever else it was comes
   // again the next time, when no day is known.
   const auto partition_dropped = [&](const absl::Status& status) {
-    if (all_new || !(absl::StartsWith(status.message(), kSqlstateCheckViolation) ||
-                     absl::StartsWith(status.message(), kSqlstateInternalError))) {
+    const bool no_partition = absl::StartsWith(status.message(), kSqlstateCheckViolation);
+    if (!no_partition && (all_new || !absl::StartsWith(status.message(), kSqlstateInternalError))) {
       return status;
     }
     known_days->clear();
@@ -441,6 +449,10 @@ absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string&
     }
     return absl::OkStatus();
   });
+  if (absl::StartsWith(status.message(), kSqlstateOutOfMemory)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        status.message(), " (so many days at once: raise the server's max_locks_per_transaction)"));
+  }
   if (!status.ok()) return status;
   if (before)
     return absl::AlreadyExistsError(absl::StrCat("table ", table, " was taken over before"));

@@ -95,6 +95,8 @@ constexpr absl::Duration kDeferralWriter = absl::Seconds(1);
 // away no more than some seconds' work.
 constexpr int kTransactionFilesMax = 500;  // The flag's default is an hour at the default interval.
 constexpr uint64_t kTransactionRowsEnough = 4'000'000;
+// Counted for each file, so an hour of files of one day is within it.
+constexpr size_t kTransactionDaysEnough = 250;
 // Partitions are a day wide or wider: made a day ahead, and dropped when nobody would miss an hour.
 constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
 // Shorter backlogs are done before anybody has read the line.
@@ -484,6 +486,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
   };
   std::vector<ReadyFile> ready;
   uint64_t ready_rows = 0;
+  size_t ready_days = 0;
   for (size_t i = 0; i < names->size(); ++i) {
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
     Progress(i, names->size());
@@ -495,9 +498,10 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
       hold(*outcome, name);
     } else {
       ready_rows += ready.back().summary.row_count;
+      ready_days += ready.back().summary.days.size();
     }
     if (i + 1 < names->size() && ready.size() < options_.transaction_files &&
-        ready_rows < kTransactionRowsEnough) {
+        ready_rows < kTransactionRowsEnough && ready_days < kTransactionDaysEnough) {
       continue;
     }
     const absl::StatusOr<std::vector<FileOutcome>> outcomes = Import(ready);
@@ -505,6 +509,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
     for (size_t j = 0; j < ready.size(); ++j) hold((*outcomes)[j], ready[j].place.name);
     ready.clear();
     ready_rows = 0;
+    ready_days = 0;
   }
   ShowProgress("");
   return absl::OkStatus();

@@ -67,8 +67,9 @@ struct FileIdentity {
 // alone for so long.
 inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
 
-// An archive of three years. More would be as many partitions in the database, and no archive.
-inline constexpr size_t kDaysMax = 1000;
+// Each is a partition of some tables, and a transaction locks them all: a server has room for some
+// thousand locks.
+inline constexpr size_t kDaysMax = 100;
 
 using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
 

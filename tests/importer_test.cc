@@ -269,9 +269,12 @@ TEST_F(ImporterTest, ADatabaseOfAnOlderImporterIsBroughtUpToDate) {
 // Three months of one gateway, and the questions of a dashboard that shows an hour.
 TEST_F(ImporterTest, AnHourIsFoundWithoutReadingTheSeason) {
   EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
-  Sql("INSERT INTO import_ledger SELECT gen_random_uuid(), i, 0, 1000, "
+  Sql("INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
+      "interval_length, completeness, events_dropped, imported_at, gateway, source_file, "
+      "rolled_up) "
+      "SELECT gen_random_uuid(), i, 0, 1000, "
       "timestamptz '2026-01-01 00:00:00+00' + i * interval '15 s', '15 s', "
-      "CASE WHEN i % 1000 = 0 THEN 'partial' ELSE 'complete' END, 0, now(), 'gw1', 'x' "
+      "CASE WHEN i % 1000 = 0 THEN 'partial' ELSE 'complete' END, 0, now(), 'gw1', 'x', true "
       "FROM generate_series(1, 518400) AS i; "
       "INSERT INTO traffic_gaps SELECT interval_end - interval '10 s', interval_end, 1, 1, "
       "interval_end, engine, sequence, 1, 'overrun', 'partial', gateway FROM import_ledger "

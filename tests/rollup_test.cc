@@ -110,19 +110,16 @@ TEST_F(RollupTest, OneBadFileAmongManyIsSetAsideAlone) {
   rows[7].connection_count = uint64_t{1} << 31;
   const absl::StatusOr<std::string> bad = WriteSpoolFile(watch_, MakeHeader(10), rows);
   ASSERT_TRUE(bad.ok());
-  // Whose sum no column holds, though each row's value has one.
+  // What a column would hold, but not its sum with what good files bring.
   rows = MakeRows(11, 4);
-  for (TrafficRow& row : rows) {
-    row.src = rows[0].src;
-    row.bytes_src = uint64_t{1} << 62;
-  }
+  rows[2].bytes_src = uint64_t{1} << 62;
   const absl::StatusOr<std::string> too_large = WriteSpoolFile(watch_, MakeHeader(11), rows);
   ASSERT_TRUE(too_large.ok());
   for (uint64_t i = 12; i <= 20; ++i) WriteSpool(i);
   const Finished run = Drain();
   EXPECT_EQ(run.exit.code, 1);
   EXPECT_THAT(run.err, HasSubstr(*bad + ": row 8: connection_count is larger than its column"));
-  EXPECT_THAT(run.err, HasSubstr(*too_large + ": a sum of its rows is larger than its column"));
+  EXPECT_THAT(run.err, HasSubstr(*too_large + ": row 3: src_bytes is larger than its column"));
   EXPECT_THAT(run.err, HasSubstr("18 files, 1,800 rows"));
   EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
   ExpectSums();
@@ -130,14 +127,14 @@ TEST_F(RollupTest, OneBadFileAmongManyIsSetAsideAlone) {
 
 TEST_F(RollupTest, AFileOfTooManyDaysOrOfNoneThereIs) {
   std::vector<int64_t> times;
-  for (int64_t day = 0; day <= 1000; ++day) times.push_back(day * kDayNs);
+  for (int64_t day = 0; day <= 100; ++day) times.push_back(day * kDayNs);
   Sums before = expected_;
   WriteArchive("traffic_many.csv", times);
   WriteArchive("traffic_far.csv", {std::numeric_limits<int64_t>::max()});
   expected_ = before;
   const Finished run = Drain();
   EXPECT_EQ(run.exit.code, 1);
-  EXPECT_THAT(run.err, HasSubstr("traffic_many.csv: rows of more than 1000 days in one file"));
+  EXPECT_THAT(run.err, HasSubstr("traffic_many.csv: rows of more than 100 days in one file"));
   EXPECT_THAT(run.err, HasSubstr("traffic_far.csv: a row's time is out of range"));
   EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
   ExpectSums();
@@ -269,6 +266,59 @@ TEST_F(RollupTest, ARandomDay) {
   }
 }
 
+// Where clocks change, a day has 23 or 25 hours; partitions are days of UTC.
+TEST_F(RollupTest, TheServersTimeZoneDoesNotMatter) {
+  Sql("ALTER DATABASE " + database_ + " SET timezone = 'Europe/Berlin'");
+  // Each day by itself, as they come: around both changes of 2025 (30 March, 26 October).
+  for (const int64_t day : {20'175, 20'176, 20'177, 20'178, 20'385, 20'386, 20'387, 20'388}) {
+    WriteArchive(absl::StrCat("traffic_", day, ".csv"),
+                 {day * kDayNs, day * kDayNs + 10 * kHourNs, day * kDayNs + 23 * kHourNs});
+    const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=gw1"});
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+  }
+  ExpectSums();
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_partitions WHERE extract(epoch FROM lower)::bigint % "
+                "86400 <> 0 OR extract(epoch FROM upper)::bigint % 86400 <> 0"),
+            "0");
+}
+
+TEST_F(RollupTest, ManyFilesOfManyDaysAreManyTransactions) {
+  for (int64_t file = 0; file < 6; ++file) {
+    std::vector<int64_t> times;
+    for (int64_t day = 0; day < 90; ++day) times.push_back((file * 90 + day) * kDayNs + kHourNs);
+    WriteArchive(absl::StrCat("traffic_", file, ".csv"), times);
+  }
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("importer: 6 files, 10,800 rows"));
+  EXPECT_EQ(Sql("SELECT count(*), sum(src_bytes) FROM vpn_traffic"),
+            Sql("SELECT sum(row_count), sum(src_bytes) FROM traffic_pair_port_1h"));
+}
+
+TEST_F(RollupTest, SumsAreOnlyEverAdded) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const absl::StatusOr<std::string> less = postgres->Sql(
+      database_,
+      "SELECT traffic_add('total', array['2020-09-13 12:27Z'::timestamptz], '{gw1}', '{}', '{}', "
+      "'{}', '{}', '{1}', '{1}', '{1}', '{1}', '{1}', '{1}', '{1}', '{-1}')");
+  EXPECT_THAT(less.status().message(), HasSubstr("a sum is negative"));
+  ExpectSums();
+}
+
+// It would write rows that are in no rollup.
+TEST_F(RollupTest, AnOlderImporterThatStillRunsIsRefused) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const absl::StatusOr<std::string> refused = postgres->Sql(
+      database_,
+      "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
+      "interval_length, completeness, events_dropped, flows_lost, gateway, source_file) "
+      "VALUES (gen_random_uuid(), 1, 0, 0, now(), '15 s', 'complete', 0, 0, 'gw1', 'x') ON "
+      "CONFLICT DO NOTHING");
+  EXPECT_THAT(refused.status().message(), HasSubstr("rolled_up"));
+}
+
 constexpr char kReferenceTable[] =
     "CREATE TABLE vpn_traffic (time timestamp NOT NULL, src varchar(15), dst varchar(15), proto "
     "varchar(4), port int, src_packets int, src_bytes bigint, dst_packets int, dst_bytes bigint, "
@@ -317,13 +367,17 @@ TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsRows) {
       "i, "
       "i, i, i, i, 1, 2, 80, '10.0.0.1', ('10.0.0.' || i % 250)::inet, 'tcp', 'gw1' "
       "FROM generate_series(1, 20000) AS i");
+  // And a season of them, of which a partition each would be too many for one transaction.
+  Sql("INSERT INTO vpn_traffic SELECT timestamptz '2018-09-13 12:00:00+00' + i * interval '1 day', "
+      "i, i, i, i, i, 1, 2, 80, '10.0.0.1', '10.0.0.2', 'tcp', 'gw1' FROM generate_series(1, 500) "
+      "AS i");
   WriteSpool(1);
   const Finished run = Drain();
   EXPECT_TRUE(run.exit.ok()) << run.err;
-  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "20100");
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "20600");
   ExpectRollupsEqualRows();
   // As it was, and what comes later beside it.
-  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_unpartitioned"), "20100");
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_unpartitioned"), "20600");
   EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_unpartitioned"));
   WriteArchive("traffic_new.csv", {kFirstEndNs + 100 * kDayNs});
   EXPECT_TRUE(Drain().exit.ok());

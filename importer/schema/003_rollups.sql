@@ -9,6 +9,16 @@
 -- functions would do with the owner's rights what those say.
 SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true);
 
+-- Days are days of UTC, whatever the server's time zone: also when clocks change.
+SELECT set_config('timezone', 'UTC', true);
+
+-- An importer of an older version may still be at work. Its files come before what follows, or not at all: it does not
+-- know of rollups, so its rows would be in none. It fails for want of this column, and says then that there is a newer schema.
+LOCK TABLE import_ledger IN SHARE ROW EXCLUSIVE MODE;
+ALTER TABLE import_ledger ADD COLUMN rolled_up boolean NOT NULL DEFAULT true;
+ALTER TABLE import_ledger ALTER COLUMN rolled_up DROP DEFAULT;
+COMMENT ON COLUMN import_ledger.rolled_up IS 'Its rows are in the rollups, too: always true.';
+
 CREATE TABLE traffic_rollups (
     name text PRIMARY KEY,
     grouping_columns text[] NOT NULL,
@@ -42,22 +52,22 @@ INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width
     ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '3 h'),
     ('port_1m',              '{proto,port}',         '1 min', 'fine', '1 day',   '16 h'),
     ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days'),
-    ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '10000 days'),
+    ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '1000000 days'),
     ('origin_fine',          '{src}',                '1 us',  'fine', '1 day',   '3 h'),
     ('origin_1m',            '{src}',                '1 min', 'fine', '1 day',   '16 h'),
     ('origin_10m',           '{src}',                '10 min', '10m', '8 days',  '14 days'),
-    ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '10000 days'),
+    ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '1000000 days'),
     ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h'),
     ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h'),
     ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days'),
-    ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '10000 days'),
+    ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '1000000 days'),
     ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h'),
-    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '10000 days'),
+    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '1000000 days'),
     ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
-    ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '10000 days'),
+    ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days'),
     ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
-    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '10000 days'),
-    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '10000 days');
+    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days'),
+    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days');
 
 -- What is there becomes one partition as it is, no row is copied.
 ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
@@ -96,7 +106,7 @@ END $$;
 -- Makes the partitions that hold these moments, of vpn_traffic and of all rollups, where they are missing. Attaching
 -- takes no lock that a reader or another importer's COPY would wait for.
 CREATE FUNCTION traffic_make_partitions(moments timestamptz[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
 DECLARE
     missing record;
     name_made text;
@@ -142,6 +152,10 @@ DECLARE
                               'open_connections, row_count';
     added bigint;
 BEGIN
+    IF 0 > ANY (src_packets || src_bytes || dst_packets || dst_bytes || connection_times || connection_count ||
+                open_connections || row_count) THEN
+        RAISE EXCEPTION 'a sum is negative' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', ') INTO STRICT key
     FROM traffic_rollups WHERE name = rollup_name;
     EXECUTE format(
@@ -199,9 +213,13 @@ DECLARE
     source_name constant text := (SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class
                                   WHERE oid = source);
 BEGIN
-    INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file)
-    VALUES (md5('table ' || source_name)::uuid, 0, 0, 0, gateway_name, 'table ' || source_name) ON CONFLICT DO NOTHING;
+    INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file, rolled_up)
+    VALUES (md5('table ' || source_name)::uuid, 0, 0, 0, gateway_name, 'table ' || source_name, true) ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN RETURN NULL; END IF;
+    -- Read more than once below, and each time the same.
+    IF (SELECT relkind FROM pg_class WHERE oid = source) IN ('r', 'p') THEN
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE', source);
+    END IF;
     EXECUTE format(
         'CREATE TEMPORARY VIEW traffic_adopted AS SELECT time::timestamptz AS time, src_packets::bigint, '
         'src_bytes::bigint, dst_packets::bigint, dst_bytes::bigint, coalesce(connection_times, 0)::bigint AS '
@@ -350,11 +368,13 @@ BEGIN
         CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
     plan.table_name := 'traffic_' || rollup.name;
 
-    -- Points are whole steps of the rollup: of the interval as it was measured last, where it has no other.
+    -- Points are whole steps of the rollup: of the interval as it was measured, where it has no other.
     rollup_step := rollup.step;
     IF rollup_step < interval '1 ms' THEN
-        SELECT interval_length INTO rollup_step FROM import_ledger
-        WHERE interval_end > range_from AND interval_end <= range_to ORDER BY interval_end DESC LIMIT 1;
+        -- Gateways may differ: what the longest tells is not to be taken for a rate of the shortest.
+        SELECT max(interval_length) INTO rollup_step
+        FROM (SELECT interval_length FROM import_ledger WHERE interval_end > range_from AND interval_end <= range_to
+              ORDER BY interval_end DESC LIMIT 200) AS latest;
         rollup_step := coalesce(rollup_step, interval '15 s');
     END IF;
     plan.width := make_interval(secs => extract(epoch FROM rollup_step)::double precision *
@@ -403,7 +423,7 @@ DECLARE
     plan traffic_plan;
     newest timestamptz;
 BEGIN
-    IF range_to <= range_from THEN RETURN; END IF;
+    IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
     plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     SELECT max(total.time) INTO newest FROM traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
@@ -431,7 +451,7 @@ SET random_page_cost = 1.1 AS $$
 DECLARE
     plan traffic_plan;
 BEGIN
-    IF range_to <= range_from THEN RETURN; END IF;
+    IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
     plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     RETURN QUERY EXECUTE format(
         'SELECT point%1$s, sum(open / intervals) FROM '
@@ -450,6 +470,8 @@ DO $$
 DECLARE
     first timestamptz;
     upper timestamptz;
+    rollup traffic_rollups;
+    rollup_upper timestamptz;
 BEGIN
     SELECT min(time), date_bin('1 day', max(time), 'epoch') + interval '1 day' INTO first, upper
     FROM vpn_traffic_unpartitioned;
@@ -461,9 +483,15 @@ BEGIN
     EXECUTE format('ALTER TABLE vpn_traffic ATTACH PARTITION vpn_traffic_unpartitioned FOR VALUES FROM (MINVALUE) TO (%L)',
                    upper);
     INSERT INTO traffic_partitions VALUES ('vpn_traffic_unpartitioned', 'vpn_traffic', '-infinity', upper);
-    PERFORM traffic_make_partitions(
-        (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
-         FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM vpn_traffic) AS days));
+    -- Likewise the rollups: one partition each for all that is old, however many days. A server has room for the locks of
+    -- some thousand tables in one transaction.
+    FOR rollup IN SELECT * FROM traffic_rollups LOOP
+        rollup_upper := date_bin(rollup.partition_width, upper, 'epoch') + rollup.partition_width;
+        EXECUTE format('CREATE TABLE %1$I PARTITION OF %2$I FOR VALUES FROM (MINVALUE) TO (%3$L)',
+                       'traffic_' || rollup.name || '_before', 'traffic_' || rollup.name, rollup_upper);
+        INSERT INTO traffic_partitions
+        VALUES ('traffic_' || rollup.name || '_before', 'traffic_' || rollup.name, '-infinity', rollup_upper);
+    END LOOP;
     PERFORM traffic_roll_up('vpn_traffic');
 END $$;
 
