@@ -22,10 +22,12 @@ constexpr size_t kMaskedPasswordBytesMin = 4;
 
 // Run on every new connection. on: a commit that the server forgets in a crash would be a file that
 // we had deleted. statement_timeout: of our own choice, since a role's short one would fail every
-// large file for ever; it is for the server's sake, our own deadlines do not need it.
+// large file for ever; it is for the server's sake, our own deadlines do not need it. datestyle:
+// a Citus coordinator hands times to its workers as text in the session's style, which they read in
+// their own.
 constexpr char kSessionSettings[] =
     "SET synchronous_commit = on; SET statement_timeout = '15min'; "
-    "SET idle_in_transaction_session_timeout = '5min'";
+    "SET idle_in_transaction_session_timeout = '5min'; SET datestyle = ISO";
 
 bool IsSqlstate(absl::string_view text) {
   return text.size() == kSqlstateBytes && std::all_of(text.begin(), text.end(), [](char c) {
