@@ -367,8 +367,13 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   // Another importer's retention may have dropped what we have seen. Whatever else it was comes
   // again the next time, when no day is known.
   const auto partition_dropped = [&](const absl::Status& status) {
-    const bool no_partition = absl::StartsWith(status.message(), kSqlstateCheckViolation);
-    if (!no_partition && (all_new || !absl::StartsWith(status.message(), kSqlstateInternalError))) {
+    // It may drop it again while we make it. (Of a server that speaks another language the second
+    // time ends the run.)
+    const bool no_partition = absl::StartsWith(status.message(), kSqlstateCheckViolation) &&
+                              absl::StrContains(status.message(), "no partition of relation");
+    if (!no_partition &&
+        (all_new || !(absl::StartsWith(status.message(), kSqlstateCheckViolation) ||
+                      absl::StartsWith(status.message(), kSqlstateInternalError)))) {
       return status;
     }
     known_days->clear();
