@@ -95,7 +95,7 @@ class Bench:
         print(f"{fact / rows:.1f} bytes a row and {rollup / rows:.1f} of rollups: {(fact + rollup) / rows:.1f}", flush=True)
 
     def compare(self, runs=3):
-        """A fifth of the rows: by us with rollups, and by psql without."""
+        """A tenth of the rows: by us with rollups, and by psql without."""
         spool = sorted((self.work / "spool").glob("*.spool"))[:max(1, self.files // 10)]
         times = {"importer": [], "psql": []}
         rows_file = self.work / "rows"

@@ -2,8 +2,8 @@
 // fewer columns. Which rollups there are is the schema's traffic_rollups; this list must be equal.
 //
 // Rows are added as they are encoded for COPY; Flush upserts the sums within the caller's
-// transaction, so a rollup can never disagree with its rows. Sums of sums: only five of the
-// rollups look at every row, the others are made of those.
+// transaction, so a rollup can never disagree with its rows. Sums of sums: only four of the
+// sums below look at every row, the others are made of those.
 //
 // Memory: about 250 bytes for each key, at most kKeysMax keys and what one Add brings if the caller
 // flushes once full() says so. Thread-compatible.
