@@ -21,7 +21,7 @@ TrafficRow MakeRow() {
   row.packets_src = 1;
   row.bytes_src = 2;
   row.packets_dst = 3;
-  row.bytes_dst = 0x0102030405060708;
+  row.bytes_dst = 0x0001020304050607;
   row.connection_time_ms = 5;
   row.connection_count = 6;
   row.open_connections = 7;
@@ -48,7 +48,7 @@ TEST(CopyEncoderTest, ARowByteForByte) {
   ASSERT_TRUE(CopyEncoder("gw").Append(MakeRow(), &bytes).ok());
   const std::string expected =
       std::string("\0\x0d", 2) + Int8(2'000'000) + Int8(1) + Int8(2) + Int8(3) +
-      Int8(0x0102030405060708) + Int8(5) + std::string("\0\0\0\4\0\0\0\6", 8) +
+      Int8(0x0001020304050607) + Int8(5) + std::string("\0\0\0\4\0\0\0\6", 8) +
       std::string("\0\0\0\4\0\0\0\7", 8) + std::string("\0\0\0\4\377\377\377\377", 8) +
       std::string("\0\0\0\x08\2\x20\0\4\x0a\x20\xfb\0", 12) +
       std::string("\0\0\0\x08\2\x20\0\4\x0a\x20\xfa\7", 12) + std::string("\0\0\0\3tcp", 7) +
