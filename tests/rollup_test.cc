@@ -213,7 +213,7 @@ TEST_F(RollupTest, ARandomDay) {
       header.interval_end_ns =
           today - days_ago * kDayNs + static_cast<int64_t>(random() % 5760) * kIntervalNs;
       header.gateway = random() % 3 == 0 ? "gw2" : "gw1";
-      std::vector<TrafficRow> rows = MakeRows(random(), random() % 400);
+      std::vector<TrafficRow> rows = MakeRows(random() % 1'000'000, random() % 400);
       for (TrafficRow& row : rows) {
         row.time_ns = header.interval_end_ns;
         expected_.Add(row);
