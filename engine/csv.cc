@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/protocol_names.h"
+#include "engine/row_text.h"
 
 namespace ctacct {
 namespace {
@@ -29,28 +30,6 @@ constexpr std::array<const char*, kColumnsWithOpen> kColumnNames = {"time",
                                                                     "connection_count",
                                                                     "connection_time",
                                                                     "open_connections"};
-
-template <typename Integer>
-char* PutInteger(char* at, Integer value) {
-  return std::to_chars(at, at + 24, value).ptr;
-}
-
-char* PutText(char* at, absl::string_view text) {
-  std::memcpy(at, text.data(), text.size());
-  return at + text.size();
-}
-
-char* PutAddress(char* at, AddressFamily family, const AddressBytes& address) {
-  if (family == AddressFamily::kIpv6) {
-    inet_ntop(AF_INET6, address.data(), at, INET6_ADDRSTRLEN);
-    return at + std::strlen(at);
-  }
-  for (int i = 0; i < 4; ++i) {
-    if (i != 0) *at++ = '.';
-    at = PutInteger(at, address[static_cast<size_t>(i)]);
-  }
-  return at;
-}
 
 // The whole of `text` as a decimal number. from_chars takes a sign only where the type has one.
 template <typename Integer>

@@ -33,6 +33,8 @@ constexpr int kReaderPatienceMillis = 2000;
 // Two engines of one folder, or a restart within an interval; more files of one interval are a
 // mistake elsewhere.
 constexpr int kSameNameMax = 1000;
+static_assert(kCsvLineBytesMax <= PipeWriter::kLineBytesMax);
+static_assert(kInfluxLineBytesMax <= PipeWriter::kLineBytesMax);
 
 TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, int64_t end_ns) {
   TrafficRow row;
@@ -412,7 +414,13 @@ absl::Status Flusher::PublishPrepared() {
 void Flusher::OfferToPipe(const IntervalRows& interval) {
   if (options_.pipe == nullptr || interval.rows.empty()) return;
   std::string lines;
-  for (const TrafficRow& row : interval.rows) AppendCsvLine(row, options_.track_open, &lines);
+  for (const TrafficRow& row : interval.rows) {
+    if (options_.influx.has_value()) {
+      options_.influx->Append(row, options_.track_open, &lines);
+    } else {
+      AppendCsvLine(row, options_.track_open, &lines);
+    }
+  }
   options_.pipe->Offer(std::move(lines), interval.rows.size());
   if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
 }

@@ -22,6 +22,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,6 +32,7 @@
 #include "engine/checkpoint.h"
 #include "engine/flow_snapshot.h"
 #include "engine/gap.h"
+#include "engine/influx_line.h"
 #include "engine/metrics.h"
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
@@ -80,6 +82,7 @@ class Flusher {
     bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
     RowSink sink;                // May be empty if there is a pipe.
     PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
+    std::optional<InfluxLineEncoder> influx;  // Of the pipe's lines; none: CSV.
     const PortListFile* ports = nullptr;
     // Of files of rows; nullptr: none. Started, with one stream for each worker.
     Checkpoint* checkpoint = nullptr;

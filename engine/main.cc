@@ -40,6 +40,7 @@
 #include "engine/durable_file.h"
 #include "engine/engine_id.h"
 #include "engine/flusher.h"
+#include "engine/influx_line.h"
 #include "engine/kernel_settings.h"
 #include "engine/metrics.h"
 #include "engine/pipe_writer.h"
@@ -130,6 +131,16 @@ std::string AbslUnparseFlag(OutputFormat format) {
   return format == OutputFormat::kCsv ? "csv" : "spool";
 }
 
+enum class PipeFormat { kCsv, kInflux };
+bool AbslParseFlag(absl::string_view text, PipeFormat* format, std::string* why) {
+  *format = text == "influx" ? PipeFormat::kInflux : PipeFormat::kCsv;
+  *why = "must be csv or influx";
+  return text == "csv" || text == "influx";
+}
+std::string AbslUnparseFlag(PipeFormat format) {
+  return format == PipeFormat::kInflux ? "influx" : "csv";
+}
+
 enum class Mode { kPrecise, kLight };
 bool AbslParseFlag(absl::string_view text, Mode* mode, std::string* why) {
   *mode = text == "light" ? Mode::kLight : Mode::kPrecise;
@@ -195,7 +206,9 @@ ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each 
 ABSL_FLAG(ctacct::MaxRows, max_rows, {static_cast<int>(ctacct::RowLimit::kDefault)},
           "rows of an interval; of more, as in a scan, the smallest are summed as one: 0.0.0.0 to "
           "0.0.0.0, protocol 0, port -1");
-ABSL_FLAG(std::string, pipe, "", "FIFO to make and write CSV lines to (for Telegraf)");
+ABSL_FLAG(std::string, pipe, "", "FIFO to make and write rows to, a line each (for Telegraf)");
+ABSL_FLAG(ctacct::PipeFormat, pipe_format, ctacct::PipeFormat::kCsv,
+          "lines of the FIFO: csv, or influx (line protocol, with -gateway as a tag)");
 ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
 ABSL_FLAG(ctacct::OutputFormat, output_format, ctacct::OutputFormat::kSpool,
@@ -291,6 +304,12 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
       return absl::InvalidArgumentError(
           absl::StrCat("flag -gateway: not given, and the host's name will not do: ",
                        std::string(status.message())));
+    }
+  }
+  if (absl::GetFlag(FLAGS_pipe_format) == PipeFormat::kInflux) {
+    if (absl::Status status = CheckInfluxGateway(config.gateway); !status.ok()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("flag -gateway: with -pipe-format=influx, ", std::string(status.message())));
     }
   }
   return config;
@@ -577,6 +596,9 @@ absl::Status RunEngine(const Config& config) {
   flusher_options.wait_for_pipe = !replay.empty();
   flusher_options.sink = *std::move(sink);
   flusher_options.pipe = pipe.get();
+  if (absl::GetFlag(FLAGS_pipe_format) == PipeFormat::kInflux) {
+    flusher_options.influx.emplace(config.gateway);
+  }
   flusher_options.ports = &ports;
   flusher_options.checkpoint = checkpoint.get();
   for (size_t i = 0; checkpoint != nullptr && i < config.workers; ++i) {

@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -112,8 +111,8 @@ bool PipeWriter::WriteSome() {
     if (!fd_.valid()) return false;
     fcntl(fd_.get(), F_SETPIPE_SZ, kPipeBytes);
   }
-  size_t bytes = std::min<size_t>(PIPE_BUF, lines_.size() - offset_);
-  if (bytes == PIPE_BUF) bytes = lines_.rfind('\n', offset_ + bytes - 1) + 1 - offset_;
+  size_t bytes = std::min(kLineBytesMax, lines_.size() - offset_);
+  if (bytes == kLineBytesMax) bytes = lines_.rfind('\n', offset_ + bytes - 1) + 1 - offset_;
   const ssize_t written = write(fd_.get(), lines_.data() + offset_, bytes);
   if (written < 0) {
     if (errno == EINTR) return true;

@@ -1,4 +1,4 @@
-// Writes CSV lines to a FIFO whose reader may be absent, slow or dead, on a thread of its own:
+// Writes lines to a FIFO whose reader may be absent, slow or dead, on a thread of its own:
 // nobody ever waits for the reader. Lines are whole or not written at all: a write of at most
 // PIPE_BUF bytes is atomic (pipe(7)). Of the lines offered, those that no reader took by the time
 // the next ones come are dropped and counted.
@@ -6,6 +6,8 @@
 // Thread safety: Offer, WaitDelivered and the destructor by one thread; the counts by any.
 #ifndef CTACCT_ENGINE_PIPE_WRITER_H_
 #define CTACCT_ENGINE_PIPE_WRITER_H_
+
+#include <limits.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -23,13 +25,16 @@ namespace ctacct {
 
 class PipeWriter {
  public:
+  // Of a line with its '\n': longer ones cannot be written whole.
+  static constexpr size_t kLineBytesMax = PIPE_BUF;
+
   // Makes the FIFO if there is nothing (mode 0640); fails if there is something else. The process
   // must ignore SIGPIPE.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PipeWriter>> Open(const std::string& path);
   // Drops what is not delivered.
   ~PipeWriter();
 
-  // Lines with their '\n'; `count` of them.
+  // Lines with their '\n', none longer than kLineBytesMax; `count` of them.
   void Offer(std::string lines, size_t count);
 
   // Returns once everything offered is delivered or dropped, or no reader has taken anything for a
