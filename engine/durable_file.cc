@@ -192,6 +192,12 @@ absl::Status DurableFile::Commit() {
   return absl::OkStatus();
 }
 
+absl::Status DurableFile::Replace() {
+  if (absl::Status status = Prepare(name_); !status.ok()) return status;
+  if (fsync(folder_fd_.get()) != 0) return FileError("sync folder", folder_, errno);
+  return absl::OkStatus();
+}
+
 absl::Status WriteDurably(const std::string& folder, const std::string& name,
                           absl::string_view contents) {
   absl::StatusOr<DurableFile> file = DurableFile::Create(folder, name);

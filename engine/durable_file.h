@@ -43,6 +43,9 @@ class DurableFile {
   // same contents once more does not fail on it.
   [[nodiscard]] absl::Status Commit();
 
+  // As Commit, but takes the place of a file that has the name.
+  [[nodiscard]] absl::Status Replace();
+
  private:
   DurableFile(std::string folder, std::string name, std::string hidden_name, UniqueFd folder_fd,
               UniqueFd fd);

@@ -35,6 +35,7 @@
 #include "engine/durable_file.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
+#include "importer/connection_flags.h"
 #include "importer/database.h"
 #include "importer/disposal.h"
 #include "importer/log.h"
@@ -43,13 +44,6 @@
 #include "importer/spool_queue.h"
 #include "importer/traffic_file.h"
 
-ABSL_FLAG(std::string, host, "", "database server: name, address, or folder of its socket");
-ABSL_FLAG(std::string, db, "", "database");
-ABSL_FLAG(std::string, user, "", "database user");
-ABSL_FLAG(std::string, pass, "",
-          "password; other users see command lines, so rather use ~/.pgpass or PGPASSFILE");
-ABSL_FLAG(std::string, conninfo, "",
-          "libpq connection string or URI; -host and the others override it");
 ABSL_FLAG(std::string, watch, "", "spool folder to drain: what is there, then what appears");
 ABSL_FLAG(std::string, move, "", "folder for files done; without it they are deleted");
 ABSL_FLAG(bool, once, false, "with -watch: drain, then exit");
@@ -618,34 +612,8 @@ void Importer::LogSummary() const {
   LogLine(line);
 }
 
-// Secrets have no place in a process list. They stay visible for the moment until this runs; the
-// help says so.
-void HideSecrets(int argc, char** argv) {
-  bool value_follows = false;
-  for (int i = 1; i < argc; ++i) {
-    char* at = argv[i];
-    if (!value_follows) {
-      while (*at == '-') ++at;
-      const absl::string_view text(at);
-      const size_t equals = text.find('=');
-      const absl::string_view name = text.substr(0, equals);
-      if (at == argv[i] || (name != "pass" && name != "conninfo")) continue;
-      value_follows = equals == absl::string_view::npos;
-      if (value_follows) continue;
-      at += equals + 1;
-    }
-    value_follows = false;
-    std::memset(at, 'x', std::strlen(at));
-  }
-}
-
 absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
   Options options;
-  options.database.conninfo = absl::GetFlag(FLAGS_conninfo);
-  options.database.host = absl::GetFlag(FLAGS_host);
-  options.database.database = absl::GetFlag(FLAGS_db);
-  options.database.user = absl::GetFlag(FLAGS_user);
-  options.database.password = absl::GetFlag(FLAGS_pass);
   options.watch = absl::GetFlag(FLAGS_watch);
   options.move = absl::GetFlag(FLAGS_move);
   options.gateway = absl::GetFlag(FLAGS_gateway);
@@ -685,17 +653,11 @@ absl::StatusOr<Options> MakeOptions(const CommandLine& line) {
     return absl::InvalidArgumentError(
         "nothing to import: give -watch=FOLDER or files; --help says more");
   }
-  if (absl::Status status = CheckConninfo(options.database.conninfo); !status.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("flag -conninfo: ", status.message()));
-  }
+  absl::StatusOr<PgOptions> database = ConnectionOptionsFromFlags();
+  if (!database.ok()) return database.status();
+  options.database = *std::move(database);
   if (absl::Status status = CheckGatewayName(options.gateway); !status.ok()) {
     return absl::InvalidArgumentError(absl::StrCat("flag -gateway: ", status.message()));
-  }
-  // libpq would take a database name with '=' in it, or one like a URI, for a whole connection
-  // string.
-  if (absl::StrContains(options.database.database, '=') ||
-      absl::StrContains(options.database.database, "://")) {
-    return absl::InvalidArgumentError("flag -db: a name, not a connection string (-conninfo)");
   }
   return options;
 }

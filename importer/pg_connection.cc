@@ -111,7 +111,7 @@ absl::Status PgConnection::Connect() {
     keywords.push_back(keyword);
     values.push_back(value);
   };
-  add("fallback_application_name", "ctacct-importer");
+  add("fallback_application_name", options_.program.c_str());
   // A peer that vanished without a word is noticed within a minute.
   add("keepalives_idle", "20");
   add("keepalives_interval", "10");

@@ -39,7 +39,8 @@ struct PgOptions {
   std::string database;
   std::string user;
   std::string password;
-  int stop_fd = -1;  // Readable once all waiting is to end.
+  std::string program = "ctacct-importer";  // How the server's own views call us.
+  int stop_fd = -1;                         // Readable once all waiting is to end.
   // Without a byte from or to the server for so long, the connection is given up. Longer than any
   // checkpoint stalls a healthy server.
   absl::Duration answer_timeout = kAnswerTimeoutDefault;

@@ -1,0 +1,577 @@
+// Draws the page out of the JSON in #data (importer/report.cc says what is in it). Text out of the
+// database becomes text nodes only, never markup.
+(() => {
+  'use strict';
+  const $ = (id) => document.getElementById(id);
+  const data = JSON.parse($('data').textContent);
+
+  // ---- Words and numbers ----
+
+  const si = (value, unit, digits = 3) => {
+    const prefixes = ['', 'k', 'M', 'G', 'T', 'P', 'E'];
+    let power = 0;
+    let scaled = Math.abs(value);
+    while (scaled >= 999.5 && power < prefixes.length - 1) {
+      scaled /= 1000;
+      ++power;
+    }
+    const decimals = power === 0 && Number.isInteger(value) ? 0
+      : Math.max(0, digits - 1 - Math.floor(Math.log10(Math.max(scaled, 1))));
+    const text = (value < 0 ? '-' : '') + scaled.toFixed(decimals);
+    return unit === '' && power === 0 ? text : `${text}\u00a0${prefixes[power]}${unit}`.trimEnd();
+  };
+  const bytes = (value) => si(value, 'B');
+  const count = (value) => si(value, '');
+  const bits = (value) => si(value, 'bit/s');
+  const exact = (value) => Math.round(value).toLocaleString('en');
+  const plural = (number, word) => `${exact(number)} ${word}${number === 1 ? '' : 's'}`;
+  const duration = (ms) => {
+    if (!Number.isFinite(ms)) return '\u2013';
+    if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)}\u00a0ms`;
+    const s = ms / 1000;
+    if (s < 60) return `${s < 10 ? s.toFixed(2) : s.toFixed(1)}\u00a0s`;
+    const units = [[86400, 'd', 3600, 'h'], [3600, 'h', 60, 'min'], [60, 'min', 1, 's']];
+    for (const [large, name, small, rest] of units) {
+      if (s < large) continue;
+      const parts = Math.floor(Math.round(s / small) * small / large);
+      const left = Math.round(s / small) - parts * (large / small);
+      return `${parts}\u00a0${name}` + (left > 0 ? `\u00a0${left}\u00a0${rest}` : '');
+    }
+    return '';
+  };
+
+  const local = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
+  const isUtc = new Date(data.asked.from).getTimezoneOffset() === 0 && new Date(data.asked.to).getTimezoneOffset() === 0;
+  const formats = {};
+  const format = (zone, options) => {
+    const key = zone + JSON.stringify(options);
+    formats[key] ??= new Intl.DateTimeFormat('en-GB', {...options, timeZone: zone, hourCycle: 'h23'});
+    return formats[key];
+  };
+  const kDay = {day: 'numeric', month: 'short', year: 'numeric'};
+  const kTime = {hour: '2-digit', minute: '2-digit', second: '2-digit'};
+  const day = (ms, zone) => format(zone, kDay).format(ms);
+  const clock = (ms, zone) => format(zone, kTime).format(ms);
+  // "25 Nov 2026, 14:00:00 - 22:00:00", with the second day where it is another.
+  const span = (from, to, zone) => day(from, zone) === day(to, zone)
+    ? `${day(from, zone)}, ${clock(from, zone)}\u2009\u2013\u2009${clock(to, zone)}`
+    : `${day(from, zone)}, ${clock(from, zone)}\u2009\u2013\u2009${day(to, zone)}, ${clock(to, zone)}`;
+  const spanInZones = (from, to) => isUtc ? `${span(from, to, 'UTC')} UTC`
+    : `${span(from, to, local)} ${local} (${span(from, to, 'UTC')} UTC)`;
+
+  // ---- Elements ----
+
+  const element = (name, attributes = {}, ...children) => {
+    const made = document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+    made.append(...children);
+    return made;
+  };
+  const chip = (color) => {
+    const made = element('span', {class: 'chip', 'aria-hidden': 'true'});
+    made.style.background = `var(--${color})`;
+    return made;
+  };
+  // A cell that tells the exact figure, too.
+  const cell = (text, value, unit, kind = '') => {
+    const made = element('td', {class: kind}, text);
+    if (value !== undefined) {
+      made.dataset.exact = String(value);
+      made.title = `${exact(value)}${unit ? ' ' + unit : ''}`;
+    }
+    return made;
+  };
+  const table = (heads, rows) => element('div', {class: 'table'}, element('table', {},
+    element('thead', {}, element('tr', {}, ...heads.map(([text, kind]) => element('th', {scope: 'col', class: kind ?? ''}, text)))),
+    element('tbody', {}, ...rows)));
+  const head = (id, title, note) => {
+    const made = element('div', {class: 'head'}, element('h2', {id: `${id}-title`}, title));
+    made.append(element('span', {class: 'note'}, note ?? ''), element('span', {class: 'legend'}));
+    return made;
+  };
+
+  // ---- What is shown ----
+
+  // Points: [end ms, seconds, (place,) bytes sent, bytes replied, packets sent, packets replied,
+  // connections, their durations, (open)].
+  const kEmpty = data.total.points.length === 0;
+  const whole = [data.total.from, Math.max(Math.min(data.total.to, data.held ? data.held[1] : data.total.to),
+                                           data.total.from + 1000)];
+  let shown = [...whole];
+  const isWhole = () => shown[0] <= whole[0] && shown[1] >= whole[1];
+  const middle = (end, width) => end - width / 2;
+  const inView = (end, width) => isWhole() || (middle(end, width) >= shown[0] && middle(end, width) <= shown[1]);
+
+  // Gaps that overlap become one region of the worst kind.
+  const regions = [];
+  for (const kind of ['resynced', 'partial']) {
+    let last;
+    for (const [, began, ended, text] of data.gaps.gaps) {
+      if (text.includes('partial') !== (kind === 'partial')) continue;
+      if (last && began <= last.ended) {
+        last.ended = Math.max(last.ended, ended);
+      } else {
+        regions.push(last = {began, ended, kind});
+      }
+    }
+  }
+  const unknown = (from, to) => regions.some((region) => region.kind === 'partial' && region.began <= from && region.ended >= to);
+
+  // Every point of the range, in order: null where nobody knows, zero where nothing moved.
+  const grid = (source) => {
+    const ends = [];
+    if (!data.held) return ends;
+    for (let end = source.from + source.width; end <= source.to + 1; end += source.width) {
+      if (end - source.width >= data.held[1] || end <= data.held[0]) continue;
+      ends.push(end);
+    }
+    return ends;
+  };
+  const colors = {};
+  const readColors = () => {
+    const style = getComputedStyle(document.documentElement);
+    for (const name of ['sent', 'replies', 'grid', 'muted', 'card', 'accent', 'line', 'rest', 'shade-partial', 'shade-resynced',
+                        ...Array.from({length: 10}, (_, i) => `c${i}`)]) {
+      colors[name] = style.getPropertyValue(`--${name}`).trim();
+    }
+  };
+  const kSeriesMax = 10;  // As many as there are colours.
+  const seriesColor = (place) => place < kSeriesMax ? `c${place}` : 'rest';
+
+  // ---- Charts ----
+
+  const charts = [];
+  let following = false;
+  const drawn = {};  // For tests: how often each chart was drawn.
+
+  const shade = (context, area, graph) => {
+    for (const {began, ended, kind} of regions) {
+      const left = Math.max(graph.toDomXCoord(began), area.x);
+      const right = Math.min(graph.toDomXCoord(ended), area.x + area.w);
+      if (right < area.x || left > area.x + area.w) continue;
+      context.fillStyle = colors[`shade-${kind}`];
+      context.fillRect(left, area.y, Math.max(right - left, 2), area.h);
+    }
+  };
+
+  const show = (from, to) => {
+    const least = Math.min(data.total.width * 2, whole[1] - whole[0]);
+    let width = Math.min(Math.max(to - from, least), whole[1] - whole[0]);
+    if (!Number.isFinite(width)) width = whole[1] - whole[0];
+    const begin = Math.min(Math.max(from, whole[0]), whole[1] - width);
+    shown = [begin, begin + width];
+    following = true;
+    for (const chart of charts) chart.graph.updateOptions({dateWindow: [...shown], valueRange: null});
+    following = false;
+    showFigures();
+  };
+  const move = (share) => show(shown[0] + (shown[1] - shown[0]) * share, shown[1] + (shown[1] - shown[0]) * share);
+  const zoom = (factor) => {
+    const center = (shown[0] + shown[1]) / 2;
+    const half = (shown[1] - shown[0]) * factor / 2;
+    show(center - half, center + half);
+  };
+  const onKey = (event) => {
+    const action = {ArrowLeft: () => move(-.25), ArrowRight: () => move(.25), '+': () => zoom(.5), '=': () => zoom(.5),
+                    '-': () => zoom(2), 0: () => show(...whole), Escape: () => show(...whole)}[event.key];
+    if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
+    event.preventDefault();
+    action();
+  };
+
+  // One finger scrolls the page; a chart must not hold it. The buttons zoom there.
+  const mouseOnly = Object.fromEntries(Object.entries(Dygraph.defaultInteractionModel).filter(([name]) => !name.startsWith('touch')));
+
+  // series: {name, color, unit(value)} each; rows: [x, value...] with x the middle of a point.
+  const chart = (id, title, series, rows, width, options = {}) => {
+    const figure = $(id);
+    const heading = head(id, title, options.note);
+    const box = element('div', {class: 'chart', tabindex: '0', role: 'img', 'aria-labelledby': `${id}-title`,
+                                'aria-describedby': `${id}-summary`});
+    const summary = element('p', {class: 'hidden-text', id: `${id}-summary`});
+    figure.prepend(heading, box, summary);
+    box.addEventListener('keydown', onKey);
+    if (rows.length === 0) rows = [[whole[0], ...series.map(() => null)]];
+    const legend = heading.querySelector('.legend');
+    const showLegend = (values, x) => {
+      const parts = x === undefined ? [] : [element('span', {}, clock(x - width / 2, local))];
+      series.forEach((one, i) => {
+        // Of many only those that say something at this point: their names are in the table below.
+        if (options.stacked && (values === undefined || !values[i])) return;
+        const part = element('span', {}, chip(one.color), one.name);
+        if (values !== undefined && values[i] !== null && values[i] !== undefined) {
+          part.append(' ', element('b', {}, one.unit(values[i])));
+        }
+        parts.push(part);
+      });
+      legend.replaceChildren(...parts);
+    };
+    const graph = new Dygraph(box, rows.map(([x, ...values]) => [new Date(x), ...values]), {
+      labels: ['time', ...series.map((_, i) => `s${i}`)],  // No text from the database: legends are ours.
+      legend: 'never',
+      stackedGraph: Boolean(options.stacked),
+      fillGraph: true,
+      fillAlpha: options.stacked ? .75 : .14,
+      strokeWidth: options.stacked ? .75 : 1.5,
+      strokeBorderWidth: null,
+      colors: series.map((one) => colors[one.color]),
+      axisLineColor: colors.line,
+      gridLineColor: colors.grid,
+      gridLineWidth: 1,
+      axisLineWidth: 1,
+      includeZero: true,
+      // A few points are seen each by itself.
+      drawPoints: rows.length <= 40 && !options.stacked,
+      pointSize: 2,
+      highlightCircleSize: options.stacked ? 2 : 3.5,
+      highlightSeriesOpts: undefined,
+      dateWindow: [...shown],
+      showRangeSelector: Boolean(options.rangeSelector),
+      rangeSelectorHeight: 34,
+      rangeSelectorPlotFillColor: colors.accent,
+      rangeSelectorPlotFillGradientColor: colors.card,
+      rangeSelectorPlotStrokeColor: colors.accent,
+      rangeSelectorBackgroundStrokeColor: colors.line,
+      rangeSelectorForegroundStrokeColor: colors.muted,
+      rangeSelectorAlpha: .5,
+      interactionModel: mouseOnly,
+      axes: {
+        x: {axisLabelWidth: 68, pixelsPerLabel: 84},
+        y: {axisLabelWidth: 70, pixelsPerLabel: 34, axisLabelFormatter: (value) => options.axis(value)},
+      },
+      xRangePad: 0,
+      yRangePad: 2,
+      underlayCallback: shade,
+      highlightCallback: (event, x, points, row) => showLegend(rows[row].slice(1), rows[row][0]),
+      unhighlightCallback: () => showLegend(),
+      drawCallback: (graph, initial) => {
+        drawn[id] = (drawn[id] ?? 0) + 1;
+        if (initial || following) return;
+        show(...graph.xAxisRange());
+      },
+    });
+    showLegend();
+    charts.push({id, graph, series, summary, rows, options});
+  };
+
+  const repaint = () => {
+    readColors();
+    following = true;
+    for (const {graph, series, options} of charts) {
+      graph.updateOptions({
+        colors: series.map((one) => colors[one.color]),
+        axisLineColor: colors.line,
+        gridLineColor: colors.grid,
+        rangeSelectorPlotFillColor: colors.accent,
+        rangeSelectorPlotFillGradientColor: colors.card,
+        rangeSelectorPlotStrokeColor: colors.accent,
+        rangeSelectorBackgroundStrokeColor: colors.line,
+        rangeSelectorForegroundStrokeColor: colors.muted,
+      });
+    }
+    following = false;
+  };
+
+  // ---- Figures that follow the zoom ----
+
+  const kSums = 6;
+  const sumsOf = (points, first, width) => {
+    const sums = new Array(kSums).fill(0);
+    for (const point of points) {
+      if (!inView(point[0], width)) continue;
+      for (let i = 0; i < kSums; ++i) sums[i] += point[first + i];
+    }
+    return sums;
+  };
+  const meanTime = (sums) => sums[4] > 0 ? sums[5] / sums[4] : NaN;
+
+  const total = (name, value, more, options = {}) => {
+    const label = element('div', {class: 'name'}, ...(options.color ? [chip(options.color)] : []), name);
+    const figure = element('div', {class: `value ${options.kind ?? ''}`}, value);
+    if (options.exact !== undefined) {
+      figure.dataset.exact = String(options.exact);
+      figure.title = `${exact(options.exact)} ${options.unit ?? ''}`.trim();
+    }
+    return element('div', {class: 'total', 'data-name': options.id ?? name}, label, figure,
+                   element('div', {class: 'more'}, more || '\u00a0'));
+  };
+
+  const completeness = () => {
+    const sums = data.gateways.gateways.reduce((all, gateway) => {
+      for (let i = 7; i < 12; ++i) all[i] += gateway[i];
+      return all;
+    }, new Array(12).fill(0));
+    const [intervals, resynced, partial, dropped, lost] = sums.slice(7);
+    if (intervals === 0) {
+      return total('Complete', 'not told', 'from CSV files', {id: 'complete'});
+    }
+    const wrong = resynced + partial;
+    const share = 100 * (intervals - wrong) / intervals;
+    const losses = [dropped > 0 ? `${count(dropped)} events dropped` : '', lost > 0 ? `${count(lost)} flows lost` : '']
+      .filter(Boolean).join(', ');
+    const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
+      : [partial > 0 ? `${exact(partial)} partial` : '', resynced > 0 ? `${exact(resynced)} resynced` : '']
+        .filter(Boolean).join(', ') + ` of ${exact(intervals)}`;
+    const made = total('Complete', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
+                       {id: 'complete', kind: partial > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
+    made.title = losses || 'No event was dropped';
+    return made;
+  };
+
+  const showTotals = () => {
+    const {points, width} = data.total;
+    const sums = sumsOf(points, 2, width);
+    let seconds = 0;
+    let peak = [0, 0];
+    let openMost = 0;
+    for (const point of points) {
+      if (!inView(point[0], width)) continue;
+      seconds += point[1];
+      const rate = (point[2] + point[3]) * 8 / point[1];
+      if (rate > peak[0]) peak = [rate, point[0]];
+      openMost = Math.max(openMost, point[8] ?? 0);
+    }
+    const time = isWhole() ? (whole[1] - whole[0]) / 1000 : seconds;
+    const figures = [
+      total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
+      total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
+      total('Peak', bits(peak[0]), peak[1] ? `both ways, at ${clock(peak[1] - width, local)}` : ''),
+      total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent, ${count(sums[3])} replies`,
+            {exact: sums[2] + sums[3], unit: 'packets'}),
+      total('Connections', count(sums[4]), `closed; ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
+      total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
+    ];
+    if (data.total.open) figures.push(total('Open at most', count(openMost), 'connections, mean of a point'));
+    figures.push(completeness());
+    $('totals').replaceChildren(...figures);
+  };
+
+  const showTable = (id, source, name) => {
+    const sums = source.keys.map(() => new Array(kSums).fill(0));
+    sums.push(new Array(kSums).fill(0));
+    for (const point of source.points) {
+      if (!inView(point[0], source.width)) continue;
+      for (let i = 0; i < kSums; ++i) sums[point[2]][i] += point[3 + i];
+    }
+    const places = source.keys.map((_, i) => i).sort((a, b) => sums[b][0] + sums[b][1] - sums[a][0] - sums[a][1] || a - b);
+    if (source.others > 0) places.push(source.keys.length);
+    const all = sums.reduce((sum, one) => sum + one[0] + one[1], 0);
+    const rows = places.map((place) => {
+      const [sent, replies, packetsSent, packetsReplies, connections] = sums[place];
+      const rest = place === source.keys.length;
+      const bar = element('div', {class: 'bar'});
+      bar.style.width = `${all > 0 ? 100 * (sent + replies) / all : 0}%`;
+      bar.style.background = `var(--${seriesColor(place)})`;
+      const share = element('td', {class: 'share'}, bar);
+      share.title = `${all > 0 ? (100 * (sent + replies) / all).toFixed(1) : 0} % of bytes`;
+      return element('tr', {class: rest ? 'rest' : ''},
+        element('th', {scope: 'row'}, chip(seriesColor(place)), rest ? `${exact(source.others)} more` : source.keys[place]),
+        share, cell(bytes(sent), sent, 'bytes'), cell(bytes(replies), replies, 'bytes'),
+        cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
+        cell(count(connections), connections, 'connections closed'),
+        cell(duration(meanTime(sums[place])), undefined, '', 'minor'));
+    });
+    const made = table([[name], ['', 'share'], ['Sent'], ['Replies'], ['Packets', 'minor'], ['Conn.'], ['Mean time', 'minor']], rows);
+    $(id).querySelector('.table')?.remove();
+    $(id).append(made);
+  };
+
+  const showFigures = () => {
+    $('shown').textContent = isWhole() ? '' : `${span(shown[0], shown[1], local)}${isUtc ? ' UTC' : ''}`;
+    $('zoom-out').disabled = $('whole').disabled = $('earlier').disabled = $('later').disabled = isWhole();
+    showTotals();
+    showTable('origins', data.origins, 'Origin');
+    showTable('destinations', data.destinations, 'Destination');
+    showTable('ports', data.ports, 'Protocol/port');
+    for (const {summary, series, rows, options} of charts) {
+      summary.textContent = series.map((one, i) => {
+        const values = rows.filter((row) => row[0] >= shown[0] && row[0] <= shown[1]).map((row) => row[i + 1] ?? 0);
+        return `${one.name}: at most ${options.axis(Math.max(0, ...values))}`;
+      }).join('; ');
+    }
+  };
+
+  // ---- Figures of the whole range ----
+
+  const asWidened = (source) => source.from === data.total.from && source.to === data.total.to ? ''
+    : `of whole half hours or hours: ${span(source.from, source.to, local)}`;
+
+  const showPairs = () => {
+    const {origins, destinations, cells, busiest} = data.pairs;
+    const rowNames = [...origins, ...(data.pairs.other_origins > 0 ? [`${exact(data.pairs.other_origins)} more`] : [])];
+    const columnNames = [...destinations,
+                         ...(data.pairs.other_destinations > 0 ? [`${exact(data.pairs.other_destinations)} more`] : [])];
+    const values = rowNames.map(() => columnNames.map(() => [0, 0]));
+    let most = 1;
+    for (const [row, column, sent, replies] of cells) {
+      values[row][column] = [sent, replies];
+      // All others together would make everybody pale.
+      if (row < origins.length && column < destinations.length) most = Math.max(most, sent + replies);
+    }
+    const rows = rowNames.map((origin, row) => element('tr', {}, element('th', {scope: 'row'}, origin),
+      ...columnNames.map((destination, column) => {
+        const [sent, replies] = values[row][column];
+        const sum = sent + replies;
+        const made = cell(sum > 0 ? si(sum, '', 2).replace('\u00a0', '') : '0', sum, 'bytes');
+        const level = Math.min(1, Math.sqrt(sum / most));
+        made.style.setProperty('--level', level.toFixed(3));
+        made.className = sum === 0 ? 'none' : level > .62 ? 'strong' : '';
+        made.title = `${origin} \u2192 ${destination}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
+        return made;
+      })));
+    const section = $('pairs');
+    section.append(head('pairs', 'Pairs', `bytes both ways; origins in rows, destinations in columns ${asWidened(data.pairs)}`));
+    if (rows.length === 0) {
+      section.append(element('p', {class: 'empty'}, 'None.'));
+    } else {
+      section.append(element('div', {class: 'table'}, element('table', {},
+        element('thead', {}, element('tr', {}, element('th', {scope: 'col'}, 'Origin'),
+          ...columnNames.map((name) => element('th', {scope: 'col'}, element('span', {}, name))))),
+        element('tbody', {}, ...rows))));
+    }
+    $('busiest').append(head('busiest', 'Busiest pairs', [`of ${plural(data.pairs.count, 'pair')}`, asWidened(data.pairs)]
+      .filter(Boolean).join(', ')));
+    $('busiest').append(table([['Origin'], ['Destination', 'left'], ['Sent'], ['Replies'], ['Packets', 'minor'], ['Conn.', 'minor'],
+                               ['Mean time', 'minor']],
+      busiest.map(([origin, destination, sent, replies, packetsSent, packetsReplies, connections, times]) => element('tr', {},
+        element('th', {scope: 'row'}, origin), element('td', {class: 'left'}, destination), cell(bytes(sent), sent, 'bytes'),
+        cell(bytes(replies), replies, 'bytes'), cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
+        cell(count(connections), connections, 'connections closed', 'minor'),
+        cell(duration(connections > 0 ? times / connections : NaN), undefined, '', 'minor')))));
+  };
+
+  const showGateways = () => {
+    const section = $('gateways');
+    section.append(head('gateways', 'Gateways', 'how far their intervals are to be believed'));
+    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
+                          ['Flows lost', 'minor']],
+      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost]) => element('tr', {},
+        element('th', {scope: 'row', title: gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
+        cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals),
+        cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
+        cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
+  };
+
+  const showGaps = () => {
+    const section = $('gaps');
+    const {gaps} = data.gaps;
+    section.append(head('gaps', 'Gaps', data.gaps.count > gaps.length
+      ? `the last ${exact(gaps.length)} of ${exact(data.gaps.count)}` : data.gaps.count > 0 ? plural(data.gaps.count, 'gap') : ''));
+    if (gaps.length === 0) {
+      section.append(element('p', {class: 'empty'}, 'None: every interval that the database knows of is complete.'));
+      return;
+    }
+    const made = table([['Began'], ['For'], ['Gateway', 'left'], ['What', 'left']],
+      [...gaps].reverse().map(([gateway, began, ended, text]) => {
+        const title = spanInZones(began, ended);
+        return element('tr', {}, element('th', {scope: 'row', title}, `${day(began, local)}, ${clock(began, local)}`),
+          element('td', {}, duration(ended - began)), element('td', {class: 'left'}, gateway),
+          element('td', {class: `wrap ${text.includes('partial') ? 'partial' : 'resynced'}`}, text));
+      }));
+    made.classList.add('scroll');
+    made.tabIndex = 0;
+    made.setAttribute('role', 'region');
+    made.setAttribute('aria-labelledby', 'gaps-title');
+    section.append(made);
+  };
+
+  // ---- The page ----
+
+  const theme = (name, keep) => {
+    document.documentElement.dataset.theme = name;
+    // Browsers may forbid a page from a file to store anything.
+    try {
+      if (keep) localStorage.setItem('ctacct-theme', name);
+    } catch {}
+    repaint();
+  };
+  const darkWanted = matchMedia('(prefers-color-scheme: dark)');
+  let chosen = null;
+  try {
+    chosen = localStorage.getItem('ctacct-theme');
+  } catch {}
+  const startTheme = () => theme(chosen === 'light' || chosen === 'dark' ? chosen : darkWanted.matches ? 'dark' : 'light', false);
+  startTheme();
+  darkWanted.addEventListener('change', startTheme);
+  $('theme').addEventListener('click', () => {
+    chosen = document.documentElement.dataset.theme === 'dark' ? 'light' : 'dark';
+    theme(chosen, true);
+  });
+
+  $('range').textContent = spanInZones(whole[0], whole[1]);
+  const names = {gateways: 'gateway', srcs: 'origin', dsts: 'destination', protos: 'protocol', ports: 'port'};
+  for (const [key, name] of Object.entries(names)) {
+    if (data.asked[key]) $('filters').append(element('li', {}, `${name}: ${data.asked[key].join(', ')}`));
+  }
+  $('made').textContent = `Made by ctacct on ${day(data.generated, 'UTC')}, ${clock(data.generated, 'UTC')} UTC, ` +
+    `out of PostgreSQL ${data.asked.server}. ` +
+    `Times are of ${isUtc ? 'UTC' : `${local}, the zone of this browser`}. SI units: 1 kB is 1000 bytes.`;
+
+  if (kEmpty) {
+    const notice = $('notice');
+    const filtered = $('filters').childElementCount > 0 ? ' that passes the filters' : '';
+    notice.textContent = data.held
+      ? `No traffic${filtered} in this range. The database has some from ${spanInZones(data.held[0], data.held[1])}.`
+      : 'No traffic yet: the tables are there, and empty. The importer fills them.';
+    notice.hidden = false;
+    $('content').hidden = $('totals').hidden = true;
+    // An interval may be known to lack all that it had.
+    if (data.gaps.count > 0 || data.gateways.gateways.length > 0) {
+      $('content').hidden = false;
+      for (const card of $('content').children) card.hidden = card.id !== 'gaps' && card.id !== 'gateways';
+      showGateways();
+      showGaps();
+    }
+    for (const button of $('toolbar').querySelectorAll('button')) button.hidden = button.id !== 'theme';
+    return;
+  }
+
+  const pointText = (ms) => `a point is ${duration(ms).replaceAll('\u00a0', ' ')}`;
+  const byEnd = new Map(data.total.points.map((point) => [point[0], point]));
+  const {width} = data.total;
+  const totalRows = grid(data.total).map((end) => {
+    const point = byEnd.get(end);
+    if (point) return {x: middle(end, width), point};
+    return {x: middle(end, width), point: unknown(end - width, end) ? null : [end, width / 1000, 0, 0, 0, 0, 0, 0, 0]};
+  });
+  const rowsOf = (...values) => totalRows.map(({x, point}) => [x, ...values.map((value) => point && value(point))]);
+  const direction = (unit) => [{name: 'sent', color: 'sent', unit}, {name: 'replies', color: 'replies', unit}];
+  chart('bits', 'Throughput', direction(bits), rowsOf((p) => p[2] * 8 / p[1], (p) => p[3] * 8 / p[1]), width,
+        {axis: bits, rangeSelector: true, note: pointText(width) + (regions.length > 0 ? '; gaps are shaded' : '')});
+  const perSecond = (value) => `${count(value)}/s`;
+  chart('packets', 'Packets', direction(perSecond), rowsOf((p) => p[4] / p[1], (p) => p[5] / p[1]), width, {axis: perSecond});
+  if (data.total.open) {
+    chart('connections', 'Connections', [{name: 'open', color: 'c4', unit: count}, {name: 'closed per second', color: 'c2', unit: perSecond}],
+          rowsOf((p) => p[8] ?? 0, (p) => p[6] / p[1]), width, {axis: count});
+  } else {
+    chart('connections', 'Connections', [{name: 'closed', color: 'c2', unit: perSecond}], rowsOf((p) => p[6] / p[1]), width,
+          {axis: perSecond});
+  }
+  for (const [id, title] of [['origins', 'Origins'], ['destinations', 'Destinations'], ['ports', 'Protocols and ports']]) {
+    const source = data[id];
+    const ends = grid(source);
+    const rowOf = new Map(ends.map((end, i) => [end, i]));
+    const places = Math.min(source.keys.length, kSeriesMax);
+    const hasRest = source.keys.length > kSeriesMax || source.others > 0;
+    const rates = ends.map((end) => [middle(end, source.width), ...new Array(places + (hasRest ? 1 : 0)).fill(
+      unknown(end - source.width, end) ? null : 0)]);
+    for (const [end, seconds, place, sent, replies] of source.points) {
+      const row = rates[rowOf.get(end)];
+      if (row) row[1 + Math.min(place, places)] += (sent + replies) * 8 / seconds;
+    }
+    const series = source.keys.slice(0, places).map((name, i) => ({name, color: `c${i}`, unit: bits}));
+    if (hasRest) series.push({name: 'all others', color: 'rest', unit: bits});
+    chart(id, title, series, rates, source.width, {axis: bits, stacked: true, note: `both ways; ${pointText(source.width)}`});
+  }
+  showPairs();
+  showGateways();
+  showGaps();
+  show(...whole);
+
+  $('earlier').addEventListener('click', () => move(-.5));
+  $('later').addEventListener('click', () => move(.5));
+  $('zoom-in').addEventListener('click', () => zoom(.5));
+  $('zoom-out').addEventListener('click', () => zoom(2));
+  $('whole').addEventListener('click', () => show(...whole));
+  document.documentElement.dataset.ready = Object.keys(drawn).join(' ');
+})();
