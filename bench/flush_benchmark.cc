@@ -7,7 +7,8 @@
 // took, the sealing included: while a flush ran, and while none ran; on the wall clock, and of this
 // thread's own CPU time (what the machine gives to others, it does not count). The same is told of
 // a loop that only computes, for as long: so much this machine takes from any program. The rows are
-// read back: their sums must be what was accounted.
+// read back: their sums must be what was accounted. With them is measured what the flusher pays
+// for a line of the FIFO, in both formats.
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
@@ -29,8 +30,10 @@
 #include "absl/flags/flag.h"
 #include "absl/status/statusor.h"
 #include "engine/command_line.h"
+#include "engine/csv.h"
 #include "engine/engine_id.h"
 #include "engine/flusher.h"
+#include "engine/influx_line.h"
 #include "engine/spool_reader.h"
 #include "engine/worker.h"
 
@@ -56,6 +59,13 @@ double ThreadCpuMillis() {
   timespec now{};
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
   return static_cast<double>(now.tv_sec) * 1e3 + static_cast<double>(now.tv_nsec) / 1e6;
+}
+
+template <typename Work>
+double CpuMillisOf(const Work& work) {
+  const double start = ThreadCpuMillis();
+  work();
+  return ThreadCpuMillis() - start;
 }
 
 // The longest times of what was done between Begin and End.
@@ -185,6 +195,9 @@ int Run() {
   flusher_thread.join();
 
   uint64_t packets = 0, rows = 0;
+  double csv_ms = 0, influx_ms = 0;
+  const InfluxLineEncoder influx("bench");
+  std::string lines;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     absl::StatusOr<SpoolReader> reader = SpoolReader::Open(entry.path());
     if (!reader.ok()) {
@@ -197,6 +210,14 @@ int Run() {
       if (!more.ok() || !*more) break;
       for (const TrafficRow& row : block) packets += row.packets_src;
       rows += block.size();
+      csv_ms += CpuMillisOf([&] {
+        for (const TrafficRow& row : block) AppendCsvLine(row, true, &lines);
+      });
+      lines.clear();
+      influx_ms += CpuMillisOf([&] {
+        for (const TrafficRow& row : block) influx.Append(row, true, &lines);
+      });
+      lines.clear();
     }
   }
   std::filesystem::remove_all(folder);
@@ -204,10 +225,12 @@ int Run() {
   std::printf(
       "{\"events\": %u, \"rows\": %lu, \"keys\": %u, \"exact\": %s,\n"
       " \"flush_ms\": %.0f, \"events_during_flushes\": %lu,\n"
+      " \"pipe_line_ns\": {\"csv\": %.0f, \"influx\": %.0f},\n"
       " \"longest_batch_during_flush_ms\": {\"wall\": %.3f, \"cpu\": %.3f},\n"
       " \"longest_batch_else_ms\": {\"wall\": %.3f, \"cpu\": %.3f},\n"
       " \"longest_computing_ms\": {\"wall\": %.3f, \"cpu\": %.3f}, \"computed\": %u}\n",
       number, rows, keys, exact ? "true" : "false", flush_millis, batches_in_flush * kBatch,
+      csv_ms * 1e6 / static_cast<double>(rows), influx_ms * 1e6 / static_cast<double>(rows),
       in_flush_longest.wall_ms, in_flush_longest.cpu_ms, else_longest.wall_ms, else_longest.cpu_ms,
       computing.wall_ms, computing.cpu_ms, static_cast<unsigned>(computed & 1));
   return exact ? kExitOk : kExitOperatingError;

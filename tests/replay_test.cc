@@ -1992,16 +1992,34 @@ Script ManyRows(int rows) {
   return script;
 }
 
-TEST_F(ReplayTest, SlowPipeReaderGetsWholeLines) {  // Fault 27
+// The line of the FIFO that belongs to a line of CSV.
+std::string InfluxLine(const std::string& csv, const std::string& gateway) {
+  const Lines c = absl::StrSplit(csv, ',');
+  EXPECT_EQ(c.size(), 11u) << csv;
+  return absl::StrCat("traffic,dst=", c[3], ",gateway=", gateway, ",port=", c[4], ",proto=", c[1],
+                      ",src=", c[2], " src_packets=", c[5], "i,dst_packets=", c[6],
+                      "i,src_bytes=", c[7], "i,dst_bytes=", c[8], "i,connection_count=", c[9],
+                      "i,connection_times=", c[10], "i ", c[0]);
+}
+
+class PipeFormatTest : public ReplayTest, public testing::WithParamInterface<std::string> {};
+INSTANTIATE_TEST_SUITE_P(Formats, PipeFormatTest, testing::Values("csv", "influx"));
+
+TEST_P(PipeFormatTest, SlowPipeReaderGetsWholeLines) {  // Fault 27
   const Script script = ManyRows(5000);
-  const Lines expected = Replay(script);
+  Lines expected = Replay(script);
   EXPECT_THAT(expected, SizeIs(5000));
+  if (GetParam() == "influx") {
+    for (std::string& line : expected) line = InfluxLine(line, "a\\ gateway");
+  }
   const std::set<std::string> known(expected.begin(), expected.end());
   const std::string fifo = Path("fifo");
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   const int reader = open(fifo.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
   ASSERT_GE(reader, 0);
-  EXPECT_THAT(Replay(script, {"--pipe=" + fifo}), IsEmpty());  // Nobody reads meanwhile.
+  EXPECT_THAT(
+      Replay(script, {"--pipe=" + fifo, "--pipe-format=" + GetParam(), "--gateway=a gateway"}),
+      IsEmpty());  // Nobody reads meanwhile.
   std::string text;
   std::string block(65536, '\0');
   for (ssize_t n; (n = read(reader, block.data(), block.size())) > 0;) {
@@ -2014,7 +2032,7 @@ TEST_F(ReplayTest, SlowPipeReaderGetsWholeLines) {  // Fault 27
   EXPECT_EQ(std::set<std::string>(lines.begin(), lines.end()).size(), lines.size());
 }
 
-TEST_F(ReplayTest, PipeReaderThatDies) {  // Fault 27
+TEST_P(PipeFormatTest, PipeReaderThatDies) {  // Fault 27
   const std::string fifo = Path("fifo");
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
   auto reader = Subprocess::Start({"head", "-n", "1", fifo});
@@ -2022,7 +2040,8 @@ TEST_F(ReplayTest, PipeReaderThatDies) {  // Fault 27
   const std::string output = Path("csv");
   ASSERT_EQ(mkdir(output.c_str(), 0700), 0);
   const Script script = ManyRows(20'000);
-  EXPECT_THAT(Replay(script, {"--pipe=" + fifo, "--output=" + output, "--output-format=csv"}),
+  EXPECT_THAT(Replay(script, {"--pipe=" + fifo, "--pipe-format=" + GetParam(), "--output=" + output,
+                              "--output-format=csv"}),
               IsEmpty());
   std::string files;
   for (const std::string& name : FilesIn(output)) files += ReadFile(output + "/" + name);
@@ -2155,6 +2174,8 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--track-open=2"}, "track-open"},
       {{"--output-format=xml"}, "output-format"},
       {{"--output-format=CSV "}, "output-format"},
+      {{"--pipe-format=line"}, "pipe-format"},
+      {{"--pipe-format="}, "pipe-format"},
       {{"--max-rows=0"}, "max-rows"},
       {{"--max-rows=10000001"}, "max-rows"},
       {{"--workers=0"}, "workers"},
@@ -2187,6 +2208,17 @@ TEST_F(ReplayTest, WrongUsage) {
     EXPECT_THAT(FilesIn(output), IsEmpty());
     EXPECT_THAT(FilesIn(folder_), ElementsAre("capture.pcap", "out"));
   }
+}
+
+// Its lines would be taken for others, and by no two databases for the same.
+TEST_F(ReplayTest, AGatewayThatInfluxLinesCannotTell) {
+  const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
+  const Lines flags = {"--replay=" + capture, "--pipe=" + Path("fifo"), "--gateway=a\\"};
+  Lines influx = flags;
+  influx.push_back("--pipe-format=influx");
+  ExpectError(Engine(influx), 2, "gateway");
+  EXPECT_THAT(FilesIn(folder_), ElementsAre("capture.pcap"));
+  EXPECT_EQ(Engine(flags).exit.ToString(), "exit status 0");
 }
 
 TEST_F(ReplayTest, ErrorsDoNotEchoControlCharacters) {
