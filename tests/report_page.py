@@ -45,7 +45,9 @@ LOOK = """(() => {
     scripts: document.scripts.length, images: document.images.length};
   for (const box of document.querySelectorAll('.chart')) {
     const canvas = box.querySelector('canvas');
-    const pixels = new Uint32Array(canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data.buffer);
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext('2d', {willReadFrequently: true});
+    copy.drawImage(canvas, 0, 0);
+    const pixels = new Uint32Array(copy.getImageData(0, 0, canvas.width, canvas.height).data.buffer);
     const colors = {};
     for (const pixel of pixels) colors[pixel] = (colors[pixel] ?? 0) + 1;
     const drawn = pixels.length - (colors[0] ?? 0);

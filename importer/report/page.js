@@ -23,6 +23,8 @@
   const bytes = (value) => si(value, 'B');
   const count = (value) => si(value, '');
   const bits = (value) => si(value, 'bit/s');
+  // Of an axis: 50 M, not 50.0 M.
+  const round = (text) => text.replace(/(\.\d*?)0+(?=\D|$)/, '$1').replace(/\.(?=\D|$)/, '');
   const exact = (value) => Math.round(value).toLocaleString('en');
   const plural = (number, word) => `${exact(number)} ${word}${number === 1 ? '' : 's'}`;
   const duration = (ms) => {
@@ -51,6 +53,7 @@
   const kDay = {day: 'numeric', month: 'short', year: 'numeric'};
   const kTime = {hour: '2-digit', minute: '2-digit', second: '2-digit'};
   const day = (ms, zone) => format(zone, kDay).format(ms);
+  const dayOfYear = (ms) => format(local, {day: 'numeric', month: 'short'}).format(ms);
   const clock = (ms, zone) => format(zone, kTime).format(ms);
   // "25 Nov 2026, 14:00:00 - 22:00:00", with the second day where it is another.
   const span = (from, to, zone) => day(from, zone) === day(to, zone)
@@ -236,8 +239,8 @@
       rangeSelectorAlpha: .5,
       interactionModel: mouseOnly,
       axes: {
-        x: {axisLabelWidth: 68, pixelsPerLabel: 84},
-        y: {axisLabelWidth: 70, pixelsPerLabel: 34, axisLabelFormatter: (value) => options.axis(value)},
+        x: {axisLabelWidth: 58, pixelsPerLabel: 60},
+        y: {axisLabelWidth: 70, pixelsPerLabel: 27, axisLabelFormatter: (value) => value === 0 ? '0' : round(options.axis(value))},
       },
       xRangePad: 0,
       yRangePad: 2,
@@ -247,7 +250,10 @@
       drawCallback: (graph, initial) => {
         drawn[id] = (drawn[id] ?? 0) + 1;
         if (initial || following) return;
-        show(...graph.xAxisRange());
+        const [from, to] = graph.xAxisRange();
+        // A double click goes as far as there are points, which lie in the middle of what they stand for.
+        if (from <= rows[0][0] && to >= rows.at(-1)[0]) show(...whole);
+        else show(from, to);
       },
     });
     showLegend();
@@ -311,7 +317,7 @@
       .filter(Boolean).join(', ');
     const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
       : [partial > 0 ? `${exact(partial)} partial` : '', resynced > 0 ? `${exact(resynced)} resynced` : '']
-        .filter(Boolean).join(', ') + ` of ${exact(intervals)}`;
+        .filter(Boolean).join(', ');
     const made = total('Complete', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
                        {id: 'complete', kind: partial > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
@@ -335,13 +341,13 @@
     const figures = [
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
-      total('Peak', bits(peak[0]), peak[1] ? `both ways, at ${clock(peak[1] - width, local)}` : ''),
-      total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent, ${count(sums[3])} replies`,
+      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${clock(peak[1] - width, local)}` : ''),
+      total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent, ${count(sums[3])} replied`,
             {exact: sums[2] + sums[3], unit: 'packets'}),
-      total('Connections', count(sums[4]), `closed; ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
+      total('Connections', count(sums[4]), `closed, ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
       total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
     ];
-    if (data.total.open) figures.push(total('Open at most', count(openMost), 'connections, mean of a point'));
+    if (data.total.open) figures.push(total('Open at most', count(openMost), 'connections at a time'));
     figures.push(completeness());
     $('totals').replaceChildren(...figures);
   };
@@ -405,7 +411,7 @@
     let most = 1;
     for (const [row, column, sent, replies] of cells) {
       values[row][column] = [sent, replies];
-      // All others together would make everybody pale.
+      // All others together are no pair, and would make everybody pale.
       if (row < origins.length && column < destinations.length) most = Math.max(most, sent + replies);
     }
     const rows = rowNames.map((origin, row) => element('tr', {}, element('th', {scope: 'row'}, origin),
@@ -415,7 +421,8 @@
         const made = cell(sum > 0 ? si(sum, '', 2).replace('\u00a0', '') : '0', sum, 'bytes');
         const level = Math.min(1, Math.sqrt(sum / most));
         made.style.setProperty('--level', level.toFixed(3));
-        made.className = sum === 0 ? 'none' : level > .62 ? 'strong' : '';
+        made.className = sum === 0 ? 'none' : row >= origins.length || column >= destinations.length ? 'others'
+          : level > .85 ? 'strong' : '';
         made.title = `${origin} \u2192 ${destination}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
         return made;
       })));
@@ -443,11 +450,11 @@
   const showGateways = () => {
     const section = $('gateways');
     section.append(head('gateways', 'Gateways', 'how far their intervals are to be believed'));
-    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
+    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
                           ['Flows lost', 'minor']],
       data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost]) => element('tr', {},
         element('th', {scope: 'row', title: gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
-        cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals),
+        cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals, '', 'minor'),
         cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
         cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
   };
@@ -461,12 +468,12 @@
       section.append(element('p', {class: 'empty'}, 'None: every interval that the database knows of is complete.'));
       return;
     }
-    const made = table([['Began'], ['For'], ['Gateway', 'left'], ['What', 'left']],
+    const made = table([['Began'], ['For'], ['What', 'left']],
       [...gaps].reverse().map(([gateway, began, ended, text]) => {
         const title = spanInZones(began, ended);
-        return element('tr', {}, element('th', {scope: 'row', title}, `${day(began, local)}, ${clock(began, local)}`),
-          element('td', {}, duration(ended - began)), element('td', {class: 'left'}, gateway),
-          element('td', {class: `wrap ${text.includes('partial') ? 'partial' : 'resynced'}`}, text));
+        return element('tr', {}, element('th', {scope: 'row', title}, `${dayOfYear(began)}, ${clock(began, local)}`),
+          element('td', {}, duration(ended - began)), element('td', {class: 'wrap'}, element('b', {}, gateway), ' ',
+            element('span', {class: text.includes('partial') ? 'partial' : 'resynced'}, text)));
       }));
     made.classList.add('scroll');
     made.tabIndex = 0;
@@ -518,7 +525,7 @@
     // An interval may be known to lack all that it had.
     if (data.gaps.count > 0 || data.gateways.gateways.length > 0) {
       $('content').hidden = false;
-      for (const card of $('content').children) card.hidden = card.id !== 'gaps' && card.id !== 'gateways';
+      for (const card of $('content').querySelectorAll('.card')) card.hidden = card.id !== 'gaps' && card.id !== 'gateways';
       showGateways();
       showGaps();
     }
