@@ -12,6 +12,7 @@
 
 #include "absl/flags/commandlineflag.h"
 #include "absl/flags/reflection.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -92,7 +93,11 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
   return SetFlag(*flag, name, value);
 }
 
-absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line) {
+// Calls `take` with the one or two parts of each line: "name" or "name=value", and the value where
+// it stands apart. Its errors get the file and line.
+absl::Status ForEachLine(
+    const std::string& path, int depth,
+    absl::FunctionRef<absl::Status(absl::string_view, const std::vector<std::string>&)> take) {
   if (depth > kFlagFileDepthMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("flag file ", QuotedForLog(path), ": more than ", kFlagFileDepthMax, " deep"));
@@ -124,18 +129,40 @@ absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line)
       parts = {std::string(entry.substr(0, blank)),
                std::string(absl::StripAsciiWhitespace(entry.substr(blank)))};
     }
-    size_t index = 0;
-    absl::Status status = TakeFlag(parts[0], parts, &index, depth, line);
-    if (status.ok() && index + 1 != parts.size()) {
-      status =
-          absl::InvalidArgumentError(absl::StrCat("a boolean takes '=': ", QuotedForLog(entry)));
-    }
-    if (!status.ok()) {
+    if (absl::Status status = take(entry, parts); !status.ok()) {
       return absl::InvalidArgumentError(
           absl::StrCat(path, ":", number, ": ", std::string(status.message())));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ReadFlagFile(const std::string& path, int depth, CommandLine* line) {
+  return ForEachLine(path, depth,
+                     [&](absl::string_view entry, const std::vector<std::string>& parts) {
+                       size_t index = 0;
+                       absl::Status status = TakeFlag(parts[0], parts, &index, depth, line);
+                       if (status.ok() && index + 1 != parts.size()) {
+                         return absl::InvalidArgumentError(
+                             absl::StrCat("a boolean takes '=': ", QuotedForLog(entry)));
+                       }
+                       return status;
+                     });
+}
+
+absl::Status AddFlagValues(const std::string& path, int depth,
+                           std::map<std::string, std::string>* values) {
+  return ForEachLine(
+      path, depth, [&](absl::string_view, const std::vector<std::string>& parts) -> absl::Status {
+        const size_t equals = parts[0].find('=');
+        const std::string name = Normalised(parts[0].substr(0, equals));
+        const std::string value = equals != std::string::npos ? parts[0].substr(equals + 1)
+                                  : parts.size() > 1          ? parts[1]
+                                                              : "true";
+        if (name == "flagfile") return AddFlagValues(value, depth + 1, values);
+        (*values)[name] = value;
+        return absl::OkStatus();
+      });
 }
 
 }  // namespace
@@ -174,6 +201,12 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
     if (absl::Status status = TakeFlag(text, args, &i, 0, &line); !status.ok()) return status;
   }
   return line;
+}
+
+absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(const std::string& path) {
+  std::map<std::string, std::string> values;
+  if (absl::Status status = AddFlagValues(path, 1, &values); !status.ok()) return status;
+  return values;
 }
 
 std::string FlagsHelp(const std::string& usage) {

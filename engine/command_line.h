@@ -14,6 +14,7 @@
 #ifndef CTACCT_ENGINE_COMMAND_LINE_H_
 #define CTACCT_ENGINE_COMMAND_LINE_H_
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -33,6 +34,12 @@ struct CommandLine {
 // that names the flag (and file and line, if it came from a flag file); flags parsed before it stay
 // set.
 [[nodiscard]] absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
+
+// What a flag file says, whoever's flags they are: values as text by normalised names
+// (underscores); of a flag that stands there twice the last. For a program that looks at another
+// one's settings.
+[[nodiscard]] absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(
+    const std::string& path);
 
 // All flags of this program with defaults and help, in the spelling of the contract (dashes), ready
 // to print.

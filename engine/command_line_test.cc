@@ -18,6 +18,7 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using ::testing::Not;
+using ::testing::Pair;
 
 class CommandLineTest : public testing::Test {
  protected:
@@ -114,6 +115,20 @@ TEST_F(CommandLineTest, AFlagFileThatIsNoneIsAnError) {
   // A folder is not a file without flags.
   EXPECT_THAT(Error({"-flagfile=/dev"}), HasSubstr("flag file '/dev'"));
   EXPECT_THAT(Error({"-flagfile=/dev/zero"}), HasSubstr("larger than"));
+}
+
+TEST_F(CommandLineTest, AnotherProgramsFlagFile) {
+  const std::string inner = testing::TempDir() + "/inner";
+  std::ofstream(inner) << "-receive-buffer 7\n";
+  const auto values =
+      ReadFlagValues(WriteFlagFile("# none of ours\n--output=/a b\nreliable\noutput-format=csv\n"
+                                   "flagfile=" +
+                                   inner + "\n"));
+  ASSERT_TRUE(values.ok()) << values.status();
+  EXPECT_THAT(*values, ElementsAre(Pair("output", "/a b"), Pair("output_format", "csv"),
+                                   Pair("receive_buffer", "7"), Pair("reliable", "true")));
+  EXPECT_EQ(ReadFlagValues("/nowhere").status().message(),
+            "flag file '/nowhere': No such file or directory");
 }
 
 TEST_F(CommandLineTest, HelpListsOurFlagsOnly) {

@@ -12,15 +12,7 @@ namespace {
 
 constexpr char kFolder[] = "/proc/sys/net/netfilter/";
 
-struct Setting {
-  const char* name;
-  int wanted;
-  bool needed;
-  bool needed_in_light;
-  const char* without;  // What is wrong as long as it is not set.
-};
-
-constexpr Setting kSettings[] = {
+constexpr ConntrackSetting kSettings[] = {
     {"nf_conntrack_acct", 1, true, true, "conntrack counts no packets and bytes"},
     {"nf_conntrack_timestamp", 1, false, true,
      "connection times are those of reading, not the kernel's"},
@@ -36,8 +28,10 @@ void ReadTimeout(const char* state, uint32_t* seconds) {
 
 }  // namespace
 
+absl::Span<const ConntrackSetting> ConntrackSettings() { return kSettings; }
+
 absl::Status PrepareConntrack(bool light, const std::function<void(const std::string&)>& log) {
-  for (const Setting& setting : kSettings) {
+  for (const ConntrackSetting& setting : kSettings) {
     const bool needed = light ? setting.needed_in_light : setting.needed;
     const std::string path = absl::StrCat(kFolder, setting.name);
     int value = -1;

@@ -6,9 +6,20 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 #include "engine/flow_table.h"
 
 namespace ctacct {
+
+// Below /proc/sys/net/netfilter/.
+struct ConntrackSetting {
+  const char* name;
+  int wanted;
+  bool needed;
+  bool needed_in_light;
+  const char* without;  // What is wrong as long as it is not set.
+};
+[[nodiscard]] absl::Span<const ConntrackSetting> ConntrackSettings();
 
 // Turns on nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events=1 where they are not,
 // and reports each change, or each setting that could not be changed, as a line to `log`. They stay

@@ -105,12 +105,14 @@ absl::StatusOr<int> SchemaVersion(PgConnection& connection) {
   if (!absl::SimpleAtoi(PQgetvalue(version->get(), 0, 0), &number)) {
     return absl::FailedPreconditionError("table ctacct_schema holds no version");
   }
-  if (number > kSchemaVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the database's schema is of version ", number,
-                     ", this importer knows versions up to ", kSchemaVersion));
-  }
   return number;
+}
+
+absl::Status CheckNotNewer(int version) {
+  if (version <= kSchemaVersion) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("the database's schema is of version ", version,
+                                                    ", this importer knows versions up to ",
+                                                    kSchemaVersion));
 }
 
 // Within a transaction.
@@ -125,6 +127,7 @@ absl::Status ApplySchemas(PgConnection& connection) {
   if (!status.ok()) return status;
   const absl::StatusOr<int> version = SchemaVersion(connection);
   if (!version.ok()) return version.status();
+  if (status = CheckNotNewer(*version); !status.ok()) return status;
   for (int next = *version + 1; next <= kSchemaVersion; ++next) {
     status = connection.Execute(kSchemas[next - 1]);
     if (status.ok()) {
@@ -305,16 +308,25 @@ absl::StatusOr<ImportOutcome> ImportOne(PgConnection& connection, const FileToIm
 
 }  // namespace
 
-absl::Status EnsureSchema(PgConnection& connection) {
-  // Reading needs no lock and no right to create anything: an importer may run without.
+absl::StatusOr<SchemaVersions> ReadSchemaVersions(PgConnection& connection) {
+  SchemaVersions versions;
+  versions.newest = kSchemaVersion;
   const absl::StatusOr<PgResult> table =
       connection.Query("SELECT to_regclass('ctacct_schema')", {});
   if (!table.ok()) return table.status();
-  if (PQgetisnull(table->get(), 0, 0) == 0) {
-    const absl::StatusOr<int> version = SchemaVersion(connection);
-    if (!version.ok()) return version.status();
-    if (*version == kSchemaVersion) return absl::OkStatus();
-  }
+  if (PQgetisnull(table->get(), 0, 0) != 0) return versions;
+  const absl::StatusOr<int> found = SchemaVersion(connection);
+  if (!found.ok()) return found.status();
+  versions.found = *found;
+  return versions;
+}
+
+absl::Status EnsureSchema(PgConnection& connection) {
+  // Reading needs no lock and no right to create anything: an importer may run without.
+  const absl::StatusOr<SchemaVersions> versions = ReadSchemaVersions(connection);
+  if (!versions.ok()) return versions.status();
+  if (versions->found == versions->newest) return absl::OkStatus();
+  if (absl::Status status = CheckNotNewer(versions->found); !status.ok()) return status;
   return InLongTransaction(connection, [&connection] { return ApplySchemas(connection); });
 }
 

@@ -23,6 +23,13 @@
 
 namespace ctacct {
 
+struct SchemaVersions {
+  int found = 0;   // In the database; 0: none of our tables.
+  int newest = 0;  // That this program knows.
+};
+// Changes nothing.
+[[nodiscard]] absl::StatusOr<SchemaVersions> ReadSchemaVersions(PgConnection& connection);
+
 // Makes the tables where they are missing. FailedPrecondition if a newer importer has made them.
 [[nodiscard]] absl::Status EnsureSchema(PgConnection& connection);
 

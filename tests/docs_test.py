@@ -39,6 +39,7 @@ PROGRAMS = {
     "//engine": "engine/engine",
     "//engine:spooldump": "engine/spooldump",
     "//importer": "importer/importer",
+    "//importer:doctor": "importer/doctor",
     "//importer:report": "importer/report",
 }
 GENERATOR = "tests/traffic_generator"
