@@ -24,7 +24,7 @@
 
 namespace ctacct {
 
-// All but the gateway's name takes 404 bytes at most; of the name, every byte may need an escape.
+// All but the gateway's name takes 401 bytes at most; of the name, every byte may need an escape.
 inline constexpr size_t kInfluxLineBytesMax = 512 + 2 * spool_format::kGatewayBytesMax;
 
 // For a name that CheckGatewayName accepts. Blanks, commas and equals signs are escaped; for
