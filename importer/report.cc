@@ -260,8 +260,9 @@ absl::StatusOr<Bound> ParseBound(const std::string& text) {
       return bound;
     }
   }
-  for (const char* const format : {absl::RFC3339_full, "%Y-%m-%d%ET%H:%M:%E*S", "%Y-%m-%d%ET%H:%M",
-                                   "%Y-%m-%d %H:%M:%E*S", "%Y-%m-%d %H:%M", "%Y-%m-%d"}) {
+  for (const char* const format :
+       {absl::RFC3339_full, "%Y-%m-%d%ET%H:%M%Ez", "%Y-%m-%d%ET%H:%M:%E*S", "%Y-%m-%d%ET%H:%M",
+        "%Y-%m-%d %H:%M:%E*S", "%Y-%m-%d %H:%M", "%Y-%m-%d"}) {
     absl::Time time;
     std::string why;
     if (absl::ParseTime(format, text, absl::UTCTimeZone(), &time, &why) &&

@@ -177,6 +177,8 @@ def problems(events):
 
 
 def main():
+    if not shutil.which("chromium"):
+        sys.exit("report_page.py: Chromium is not installed (package chromium)")
     parser = argparse.ArgumentParser()
     parser.add_argument("page")
     parser.add_argument("--size", default="1440x900")
@@ -199,7 +201,9 @@ def main():
         browser.call("Emulation.setTimezoneOverride", timezoneId=arguments.zone)
         browser.call("Emulation.setEmulatedMedia",
                      features=[{"name": "prefers-color-scheme", "value": "dark" if arguments.dark else "light"}])
-        browser.call("Page.navigate", url=address)
+        failure = browser.call("Page.navigate", url=address).get("errorText")
+        if failure:
+            sys.exit(f"report_page.py: {address}: {failure}")
         while browser.evaluate("document.readyState") != "complete" or browser.evaluate("location.href") != address:
             time.sleep(0.02)
         browser.settle()

@@ -29,7 +29,7 @@
   const plural = (number, word) => `${exact(number)} ${word}${number === 1 ? '' : 's'}`;
   const duration = (ms) => {
     if (!Number.isFinite(ms)) return '\u2013';
-    if (ms < 1000) return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)}\u00a0ms`;
+    if (ms < 1000) return `${ms > 0 && ms < 10 ? ms.toFixed(1) : Math.round(ms)}\u00a0ms`;
     const s = ms / 1000;
     if (s < 60) return `${s < 10 ? s.toFixed(2) : s.toFixed(1)}\u00a0s`;
     const units = [[86400, 'd', 3600, 'h'], [3600, 'h', 60, 'min'], [60, 'min', 1, 's']];
@@ -399,8 +399,10 @@
 
   // ---- Figures of the whole range ----
 
-  const asWidened = (source) => source.from === data.total.from && source.to === data.total.to ? ''
-    : `of whole half hours or hours: ${span(source.from, source.to, local)}`;
+  // Pairs are summed by half hours or hours. Nothing to say where that changes nothing.
+  const held = (source) => [Math.max(source.from, data.held[0]), Math.min(source.to, data.held[1])];
+  const asWidened = (source) => String(held(source)) === String(held(data.total)) ? ''
+    : `whole hours: ${span(source.from, source.to, local)}`;
 
   const showPairs = () => {
     const {origins, destinations, cells, busiest} = data.pairs;
@@ -427,14 +429,17 @@
         return made;
       })));
     const section = $('pairs');
-    section.append(head('pairs', 'Pairs', `bytes both ways; origins in rows, destinations in columns ${asWidened(data.pairs)}`));
+    section.append(head('pairs', 'Pairs', ['bytes both ways', 'origins in rows, destinations in columns', asWidened(data.pairs)]
+      .filter(Boolean).join('; ')));
     if (rows.length === 0) {
       section.append(element('p', {class: 'empty'}, 'None.'));
     } else {
-      section.append(element('div', {class: 'table'}, element('table', {},
+      const made = element('table', {},
         element('thead', {}, element('tr', {}, element('th', {scope: 'col'}, 'Origin'),
           ...columnNames.map((name) => element('th', {scope: 'col'}, element('span', {}, name))))),
-        element('tbody', {}, ...rows))));
+        element('tbody', {}, ...rows));
+      made.style.maxWidth = `${130 + 130 * columnNames.length}px`;  // A few cells are not drawn out over the page.
+      section.append(element('div', {class: 'table', tabindex: '0', role: 'region', 'aria-labelledby': 'pairs-title'}, made));
     }
     $('busiest').append(head('busiest', 'Busiest pairs', [`of ${plural(data.pairs.count, 'pair')}`, asWidened(data.pairs)]
       .filter(Boolean).join(', ')));
@@ -533,7 +538,7 @@
     return;
   }
 
-  const pointText = (ms) => `a point is ${duration(ms).replaceAll('\u00a0', ' ')}`;
+  const pointText = (ms) => `a point is ${round(duration(ms))}`;
   const byEnd = new Map(data.total.points.map((point) => [point[0], point]));
   const {width} = data.total;
   const totalRows = grid(data.total).map((end) => {
