@@ -113,7 +113,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   }
   absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
   if (!dumps.ok()) return dumps.status();
-  collector->dumps_ = *std::move(dumps);
+  collector->dump_socket_ = *std::move(dumps);
   return collector;
 }
 
@@ -163,7 +163,7 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
 void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   // A recording must tell the time of the subscription, too: it begins, as a capture of an nlmon
   // interface would, with a request for a dump.
-  const Datagram request = dumps_->last_request();
+  const Datagram request = dump_socket_->last_request();
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
@@ -185,7 +185,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
 }
 
 bool Collector::TakeChunk() {
-  const absl::StatusOr<const Datagram*> chunk = dumps_->Receive();
+  const absl::StatusOr<const Datagram*> chunk = dump_socket_->Receive();
   if (!chunk.ok()) {
     FailDump(std::string(chunk.status().message()));
     return false;
@@ -201,7 +201,10 @@ bool Collector::TakeChunk() {
   const bool was_running = dispatcher_->dump_running();
   dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
   dump_requested_ = dispatcher_->dump_running();
-  if (!dump_requested_) dumped_ = true;
+  if (!dump_requested_) {
+    dumped_ = true;
+    NoteDumpEnded(/*failed=*/false);
+  }
   // In the middle of a dump they look by themselves.
   if (!was_running || !dump_requested_) WakeWorkers();
   return true;
@@ -209,9 +212,9 @@ bool Collector::TakeChunk() {
 
 void Collector::RequestDump() {
   dispatcher_->set_dump_requested_ns(NowNs(CLOCK_MONOTONIC));
-  const absl::Status status = dumps_->Request();
+  const absl::Status status = dump_socket_->Request();
   dump_requested_ = true;
-  dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
+  dump_begun_ns_ = dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
   if (!status.ok()) FailDump(std::string(status.message()));
 }
 
@@ -219,12 +222,39 @@ void Collector::FailDump(const std::string& why) {
   options_.log(why);
   dump_requested_ = false;
   next_request_ns_ = NowNs(CLOCK_MONOTONIC) + kDumpRetryNs;
+  NoteDumpEnded(/*failed=*/true);
   dispatcher_->OnDumpFailed(NowNs(CLOCK_REALTIME));
   WakeWorkers();
   // A fresh socket: the old one may hold half a dump.
   if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(); fresh.ok()) {
-    dumps_ = *std::move(fresh);
+    dump_socket_ = *std::move(fresh);
   }
+}
+
+void Collector::NoteDumpEnded(bool failed) {
+  const int64_t took_ns = NowNs(CLOCK_MONOTONIC) - dump_begun_ns_;
+  dumps_.fetch_add(1, std::memory_order_relaxed);
+  dumps_failed_.fetch_add(failed ? 1 : 0, std::memory_order_relaxed);
+  dump_ns_.fetch_add(took_ns, std::memory_order_relaxed);
+  last_dump_ns_.store(took_ns, std::memory_order_relaxed);
+}
+
+LiveMetrics Collector::metrics() const {
+  LiveMetrics metrics;
+  metrics.dumps = dumps_.load(std::memory_order_relaxed);
+  metrics.dumps_failed = dumps_failed_.load(std::memory_order_relaxed);
+  metrics.dump_ns = dump_ns_.load(std::memory_order_relaxed);
+  metrics.last_dump_ns = last_dump_ns_.load(std::memory_order_relaxed);
+  for (const std::unique_ptr<EventLoop>& loop : loops_) {
+    const EventLoop::Waits waits = loop->waits();
+    metrics.wakeups += waits.wakeups;
+    metrics.naps += waits.naps;
+    metrics.receive_buffer_bytes += loop->ReceiveBufferBytes();
+    metrics.receive_buffer_peak =
+        std::max(metrics.receive_buffer_peak, loop->ReceiveBufferShare(waits.queued_events_peak));
+  }
+  metrics.times_reliable_left = times_reliable_left();
+  return metrics;
 }
 
 void Collector::TakeLastDump() {
@@ -233,7 +263,7 @@ void Collector::TakeLastDump() {
     if (!dump_requested_) RequestDump();
     while (dump_requested_) {
       if (TakeChunk()) continue;
-      pollfd fd = {dumps_->fd(), POLLIN, 0};
+      pollfd fd = {dump_socket_->fd(), POLLIN, 0};
       if (dump_requested_) poll(&fd, 1, 10);
     }
   }
@@ -315,7 +345,7 @@ void Collector::Wait(int wake_fd) {
   }
   pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
                   {wake_fd, POLLIN, 0},
-                  {dump_requested_ ? dumps_->fd() : -1, POLLIN, 0}};
+                  {dump_requested_ ? dump_socket_->fd() : -1, POLLIN, 0}};
   poll(fds, 3, static_cast<int>(millis));
   if (fds[0].revents != 0) {
     uint64_t drained = 0;

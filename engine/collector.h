@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "engine/dispatcher.h"
 #include "engine/event_loop.h"
+#include "engine/metrics.h"
 #include "engine/service_manager.h"
 #include "engine/table_guard.h"
 #include "engine/unique_fd.h"
@@ -61,6 +62,8 @@ class Collector {
 
   // How often reliable delivery was given up for want of room in the table.
   uint64_t times_reliable_left() const { return times_reliable_left_.load(); }
+  // All but what conntrack itself tells; any thread.
+  LiveMetrics metrics() const;
 
   // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
   // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
@@ -80,6 +83,7 @@ class Collector {
   // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
   bool TakeChunk();
   void FailDump(const std::string& why);
+  void NoteDumpEnded(bool failed);
   // Every worker has applied all that was dispatched.
   bool AllCaughtUp() const;
   bool AnyNeedsResync() const;
@@ -94,7 +98,7 @@ class Collector {
   std::vector<AccountingHandoff*> handoffs_;
   UniqueFd attention_fd_;  // A worker wants something of this thread.
   std::vector<std::unique_ptr<EventLoop>> loops_;
-  std::unique_ptr<DumpSocket> dumps_;
+  std::unique_ptr<DumpSocket> dump_socket_;
   std::unique_ptr<CaptureWriter> capture_;
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
@@ -102,9 +106,15 @@ class Collector {
   int64_t interval_ended_ns_ = 0;
   std::vector<std::string> kept_names_;
   std::atomic<uint64_t> times_reliable_left_{0};
+  // Written by the thread of Run.
+  std::atomic<uint64_t> dumps_{0};
+  std::atomic<uint64_t> dumps_failed_{0};
+  std::atomic<int64_t> dump_ns_{0};
+  std::atomic<int64_t> last_dump_ns_{0};
   bool dumped_ = false;  // The first dump is over.
   bool baseline_told_ = false;
   bool dump_requested_ = false;   // And not done yet.
+  int64_t dump_begun_ns_ = 0;     // Monotonic: when it was requested.
   int64_t dump_progress_ns_ = 0;  // Monotonic: the last sign of life of the dump.
   int64_t next_request_ns_ = 0;   // Monotonic: not before, after a dump that failed.
 };

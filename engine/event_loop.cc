@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "netlink/ctnetlink_parser.h"
 
@@ -70,6 +72,7 @@ void EventLoop::Run(Worker* worker) {
   for (;;) {
     const uint64_t snapshot = queue_.Snapshot();
     const size_t taken = TakeEvents(worker);
+    waits_.queued_events_peak = std::max(waits_.queued_events_peak, taken);
     Frame frame;
     while (queue_.Next(snapshot, &frame)) {
       if (frame.kind == FrameKind::kDatagram && options_.capture != nullptr) {
@@ -87,6 +90,7 @@ void EventLoop::Run(Worker* worker) {
         RunOn(own_cpu_);
         flows_.store(worker->flows(), std::memory_order_relaxed);
         needs_resync_.store(worker->needs_resync(), std::memory_order_relaxed);
+        PublishWaits((frame.number & kDumpSeals) != 0);
       }
     }
     worker->ApplyPending();
@@ -186,6 +190,27 @@ void EventLoop::EndReliable() {
   if (options_.reliable) events_->NoteDropsTold(events_->SetReliable(false));
 }
 
+void EventLoop::PublishWaits(bool interval_ends) {
+  wakeups_.store(waits_.wakeups, std::memory_order_relaxed);
+  naps_.store(waits_.naps, std::memory_order_relaxed);
+  if (!interval_ends) return;
+  queued_events_peak_.store(waits_.queued_events_peak, std::memory_order_relaxed);
+  waits_.queued_events_peak = 0;
+}
+
+EventLoop::Waits EventLoop::waits() const {
+  Waits waits;
+  waits.wakeups = wakeups_.load(std::memory_order_relaxed);
+  waits.naps = naps_.load(std::memory_order_relaxed);
+  waits.queued_events_peak = queued_events_peak_.load(std::memory_order_relaxed);
+  return waits;
+}
+
+double EventLoop::ReceiveBufferShare(size_t events) const {
+  return static_cast<double>(events * kQueuedEventBytes) /
+         static_cast<double>(std::max<size_t>(events_->ReceiveBufferBytes(), 1));
+}
+
 void EventLoop::CallAttention() const {
   const uint64_t one = 1;
   [[maybe_unused]] const ssize_t ignored = write(options_.attention_fd, &one, sizeof(one));
@@ -203,11 +228,15 @@ void EventLoop::Wake() {
 }
 
 void EventLoop::Wait(size_t taken, bool snapshot_running) {
+  ++waits_.wakeups;
   if (dump_running_ || snapshot_running) {
     Nap(kDumpNapNs);
     return;
   }
-  if (taken * kQueuedEventBytes * kNapBufferShare < events_->ReceiveBufferBytes()) Nap(kNapNs);
+  if (taken * kQueuedEventBytes * kNapBufferShare < events_->ReceiveBufferBytes()) {
+    ++waits_.naps;
+    Nap(kNapNs);
+  }
   pollfd fds[] = {{wake_fd_.get(), POLLIN, 0}, {events_->fd(), POLLIN, 0}};
   poll(fds, status_.ok() ? 2 : 1, kPollMillis);
   if (fds[0].revents != 0) {

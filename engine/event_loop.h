@@ -71,6 +71,17 @@ class EventLoop {
   // Of any thread; as of the frames that the queue's producer knows to be applied.
   bool needs_resync() const { return needs_resync_.load(std::memory_order_relaxed); }
   size_t flows() const { return flows_.load(std::memory_order_relaxed); }
+  // How it waits, as of the end of the last dump.
+  struct Waits {
+    uint64_t wakeups = 0;
+    uint64_t naps = 0;  // Of kNapNs; not those within a dump.
+    // The most events that were there at one look, up to the last interval's end since the one
+    // before.
+    size_t queued_events_peak = 0;
+  };
+  Waits waits() const;
+  // The part of the receive buffer that so many events fill, about.
+  double ReceiveBufferShare(size_t events) const;
   // The socket failed; the loop goes on with frames only.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Why; once failed, or after Run.
@@ -94,6 +105,8 @@ class EventLoop {
   void CallAttention() const;
   void RunOn(const cpu_set_t& cpus);
   void Wait(size_t taken, bool snapshot_running);
+  // Shows `waits_` to others; `interval_ends`: its peak begins anew.
+  void PublishWaits(bool interval_ends);
 
   const Options options_;
   const std::unique_ptr<EventSocket> events_;
@@ -106,12 +119,16 @@ class EventLoop {
   bool dump_running_ = false;
   bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
   uint32_t drops_seen_;
+  Waits waits_;
   int64_t overrun_over_ns_ = 0;  // Monotonic: when the last one's queue was drained.
   int64_t drained_ns_ = 0;       // Since the epoch: when the queue was last known to be empty.
   // Shared.
   std::atomic<bool> needs_resync_{false};
   std::atomic<bool> failed_{false};
   std::atomic<size_t> flows_{0};
+  std::atomic<uint64_t> wakeups_{0};
+  std::atomic<uint64_t> naps_{0};
+  std::atomic<size_t> queued_events_peak_{0};
   enum class Delivery { kUnreliable, kReliable, kReliableLeft };
   std::mutex delivery_mutex_;
   // Guarded by delivery_mutex_:

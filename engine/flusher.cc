@@ -242,6 +242,7 @@ void Flusher::Merge(AccountingTable* table) {
 void Flusher::Emit(const AccountingTable& table) {
   IntervalRows interval = TakeRows(table);
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
+  last_interval_rows_ = interval.rows.size();
   const bool has_gap = interval.completeness != Completeness::kComplete;
   if (options_.sink.write && (has_gap || !interval.rows.empty())) {
     timespec now{};

@@ -103,6 +103,7 @@ class Flusher {
 
   size_t rows_waiting() const { return rows_waiting_; }
   uint64_t rows_written() const { return rows_written_; }
+  uint64_t last_interval_rows() const { return last_interval_rows_; }
   uint64_t intervals_written() const { return intervals_written_; }
   // Into other rows, also by the workers. One that grew again and was folded again counts twice.
   uint64_t rows_folded() const { return rows_folded_; }
@@ -145,6 +146,7 @@ class Flusher {
   std::deque<IntervalRows> waiting_;
   size_t rows_waiting_ = 0;
   uint64_t rows_written_ = 0;
+  uint64_t last_interval_rows_ = 0;
   uint64_t intervals_written_ = 0;
   uint64_t rows_folded_ = 0;
   IntervalTotals intervals_;

@@ -46,11 +46,14 @@
 #include "engine/pipe_writer.h"
 #include "engine/port_list.h"
 #include "engine/privileges.h"
+#include "engine/prometheus_text.h"
 #include "engine/replay.h"
 #include "engine/restart.h"
 #include "engine/row_limit.h"
 #include "engine/service_manager.h"
+#include "engine/spool_backlog.h"
 #include "engine/spool_header.h"
+#include "engine/table_guard.h"
 #include "engine/unique_fd.h"
 #include "engine/worker.h"
 #include "netlink/ipv4_text.h"
@@ -260,6 +263,12 @@ int64_t WallClockNs() {
   return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
 }
 
+int64_t MonotonicNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
+
 void Log(const std::string& line) { PrintError(kProgram, absl::UnknownError(line)); }
 
 struct Config {
@@ -383,9 +392,15 @@ class FlushReporter {
 
   absl::Status Flush(bool last) {
     const uint64_t written = flusher_->intervals_written();
+    const int64_t begun_ns = MonotonicNs();
     const absl::Status status = privileges_.Explain(flusher_->Flush(handoffs_, last));
+    working_ns_ += MonotonicNs() - begun_ns;
     failures_ = status.ok() ? 0 : failures_ + 1;
-    if (flusher_->intervals_written() != written) last_write_ns_ = WallClockNs();
+    if (flusher_->intervals_written() != written) {
+      last_write_ns_ = WallClockNs();
+      last_flush_ns_ = std::exchange(working_ns_, 0);
+      flush_ns_ += last_flush_ns_;
+    }
     NoteFolding();
     if (status.ok() != last_.ok() && !silent_) {
       Log(status.ok() ? std::string("rows can be written again")
@@ -397,6 +412,9 @@ class FlushReporter {
 
   uint64_t failures() const { return failures_; }  // Since the last success.
   int64_t last_write_ns() const { return last_write_ns_; }
+  // Spent on what was written: in all, and on what was written last.
+  int64_t flush_ns() const { return flush_ns_; }
+  int64_t last_flush_ns() const { return last_flush_ns_; }
 
  private:
   // Says so when it begins.
@@ -418,82 +436,124 @@ class FlushReporter {
   absl::Status last_;
   uint64_t failures_ = 0;
   int64_t last_write_ns_ = 0;
+  int64_t working_ns_ = 0;  // On what is not written yet.
+  int64_t flush_ns_ = 0;
+  int64_t last_flush_ns_ = 0;
   int64_t last_end_ns_ = 0;
   uint64_t rows_folded_ = 0;
   bool folds_ = false;
 };
 
-// Keeps the metrics file as new as what it is made of. Says once when it cannot be written, and
-// once when it can be again.
-class MetricsReporter {
- public:
-  MetricsReporter(std::optional<MetricsFile> file, int64_t started_ns, const Flusher* flusher,
-                  const FlushReporter* writes, const PipeWriter* pipe)
-      : file_(std::move(file)),
-        started_ns_(started_ns),
-        flusher_(flusher),
-        writes_(writes),
-        pipe_(pipe) {}
-
-  void Update(uint64_t port_list_errors) {
-    if (!file_.has_value()) return;
-    EngineMetrics metrics;
-    metrics.started_ns = started_ns_;
-    for (const WorkerCounts& counts : flusher_->worker_counts()) metrics.counts.Add(counts);
-    for (const uint64_t flows : flusher_->worker_flows()) metrics.flows += flows;
-    metrics.intervals = flusher_->intervals();
-    metrics.intervals_written = flusher_->intervals_written();
-    metrics.rows_written = flusher_->rows_written();
-    metrics.rows_waiting = flusher_->rows_waiting();
-    metrics.rows_folded = flusher_->rows_folded();
-    metrics.write_failures = writes_->failures();
-    metrics.last_write_ns = writes_->last_write_ns();
-    if (pipe_ != nullptr) {
-      metrics.has_pipe = true;
-      metrics.pipe_lines_written = pipe_->lines_written();
-      metrics.pipe_lines_dropped = pipe_->lines_dropped();
-    }
-    metrics.port_list_errors = port_list_errors;
-    const absl::Status status = file_->Write(MetricsText(metrics));
-    if (status.ok() != last_.ok()) {
-      Log(status.ok() ? "the metrics file can be written again" : std::string(status.message()));
-    }
-    last_ = status;
-  }
-
- private:
-  std::optional<MetricsFile> file_;
-  const int64_t started_ns_;
-  const Flusher* const flusher_;
-  const FlushReporter* const writes_;
-  const PipeWriter* const pipe_;
-  absl::Status last_;
-};
+// What of the metrics is known before anything is accounted, and stays.
+EngineMetrics StartMetrics(const Config& config) {
+  EngineMetrics metrics;
+  metrics.gateway = config.gateway;
+  metrics.interval_ns = config.rules.interval_ns;
+  metrics.started_ns = WallClockNs();
+  metrics.has_pipe = !absl::GetFlag(FLAGS_pipe).empty();
+  if (!absl::GetFlag(FLAGS_output).empty()) metrics.spool.emplace();
+  return metrics;
+}
 
 // Proves that it can be written, before anything is accounted.
-absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(int64_t started_ns) {
+absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(const EngineMetrics& metrics) {
   const std::string path = absl::GetFlag(FLAGS_metrics_file);
   if (path.empty()) return std::optional<MetricsFile>();
   absl::StatusOr<MetricsFile> file = MetricsFile::Open(path);
   if (!file.ok()) return file.status();
-  EngineMetrics metrics;
-  metrics.started_ns = started_ns;
-  metrics.has_pipe = !absl::GetFlag(FLAGS_pipe).empty();
   if (absl::Status status = file->Write(MetricsText(metrics)); !status.ok()) return status;
   return std::optional<MetricsFile>(*std::move(file));
 }
 
-// Adds to `errors`.
-void ReloadPorts(PortListFile* ports, const Privileges& privileges, bool forced, uint64_t* errors) {
+// How the port list's file does.
+struct PortListHealth {
+  uint64_t errors = 0;
+  bool failing = false;
+};
+
+// Keeps the metrics file as new as what it is made of.
+class MetricsReporter {
+ public:
+  MetricsReporter(std::optional<MetricsFile> file, EngineMetrics metrics, const Flusher* flusher,
+                  const FlushReporter* writes, const PipeWriter* pipe, const Collector* collector)
+      : file_(std::move(file)),
+        metrics_(std::move(metrics)),
+        flusher_(flusher),
+        writes_(writes),
+        pipe_(pipe),
+        collector_(collector),
+        spool_(absl::GetFlag(FLAGS_output)) {}
+
+  void Update(const PortListHealth& ports, bool last = false) {
+    if (!file_.has_value()) return;
+    const bool interval_ended =
+        metrics_.intervals.last_end_ns != flusher_->intervals().last_end_ns ||
+        metrics_.intervals_written != flusher_->intervals_written();
+    metrics_.counts = WorkerCounts();
+    for (const WorkerCounts& counts : flusher_->worker_counts()) metrics_.counts.Add(counts);
+    metrics_.flows = 0;
+    for (const uint64_t flows : flusher_->worker_flows()) metrics_.flows += flows;
+    metrics_.intervals = flusher_->intervals();
+    metrics_.intervals_written = flusher_->intervals_written();
+    metrics_.rows_written = flusher_->rows_written();
+    metrics_.last_interval_rows = flusher_->last_interval_rows();
+    metrics_.rows_waiting = flusher_->rows_waiting();
+    metrics_.rows_folded = flusher_->rows_folded();
+    metrics_.write_failures = writes_->failures();
+    metrics_.last_write_ns = writes_->last_write_ns();
+    metrics_.flush_ns = writes_->flush_ns();
+    metrics_.last_flush_ns = writes_->last_flush_ns();
+    if (pipe_ != nullptr) {
+      metrics_.pipe_lines_written = pipe_->lines_written();
+      metrics_.pipe_lines_dropped = pipe_->lines_dropped();
+    }
+    metrics_.port_list_errors = ports.errors;
+    metrics_.port_list_failing = ports.failing;
+    if (collector_ != nullptr) UpdateLive(interval_ended);
+    // Not each second: a look at the folder takes its time.
+    if (metrics_.spool.has_value() && (interval_ended || last)) {
+      metrics_.spool = spool_.Measure(/*now=*/last);
+    }
+    file_->Refresh(MetricsText(metrics_), Log);
+  }
+
+ private:
+  void UpdateLive(bool interval_ended) {
+    const LiveMetrics before = metrics_.live.value_or(LiveMetrics());
+    metrics_.live = collector_->metrics();
+    metrics_.live->conntrack_entries = before.conntrack_entries;
+    metrics_.live->conntrack_entries_max = before.conntrack_entries_max;
+    // It changes all the time.
+    if (!interval_ended && before.conntrack_entries_max != 0) return;
+    const TableFill fill = ReadTableFill().value_or(TableFill());
+    metrics_.live->conntrack_entries = fill.flows;
+    metrics_.live->conntrack_entries_max = fill.flows_max;
+  }
+
+  std::optional<MetricsFile> file_;
+  EngineMetrics metrics_;  // As last told.
+  const Flusher* const flusher_;
+  const FlushReporter* const writes_;
+  const PipeWriter* const pipe_;
+  const Collector* const collector_;
+  SpoolBacklogMeter spool_;
+};
+
+void ReloadPorts(PortListFile* ports, const Privileges& privileges, bool forced,
+                 PortListHealth* health) {
   absl::StatusOr<bool> changed = forced ? absl::StatusOr<bool>(true) : ports->ReloadIfChanged();
   if (forced) {
     if (absl::Status status = ports->Load(); !status.ok()) changed = status;
   }
   if (!changed.ok()) {
-    ++*errors;
+    ++health->errors;
+    health->failing = true;
     Log(absl::StrCat(std::string(privileges.Explain(changed.status()).message()),
                      "; the last good list stays"));
-  } else if (*changed && ports->Newest() != nullptr) {
+    return;
+  }
+  if (*changed) health->failing = false;
+  if (*changed && ports->Newest() != nullptr) {
     Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
   }
 }
@@ -529,8 +589,8 @@ absl::Status RunEngine(const Config& config) {
   if (!id.ok()) return id.status();
   absl::StatusOr<RowSink> sink = MakeSink(config, *id, signal_fd.get());
   if (!sink.ok()) return privileges->Explain(sink.status());
-  const int64_t started_ns = WallClockNs();
-  absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(started_ns);
+  EngineMetrics start_metrics = StartMetrics(config);
+  absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(start_metrics);
   if (!metrics_file.ok()) return privileges->Explain(metrics_file.status());
   absl::StatusOr<CaptureTraits> capture = CaptureTraits();
   if (!replay.empty()) {
@@ -610,7 +670,8 @@ absl::Status RunEngine(const Config& config) {
   // A live engine outlasts a full disk; a replay, or a standard output that is gone, does not.
   const bool write_errors_end_it = !replay.empty() || absl::GetFlag(FLAGS_output).empty();
   FlushReporter reporter(&flusher, handoffs, *privileges, write_errors_end_it);
-  MetricsReporter metrics(*std::move(metrics_file), started_ns, &flusher, &reporter, pipe.get());
+  MetricsReporter metrics(*std::move(metrics_file), std::move(start_metrics), &flusher, &reporter,
+                          pipe.get(), collector.get());
 
   std::vector<std::unique_ptr<Worker>> workers;
   for (size_t i = 0; i < config.workers; ++i) {
@@ -652,7 +713,7 @@ absl::Status RunEngine(const Config& config) {
 
   // Files may wait a little; packets may not.
   setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)), kFlusherNice);
-  uint64_t port_list_errors = 0;
+  PortListHealth port_list;
   absl::Status write_status;
   while (!finished.load(std::memory_order_acquire)) {
     pollfd fds[] = {{signal_fd.get(), POLLIN, 0}, {sealed_fd.get(), POLLIN, 0}};
@@ -662,17 +723,17 @@ absl::Status RunEngine(const Config& config) {
     signalfd_siginfo info{};
     while (read(signal_fd.get(), &info, sizeof(info)) == sizeof(info)) {
       if (info.ssi_signo == SIGHUP) {
-        ReloadPorts(&ports, *privileges, true, &port_list_errors);
+        ReloadPorts(&ports, *privileges, true, &port_list);
       } else {
         manager.TellStopping();
         stop.store(true);
         notify(wake_fd);
       }
     }
-    ReloadPorts(&ports, *privileges, false, &port_list_errors);
+    ReloadPorts(&ports, *privileges, false, &port_list);
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
     const absl::Status flushed = reporter.Flush(stop.load());
-    metrics.Update(port_list_errors);
+    metrics.Update(port_list);
     // The first one is what ended it, even if a later attempt went well.
     if (write_status.ok() || !write_errors_end_it) write_status = flushed;
     if (!write_status.ok() && write_errors_end_it) {
@@ -686,7 +747,7 @@ absl::Status RunEngine(const Config& config) {
     if (write_status.ok()) write_status = flusher.Finish(handoffs, read_status.ok());
   }
   if (pipe != nullptr) pipe->WaitDelivered();
-  metrics.Update(port_list_errors);
+  metrics.Update(port_list, /*last=*/true);
   if (!write_status.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status.message()), "; ended after ",
                                             flusher.rows_written(), " rows, ",

@@ -1,24 +1,12 @@
 #include "engine/metrics.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
-#include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/unique_fd.h"
+#include "engine/prometheus_text.h"
 
 namespace ctacct {
 namespace {
-
-constexpr mode_t kMode = 0644;
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 constexpr const char* kCompleteness[] = {"complete", "resynced", "partial"};
 constexpr struct {
@@ -28,41 +16,32 @@ constexpr struct {
                {GapCause::kAllocation, "allocation"},
                {GapCause::kRestart, "restart"}};
 
-// Seconds, without the rounding of a floating-point number.
-std::string Seconds(int64_t ns) {
-  return absl::StrFormat("%d.%09d", ns / kNanosPerSecond, ns % kNanosPerSecond);
-}
-
-class Text {
- public:
-  void Counter(const char* name, const char* help) { Begin(name, help, "counter"); }
-  void Gauge(const char* name, const char* help) { Begin(name, help, "gauge"); }
-  void Counter(const char* name, const char* help, uint64_t value) {
-    Counter(name, help);
-    Value(absl::StrCat(value));
-  }
-  void Gauge(const char* name, const char* help, const std::string& value) {
-    Gauge(name, help);
-    Value(value);
-  }
-  void Value(const std::string& value) { absl::StrAppend(&text_, name_, " ", value, "\n"); }
-  void Value(const char* label, const char* label_value, const std::string& value) {
-    absl::StrAppend(&text_, name_, "{", label, "=\"", label_value, "\"} ", value, "\n");
-  }
-  std::string Take() { return std::move(text_); }
-
- private:
-  void Begin(const char* name, const char* help, const char* type) {
-    name_ = absl::StrCat("ctacct_", name);
-    absl::StrAppend(&text_, "# HELP ", name_, " ", help, "\n# TYPE ", name_, " ", type, "\n");
-  }
-
-  std::string name_;
-  std::string text_;
-};
-
-absl::Status Error(absl::string_view path, absl::string_view why) {
-  return absl::UnavailableError(absl::StrCat("metrics file ", path, ": ", why));
+void AddLive(const LiveMetrics& live, PrometheusText* text) {
+  text->Counter("dumps_total", "Dumps of the conntrack table asked for.", live.dumps);
+  text->Counter("dumps_failed_total", "Of these, such as did not come to their end.",
+                live.dumps_failed);
+  text->Counter("dump_seconds_total", "How long dumps took.", SecondsText(live.dump_ns));
+  text->Gauge("last_dump_seconds", "How long the last dump took.", SecondsText(live.last_dump_ns));
+  text->Counter("worker_wakeups_total", "Times that workers looked for events, then waited.",
+                live.wakeups);
+  text->Counter("worker_naps_total",
+                "Of these, such as were followed by a nap of 5 ms, in which events pile up to be "
+                "read together. Fewer of them: many events come.",
+                live.naps);
+  text->Gauge("receive_buffer_bytes", "Kernel memory for events, as granted (-receive-buffer).",
+              live.receive_buffer_bytes);
+  text->Gauge("receive_buffer_peak_ratio",
+              "Largest part of its receive buffer that a worker found filled in the last interval, "
+              "about; at 1 the kernel drops events.",
+              absl::StrFormat("%.6f", live.receive_buffer_peak));
+  text->Counter("reliable_departures_total",
+                "Times that reliable delivery was given up for want of room (-reliable).",
+                live.times_reliable_left);
+  if (live.conntrack_entries_max == 0) return;
+  text->Gauge("conntrack_entries", "Entries of the kernel's conntrack table.",
+              live.conntrack_entries);
+  text->Gauge("conntrack_entries_max", "The most there may be (nf_conntrack_max).",
+              live.conntrack_entries_max);
 }
 
 }  // namespace
@@ -89,14 +68,19 @@ void IntervalTotals::Note(int64_t end_ns, Completeness completeness, const std::
 }
 
 std::string MetricsText(const EngineMetrics& metrics) {
-  Text text;
+  PrometheusText text("ctacct_");
   const WorkerCounts& counts = metrics.counts;
-  text.Gauge("start_timestamp_seconds", "When this engine started.", Seconds(metrics.started_ns));
+  text.Gauge("start_timestamp_seconds", "When this engine started.",
+             SecondsText(metrics.started_ns));
+  text.Gauge("engine_info", "Always 1; which gateway this is.");
+  text.Value({{"gateway", metrics.gateway}}, 1);
+  text.Gauge("interval_seconds", "Length of an interval (-interval).",
+             SecondsText(metrics.interval_ns));
 
   text.Counter("events_total", "Conntrack events read.");
-  text.Value("kind", "new", absl::StrCat(counts.events_new));
-  text.Value("kind", "update", absl::StrCat(counts.events_update));
-  text.Value("kind", "destroy", absl::StrCat(counts.events_destroy));
+  text.Value({{"kind", "new"}}, counts.events_new);
+  text.Value({{"kind", "update"}}, counts.events_update);
+  text.Value({{"kind", "destroy"}}, counts.events_destroy);
   text.Counter("dump_entries_total", "Entries read in dumps of the conntrack table.",
                counts.dump_entries);
   text.Counter("filtered_total", "Events and entries outside of what is to be accounted.",
@@ -115,7 +99,7 @@ std::string MetricsText(const EngineMetrics& metrics) {
   text.Counter("unknown_destroys_total", "Ends of flows older than the engine and never seen.",
                counts.unknown_destroys);
   text.Counter("forgotten_flows_total", "Flows whose end was lost.", counts.forgotten_flows);
-  text.Gauge("flows", "Flows known at the last interval's end.", absl::StrCat(metrics.flows));
+  text.Gauge("flows", "Flows known at the last interval's end.", metrics.flows);
 
   text.Counter("overruns_total", "Times that the kernel had to drop events.", counts.overruns);
   text.Counter("events_dropped_total", "Events that the kernel has dropped.",
@@ -124,35 +108,49 @@ std::string MetricsText(const EngineMetrics& metrics) {
                counts.resyncs);
   text.Counter("gaps_total", "Stretches of time in which something may be missing.");
   for (const auto& [cause, name] : kCauses) {
-    text.Value("cause", name,
-               absl::StrCat(metrics.intervals.by_cause[static_cast<size_t>(cause)].count));
+    text.Value({{"cause", name}}, metrics.intervals.by_cause[static_cast<size_t>(cause)].count);
   }
   text.Counter("gap_seconds_total", "Their length.");
   for (const auto& [cause, name] : kCauses) {
-    text.Value("cause", name,
-               Seconds(metrics.intervals.by_cause[static_cast<size_t>(cause)].duration_ns));
+    text.Value({{"cause", name}},
+               SecondsText(metrics.intervals.by_cause[static_cast<size_t>(cause)].duration_ns));
+  }
+  text.Gauge("last_gap_timestamp_seconds", "When the last of them ended; 0: there was none.");
+  for (const auto& [cause, name] : kCauses) {
+    text.Value({{"cause", name}},
+               SecondsText(metrics.intervals.by_cause[static_cast<size_t>(cause)].ended_ns));
   }
   text.Counter("intervals_total", "Intervals that have ended.");
   for (size_t i = 0; i < metrics.intervals.by_completeness.size(); ++i) {
-    text.Value("completeness", kCompleteness[i],
-               absl::StrCat(metrics.intervals.by_completeness[i]));
+    text.Value({{"completeness", kCompleteness[i]}}, metrics.intervals.by_completeness[i]);
   }
   text.Gauge("last_interval_end_timestamp_seconds", "The end of the last interval; 0: none yet.",
-             Seconds(metrics.intervals.last_end_ns));
+             SecondsText(metrics.intervals.last_end_ns));
 
   text.Counter("intervals_written_total", "Intervals whose rows are where they were asked to be.",
                metrics.intervals_written);
   text.Counter("rows_written_total", "Their rows.", metrics.rows_written);
   text.Counter("rows_folded_total", "Rows that were summed as one (-max-rows).",
                metrics.rows_folded);
-  text.Gauge("rows_waiting", "Rows in memory that cannot be written yet.",
-             absl::StrCat(metrics.rows_waiting));
+  text.Gauge("last_interval_rows",
+             "Rows of the last interval, one for each key: pair, protocol and port.",
+             metrics.last_interval_rows);
+  text.Gauge("rows_waiting", "Rows in memory that cannot be written yet.", metrics.rows_waiting);
   text.Gauge("spool_write_failing", "1 while rows cannot be written.",
              metrics.write_failures == 0 ? "0" : "1");
   text.Gauge("spool_write_failures", "Attempts to write that failed since the last success.",
-             absl::StrCat(metrics.write_failures));
+             metrics.write_failures);
   text.Gauge("last_write_timestamp_seconds", "When rows were last written; 0: not yet.",
-             Seconds(metrics.last_write_ns));
+             SecondsText(metrics.last_write_ns));
+  text.Counter("flush_seconds_total", "Time spent on merging and writing rows.",
+               SecondsText(metrics.flush_ns));
+  text.Gauge("last_flush_seconds", "The same, for what was written last.",
+             SecondsText(metrics.last_flush_ns));
+  if (metrics.spool.has_value()) {
+    text.Gauge("spool_files", "Files of rows that wait in the output folder; counted up to 100000.",
+               metrics.spool->files);
+    text.Gauge("spool_bytes", "Their size.", metrics.spool->bytes);
+  }
   if (metrics.has_pipe) {
     text.Counter("pipe_lines_written_total", "Lines that a reader of the pipe took.",
                  metrics.pipe_lines_written);
@@ -161,48 +159,10 @@ std::string MetricsText(const EngineMetrics& metrics) {
   }
   text.Counter("port_list_errors_total", "Port lists that could not be read.",
                metrics.port_list_errors);
+  text.Gauge("port_list_failing", "1 while the port list is bad and an older one is in force.",
+             metrics.port_list_failing ? 1 : 0);
+  if (metrics.live.has_value()) AddLive(*metrics.live, &text);
   return text.Take();
-}
-
-absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const std::string name = slash == std::string::npos ? path : path.substr(slash + 1);
-  if (name.empty() || name == "." || name == "..") return Error(path, "is no file's name");
-  struct stat info {};
-  if (lstat(path.c_str(), &info) == 0) {
-    // Replaced by a file, a device or a FIFO would be gone.
-    if (!S_ISREG(info.st_mode)) return Error(path, "is there and is no regular file");
-  } else if (errno != ENOENT) {
-    return Error(path, strerror(errno));
-  }
-  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
-  return MetricsFile(path, absl::StrCat(folder, ".", name, ".tmp"));
-}
-
-absl::Status MetricsFile::Write(absl::string_view text) {
-  if (text == written_) return absl::OkStatus();
-  // What a kill left, or what somebody put there for us to write through.
-  unlink(hidden_path_.c_str());
-  constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  const UniqueFd fd(open(hidden_path_.c_str(), kFlags, kMode));
-  if (!fd.valid()) return Error(path_, strerror(errno));
-  int error = fchmod(fd.get(), kMode) == 0 ? 0 : errno;
-  absl::string_view rest = text;
-  while (error == 0 && !rest.empty()) {
-    const ssize_t written = write(fd.get(), rest.data(), rest.size());
-    if (written < 0) {
-      if (errno != EINTR) error = errno;
-      continue;
-    }
-    rest.remove_prefix(static_cast<size_t>(written));
-  }
-  if (error == 0 && rename(hidden_path_.c_str(), path_.c_str()) != 0) error = errno;
-  if (error != 0) {
-    unlink(hidden_path_.c_str());
-    return Error(path_, strerror(error));
-  }
-  written_ = std::string(text);
-  return absl::OkStatus();
 }
 
 }  // namespace ctacct

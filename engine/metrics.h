@@ -1,22 +1,21 @@
-// What an operator's monitoring must see of an engine, and the file that tells it: Prometheus' text
-// format, for the textfile collector of node_exporter.
+// What an operator's monitoring must see of an engine, as text for its metrics file
+// (prometheus_text.h). Names and labels are relied on by dashboards, alarms and people's own
+// programs: they stay.
 //
-// EngineMetrics and IntervalTotals are plain values, thread-compatible; MetricsFile belongs to one
-// thread (the flusher's).
+// Plain values, thread-compatible.
 #ifndef CTACCT_ENGINE_METRICS_H_
 #define CTACCT_ENGINE_METRICS_H_
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
 #include "engine/accounting_table.h"
 #include "engine/gap.h"
+#include "engine/spool_backlog.h"
 #include "engine/traffic_row.h"
 
 namespace ctacct {
@@ -38,7 +37,28 @@ struct IntervalTotals {
   void Note(int64_t end_ns, Completeness completeness, const std::vector<Gap>& gaps);
 };
 
+// Of an engine that listens to the kernel; a replay has none of it. As of the end of the last dump.
+struct LiveMetrics {
+  uint64_t dumps = 0;
+  uint64_t dumps_failed = 0;  // Of these.
+  int64_t dump_ns = 0;        // From asking for it to its end; of all dumps, and of the last one.
+  int64_t last_dump_ns = 0;
+  // Of all workers: rounds of looking at what waits, and how many of these were followed by a nap,
+  // in which events pile up to be read together. Without one a worker has no time left.
+  uint64_t wakeups = 0;
+  uint64_t naps = 0;
+  uint64_t receive_buffer_bytes = 0;  // Granted.
+  // The largest share of its receive buffer that a worker found filled during the last interval.
+  double receive_buffer_peak = 0;
+  uint64_t times_reliable_left = 0;
+  // Of this network namespace. A maximum of 0: there is none, or conntrack does not tell.
+  uint64_t conntrack_entries = 0;
+  uint64_t conntrack_entries_max = 0;
+};
+
 struct EngineMetrics {
+  std::string gateway;
+  int64_t interval_ns = 0;
   int64_t started_ns = 0;  // Times: since the Unix epoch.
   // As of the end of each worker's last interval.
   WorkerCounts counts;
@@ -46,37 +66,23 @@ struct EngineMetrics {
   IntervalTotals intervals;
   uint64_t intervals_written = 0;
   uint64_t rows_written = 0;
+  uint64_t last_interval_rows = 0;
   uint64_t rows_waiting = 0;
   uint64_t rows_folded = 0;
   uint64_t write_failures = 0;  // Since the last success; not 0: rows wait for their output.
   int64_t last_write_ns = 0;    // 0: nothing was written yet.
+  int64_t flush_ns = 0;  // Spent on merging and writing tables; in all, and for the last interval.
+  int64_t last_flush_ns = 0;
+  std::optional<SpoolBacklog> spool;  // Nothing: no -output.
   bool has_pipe = false;
   uint64_t pipe_lines_written = 0;
   uint64_t pipe_lines_dropped = 0;
   uint64_t port_list_errors = 0;
+  bool port_list_failing = false;  // The file is bad now; an older list is in force.
+  std::optional<LiveMetrics> live;
 };
 
 [[nodiscard]] std::string MetricsText(const EngineMetrics& metrics);
-
-// A file that others may read at any time: it is replaced as a whole, by way of `.NAME.tmp` beside
-// it. There are no addresses in it, so everybody may read it (mode 0644, whatever the umask):
-// node_exporter runs as a user of its own. It is not synced: after a crash it is stale anyway.
-class MetricsFile {
- public:
-  // An error names the path: what is there must be a regular file, or nothing. Nothing is written.
-  [[nodiscard]] static absl::StatusOr<MetricsFile> Open(const std::string& path);
-
-  // Does nothing if `text` is what was written last.
-  [[nodiscard]] absl::Status Write(absl::string_view text);
-
- private:
-  MetricsFile(std::string path, std::string hidden_path)
-      : path_(std::move(path)), hidden_path_(std::move(hidden_path)) {}
-
-  std::string path_;
-  std::string hidden_path_;
-  std::string written_;
-};
 
 }  // namespace ctacct
 

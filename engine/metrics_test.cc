@@ -1,11 +1,6 @@
 #include "engine/metrics.h"
 
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <filesystem>
-#include <fstream>
-#include <iterator>
+#include <array>
 #include <string>
 
 #include "gmock/gmock.h"
@@ -70,89 +65,37 @@ TEST(MetricsTextTest, SaysWhatIs) {
   EXPECT_THAT(text, HasSubstr("\nctacct_spool_write_failing 1\n"));
   EXPECT_THAT(text, HasSubstr("\nctacct_spool_write_failures 4\n"));
   EXPECT_THAT(text, Not(HasSubstr("pipe")));
+  EXPECT_THAT(text, Not(HasSubstr("spool_files")));
+  EXPECT_THAT(text, Not(HasSubstr("conntrack_entries")));
+  EXPECT_THAT(text,
+              HasSubstr("\nctacct_last_gap_timestamp_seconds{cause=\"overrun\"} 1.500000000\n"));
+  EXPECT_THAT(text, HasSubstr("\nctacct_port_list_failing 0\n"));
+  metrics.gateway = "west \"1\"";
+  metrics.interval_ns = 15 * kSecond;
+  metrics.port_list_failing = true;
+  metrics.spool = {.files = 2, .bytes = 300, .oldest_ns = 1};
+  metrics.live.emplace();
+  metrics.live->last_dump_ns = 2'000'000;
+  metrics.live->receive_buffer_peak = 0.25;
   metrics.has_pipe = true;
   metrics.pipe_lines_dropped = 9;
   metrics.write_failures = 0;
   EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_pipe_lines_dropped_total 9\n"));
   EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_spool_write_failing 0\n"));
-}
-
-class MetricsFileTest : public testing::Test {
- protected:
-  void SetUp() override {
-    folder_ = testing::TempDir() + "/metrics";
-    std::filesystem::create_directory(folder_);
-  }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
-
-  std::string Path() const { return folder_ + "/engine.prom"; }
-  std::string Contents() const {
-    std::ifstream file(Path());
-    return {std::istreambuf_iterator<char>(file), {}};
-  }
-  size_t Files() const {
-    return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(folder_), {}));
-  }
-
-  std::string folder_;
-};
-
-TEST_F(MetricsFileTest, IsReplacedWholeAndReadableByAll) {
-  auto file = MetricsFile::Open(Path());
-  ASSERT_TRUE(file.ok()) << file.status();
-  EXPECT_EQ(Files(), 0u);
-  const mode_t umask_before = umask(077);
-  const absl::Status first = file->Write("one\n");
-  umask(umask_before);
-  ASSERT_TRUE(first.ok()) << first;
-  EXPECT_EQ(Contents(), "one\n");
-  struct stat info {};
-  ASSERT_EQ(stat(Path().c_str(), &info), 0);
-  EXPECT_EQ(info.st_mode & 07777, 0644u);
-  // Who has it open goes on reading the old one.
-  std::ifstream reader(Path());
-  ASSERT_TRUE(file->Write("two\n").ok());
-  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(reader), {}), "one\n");
-  EXPECT_EQ(Contents(), "two\n");
-  EXPECT_EQ(Files(), 1u);
-  // The same again is no work.
-  ASSERT_EQ(unlink(Path().c_str()), 0);
-  ASSERT_TRUE(file->Write("two\n").ok());
-  EXPECT_EQ(Files(), 0u);
-}
-
-TEST_F(MetricsFileTest, WhatAKillLeftOrSomebodyPutThereIsReplaced) {
-  const std::string hidden = folder_ + "/.engine.prom.tmp";
-  const std::string victim = folder_ + "/victim";
-  std::ofstream(victim) << "precious";
-  std::filesystem::create_symlink(victim, hidden);
-  auto file = MetricsFile::Open(Path());
-  ASSERT_TRUE(file.ok()) << file.status();
-  ASSERT_TRUE(file->Write("one\n").ok());
-  std::ifstream reader(victim);
-  EXPECT_EQ(std::string(std::istreambuf_iterator<char>(reader), {}), "precious");
-  EXPECT_EQ(Contents(), "one\n");
-  EXPECT_FALSE(std::filesystem::is_symlink(Path()));
-}
-
-TEST_F(MetricsFileTest, AnErrorLeavesNothingAndIsOverWhenItsCauseIs) {
-  auto file = MetricsFile::Open(folder_ + "/later/engine.prom");
-  ASSERT_TRUE(file.ok()) << file.status();
-  const absl::Status absent = file->Write("one\n");
-  EXPECT_THAT(std::string(absent.message()), HasSubstr(folder_ + "/later/engine.prom: No such"));
-  std::filesystem::create_directory(folder_ + "/later");
-  EXPECT_TRUE(file->Write("one\n").ok());
-  EXPECT_TRUE(std::filesystem::exists(folder_ + "/later/engine.prom"));
-}
-
-TEST_F(MetricsFileTest, OnlyARegularFileIsReplaced) {
-  ASSERT_EQ(mkfifo(Path().c_str(), 0600), 0);
-  for (const std::string& path : {Path(), folder_, folder_ + "/", folder_ + "/.", std::string(),
-                                  std::string("/dev/null"), Path() + "/x"}) {
-    const auto file = MetricsFile::Open(path);
-    EXPECT_FALSE(file.ok()) << path;
-    EXPECT_THAT(std::string(file.status().message()), HasSubstr("metrics file " + path));
-  }
+  EXPECT_THAT(MetricsText(metrics),
+              HasSubstr("\nctacct_engine_info{gateway=\"west \\\"1\\\"\"} 1\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_interval_seconds 15.000000000\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_port_list_failing 1\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_spool_files 2\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_spool_bytes 300\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_last_dump_seconds 0.002000000\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_receive_buffer_peak_ratio 0.250000\n"));
+  // Unlimited, or unknown: no part of nothing.
+  EXPECT_THAT(MetricsText(metrics), Not(HasSubstr("conntrack_entries")));
+  metrics.live->conntrack_entries = 7;
+  metrics.live->conntrack_entries_max = 8;
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_conntrack_entries 7\n"));
+  EXPECT_THAT(MetricsText(metrics), HasSubstr("\nctacct_conntrack_entries_max 8\n"));
 }
 
 }  // namespace

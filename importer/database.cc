@@ -412,7 +412,8 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   return outcomes;
 }
 
-absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier, int days) {
+absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier, int days,
+                               uint64_t* dropped_count) {
   const std::string days_text = absl::StrCat(days);
   std::string after;
   while (true) {
@@ -432,6 +433,7 @@ absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier
     });
     if (!status.ok() || partition.empty()) return status;
     after = partition;
+    if (dropped) ++*dropped_count;
     LogLine(dropped ? absl::StrCat("retention: dropped ", partition, ", older than ", days, " days")
                     : absl::StrCat("retention: ", partition, " stays: its rows are not all in the ",
                                    "rollups (SELECT * FROM traffic_check(..) says which)"));

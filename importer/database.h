@@ -60,9 +60,10 @@ struct FileToImport {
 
 // Drops partitions that end more than `days` ago, one transaction each: of vpn_traffic ("rows";
 // those whose rows are not all in the rollups stay) or of a tier of rollups ("fine", "10m", "1h").
-// What was done or not is in the log. Unavailable also where a long query was in the way.
+// What was done or not is in the log; `*dropped` grows by what was. Unavailable also where a long
+// query was in the way.
 [[nodiscard]] absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier,
-                                             int days);
+                                             int days, uint64_t* dropped);
 
 // Takes over the rows of a table with the columns of the reference's vpn_traffic, in the name of
 // `gateway`, in one transaction; makes the schema if there is none. If the table is itself called

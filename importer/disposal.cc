@@ -22,7 +22,6 @@ namespace {
 constexpr mode_t kFailedFolderMode = 0750;
 // So many files of one name are a mistake somewhere, not a spool.
 constexpr int kNameSuffixMax = 10'000;
-constexpr char kReasonSuffix[] = ".reason";
 constexpr size_t kMoveBufferBytes = 256 * 1024;
 
 std::string PathOf(const FilePlace& place) { return absl::StrCat(place.folder, "/", place.name); }

@@ -18,6 +18,7 @@ namespace ctacct {
 
 // Where bad files go, under the folder that they were in.
 inline constexpr char kFailedFolder[] = "failed";
+inline constexpr char kReasonSuffix[] = ".reason";  // Of what says why.
 
 // A file within an open folder.
 struct FilePlace {

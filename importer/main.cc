@@ -33,12 +33,15 @@
 #include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
+#include "engine/prometheus_text.h"
+#include "engine/spool_backlog.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "importer/connection_flags.h"
 #include "importer/database.h"
 #include "importer/disposal.h"
 #include "importer/log.h"
+#include "importer/metrics.h"
 #include "importer/monotonic_clock.h"
 #include "importer/pg_connection.h"
 #include "importer/spool_queue.h"
@@ -52,6 +55,9 @@ ABSL_FLAG(std::string, gateway, "", "name of the gateway for rows of CSV files, 
 ABSL_FLAG(std::string, adopt, "",
           "take over the rows of a table made by the reference's importer (vpn_traffic itself is "
           "renamed to vpn_traffic_reference), in the name of -gateway; then exit");
+ABSL_FLAG(std::string, metrics_file, "",
+          "file that tells how the importer does, in Prometheus' text format; replaced as a whole "
+          "every few seconds, and last with how it ended; everybody may read it");
 ABSL_FLAG(
     int, retention_rows, 0,
     "days after which rows of vpn_traffic are dropped, a day's partition at a time; 0: never");
@@ -93,6 +99,9 @@ constexpr uint64_t kTransactionRowsEnough = 4'000'000;
 constexpr size_t kTransactionDaysEnough = 250;
 // Partitions are a day wide or wider: made a day ahead, and dropped when nobody would miss an hour.
 constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
+// So fresh the metrics file is kept while there is nothing but waiting, for a database or for
+// files.
+constexpr absl::Duration kMetricsPeriod = absl::Seconds(5);
 // Shorter backlogs are done before anybody has read the line.
 constexpr size_t kProgressFilesMin = 20;
 constexpr absl::Duration kProgressPeriod = absl::Milliseconds(200);
@@ -107,12 +116,6 @@ struct Options {
   std::string adopt;
   std::vector<std::pair<std::string, int>> retention;  // Tier and days, of those that have an end.
   std::vector<std::string> files;
-};
-
-struct Counters {
-  uint64_t files = 0;  // Imported by this run.
-  uint64_t rows = 0;
-  uint64_t files_done_before = 0;
 };
 
 std::string WithThousands(uint64_t number) {
@@ -150,9 +153,20 @@ bool IsFilesFault(const absl::Status& status) {
          absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsUnimplemented(status);
 }
 
+bool IsQuarantinedName(absl::string_view name) {
+  return !absl::StartsWith(name, ".") && !absl::EndsWith(name, kReasonSuffix);
+}
+
 class Importer {
  public:
-  Importer(Options options, int stop_fd) : options_(std::move(options)), stop_fd_(stop_fd) {}
+  Importer(Options options, int stop_fd, std::optional<MetricsFile> metrics_file,
+           const ImporterMetrics& metrics)
+      : options_(std::move(options)),
+        stop_fd_(stop_fd),
+        metrics_(metrics),
+        metrics_file_(std::move(metrics_file)),
+        backlog_(options_.watch),
+        quarantine_(absl::StrCat(options_.watch, "/", kFailedFolder), IsQuarantinedName) {}
 
   // Returns once stop was asked for (OK), or the run cannot go on.
   absl::Status Watch();
@@ -166,8 +180,12 @@ class Importer {
   // All that was found is in the database, and out of the way.
   [[nodiscard]] bool AllDone() const { return not_imported_.empty() && not_disposed_.empty(); }
   void LogSummary() const;
+  // Tells monitoring how things are; `last`: and stay.
+  void Tell(bool last = false);
 
  private:
+  // The same, if it was not done just now. To be called wherever time passes.
+  void TellNowAndThen();
   // All that waits in the folder now. *found is whether anything did.
   absl::Status DrainOnce(SpoolQueue& queue, bool* found);
   // Looks at one file. Nothing if it is ready to be loaded, and then it is at the end of `ready`.
@@ -185,14 +203,19 @@ class Importer {
   // Loads until it is done or it is known that it will not do; waits out an absent database.
   absl::StatusOr<std::vector<ImportOutcome>> Load(absl::Span<const ReadyFile> files);
   absl::Status ConnectIfNeeded();
+  absl::StatusOr<PgConnection> Connect();
+  // Whether the database was there when it was needed.
+  void NoteDatabase(bool up);
   // Partitions made ahead and old ones dropped, once in kMaintenancePeriod. What fails waits for
   // the next time: no file does.
   void Maintain();
   // After `status` (Unavailable): OK after a pause, when it is time to try again.
   absl::Status PauseAfter(const absl::Status& status);
   void NoteDatabaseBack();
+  void NoteTransaction(absl::Duration took);
   FileOutcome Reject(const FilePlace& place, const TrafficFile& file, absl::string_view reason);
-  bool StopAsked(absl::Duration wait) const;
+  [[nodiscard]] bool StopAsked(absl::Duration wait) const;
+  [[nodiscard]] bool StopAskedDuring(absl::Duration pause);
   void Progress(size_t done, size_t total);
 
   const Options options_;
@@ -206,7 +229,11 @@ class Importer {
   int failures_in_a_row_ = 0;
   std::string last_failure_;  // What was said of the last one.
   absl::Duration progress_shown_ = -absl::InfiniteDuration();
-  Counters counters_;
+  ImporterMetrics metrics_;
+  std::optional<MetricsFile> metrics_file_;
+  absl::Duration told_ = -absl::InfiniteDuration();
+  SpoolBacklogMeter backlog_;
+  SpoolBacklogMeter quarantine_;
   // Paths. What was found and is not in the database; grows by every bad file, and a run with many
   // of those has other worries.
   std::set<std::string> not_imported_;
@@ -224,8 +251,42 @@ bool Importer::StopAsked(absl::Duration wait) const {
   return poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(wait))) > 0;
 }
 
+bool Importer::StopAskedDuring(absl::Duration pause) {
+  const absl::Duration end = MonotonicNow() + pause;
+  for (absl::Duration left = pause; left > absl::ZeroDuration(); left = end - MonotonicNow()) {
+    TellNowAndThen();
+    if (StopAsked(std::min(left, kMetricsPeriod))) return true;
+  }
+  return StopAsked(absl::ZeroDuration());
+}
+
+void Importer::TellNowAndThen() {
+  if (MonotonicNow() - told_ >= kMetricsPeriod) Tell();
+}
+
+void Importer::Tell(bool last) {
+  if (!metrics_file_.has_value()) return;
+  told_ = MonotonicNow();
+  metrics_.told_ns = absl::ToUnixNanos(absl::Now());
+  metrics_.not_imported = not_imported_.size();
+  metrics_.not_removed = not_disposed_.size();
+  if (!options_.watch.empty()) {
+    const SpoolBacklog& waiting = backlog_.Measure(/*now=*/last);
+    metrics_.waiting_files = waiting.files;
+    metrics_.waiting_bytes = waiting.bytes;
+    metrics_.oldest_waiting_ns = waiting.oldest_ns;
+    metrics_.in_quarantine = quarantine_.Measure(/*now=*/last).files;
+  }
+  metrics_file_->Refresh(MetricsText(metrics_), [](const std::string& line) { LogLine(line); });
+}
+
+void Importer::NoteDatabase(bool up) {
+  if (std::exchange(metrics_.database_up, up) != up) Tell();
+}
+
 absl::Status Importer::PauseAfter(const absl::Status& status) {
   connection_.reset();
+  NoteDatabase(false);
   const bool patient = !options_.watch.empty() && !options_.once;
   // A person who waits would rather hear at once that the address is wrong.
   if (!patient && (!connected_before_ || failures_in_a_row_ >= kOnceRetriesMax)) return status;
@@ -236,7 +297,8 @@ absl::Status Importer::PauseAfter(const absl::Status& status) {
   }
   const absl::Duration pause =
       std::min(kBackOffMax, kBackOffFirst * (1 << std::min(failures_in_a_row_ - 1, 10)));
-  return StopAsked(pause) ? absl::CancelledError("stop was asked for") : absl::OkStatus();
+  ++metrics_.database_retries;
+  return StopAskedDuring(pause) ? absl::CancelledError("stop was asked for") : absl::OkStatus();
 }
 
 void Importer::NoteDatabaseBack() {
@@ -244,13 +306,27 @@ void Importer::NoteDatabaseBack() {
   failures_in_a_row_ = 0;
 }
 
+void Importer::NoteTransaction(absl::Duration took) {
+  ++metrics_.transactions;
+  metrics_.last_import_ns = absl::ToInt64Nanoseconds(took);
+  metrics_.import_ns += metrics_.last_import_ns;
+  metrics_.last_import_at_ns = absl::ToUnixNanos(absl::Now());
+}
+
+absl::StatusOr<PgConnection> Importer::Connect() {
+  PgOptions options = options_.database;
+  options.while_waiting = [this] { TellNowAndThen(); };
+  return PgConnection::Open(options);
+}
+
 absl::Status Importer::ConnectIfNeeded() {
   if (connection_.has_value()) return absl::OkStatus();
-  absl::StatusOr<PgConnection> connection = PgConnection::Open(options_.database);
+  absl::StatusOr<PgConnection> connection = Connect();
   if (!connection.ok()) return connection.status();
   if (absl::Status status = EnsureSchema(*connection); !status.ok()) return status;
   connection_ = *std::move(connection);
   connected_before_ = true;
+  NoteDatabase(true);
   return absl::OkStatus();
 }
 
@@ -260,7 +336,8 @@ void Importer::Maintain() {
   const auto today = static_cast<int32_t>(absl::ToUnixSeconds(absl::Now()) / 86'400);
   absl::Status status = MakePartitions(*connection_, {today, today + 1}, &known_days_);
   for (const auto& [tier, days] : options_.retention) {
-    if (status.ok()) status = DropOldPartitions(*connection_, tier, days);
+    if (status.ok())
+      status = DropOldPartitions(*connection_, tier, days, &metrics_.partitions_dropped);
   }
   // Whatever was dropped need not be there for the next file of its day.
   if (!options_.retention.empty()) known_days_.clear();
@@ -272,8 +349,9 @@ void Importer::Maintain() {
 }
 
 absl::Status Importer::Adopt() {
-  absl::StatusOr<PgConnection> connection = PgConnection::Open(options_.database);
+  absl::StatusOr<PgConnection> connection = Connect();
   if (!connection.ok()) return connection.status();
+  NoteDatabase(true);
   const absl::StatusOr<uint64_t> rows = AdoptTable(*connection, options_.adopt, options_.gateway);
   if (absl::IsAlreadyExists(rows.status())) {
     LogLine(rows.status().message());
@@ -290,8 +368,10 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
   while (true) {
     absl::Status status = ConnectIfNeeded();
     if (status.ok()) {
+      const absl::Duration begun = MonotonicNow();
       absl::StatusOr<std::vector<ImportOutcome>> outcomes =
           ImportTogether(*connection_, to_import, &known_days_);
+      if (outcomes.ok()) NoteTransaction(MonotonicNow() - begun);
       if (outcomes.ok() || absl::IsAlreadyExists(outcomes.status())) {
         NoteDatabaseBack();
         return outcomes;
@@ -318,6 +398,7 @@ FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
 
 void Importer::Note(FileOutcome outcome, const FilePlace& place, const std::string& path) {
   if (outcome == FileOutcome::kNotDisposed) not_disposed_.insert(path);
+  if (outcome == FileOutcome::kQuarantined) ++metrics_.files_quarantined;
   if (outcome == FileOutcome::kInDatabase || outcome == FileOutcome::kGone) {
     not_disposed_.erase(path);
   }
@@ -443,10 +524,14 @@ absl::StatusOr<FileOutcome> Importer::AfterLoad(const ReadyFile& file,
   }
   if (!outcome.ok()) return outcome.status();
   if (*outcome == ImportOutcome::kImported) {
-    ++counters_.files;
-    counters_.rows += file.summary.row_count;
+    ++metrics_.files;
+    metrics_.rows += file.summary.row_count;
   } else if (not_disposed_.count(file.path) == 0) {
-    ++counters_.files_done_before;
+    ++metrics_.files_done_before;
+  }
+  if (file.summary.spool.has_value()) {
+    metrics_.newest_interval_end_ns =
+        std::max(metrics_.newest_interval_end_ns, file.summary.spool->interval_end_ns);
   }
   return Dispose(file.place, file.file, file.path);
 }
@@ -484,6 +569,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
   for (size_t i = 0; i < names->size(); ++i) {
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
     Progress(i, names->size());
+    TellNowAndThen();
     const std::string& name = (*names)[i];
     const FilePlace place = {queue.folder_fd(), queue.folder(), name};
     const std::string path = absl::StrCat(queue.folder(), "/", name);
@@ -537,8 +623,11 @@ absl::Status Importer::Watch() {
   while (true) {
     bool found = false;
     if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
+    // What has come of the files; and that it lives.
+    if (found) Tell();
     if (!found) {
       Maintain();
+      TellNowAndThen();
       queue->Wait(stop_fd_);
     }
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
@@ -551,6 +640,7 @@ absl::Status Importer::ImportFiles() {
   for (size_t i = 0; i < options_.files.size(); ++i) {
     if (StopAsked(absl::ZeroDuration())) return absl::CancelledError("stop was asked for");
     Progress(i, options_.files.size());
+    TellNowAndThen();
     const std::string& path = options_.files[i];
     const size_t slash = path.rfind('/');
     FilePlace place;
@@ -581,7 +671,7 @@ void Importer::Progress(size_t done, size_t total) {
   const double seconds = std::max(1e-3, absl::ToDoubleSeconds(now - started_));
   std::string line = absl::StrCat(
       WithThousands(done), " of ", WithThousands(total), " files, ",
-      WithThousands(static_cast<uint64_t>(static_cast<double>(counters_.rows) / seconds)),
+      WithThousands(static_cast<uint64_t>(static_cast<double>(metrics_.rows) / seconds)),
       " rows/s");
   if (done > 0) {
     const double left = seconds / static_cast<double>(done) * static_cast<double>(total - done);
@@ -594,13 +684,13 @@ void Importer::Progress(size_t done, size_t total) {
 void Importer::LogSummary() const {
   const double seconds = absl::ToDoubleSeconds(MonotonicNow() - started_);
   std::string line =
-      absl::StrCat(WithThousands(counters_.files), " files, ", WithThousands(counters_.rows),
+      absl::StrCat(WithThousands(metrics_.files), " files, ", WithThousands(metrics_.rows),
                    " rows in ", absl::StrFormat("%.2f", seconds), " s (",
-                   WithThousands(static_cast<uint64_t>(static_cast<double>(counters_.rows) /
+                   WithThousands(static_cast<uint64_t>(static_cast<double>(metrics_.rows) /
                                                        std::max(seconds, 1e-3))),
                    " rows/s)");
-  if (counters_.files_done_before != 0) {
-    absl::StrAppend(&line, ", ", WithThousands(counters_.files_done_before), " done before");
+  if (metrics_.files_done_before != 0) {
+    absl::StrAppend(&line, ", ", WithThousands(metrics_.files_done_before), " done before");
   }
   if (!not_imported_.empty()) {
     absl::StrAppend(&line, ", ", WithThousands(not_imported_.size()), " NOT imported");
@@ -688,6 +778,16 @@ absl::Status CheckFolders(const Options& options) {
   return absl::OkStatus();
 }
 
+// Proves that it can be written, before anything is done.
+absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(const ImporterMetrics& metrics) {
+  const std::string path = absl::GetFlag(FLAGS_metrics_file);
+  if (path.empty()) return std::optional<MetricsFile>();
+  absl::StatusOr<MetricsFile> file = MetricsFile::Open(path);
+  if (!file.ok()) return file.status();
+  if (absl::Status status = file->Write(MetricsText(metrics)); !status.ok()) return status;
+  return std::optional<MetricsFile>(*std::move(file));
+}
+
 int Main(int argc, char** argv) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   HideSecrets(argc, argv);
@@ -725,6 +825,14 @@ int Main(int argc, char** argv) {
     return kExitOperatingError;
   }
   options->database.stop_fd = stop_fd.get();
+  ImporterMetrics metrics;
+  metrics.started_ns = metrics.told_ns = absl::ToUnixNanos(absl::Now());
+  metrics.watching = watching;
+  absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(metrics);
+  if (!metrics_file.ok()) {
+    PrintError(kProgram, metrics_file.status());
+    return kExitOperatingError;
+  }
   if (const absl::Status status = CheckFolders(*options); !status.ok()) {
     PrintError(kProgram, status);
     return kExitOperatingError;
@@ -733,7 +841,7 @@ int Main(int argc, char** argv) {
   const bool once_folder = !options->watch.empty() && options->once;
   const bool files = !options->files.empty();
   const bool adopt = !options->adopt.empty();
-  Importer importer(*std::move(options), stop_fd.get());
+  Importer importer(*std::move(options), stop_fd.get(), *std::move(metrics_file), metrics);
   absl::Status status;
   if (adopt) status = importer.Adopt();
   if (files) status = importer.ImportFiles();
@@ -746,6 +854,7 @@ int Main(int argc, char** argv) {
   // A watcher has no other end; whether it has left something out is in its summary.
   if (stopped && !watching) LogLine("stopped before all was imported");
   if ((status.ok() || stopped) && !adopt) importer.LogSummary();
+  importer.Tell(/*last=*/true);
   const bool ended_well = status.ok() || (stopped && watching);
   return ended_well && importer.AllDone() ? kExitOk : kExitOperatingError;
 }

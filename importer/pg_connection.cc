@@ -18,6 +18,8 @@ namespace ctacct {
 namespace {
 
 constexpr size_t kSqlstateBytes = 5;
+// Between two calls of while_waiting.
+constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
 // Run on every new connection. on: a commit that the server forgets in a crash would be a file that
@@ -176,11 +178,13 @@ absl::Status PgConnection::Connect() {
 absl::Status PgConnection::Wait(short events, absl::Duration deadline) {
   int stop_fd = options_.stop_fd;
   while (true) {
+    if (options_.while_waiting) options_.while_waiting();
     // poll skips descriptors below 0.
     pollfd fds[2] = {{PQsocket(connection_.get()), events, 0}, {stop_fd, POLLIN, 0}};
     const absl::Duration left = deadline - MonotonicNow();
     if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("");
-    const int ready = poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1));
+    const int ready =
+        poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(std::min(left, kWaitSlice)) + 1));
     if (ready < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
     if (ready <= 0) continue;
     if (fds[0].revents != 0) return absl::OkStatus();

@@ -19,6 +19,7 @@
 #include <libpq-fe.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -41,6 +42,8 @@ struct PgOptions {
   std::string password;
   std::string program = "ctacct-importer";  // How the server's own views call us.
   int stop_fd = -1;                         // Readable once all waiting is to end.
+  // Called again and again while there is nothing to do but wait, at least once a second.
+  std::function<void()> while_waiting;
   // Without a byte from or to the server for so long, the connection is given up. Longer than any
   // checkpoint stalls a healthy server.
   absl::Duration answer_timeout = kAnswerTimeoutDefault;

@@ -10,10 +10,9 @@
 #include <memory>
 #include <set>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "engine/durable_file.h"
+#include "engine/spool_backlog.h"
 #include "importer/log.h"
 #include "importer/monotonic_clock.h"
 
@@ -23,14 +22,6 @@ namespace {
 struct FolderCloser {
   void operator()(DIR* folder) const { closedir(folder); }
 };
-
-bool IsCsv(absl::string_view name) {
-  return absl::StartsWith(name, "traffic_") && absl::EndsWith(name, ".csv");
-}
-
-bool IsOurs(absl::string_view name) {
-  return !absl::StartsWith(name, ".") && (IsCsv(name) || absl::EndsWith(name, ".spool"));
-}
 
 }  // namespace
 
@@ -82,7 +73,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
       break;
     }
     const std::string name = entry->d_name;
-    if (!IsOurs(name)) continue;
+    if (!IsRowsFileName(name)) continue;
     struct stat info;
     if (fstatat(folder_fd_.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
     const Fingerprint fingerprint = FingerprintOf(info);
@@ -100,7 +91,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
       still_held.insert({name, {fingerprint, absl::InfiniteDuration()}});
       continue;
     }
-    first.emplace(!IsCsv(name), name);
+    first.emplace(!IsCsvRowsFileName(name), name);
     if (first.size() > kScanFilesMax) first.erase(std::prev(first.end()));
   }
   held_ = std::move(still_held);

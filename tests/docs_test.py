@@ -198,6 +198,13 @@ def check_inline_commands(pages):
     return errors
 
 
+def check_alarms(pages):
+    """All of alerts.yml are described, and no others."""
+    alarms = set(re.findall(r"alert: (\w+)", source("configs/prometheus/alerts.yml")))
+    named = {word for page in pages for word in page.code() if re.match(r"^Ctacct\w+$", word)}
+    return [f"the alarm {name} is only in alerts.yml or only in the documentation" for name in sorted(alarms ^ named)]
+
+
 # ---- the environment ----
 
 
@@ -300,7 +307,8 @@ esac
         if output is not None:
             raise RuntimeError(output)
         self.must("""cp -r /srv/spool /srv/spool-to-load
-            bazel run //importer -- -conninfo=dbname=pristine -watch=/srv/spool-to-load -once""")
+            bazel run //importer -- -conninfo=dbname=pristine -watch=/srv/spool-to-load -once \\
+                                    -metrics-file=/srv/importer.prom""")
 
     def fresh(self):
         """What each page finds."""
@@ -356,8 +364,7 @@ esac
 
     def names(self):
         """All that begins with ctacct_: metrics, roles, tables."""
-        with open("/srv/metrics.prom", encoding="utf-8") as file:
-            metrics = set(re.findall(r"^# TYPE (\w+)", file.read(), re.M))
+        metrics = set(self.must("sed -n 's/^# TYPE \\([^ ]*\\) .*/\\1/p' /srv/*.prom").split())
         return metrics | set(self.must("psql -X -A -t -d traffic -c "
                                        "'SELECT rolname FROM pg_roles UNION SELECT relname FROM pg_class'").split())
 
@@ -430,6 +437,7 @@ def main():
     report.add("links", "\n".join(check_links(pages)))
     report.add("flags", "\n".join(check_flags(pages, {label: f"{built}/{path}" for label, path in PROGRAMS.items()})))
     report.add("commands in sentences", "\n".join(check_inline_commands(pages)))
+    report.add("alarms", "\n".join(check_alarms(pages)))
     print("Not run here:")
     for page in pages:
         for block in page.blocks:

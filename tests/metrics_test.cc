@@ -112,6 +112,19 @@ TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
     EXPECT_GT(metrics.at("ctacct_last_write_timestamp_seconds"),
               metrics.at("ctacct_start_timestamp_seconds"));
     EXPECT_EQ(int64_t(metrics.at("ctacct_last_interval_end_timestamp_seconds")) % 5, 0);
+    uint64_t files = 0, bytes = 0;
+    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+      ++files;
+      bytes += entry.file_size();
+    }
+    EXPECT_GT(files, 0u);
+    EXPECT_EQ(metrics.at("ctacct_spool_files"), static_cast<double>(files));
+    EXPECT_EQ(metrics.at("ctacct_spool_bytes"), static_cast<double>(bytes));
+    EXPECT_EQ(metrics.at("ctacct_interval_seconds"), 5);
+    EXPECT_GT(metrics.at("ctacct_flush_seconds_total"), 0);
+    // The kernel has no part in it.
+    EXPECT_EQ(metrics.count("ctacct_dumps_total"), 0u);
+    EXPECT_EQ(metrics.count("ctacct_conntrack_entries"), 0u);
     struct stat info {};
     ASSERT_EQ(stat(path().c_str(), &info), 0);
     EXPECT_EQ(info.st_mode & 07777, 0644u);
@@ -164,6 +177,24 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   ASSERT_TRUE((*engine)->WaitForOutput("accounting live", absl::Seconds(30)).ok());
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 0"));
 
+  // It counts what the kernel has, too.
+  ASSERT_TRUE((*gateway)->Play({"--tcp=100", "--udp=100"}).ok());
+  uint64_t flows = 0;
+  ASSERT_TRUE((*gateway)->KernelCounters(&flows).ok());
+  EXPECT_GE(flows, 200u);
+  ASSERT_NO_FATAL_FAILURE(WaitFor(absl::StrCat("ctacct_conntrack_entries ", flows)));
+  ASSERT_NO_FATAL_FAILURE(WaitFor(absl::StrCat("ctacct_flows ", flows)));
+  const Metrics quiet = Read();
+  EXPECT_GE(quiet.at("ctacct_dumps_total"), 1);
+  EXPECT_EQ(quiet.at("ctacct_dumps_failed_total"), 0);
+  EXPECT_GT(quiet.at("ctacct_last_dump_seconds"), 0);
+  EXPECT_GE(quiet.at("ctacct_dump_seconds_total"), quiet.at("ctacct_last_dump_seconds"));
+  EXPECT_GT(quiet.at("ctacct_worker_naps_total"), 0);
+  EXPECT_GE(quiet.at("ctacct_worker_wakeups_total"), quiet.at("ctacct_worker_naps_total"));
+  EXPECT_GT(quiet.at("ctacct_receive_buffer_bytes"), 0);
+  ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+  ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_events_total{kind=\"destroy\"} 200"));
+
   // The folder is gone: rows wait.
   std::filesystem::rename(spool(), folder_ + "/away");
   ASSERT_TRUE((*gateway)->Play({"--tcp=200", "--udp=200"}).ok());
@@ -175,10 +206,13 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 0"));
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_rows_waiting 0"));
   EXPECT_GT(Read().at("ctacct_rows_written_total"), 0);
-  ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_events_total{kind=\"destroy\"} 400"));
+  ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_events_total{kind=\"destroy\"} 600"));
 
   std::ofstream(ports) << "rubbish\n";
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_port_list_errors_total 1"));
+  EXPECT_EQ(Read().at("ctacct_port_list_failing"), 1);
+  std::ofstream(ports) << "tcp:443\n";
+  ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_port_list_failing 0"));
 
   // Where its own folder is gone, the engine goes on, and says so once.
   const std::string moved = folder_ + ".moved";
