@@ -8,24 +8,24 @@ CREATE TEMPORARY TABLE sample ON COMMIT PRESERVE ROWS AS
 WITH settings AS (
     SELECT timestamptz '2026-11-21 12:00Z' AS began, (240 * HOURS)::bigint AS intervals
 ), services (place, proto, port, request, reply, duration, since) AS (
-    VALUES (1, 'tcp', 8000, 900, 14000, 180, 0.0), (2, 'tcp', 443, 1400, 42000, 350, 0.0), (3, 'tcp', 5005, 300, 900, 60, 0.1),
-           (4, 'udp', 9999, 220, 480, 0, 0.25), (5, 'tcp', 22, 5200, 6800, 41000, 0.0), (6, 'tcp', 3306, 700, 90000, 900, 0.55),
+    VALUES (1, 'tcp', 8000, 4200, 17000, 180, 0.0), (2, 'tcp', 443, 7400, 31000, 350, 0.0), (3, 'tcp', 5005, 2300, 3900, 60, 0.1),
+           (4, 'udp', 9999, 220, 480, 0, 0.25), (5, 'tcp', 22, 9200, 6800, 41000, 0.0), (6, 'tcp', 3306, 1700, 27000, 900, 0.55),
            (7, 'udp', 53, 80, 160, 0, 0.0), (8, 'icmp', 0, 84, 84, 0, 0.0), (9, 'tcp', -1, 400, 300, 20, 0.3)
 ), busy AS (
     SELECT i, i::double precision / intervals AS share, origin, destination, services.*,
            -- Strong teams do more; everybody's work comes in waves; an exploit lasts until it is patched.
            pow(origin % 24 + 1, -0.55) * (1 + 0.6 * sin(i / (90.0 + 7 * origin) + origin))
-             * (0.35 + pg_temp.chance(i, origin, destination, place))
+             * (0.6 + 0.6 * pg_temp.chance(i, origin, destination, place))
              * CASE WHEN pg_temp.chance(origin, destination, place, 1) > 0.93
                      AND i::double precision / intervals
                          BETWEEN pg_temp.chance(origin, place, 2) AND pg_temp.chance(origin, place, 2) + 0.2
-                    THEN 14 ELSE 1 END
+                    THEN 5 ELSE 1 END
              * CASE WHEN destination = 7 AND place = 2 THEN 3 ELSE 1 END AS weight
     FROM settings, generate_series(1, intervals) AS i, generate_series(1, 24) AS origin,
          generate_series(1, 24) AS destination, services
     WHERE origin <> destination AND i::double precision / intervals >= since
       AND pg_temp.chance(origin, destination, 3) > 0.55
-      AND pg_temp.chance(i, origin, destination, place, 4) < 0.05 * pow(destination % 24 + 1, -0.3)
+      AND pg_temp.chance(i, origin, destination, place, 4) < 0.09 * pow(destination % 24 + 1, -0.3)
       -- No engine ran.
       AND i::double precision / intervals NOT BETWEEN 0.62 AND 0.635
 )

@@ -224,10 +224,12 @@ TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
 }
 
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
-  const std::string names[] = {
-      "</script><script>alert(1)</script>", "<!--<script>",
-      "\"><img src=x onerror=alert(2)>",    "'; DROP TABLE x; --${alert(3)}",
-      "]]>&lt;b&gt;\xe2\x80\xa8",           "\\u003c/script>@DATA@"};
+  const std::string names[] = {"</script ><script>alert(1)</script >",
+                               "<!--<script x",
+                               "\"><img src=x onerror=alert(2)>",
+                               "'; DROP TABLE x; --${alert(3)}",
+                               "]]>&lt;b&gt;\xe2\x80\xa8",
+                               "\\u003c/script>@DATA@"};
   uint64_t sequence = 0;
   for (const std::string& name : names) {
     SpoolHeader header = MakeHeader(++sequence);

@@ -318,7 +318,7 @@
     const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
       : [partial > 0 ? `${exact(partial)} partial` : '', resynced > 0 ? `${exact(resynced)} resynced` : '']
         .filter(Boolean).join(', ');
-    const made = total('Complete', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
+    const made = total(isWhole() ? 'Complete' : 'Complete (all)', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
                        {id: 'complete', kind: partial > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
     return made;
@@ -342,7 +342,7 @@
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
       total('Peak', bits(peak[0]), peak[1] ? `both ways, ${clock(peak[1] - width, local)}` : ''),
-      total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent, ${count(sums[3])} replied`,
+      total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent + ${count(sums[3])}`,
             {exact: sums[2] + sums[3], unit: 'packets'}),
       total('Connections', count(sums[4]), `closed, ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
       total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
