@@ -16,7 +16,6 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/privileges.h"
-#include "importer/database.h"
 #include "importer/doctor_report.h"
 #include "importer/doctor_ruleset.h"
 #include "importer/pg_connection.h"
@@ -54,7 +53,6 @@ struct Examination {
   };
   std::optional<Rules> rules;
   std::optional<absl::StatusOr<PgConnection>> connection;
-  SchemaVersions schema;  // Of CheckSchema.
 };
 
 // ---- kernel ----

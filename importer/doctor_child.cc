@@ -64,6 +64,7 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Fork(absl::FunctionRef<int()> work
 
 absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::string>& argv) {
   std::vector<char*> pointers;
+  pointers.reserve(argv.size() + 1);
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
   return Fork([&pointers] {

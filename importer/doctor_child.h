@@ -22,7 +22,7 @@ class Child {
   // argv[0] is looked up in PATH unless it holds a slash. Standard input is empty.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Start(
       const std::vector<std::string>& argv);
-  // A copy of this process runs `work`, in which nothing that others threads hold may be needed,
+  // A copy of this process runs `work`, in which nothing that other threads hold may be needed,
   // and ends with the status that it returns.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Fork(absl::FunctionRef<int()> work);
 

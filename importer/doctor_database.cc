@@ -14,6 +14,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "importer/database.h"
 #include "importer/doctor_checks.h"
 
 namespace ctacct {
@@ -152,12 +153,12 @@ Finding CheckDatabase(Examination& examination) {
 Finding CheckSchema(Examination& examination) {
   PgConnection* const connection = Connected(examination);
   if (connection == nullptr) return Skip(kNoConnection);
+  const absl::StatusOr<PgResult> hidden = connection->Query(
+      "SELECT has_table_privilege(to_regclass('ctacct_schema'), 'SELECT') = false", {});
+  if (!hidden.ok()) return Fail(std::string(hidden.status().message()), {});
+  if (Value(hidden, 0, 0) == "t") return Skip("this role may not read its version, see role");
   const absl::StatusOr<SchemaVersions> versions = ReadSchemaVersions(*connection);
-  if (!versions.ok()) {
-    return Fail(std::string(versions.status().message()),
-                {"psql -f configs/postgres/roles.sql   # as the tables' owner"});
-  }
-  examination.schema = *versions;
+  if (!versions.ok()) return Fail(std::string(versions.status().message()), {});
   if (versions->found > versions->newest) {
     return Fail(absl::StrCat("version ", versions->found, ", and this ctacct knows up to ",
                              versions->newest, ": a newer one has been here"),
@@ -185,15 +186,15 @@ Finding CheckSchema(Examination& examination) {
 Finding CheckRole(Examination& examination) {
   PgConnection* const connection = Connected(examination);
   if (connection == nullptr) return Skip(kNoConnection);
-  if (examination.schema.found == 0) return Skip("no tables yet");
   const absl::StatusOr<PgResult> missing = connection->Query(
       kMissingRights, {examination.options.importer_drops_partitions ? "t" : "f"});
   if (!missing.ok()) return Fail(std::string(missing.status().message()), {});
   const absl::StatusOr<PgResult> names = connection->Query(
-      "SELECT quote_ident(current_user), current_database(), (SELECT tableowner FROM pg_tables "
-      "WHERE tablename = 'ctacct_schema' AND schemaname = current_schema())",
+      "SELECT quote_ident(current_user), current_database(), (SELECT relowner::regrole::text "
+      "FROM pg_class WHERE oid = to_regclass('ctacct_schema'))",
       {});
   if (!names.ok()) return Fail(std::string(names.status().message()), {});
+  if (PQgetisnull(names->get(), 0, 2) != 0) return Skip("no tables yet");
   const std::string role = Value(names, 0, 0);
   if (PQntuples(missing->get()) == 0) return Ok(absl::StrCat(role, " may add rows"));
   std::vector<std::string> lacks, grants;

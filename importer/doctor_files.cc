@@ -53,7 +53,8 @@ std::string UserName(const DoctorOptions& options) {
 int ErrorForEngine(const DoctorOptions& options) {
   const absl::StatusOr<std::unique_ptr<Child>> child = Child::Fork([&options] {
     Privileges::Options rights;
-    if (options.engine_user.has_value()) rights.user = &*options.engine_user;
+    // Nobody else can become somebody; CheckSpool has seen to it that they need not.
+    if (options.engine_user.has_value() && geteuid() == 0) rights.user = &*options.engine_user;
     if (!Privileges::Drop(rights).ok()) return 255;
     return faccessat(AT_FDCWD, options.output.c_str(), W_OK | X_OK, AT_EACCESS) == 0 ? 0 : errno;
   });
@@ -87,8 +88,7 @@ Finding CheckFlagFiles(Examination& examination) {
   }
   if (!options.unread_flags.empty()) return Skip(options.unread_flags);
   if (good.empty()) return Skip("none given, and none in /etc/ctacct");
-  return Ok(
-      absl::StrCat(absl::StrJoin(good, ", "), good.size() == 1 ? ": is" : ": are", " understood"));
+  return Ok(absl::StrJoin(good, ", "));
 }
 
 Finding CheckSpool(Examination& examination) {

@@ -133,6 +133,10 @@ bool EngineIsOfAnotherUser(const DoctorOptions& options) {
 const Examination::Rules& Rules(Examination& examination) {
   if (examination.rules.has_value()) return *examination.rules;
   Examination::Rules& rules = examination.rules.emplace();
+  if (!HasCapability(CAP_NET_ADMIN)) {
+    rules.unseen = "the rules (needs root)";
+    return rules;
+  }
   // To ask would load the module.
   if (MayBeLoaded("nf_tables")) {
     const absl::StatusOr<std::string> listing = RunNft("list ruleset");
@@ -140,8 +144,7 @@ const Examination::Rules& Rules(Examination& examination) {
       ReadNftRuleset(*listing, &rules.findings);
       rules.hooks = RunNft("list hooks ip").value_or("");
     } else {
-      rules.unseen = HasCapability(CAP_NET_ADMIN) ? std::string(listing.status().message())
-                                                  : "nft's rules (needs root)";
+      rules.unseen = std::string(listing.status().message());
     }
   }
   // Tables of the older iptables, which nft does not see.
@@ -436,6 +439,7 @@ Finding CheckListeners(Examination& examination) {
   if (!others.empty()) {
     if (geteuid() != 0) remedies.push_back("sudo ss -f netlink -p   # who they are");
     std::vector<std::string> shown;
+    shown.reserve(others.size());
     for (const auto& [name, groups] : others) {
       shown.push_back(absl::StrCat(name, " to ", GroupNames(groups)));
     }

@@ -141,7 +141,11 @@ std::string ShellQuoted(absl::string_view text) {
 std::string BytesText(uint64_t bytes) {
   const char* const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
   size_t unit = 0;
-  for (; bytes >= 10'240 && unit + 1 < std::size(units); ++unit) bytes /= 1024;
+  // To two digits at least, but where fewer are exact.
+  while (unit + 1 < std::size(units) && bytes >= 1024 && (bytes % 1024 == 0 || bytes >= 10'240)) {
+    bytes /= 1024;
+    ++unit;
+  }
   return absl::StrCat(bytes, " ", units[unit]);
 }
 

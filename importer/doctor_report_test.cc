@@ -63,7 +63,9 @@ TEST(DoctorReportTest, Words) {
   EXPECT_EQ(ShellQuoted("it's $HOME"), "'it'\\''s $HOME'");
   EXPECT_EQ(ShellQuoted(""), "''");
   EXPECT_EQ(BytesText(128 << 20), "128 MiB");
-  EXPECT_EQ(BytesText(1000), "1000 bytes");
+  EXPECT_EQ(BytesText(8 << 20), "8 MiB");
+  EXPECT_EQ(BytesText(1500), "1500 bytes");
+  EXPECT_EQ(BytesText(uint64_t{3} << 30 | 1), "3 GiB");
 }
 
 TEST(DoctorRulesetTest, WhatTurnsConntrackOn) {
