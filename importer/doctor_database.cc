@@ -123,7 +123,9 @@ Finding CheckDatabase(Examination& examination) {
     }
   }
   if (!connection.ok()) {
-    const std::string message(connection.status().message());
+    // Without libpq's guess, which the remedies are instead of.
+    const std::string whole(connection.status().message());
+    const std::string message = whole.substr(0, whole.find("; Is the server running"));
     std::vector<std::string> remedies = {
         absl::StrCat("pg_isready", place.Arguments(place.user)),
         absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")};

@@ -386,7 +386,7 @@ Finding CheckUntracked(Examination& examination) {
   const Examination::Rules& rules = Rules(examination);
   const std::vector<RuleSource>& sources = rules.findings.untracking;
   if (!sources.empty()) {
-    return Warn(absl::StrCat("not counted is what these match: ", FirstFew(sources)),
+    return Warn(absl::StrCat("what these match is not counted: ", FirstFew(sources)),
                 Remedies(sources));
   }
   if (!rules.unseen.empty()) return Skip(absl::StrCat("not seen: ", rules.unseen));
