@@ -68,6 +68,7 @@ void EventLoop::Run(Worker* worker) {
   RunOn(own_cpu_);
   if (!overrun_) TakeUpReliable(worker);
   for (;;) {
+    turns_.store(turns() + 1, std::memory_order_relaxed);
     const uint64_t snapshot = queue_.Snapshot();
     const size_t taken = TakeEvents(worker);
     Frame frame;

@@ -71,6 +71,8 @@ class EventLoop {
   // Of any thread; as of the frames that the queue's producer knows to be applied.
   bool needs_resync() const { return needs_resync_.load(std::memory_order_relaxed); }
   size_t flows() const { return flows_.load(std::memory_order_relaxed); }
+  // Grows as long as the loop goes round, which it does at least each second.
+  uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
   // The socket failed; the loop goes on with frames only.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Why; once failed, or after Run.
@@ -112,6 +114,7 @@ class EventLoop {
   std::atomic<bool> needs_resync_{false};
   std::atomic<bool> failed_{false};
   std::atomic<size_t> flows_{0};
+  std::atomic<uint64_t> turns_{0};
   enum class Delivery { kUnreliable, kReliable, kReliableLeft };
   std::mutex delivery_mutex_;
   // Guarded by delivery_mutex_:

@@ -33,6 +33,7 @@
 #include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
+#include "engine/service_manager.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
 #include "importer/database.h"
@@ -158,7 +159,9 @@ bool IsFilesFault(const absl::Status& status) {
 
 class Importer {
  public:
-  Importer(Options options, int stop_fd) : options_(std::move(options)), stop_fd_(stop_fd) {}
+  // `manager` must outlive it.
+  Importer(Options options, int stop_fd, ServiceManager* manager)
+      : options_(std::move(options)), stop_fd_(stop_fd), manager_(manager) {}
 
   // Returns once stop was asked for (OK), or the run cannot go on.
   absl::Status Watch();
@@ -200,9 +203,12 @@ class Importer {
   FileOutcome Reject(const FilePlace& place, const TrafficFile& file, absl::string_view reason);
   bool StopAsked(absl::Duration wait) const;
   void Progress(size_t done, size_t total);
+  // For whoever asks the service manager how it goes.
+  void TellStatus(size_t files_waiting);
 
   const Options options_;
   const int stop_fd_;
+  ServiceManager* const manager_;
   const absl::Duration started_ = MonotonicNow();
   std::optional<PgConnection> connection_;
   std::set<int32_t> known_days_;  // For which the database has partitions.
@@ -213,6 +219,7 @@ class Importer {
   std::string last_failure_;  // What was said of the last one.
   absl::Duration progress_shown_ = -absl::InfiniteDuration();
   Counters counters_;
+  absl::Time last_import_ = absl::InfinitePast();
   // Paths. What was found and is not in the database; grows by every bad file, and a run with many
   // of those has other worries.
   std::set<std::string> not_imported_;
@@ -227,7 +234,26 @@ class Importer {
 
 bool Importer::StopAsked(absl::Duration wait) const {
   pollfd fd = {stop_fd_, POLLIN, 0};
-  return poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(wait))) > 0;
+  for (int64_t left = absl::ToInt64Milliseconds(wait);; left -= ServiceManager::kAlivePollMillis) {
+    manager_->TellAlive();
+    const int64_t slice = std::min<int64_t>(left, ServiceManager::kAlivePollMillis);
+    if (poll(&fd, 1, static_cast<int>(slice)) > 0) return true;
+    if (slice == left) return false;
+  }
+}
+
+void Importer::TellStatus(size_t files_waiting) {
+  std::string status =
+      absl::StrCat(WithThousands(counters_.files), " files, ", WithThousands(counters_.rows),
+                   " rows imported; ", WithThousands(files_waiting), " files wait");
+  if (last_import_ != absl::InfinitePast()) {
+    absl::StrAppend(&status, "; last at ",
+                    absl::FormatTime("%H:%M:%S UTC", last_import_, absl::UTCTimeZone()));
+  }
+  if (!AllDone() && files_waiting == 0) {
+    absl::StrAppend(&status, "; some could not be imported or removed (see the log)");
+  }
+  manager_->TellStatus(status);
 }
 
 absl::Status Importer::PauseAfter(const absl::Status& status) {
@@ -238,6 +264,10 @@ absl::Status Importer::PauseAfter(const absl::Status& status) {
   // A server that is down, then starts, then is a standby: each is said, once.
   if (failures_in_a_row_++ == 0 || status.message() != last_failure_) {
     LogLine(absl::StrCat("database unavailable: ", status.message(), "; trying again"));
+    manager_->TellStatus(
+        absl::StrCat("database unavailable since ",
+                     absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::Now(), absl::UTCTimeZone()),
+                     " (see the log); files wait"));
     last_failure_ = std::string(status.message());
   }
   const absl::Duration pause =
@@ -450,6 +480,7 @@ absl::StatusOr<FileOutcome> Importer::AfterLoad(const ReadyFile& file,
   if (!outcome.ok()) return outcome.status();
   if (*outcome == ImportOutcome::kImported) {
     ++counters_.files;
+    last_import_ = absl::Now();
     counters_.rows += file.summary.row_count;
   } else if (not_disposed_.count(file.path) == 0) {
     ++counters_.files_done_before;
@@ -507,6 +538,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
     const absl::StatusOr<std::vector<FileOutcome>> outcomes = Import(ready);
     if (!outcomes.ok()) return outcomes.status();
     for (size_t j = 0; j < ready.size(); ++j) hold((*outcomes)[j], ready[j].place.name);
+    TellStatus(names->size() - i - 1);
     ready.clear();
     ready_rows = 0;
     ready_days = 0;
@@ -535,11 +567,15 @@ absl::Status Importer::Watch() {
   draining_ = true;
   // Before the first file comes: a password that is wrong should be heard of now.
   absl::Status status = ConnectIfNeeded();
+  // Ready once nothing stands in the way that somebody has to mend. If the database is away for
+  // now, to wait for it is the work, and no reason to hold up whoever starts services.
+  if (status.ok() || absl::IsUnavailable(status)) manager_->TellReady();
   for (; absl::IsUnavailable(status); status = ConnectIfNeeded()) {
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
   }
   if (!status.ok()) return status;
   NoteDatabaseBack();
+  TellStatus(0);
   while (true) {
     bool found = false;
     if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
@@ -763,6 +799,8 @@ int Main(int argc, char** argv) {
     return kExitOperatingError;
   }
   options->database.stop_fd = stop_fd.get();
+  ServiceManager manager;
+  options->database.alive = [&manager] { manager.TellAlive(); };
   if (const absl::Status status = CheckFolders(*options); !status.ok()) {
     PrintError(kProgram, status);
     return kExitOperatingError;
@@ -771,7 +809,7 @@ int Main(int argc, char** argv) {
   const bool once_folder = !options->watch.empty() && options->once;
   const bool files = !options->files.empty();
   const bool adopt = !options->adopt.empty();
-  Importer importer(*std::move(options), stop_fd.get());
+  Importer importer(*std::move(options), stop_fd.get(), &manager);
   absl::Status status;
   if (adopt) status = importer.Adopt();
   if (files) status = importer.ImportFiles();
@@ -779,6 +817,7 @@ int Main(int argc, char** argv) {
     status = watching ? importer.Watch() : importer.Drain();
   }
   ShowProgress("");
+  manager.TellStopping();
   const bool stopped = absl::IsCancelled(status);
   if (!status.ok() && !stopped) LogLine(status.message());
   // A watcher has no other end; whether it has left something out is in its summary.

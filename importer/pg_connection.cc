@@ -19,6 +19,7 @@ namespace {
 
 constexpr size_t kSqlstateBytes = 5;
 constexpr size_t kMaskedPasswordBytesMin = 4;
+constexpr absl::Duration kAlivePeriod = absl::Seconds(1);
 
 // Run on every new connection. on: a commit that the server forgets in a crash would be a file that
 // we had deleted. statement_timeout: of our own choice, since a role's short one would fail every
@@ -176,11 +177,13 @@ absl::Status PgConnection::Connect() {
 absl::Status PgConnection::Wait(short events, absl::Duration deadline) {
   int stop_fd = options_.stop_fd;
   while (true) {
+    if (options_.alive) options_.alive();
     // poll skips descriptors below 0.
     pollfd fds[2] = {{PQsocket(connection_.get()), events, 0}, {stop_fd, POLLIN, 0}};
     const absl::Duration left = deadline - MonotonicNow();
     if (left <= absl::ZeroDuration()) return absl::DeadlineExceededError("");
-    const int ready = poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(left) + 1));
+    const int ready =
+        poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(std::min(left, kAlivePeriod)) + 1));
     if (ready < 0 && errno != EINTR) return absl::ErrnoToStatus(errno, "poll");
     if (ready <= 0) continue;
     if (fds[0].revents != 0) return absl::OkStatus();
@@ -327,6 +330,7 @@ absl::Status PgConnection::CopyBegin(const char* sql) {
 }
 
 absl::Status PgConnection::CopyData(absl::string_view bytes) {
+  if (options_.alive) options_.alive();
   const int taken = PQputCopyData(connection_.get(), bytes.data(), static_cast<int>(bytes.size()));
   if (taken < 0) return ConnectionError();
   if (taken == 0) return absl::InternalError("libpq's buffer is full although it was flushed");

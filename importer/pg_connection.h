@@ -19,6 +19,7 @@
 #include <libpq-fe.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,6 +41,8 @@ struct PgOptions {
   std::string user;
   std::string password;
   int stop_fd = -1;  // Readable once all waiting is to end.
+  // Called at least each second while it waits or sends; empty: never.
+  std::function<void()> alive;
   // Without a byte from or to the server for so long, the connection is given up. Longer than any
   // checkpoint stalls a healthy server.
   absl::Duration answer_timeout = kAnswerTimeoutDefault;
