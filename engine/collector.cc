@@ -167,6 +167,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
+    TellAlive();
     if (dump_requested_) {
       if (!TakeChunk()) Wait(wake_fd);
       continue;
@@ -311,6 +312,16 @@ void Collector::NoteBaseline() {
                             buffer_bytes, " bytes",
                             events_kept_ ? "; events were kept since an earlier engine" : ""));
   options_.manager->TellReady();
+}
+
+void Collector::TellAlive() {
+  if (!options_.manager->AliveIsDue()) return;
+  turns_told_.resize(loops_.size());
+  for (size_t i = 0; i < loops_.size(); ++i) {
+    if (loops_[i]->turns() == turns_told_[i]) return;
+  }
+  for (size_t i = 0; i < loops_.size(); ++i) turns_told_[i] = loops_[i]->turns();
+  options_.manager->TellAlive();
 }
 
 bool Collector::AllCaughtUp() const {

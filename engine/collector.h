@@ -41,7 +41,8 @@ class Collector {
     bool reliable = false;  // See EventSocket::SetReliable; given up while the table is too full.
     std::string record;     // Capture to write; empty: none. One worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
-    // Keeps event sockets beyond this process, and is told once accounting is live. Must be given.
+    // Keeps event sockets beyond this process, and is told once accounting is live, and that it
+    // goes on. Must be given.
     ServiceManager* manager = nullptr;
   };
 
@@ -91,6 +92,11 @@ class Collector {
   // Every interval sealed so far could be handed over: another may end.
   bool CanSeal() const;
   void NoteBaseline();
+  // What the service manager's watchdog is to take for a hung engine: this thread or a worker does
+  // not go round any more. Then events overflow, and a restart goes on with the same sockets. The
+  // flusher is not asked: what can stop it is a slow disk, meanwhile rows wait in memory, and
+  // killing it would lose them.
+  void TellAlive();
   void WakeWorkers();
   void Wait(int wake_fd);
 
@@ -113,10 +119,11 @@ class Collector {
   std::atomic<int64_t> last_dump_ns_{0};
   bool dumped_ = false;  // The first dump is over.
   bool baseline_told_ = false;
-  bool dump_requested_ = false;   // And not done yet.
-  int64_t dump_begun_ns_ = 0;     // Monotonic: when it was requested.
-  int64_t dump_progress_ns_ = 0;  // Monotonic: the last sign of life of the dump.
-  int64_t next_request_ns_ = 0;   // Monotonic: not before, after a dump that failed.
+  std::vector<uint64_t> turns_told_;  // Of each worker's loop, at the last sign of life.
+  bool dump_requested_ = false;       // And not done yet.
+  int64_t dump_begun_ns_ = 0;         // Monotonic: when it was requested.
+  int64_t dump_progress_ns_ = 0;      // Monotonic: the last sign of life of the dump.
+  int64_t next_request_ns_ = 0;       // Monotonic: not before, after a dump that failed.
 };
 
 }  // namespace ctacct

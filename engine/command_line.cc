@@ -29,6 +29,13 @@ constexpr size_t kFlagFileBytesMax = 1 << 20;  // All flags with the longest val
 constexpr int kFlagFileDepthMax = 8;           // A file that names itself must end somewhere.
 constexpr size_t kQuotedBytesMax = 400;  // Most paths; a hostile value must not flood the log.
 
+constexpr char kVersion[] =
+#include "engine/version.inc"
+    ;
+
+// --version was asked for, not --help.
+bool version_asked = false;
+
 std::string Normalised(absl::string_view name) { return absl::StrReplaceAll(name, {{"-", "_"}}); }
 
 std::string Spelled(absl::string_view name) { return absl::StrReplaceAll(name, {{"_", "-"}}); }
@@ -194,7 +201,8 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
       continue;
     }
     text.remove_prefix(absl::StartsWith(text, "--") ? 2 : 1);
-    if (text == "help" || text == "h") {
+    if (text == "help" || text == "h" || text == "version") {
+      version_asked = text == "version";
       line.help = true;
       return line;
     }
@@ -210,6 +218,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(const std::str
 }
 
 std::string FlagsHelp(const std::string& usage) {
+  if (version_asked) return kVersion;
   std::map<std::string, const absl::CommandLineFlag*> ours;
   for (const auto& [name, flag] : absl::GetAllFlags()) {
     if (IsOurs(*flag)) ours[std::string(name)] = flag;

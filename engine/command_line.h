@@ -8,7 +8,7 @@
 // Accepted: one or two leading dashes, `-` or `_` inside names, `-name=value` or `-name value`; a
 // boolean alone is true, `-noname` is not accepted; `--` ends the flags. `--flagfile=FILE` reads
 // one flag a line (`#` comments; leading dashes may be left out; `name value` or `name=value`), and
-// errors name the file and line. `--help` prints all flags.
+// errors name the file and line. `--help` prints all flags, `--version` the version.
 //
 // Not thread-safe: call once, from main, before other threads start.
 #ifndef CTACCT_ENGINE_COMMAND_LINE_H_
@@ -24,7 +24,9 @@
 namespace ctacct {
 
 struct CommandLine {
-  bool help = false;                   // --help or -h was asked for; nothing else was looked at.
+  // --help, -h or --version was asked for: nothing else was looked at, and FlagsHelp is to be
+  // printed.
+  bool help = false;
   std::vector<std::string> arguments;  // What is not a flag, in order.
   std::vector<std::string>
       flags_set;  // Normalised names (underscores) of the flags given, in order.
@@ -42,7 +44,7 @@ struct CommandLine {
     const std::string& path);
 
 // All flags of this program with defaults and help, in the spelling of the contract (dashes), ready
-// to print.
+// to print. Where --version was asked for instead: that.
 [[nodiscard]] std::string FlagsHelp(const std::string& usage);
 
 // The text in quotes, control characters escaped, a long one cut: fit for one line of a message.

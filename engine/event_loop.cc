@@ -70,6 +70,7 @@ void EventLoop::Run(Worker* worker) {
   RunOn(own_cpu_);
   if (!overrun_) TakeUpReliable(worker);
   for (;;) {
+    turns_.store(turns() + 1, std::memory_order_relaxed);
     const uint64_t snapshot = queue_.Snapshot();
     const size_t taken = TakeEvents(worker);
     waits_.queued_events_peak = std::max(waits_.queued_events_peak, taken);

@@ -82,6 +82,8 @@ class EventLoop {
   Waits waits() const;
   // The part of the receive buffer that so many events fill, about.
   double ReceiveBufferShare(size_t events) const;
+  // Grows as long as the loop goes round, which it does at least each second.
+  uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
   // The socket failed; the loop goes on with frames only.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Why; once failed, or after Run.
@@ -129,6 +131,7 @@ class EventLoop {
   std::atomic<uint64_t> wakeups_{0};
   std::atomic<uint64_t> naps_{0};
   std::atomic<size_t> queued_events_peak_{0};
+  std::atomic<uint64_t> turns_{0};
   enum class Delivery { kUnreliable, kReliable, kReliableLeft };
   std::mutex delivery_mutex_;
   // Guarded by delivery_mutex_:

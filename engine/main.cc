@@ -33,6 +33,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
 #include "engine/checkpoint.h"
 #include "engine/collector.h"
 #include "engine/command_line.h"
@@ -455,6 +456,22 @@ EngineMetrics StartMetrics(const Config& config) {
   return metrics;
 }
 
+// For whoever asks the service manager how it goes.
+std::string ServiceStatus(const Flusher& flusher, const FlushReporter& writes) {
+  if (writes.failures() != 0) {
+    return absl::StrCat("rows cannot be written (see the log), ", flusher.rows_waiting(),
+                        " wait in memory; accounting goes on");
+  }
+  uint64_t flows = 0;
+  for (const uint64_t of_worker : flusher.worker_flows()) flows += of_worker;
+  return absl::StrCat(
+      "last interval ended ",
+      absl::FormatTime("%H:%M:%S UTC", absl::FromUnixNanos(flusher.intervals().last_end_ns),
+                       absl::UTCTimeZone()),
+      "; ", flusher.rows_written(), " rows written, ", flusher.rows_waiting(), " wait; ", flows,
+      " flows");
+}
+
 // Proves that it can be written, before anything is accounted.
 absl::StatusOr<std::optional<MetricsFile>> MakeMetricsFile(const EngineMetrics& metrics) {
   const std::string path = absl::GetFlag(FLAGS_metrics_file);
@@ -734,6 +751,9 @@ absl::Status RunEngine(const Config& config) {
     // Once it is to end, the last tables are taken even if the backlog is full: the worker waits.
     const absl::Status flushed = reporter.Flush(stop.load());
     metrics.Update(port_list);
+    if (flusher.intervals().last_end_ns != 0) {
+      manager.TellStatus(ServiceStatus(flusher, reporter));
+    }
     // The first one is what ended it, even if a later attempt went well.
     if (write_status.ok() || !write_errors_end_it) write_status = flushed;
     if (!write_status.ok() && write_errors_end_it) {
@@ -742,6 +762,7 @@ absl::Status RunEngine(const Config& config) {
     }
   }
   thread.join();
+  manager.TellStopping();  // Also of its own accord: from here on nobody feeds a watchdog.
   if (write_status.ok() || !write_errors_end_it) {
     write_status = reporter.Flush(true);
     if (write_status.ok()) write_status = flusher.Finish(handoffs, read_status.ok());

@@ -2,6 +2,7 @@
 
 #include <stdlib.h>
 #include <systemd/sd-daemon.h>
+#include <time.h>
 
 #include "absl/strings/str_cat.h"
 
@@ -11,8 +12,23 @@ namespace {
 constexpr int kThisProcess = 0;
 constexpr int kKeepEnvironment = 0;
 constexpr int kClearEnvironment = 1;
+constexpr int64_t kNanosPerMicro = 1000;
+// In a watchdog's period: one may be late, and one be lost.
+constexpr int64_t kSignsOfLife = 4;
+
+int64_t MonotonicNs() {
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
+}
 
 }  // namespace
+
+ServiceManager::ServiceManager() {
+  uint64_t watchdog_us = 0;
+  if (sd_watchdog_enabled(kKeepEnvironment, &watchdog_us) <= 0) return;
+  alive_period_ns_ = static_cast<int64_t>(watchdog_us) * kNanosPerMicro / kSignsOfLife;
+}
 
 std::vector<ServiceManager::Descriptor> ServiceManager::TakeHandedBack() {
   char** names = nullptr;
@@ -41,5 +57,21 @@ void ServiceManager::Remove(const std::string& name) const {
 void ServiceManager::TellReady() const { sd_notify(kKeepEnvironment, "READY=1"); }
 
 void ServiceManager::TellStopping() const { sd_notify(kKeepEnvironment, "STOPPING=1"); }
+
+bool ServiceManager::AliveIsDue() const {
+  return alive_period_ns_ != 0 && MonotonicNs() >= next_alive_ns_;
+}
+
+void ServiceManager::TellAlive() {
+  if (!AliveIsDue()) return;
+  next_alive_ns_ = MonotonicNs() + alive_period_ns_;
+  sd_notify(kKeepEnvironment, "WATCHDOG=1");
+}
+
+void ServiceManager::TellStatus(const std::string& status) {
+  if (status == last_status_) return;
+  last_status_ = status;
+  sd_notify(kKeepEnvironment, absl::StrCat("STATUS=", status).c_str());
+}
 
 }  // namespace ctacct

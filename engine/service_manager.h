@@ -1,11 +1,14 @@
-// What the engine and the service manager that started it (systemd, or whoever speaks sd_notify(3))
-// tell each other: readiness, the end, and the descriptor store, which keeps sockets alive while no
-// engine runs. Without a service manager nothing happens. On libsystemd.
+// What a program of ours and the service manager that started it (systemd, or whoever speaks
+// sd_notify(3)) tell each other: readiness, signs of life for its watchdog, a line for `systemctl
+// status`, the end, and the descriptor store, which keeps sockets alive while no engine runs.
+// Without a service manager nothing happens. On libsystemd.
 //
-// Thread safety: TakeHandedBack by one thread, before others start; the rest by any.
+// Thread safety: TakeHandedBack by one thread, before others start; TellAlive and TellStatus by one
+// thread each; the rest by any.
 #ifndef CTACCT_ENGINE_SERVICE_MANAGER_H_
 #define CTACCT_ENGINE_SERVICE_MANAGER_H_
 
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -15,6 +18,11 @@ namespace ctacct {
 
 class ServiceManager {
  public:
+  // Whoever waits, and has a watchdog to feed, looks up so often.
+  static constexpr int kAlivePollMillis = 1000;
+
+  ServiceManager();
+
   struct Descriptor {
     std::string name;
     UniqueFd fd;
@@ -31,6 +39,21 @@ class ServiceManager {
 
   void TellReady() const;
   void TellStopping() const;
+
+  // A watchdog (WatchdogSec= of at least 5 s) waits for a sign of life, which is due four times in
+  // its period. False: nobody waits for one now.
+  [[nodiscard]] bool AliveIsDue() const;
+  // Sends it, if it is due. By whoever knows that the program makes progress; if none comes for a
+  // whole period, the program is killed and started again.
+  void TellAlive();
+
+  // One line for people. Sent only if it is not what was sent last.
+  void TellStatus(const std::string& status);
+
+ private:
+  int64_t alive_period_ns_ = 0;  // 0: there is no watchdog.
+  int64_t next_alive_ns_ = 0;    // Monotonic.
+  std::string last_status_;
 };
 
 }  // namespace ctacct

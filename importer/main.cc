@@ -34,6 +34,7 @@
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
 #include "engine/prometheus_text.h"
+#include "engine/service_manager.h"
 #include "engine/spool_backlog.h"
 #include "engine/spool_header.h"
 #include "engine/unique_fd.h"
@@ -159,10 +160,12 @@ bool IsQuarantinedName(absl::string_view name) {
 
 class Importer {
  public:
-  Importer(Options options, int stop_fd, std::optional<MetricsFile> metrics_file,
-           const ImporterMetrics& metrics)
+  // `manager` must outlive it.
+  Importer(Options options, int stop_fd, ServiceManager* manager,
+           std::optional<MetricsFile> metrics_file, const ImporterMetrics& metrics)
       : options_(std::move(options)),
         stop_fd_(stop_fd),
+        manager_(manager),
         metrics_(metrics),
         metrics_file_(std::move(metrics_file)),
         backlog_(options_.watch),
@@ -217,9 +220,12 @@ class Importer {
   [[nodiscard]] bool StopAsked(absl::Duration wait) const;
   [[nodiscard]] bool StopAskedDuring(absl::Duration pause);
   void Progress(size_t done, size_t total);
+  // For whoever asks the service manager how it goes.
+  void TellStatus(size_t files_waiting);
 
   const Options options_;
   const int stop_fd_;
+  ServiceManager* const manager_;
   const absl::Duration started_ = MonotonicNow();
   std::optional<PgConnection> connection_;
   std::set<int32_t> known_days_;  // For which the database has partitions.
@@ -248,7 +254,28 @@ class Importer {
 
 bool Importer::StopAsked(absl::Duration wait) const {
   pollfd fd = {stop_fd_, POLLIN, 0};
-  return poll(&fd, 1, static_cast<int>(absl::ToInt64Milliseconds(wait))) > 0;
+  for (int64_t left = absl::ToInt64Milliseconds(wait);; left -= ServiceManager::kAlivePollMillis) {
+    manager_->TellAlive();
+    const int64_t slice = std::min<int64_t>(left, ServiceManager::kAlivePollMillis);
+    if (poll(&fd, 1, static_cast<int>(slice)) > 0) return true;
+    if (slice == left) return false;
+  }
+}
+
+void Importer::TellStatus(size_t files_waiting) {
+  std::string status =
+      absl::StrCat(WithThousands(metrics_.files), " files, ", WithThousands(metrics_.rows),
+                   " rows imported; ", WithThousands(files_waiting), " files wait");
+  if (metrics_.last_import_at_ns != 0) {
+    absl::StrAppend(
+        &status, "; last at ",
+        absl::FormatTime("%H:%M:%S UTC", absl::FromUnixNanos(metrics_.last_import_at_ns),
+                         absl::UTCTimeZone()));
+  }
+  if (!AllDone() && files_waiting == 0) {
+    absl::StrAppend(&status, "; some could not be imported or removed (see the log)");
+  }
+  manager_->TellStatus(status);
 }
 
 bool Importer::StopAskedDuring(absl::Duration pause) {
@@ -293,6 +320,10 @@ absl::Status Importer::PauseAfter(const absl::Status& status) {
   // A server that is down, then starts, then is a standby: each is said, once.
   if (failures_in_a_row_++ == 0 || status.message() != last_failure_) {
     LogLine(absl::StrCat("database unavailable: ", status.message(), "; trying again"));
+    manager_->TellStatus(
+        absl::StrCat("database unavailable since ",
+                     absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::Now(), absl::UTCTimeZone()),
+                     " (see the log); files wait"));
     last_failure_ = std::string(status.message());
   }
   const absl::Duration pause =
@@ -315,7 +346,10 @@ void Importer::NoteTransaction(absl::Duration took) {
 
 absl::StatusOr<PgConnection> Importer::Connect() {
   PgOptions options = options_.database;
-  options.while_waiting = [this] { TellNowAndThen(); };
+  options.while_waiting = [this] {
+    manager_->TellAlive();
+    TellNowAndThen();
+  };
   return PgConnection::Open(options);
 }
 
@@ -587,6 +621,7 @@ absl::Status Importer::DrainOnce(SpoolQueue& queue, bool* found) {
     const absl::StatusOr<std::vector<FileOutcome>> outcomes = Import(ready);
     if (!outcomes.ok()) return outcomes.status();
     for (size_t j = 0; j < ready.size(); ++j) hold((*outcomes)[j], ready[j].place.name);
+    TellStatus(names->size() - i - 1);
     ready.clear();
     ready_rows = 0;
     ready_days = 0;
@@ -615,11 +650,15 @@ absl::Status Importer::Watch() {
   draining_ = true;
   // Before the first file comes: a password that is wrong should be heard of now.
   absl::Status status = ConnectIfNeeded();
+  // Ready once nothing stands in the way that somebody has to mend. If the database is away for
+  // now, to wait for it is the work, and no reason to hold up whoever starts services.
+  if (status.ok() || absl::IsUnavailable(status)) manager_->TellReady();
   for (; absl::IsUnavailable(status); status = ConnectIfNeeded()) {
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
   }
   if (!status.ok()) return status;
   NoteDatabaseBack();
+  TellStatus(0);
   while (true) {
     bool found = false;
     if (absl::Status status = DrainOnce(*queue, &found); !status.ok()) return status;
@@ -833,6 +872,7 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, metrics_file.status());
     return kExitOperatingError;
   }
+  ServiceManager manager;
   if (const absl::Status status = CheckFolders(*options); !status.ok()) {
     PrintError(kProgram, status);
     return kExitOperatingError;
@@ -841,7 +881,8 @@ int Main(int argc, char** argv) {
   const bool once_folder = !options->watch.empty() && options->once;
   const bool files = !options->files.empty();
   const bool adopt = !options->adopt.empty();
-  Importer importer(*std::move(options), stop_fd.get(), *std::move(metrics_file), metrics);
+  Importer importer(*std::move(options), stop_fd.get(), &manager, *std::move(metrics_file),
+                    metrics);
   absl::Status status;
   if (adopt) status = importer.Adopt();
   if (files) status = importer.ImportFiles();
@@ -849,6 +890,7 @@ int Main(int argc, char** argv) {
     status = watching ? importer.Watch() : importer.Drain();
   }
   ShowProgress("");
+  manager.TellStopping();
   const bool stopped = absl::IsCancelled(status);
   if (!status.ok() && !stopped) LogLine(status.message());
   // A watcher has no other end; whether it has left something out is in its summary.

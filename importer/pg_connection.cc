@@ -331,6 +331,7 @@ absl::Status PgConnection::CopyBegin(const char* sql) {
 }
 
 absl::Status PgConnection::CopyData(absl::string_view bytes) {
+  if (options_.while_waiting) options_.while_waiting();
   const int taken = PQputCopyData(connection_.get(), bytes.data(), static_cast<int>(bytes.size()));
   if (taken < 0) return ConnectionError();
   if (taken == 0) return absl::InternalError("libpq's buffer is full although it was flushed");

@@ -42,7 +42,7 @@ struct PgOptions {
   std::string password;
   std::string program = "ctacct-importer";  // How the server's own views call us.
   int stop_fd = -1;                         // Readable once all waiting is to end.
-  // Called again and again while there is nothing to do but wait, at least once a second.
+  // Called at least each second while it waits or sends; empty: never.
   std::function<void()> while_waiting;
   // Without a byte from or to the server for so long, the connection is given up. Longer than any
   // checkpoint stalls a healthy server.

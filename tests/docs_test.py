@@ -169,7 +169,7 @@ def check_flags(pages, programs):
     for label, program in programs.items():
         shown = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=SECONDS_MAX, check=True)
         flags[label] = set(re.findall(r"^  --?([a-z][a-z0-9-]*)", shown.stdout, re.M))
-    known = set().union(*flags.values()) | {"help"}
+    known = set().union(*flags.values()) | {"help", "version"}
     text = "\n".join(page.prose + "".join(block.text for block in page.blocks) for page in pages)
     for page in pages:
         if page.path == "CONTRIBUTING.md":  # It speaks of Bazel's.

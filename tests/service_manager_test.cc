@@ -8,9 +8,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -224,6 +226,7 @@ class ServiceManagerTest : public testing::Test {
       options.environment["LISTEN_FDS"] = absl::StrCat(names.size());
       options.environment["LISTEN_FDNAMES"] = absl::StrJoin(names, ":");
     }
+    if (watchdog_us_ != 0) options.environment["WATCHDOG_USEC"] = absl::StrCat(watchdog_us_);
     absl::StrAppend(&script, "; export LISTEN_PID=$$; exec \"$@\"");
     std::vector<std::string> argv = {"bash",
                                      "-c",
@@ -273,6 +276,7 @@ class ServiceManagerTest : public testing::Test {
   }
 
   bool settings_are_fixed_ = false;  // The engine cannot change those of the kernel.
+  int watchdog_us_ = 0;              // 0: none.
   std::string folder_;
   std::unique_ptr<Manager> manager_;
   std::unique_ptr<Gateway> gateway_;
@@ -548,6 +552,92 @@ TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
   ASSERT_TRUE(engine_->Wait(absl::Seconds(10)).ok());
   manager_->Take();
   EXPECT_TRUE(manager_->store.empty());
+}
+
+// A thread of another process that does not run while this lives.
+class StoppedThread {
+ public:
+  explicit StoppedThread(pid_t thread) : thread_(thread) {
+    EXPECT_EQ(ptrace(PTRACE_SEIZE, thread_, nullptr, nullptr), 0) << strerror(errno);
+    EXPECT_EQ(ptrace(PTRACE_INTERRUPT, thread_, nullptr, nullptr), 0) << strerror(errno);
+    EXPECT_EQ(waitpid(thread_, nullptr, __WALL), thread_);
+  }
+  ~StoppedThread() { EXPECT_EQ(ptrace(PTRACE_DETACH, thread_, nullptr, nullptr), 0); }
+
+  StoppedThread(const StoppedThread&) = delete;
+  StoppedThread& operator=(const StoppedThread&) = delete;
+
+ private:
+  const pid_t thread_;
+};
+
+// Signs of life come while nothing happens, and while a disk keeps the writing thread. They stay
+// away as soon as a thread that reads stands still.
+TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
+  constexpr char kAlive[] = "WATCHDOG=1";
+  watchdog_us_ = 2'000'000;
+  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
+  ASSERT_TRUE(manager_->WaitFor(kAlive));
+  std::vector<pid_t> readers;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(absl::StrCat("/proc/", engine_->pid(), "/task"))) {
+    pid_t thread = 0;
+    ASSERT_TRUE(absl::SimpleAtoi(entry.path().filename().string(), &thread));
+    if (thread != engine_->pid()) readers.push_back(thread);
+  }
+  ASSERT_EQ(readers.size(), 3u);  // Of dumps, and two of events.
+  {
+    const StoppedThread writer(engine_->pid());
+    for (int i = 0; i < 3; ++i) {
+      manager_->Take();
+      manager_->told.clear();
+      EXPECT_TRUE(manager_->WaitFor(kAlive));
+    }
+  }
+  for (const pid_t reader : readers) {
+    {
+      const StoppedThread stopped(reader);
+      // One may be under way.
+      absl::SleepFor(absl::Seconds(1));
+      manager_->Take();
+      manager_->told.clear();
+      absl::SleepFor(absl::Seconds(2));
+      manager_->Take();
+      EXPECT_THAT(manager_->told, Not(testing::Contains(kAlive)));
+    }
+    EXPECT_TRUE(manager_->WaitFor(kAlive));
+  }
+  StopEngine();
+}
+
+TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
+  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
+  ASSERT_TRUE(gateway_->Play({"--udp=100"}).ok());
+  const auto status = [&] {
+    manager_->Take();
+    for (auto line = manager_->told.rbegin(); line != manager_->told.rend(); ++line) {
+      if (line->starts_with("STATUS=")) return *line;
+    }
+    return std::string();
+  };
+  const absl::Time deadline = absl::Now() + absl::Seconds(20);
+  while (status().find("; 100 rows written, 0 wait; 100 flows") == std::string::npos &&
+         absl::Now() < deadline) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_THAT(status(), HasSubstr("last interval ended "));
+  EXPECT_THAT(status(), HasSubstr("; 100 rows written, 0 wait; 100 flows"));
+
+  // It cannot write any more, and goes on.
+  std::filesystem::rename(spool(), spool() + ".away");
+  ASSERT_TRUE(gateway_->Play({"--udp=100"}).ok());
+  const absl::Time later = absl::Now() + absl::Seconds(20);
+  while (status().find("cannot be written") == std::string::npos && absl::Now() < later) {
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  EXPECT_THAT(status(), HasSubstr("rows cannot be written"));
+  std::filesystem::rename(spool() + ".away", spool());
+  StopEngine();
 }
 
 // Nobody is there to tell, or to hand anything back.

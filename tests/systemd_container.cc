@@ -67,16 +67,16 @@ absl::StatusOr<std::unique_ptr<SystemdContainer>> SystemdContainer::Boot(const G
                                                                          const Options& options) {
   static std::atomic<int> number = 0;
   const std::string name = absl::StrCat("ctacct-test-", getpid(), "-", number++);
-  const std::string configs =
-      std::filesystem::path(DataPath("configs/install.sh")).parent_path().string();
-  const std::string bin =
-      std::filesystem::path(DataPath("engine/engine")).parent_path().parent_path().string();
   // Process 1 in there does not die with what started it; in a process namespace of ours it does.
-  std::vector<std::string> argv = {"unshare",      "--mount",
-                                   "--pid",        "--mount-proc",
-                                   "--kill-child", DataPath("tests/systemd_container.sh"),
-                                   name,           "/run/netns/" + gateway.gateway_namespace(),
-                                   configs,        bin,
+  std::vector<std::string> argv = {"unshare",
+                                   "--mount",
+                                   "--pid",
+                                   "--mount-proc",
+                                   "--kill-child",
+                                   DataPath("tests/systemd_container.sh"),
+                                   name,
+                                   "/run/netns/" + gateway.gateway_namespace(),
+                                   DataPath("configs/ctacct.deb"),
                                    options.files};
   for (const std::string& bind : options.bind) argv.push_back("--bind=" + bind);
   auto nspawn = Subprocess::Start(argv);

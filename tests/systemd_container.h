@@ -1,4 +1,4 @@
-// Our services on a system that a real systemd has booted, in the network namespace of a test's
+// Our package on a system that a real systemd has booted, in the network namespace of a test's
 // gateway: see systemd_container.sh. Up while the object lives. Needs root. Thread-compatible.
 #ifndef CTACCT_TESTS_SYSTEMD_CONTAINER_H_
 #define CTACCT_TESTS_SYSTEMD_CONTAINER_H_

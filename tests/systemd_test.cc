@@ -7,6 +7,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <set>
@@ -14,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -38,7 +40,7 @@ constexpr char kEngine[] = "ctacct-engine.service";
 constexpr char kImporter[] = "ctacct-importer.service";
 constexpr char kPassword[] = "hunter2hunter2";
 // Tenths: 0 is closed in a box, 100 is root.
-constexpr int kExposureMax = 15;
+constexpr int kExposureMax = 13;
 
 std::string ReadFile(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -79,6 +81,28 @@ std::set<ino_t> Sockets(pid_t pid) {
   return sockets;
 }
 
+// Packets, bytes and connections, as both tell them.
+std::string SumsOf(const TrafficTotals& total) {
+  return absl::StrCat(total.packets_src, "|", total.packets_dst, "|", total.bytes_src, "|",
+                      total.bytes_dst, "|", total.connection_count);
+}
+std::string RowSums(const PrivatePostgres& postgres) {
+  const auto sums =
+      postgres.Sql("traffic",
+                   "SELECT sum(src_packets), sum(dst_packets), sum(src_bytes), sum(dst_bytes),"
+                   " sum(connection_count) FROM vpn_traffic");
+  return sums.ok() ? std::string(absl::StripAsciiWhitespace(*sums)) : sums.status().ToString();
+}
+
+bool Eventually(const std::function<bool()>& holds) {
+  const absl::Time deadline = absl::Now() + absl::Seconds(60);
+  while (!holds()) {
+    if (absl::Now() > deadline) return false;
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  return true;
+}
+
 class SystemdTest : public testing::Test {
  protected:
   void SetUp() override {
@@ -109,6 +133,28 @@ class SystemdTest : public testing::Test {
     WriteFile(files() + "/etc/ctacct/" + name, ReadFile(DataPath("configs/" + name)) + flags);
   }
 
+  // With a role that has a password; both programs' services know of it.
+  absl::StatusOr<std::unique_ptr<PrivatePostgres>> StartDatabase() {
+    auto postgres = PrivatePostgres::Start();
+    if (!postgres.ok()) return postgres.status();
+    std::filesystem::permissions((*postgres)->folder(), std::filesystem::perms(0755));
+    for (const std::string& sql :
+         {absl::StrCat("CREATE ROLE ctacct LOGIN PASSWORD '", kPassword, "'"),
+          std::string("CREATE DATABASE traffic OWNER ctacct")}) {
+      if (const auto done = (*postgres)->Sql("postgres", sql); !done.ok()) return done.status();
+    }
+    const std::string access = (*postgres)->folder() + "/data/pg_hba.conf";
+    const std::string rules = ReadFile(access);
+    std::ofstream(access) << "local all ctacct scram-sha-256\n" << rules;
+    const auto reloaded = (*postgres)->Sql("postgres", "SELECT pg_reload_conf()");
+    if (!reloaded.ok()) return reloaded.status();
+    AddFlags("importer", "conninfo=host=/run/database dbname=traffic user=ctacct\n");
+    const std::string passwords = files() + "/etc/ctacct/pgpass";
+    WriteFile(passwords, absl::StrCat("*:*:traffic:ctacct:", kPassword, "\n"));
+    std::filesystem::permissions(passwords, std::filesystem::perms(0600));
+    return postgres;
+  }
+
   void WantUnits(const std::vector<std::string>& units) {
     std::string target = "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\n";
     for (const std::string& unit : units) absl::StrAppend(&target, "Wants=", unit, "\n");
@@ -124,32 +170,15 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
   // As the settings of configs/sysctl.d leave it; the engine cannot change it as a service.
   ASSERT_TRUE(
       (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
-  auto postgres = PrivatePostgres::Start();
+  auto postgres = StartDatabase();
   ASSERT_TRUE(postgres.ok()) << postgres.status();
-  std::filesystem::permissions((*postgres)->folder(), std::filesystem::perms(0755));
-  for (const std::string& sql :
-       {absl::StrCat("CREATE ROLE ctacct LOGIN PASSWORD '", kPassword, "'"),
-        std::string("CREATE DATABASE traffic OWNER ctacct")}) {
-    const auto done = (*postgres)->Sql("postgres", sql);
-    ASSERT_TRUE(done.ok()) << done.status();
-  }
-  const std::string access = (*postgres)->folder() + "/data/pg_hba.conf";
-  const std::string rules = ReadFile(access);
-  std::ofstream(access) << "local all ctacct scram-sha-256\n" << rules;
-  ASSERT_TRUE((*postgres)->Sql("postgres", "SELECT pg_reload_conf()").ok());
-  AddFlags("importer", "conninfo=host=/run/database dbname=traffic user=ctacct\n");
-  const std::string passwords = files() + "/etc/ctacct/pgpass";
-  WriteFile(passwords, absl::StrCat("*:*:traffic:ctacct:", kPassword, "\n"));
-  std::filesystem::permissions(passwords, std::filesystem::perms(0600));
   WantUnits({kEngine, kImporter});
 
   auto booted = SystemdContainer::Boot(
       **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
-  const auto verified =
-      system.Run({"systemd-analyze", "verify", absl::StrCat("/etc/systemd/system/", kEngine),
-                  absl::StrCat("/etc/systemd/system/", kImporter)});
+  const auto verified = system.Run({"systemd-analyze", "verify", kEngine, kImporter});
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_TRUE(verified->exit.ok());
   EXPECT_EQ(verified->out + verified->err, "");
@@ -195,17 +224,104 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
     EXPECT_THAT(system.Journal(unit), Not(HasSubstr("10.32.")));
   }
 
-  const auto sums =
-      (*postgres)->Sql("traffic",
-                       "SELECT sum(src_packets), sum(dst_packets), sum(src_bytes), sum(dst_bytes),"
-                       " sum(connection_count) FROM vpn_traffic");
-  ASSERT_TRUE(sums.ok()) << sums.status();
-  const TrafficTotals total = Total(*sent);
-  EXPECT_EQ(absl::StripAsciiWhitespace(*sums),
-            absl::StrCat(total.packets_src, "|", total.packets_dst, "|", total.bytes_src, "|",
-                         total.bytes_dst, "|", total.connection_count))
+  EXPECT_EQ(RowSums(**postgres), SumsOf(Total(*sent)))
       << system.Journal(kEngine) << system.Journal(kImporter);
   std::cout << system.Journal(kEngine) << system.Journal(kImporter);
+}
+
+// What hangs is killed and started again, and nothing is missing or doubled then. To wait is not to
+// hang.
+TEST_F(SystemdTest, HungServicesAreStartedAgain) {
+  auto gateway = Gateway::Up();
+  ASSERT_TRUE(gateway.ok()) << gateway.status();
+  ASSERT_TRUE(
+      (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
+  auto postgres = StartDatabase();
+  ASSERT_TRUE(postgres.ok()) << postgres.status();
+  for (const char* unit : {kEngine, kImporter}) {
+    WriteFile(absl::StrCat(files(), "/etc/systemd/system/", unit, ".d/watchdog.conf"),
+              "[Service]\nWatchdogSec=8\nRestartSec=0\n");
+  }
+  WantUnits({kEngine, kImporter});
+  auto booted = SystemdContainer::Boot(
+      **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
+  ASSERT_TRUE(booted.ok()) << booted.status();
+  const SystemdContainer& system = **booted;
+  const auto log = [&] { return system.Journal(kEngine) + system.Journal(kImporter); };
+
+  // Longer than a watchdog's patience the database does not answer, and the engine is idle.
+  const auto sent = (*gateway)->Play({"--tcp=1000", "--udp=1000"});
+  ASSERT_TRUE(sent.ok()) << sent.status();
+  ASSERT_TRUE((*postgres)
+                  ->Sql("traffic",
+                        "BEGIN; LOCK TABLE import_ledger IN ACCESS EXCLUSIVE MODE; "
+                        "SELECT pg_sleep(10); COMMIT")
+                  .ok());
+  Traffic all = *sent;
+  ASSERT_TRUE(Eventually([&] { return RowSums(**postgres) == SumsOf(Total(all)); }))
+      << RowSums(**postgres) << log();
+  for (const char* unit : {kEngine, kImporter}) {
+    EXPECT_EQ(system.Property(unit, "NRestarts"), "0") << log();
+  }
+  EXPECT_THAT(system.Property(kEngine, "StatusText"), HasSubstr(" rows written, 0 wait"));
+  EXPECT_THAT(system.Property(kImporter, "StatusText"), HasSubstr(" rows imported; 0 files wait"));
+
+  // The engine first: what it does not read waits in its sockets.
+  for (const char* unit : {kEngine, kImporter}) {
+    const pid_t pid = system.MainPid(unit);
+    ASSERT_GT(pid, 0) << log();
+    ASSERT_EQ(kill(pid, SIGSTOP), 0);
+    const auto more = (*gateway)->Play({"--tcp=1000", "--udp=1000"});
+    ASSERT_TRUE(more.ok()) << more.status();
+    for (const auto& [key, totals] : *more) all[key] += totals;
+    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    EXPECT_TRUE(Eventually([&] {
+      return system.Property(unit, "NRestarts") != "0" &&
+             system.Property(unit, "ActiveState") == "active";
+    })) << system.Property(unit, "ActiveState")
+        << log();
+  }
+  EXPECT_TRUE(Eventually([&] { return RowSums(**postgres) == SumsOf(Total(all)); }))
+      << RowSums(**postgres) << " instead of " << SumsOf(Total(all)) << log();
+  // And no more comes of it.
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kEngine}).ok());
+  EXPECT_TRUE(Eventually([&] { return NothingVisible(system.Inside("/var/spool/ctacct")); }));
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
+  EXPECT_EQ(RowSums(**postgres), SumsOf(Total(all))) << log();
+}
+
+// Active means: at work, or waiting for what will come by itself.
+TEST_F(SystemdTest, TheImporterIsReadyOnceNothingIsToBeMended) {
+  auto gateway = Gateway::Up();
+  ASSERT_TRUE(gateway.ok()) << gateway.status();
+  auto postgres = StartDatabase();
+  ASSERT_TRUE(postgres.ok()) << postgres.status();
+  WriteFile(files() + "/etc/ctacct/pgpass", "*:*:traffic:ctacct:wrong\n");
+  WantUnits({});
+  auto booted = SystemdContainer::Boot(
+      **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
+  ASSERT_TRUE(booted.ok()) << booted.status();
+  const SystemdContainer& system = **booted;
+  const auto start = [&] {
+    const auto run = system.Run({"systemctl", "start", kImporter});
+    return run.ok() && run->exit.ok();
+  };
+  EXPECT_FALSE(start()) << system.Journal(kImporter);
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
+  ASSERT_TRUE(system
+                  .RunOrError({"sh", "-c",
+                               absl::StrCat("echo '*:*:traffic:ctacct:", kPassword,
+                                            "' > /etc/ctacct/pgpass")})
+                  .ok());
+  EXPECT_TRUE(start()) << system.Journal(kImporter);
+  EXPECT_EQ(system.Property(kImporter, "ActiveState"), "active");
+  EXPECT_THAT(system.Property(kImporter, "StatusText"), HasSubstr("files wait"));
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
+
+  ASSERT_TRUE((*postgres)->StopImmediately().ok());
+  EXPECT_TRUE(start()) << system.Journal(kImporter);
+  EXPECT_THAT(system.Property(kImporter, "StatusText"), HasSubstr("database unavailable since"));
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
 }
 
 // systemd keeps the event sockets over a restart, a crash, and an overrun: what conntrack tells
