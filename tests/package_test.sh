@@ -113,7 +113,7 @@ for flags in engine importer; do echo "# Of a newer version." >> "$work/higher/e
 dpkg-deb --root-owner-group -b "$work/higher" "$work/higher.deb" > /dev/null
 inside systemctl enable ctacct-engine 2> /dev/null
 echo "interval=60" >> "$root/etc/ctacct/engine.flags"
-echo "Dpkg::Options \"--force-confold\";" > "$root/etc/apt/apt.conf.d/confold"
+echo "Dpkg::Options:: \"--force-confold\";" > "$root/etc/apt/apt.conf.d/confold"
 install higher.deb
 expect "$first+test" version
 [ "$(tail -n 1 "$root/etc/ctacct/engine.flags")" = interval=60 ] || fail "an upgrade has lost the user's flags"
