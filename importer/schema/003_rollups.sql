@@ -123,7 +123,8 @@ DECLARE
     key text;
 BEGIN
     FOR rollup IN SELECT * FROM traffic_rollups LOOP
-        key := array_to_string('{time,gateway}'::text[] || rollup.grouping_columns, ', ');
+        -- The gateway last: a dashboard seldom asks for one, and the index then finds an origin or a pair by itself.
+        key := array_to_string('{time}'::text[] || rollup.grouping_columns || '{gateway}'::text[], ', ');
         EXECUTE format(
             'CREATE TABLE %I (time timestamptz NOT NULL, src_packets bigint NOT NULL, src_bytes bigint NOT NULL, '
             'dst_packets bigint NOT NULL, dst_bytes bigint NOT NULL, connection_times bigint NOT NULL, '
@@ -382,8 +383,7 @@ $$;
 
 -- How traffic() and traffic_open_connections() ask their rollup.
 CREATE TYPE traffic_plan AS (
-    table_name text, lower timestamptz, upper timestamptz, width interval, point text, filters text, grouped text,
-    output text);
+    lower timestamptz, upper timestamptz, width interval, point text, source text, grouped text, output text);
 
 CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
@@ -394,6 +394,9 @@ DECLARE
     plan traffic_plan;
     rollup traffic_rollups;
     rollup_step interval;
+    coarse traffic_rollups;
+    coarse_lower timestamptz;
+    coarse_upper timestamptz;
 BEGIN
     IF step <= interval '0' THEN
         RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
@@ -409,7 +412,6 @@ BEGIN
         CASE WHEN dsts IS NOT NULL THEN '{dst}'::text[] ELSE '{}' END ||
         CASE WHEN protos IS NOT NULL THEN '{proto}'::text[] ELSE '{}' END ||
         CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
-    plan.table_name := 'traffic_' || rollup.name;
 
     -- Points are whole steps of the rollup: of the interval as it was measured, where it has no other.
     rollup_step := rollup.step;
@@ -434,12 +436,37 @@ BEGIN
         plan.point := format('date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval', plan.width);
     END IF;
 
-    plan.filters := concat(
+    -- One sum over all of the range: fine steps only before the first and after the last coarse one.
+    IF step IS NULL THEN
+        SELECT candidate.* INTO coarse FROM traffic_rollups AS candidate JOIN traffic_tiers USING (tier)
+        WHERE candidate.grouping_columns = rollup.grouping_columns AND candidate.step > rollup.step
+          AND kept_from <= plan.lower
+        ORDER BY candidate.step DESC LIMIT 1;
+        coarse_lower := date_bin(coarse.step, plan.lower - interval '1 us', 'epoch') + coarse.step;
+        coarse_upper := date_bin(coarse.step, plan.upper, 'epoch');
+    END IF;
+    IF (coarse_lower < coarse_upper) IS NOT TRUE THEN
+        coarse_lower := plan.upper;
+        coarse_upper := plan.upper;
+    END IF;
+    SELECT format('(%s) AS parts WHERE true%s%s%s%s%s', string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
+            CASE WHEN part_step > interval '1 ms' AND part_upper - part_lower <= 1000 * part_step
+                      AND (srcs IS NOT NULL AND rollup.grouping_columns[1] = 'src' OR
+                           dsts IS NOT NULL AND rollup.grouping_columns[1] = 'dst')
+                 -- Step by step the index leads to them; a range would be all that is within.
+                 THEN format('time = ANY (%L::timestamptz[])',
+                             ARRAY(SELECT generate_series(part_lower + part_step, part_upper, part_step)))
+                 ELSE format('time > %L AND time <= %L', part_lower, part_upper) END), ' UNION ALL '),
         CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
         CASE WHEN srcs IS NOT NULL THEN ' AND src = ANY ($4)' END,
         CASE WHEN dsts IS NOT NULL THEN ' AND dst = ANY ($5)' END,
         CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
-        CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END);
+        CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END)
+    INTO plan.source
+    FROM (VALUES (1, rollup.name, rollup.step, plan.lower, coarse_lower),
+                 (2, coarse.name, coarse.step, coarse_lower, coarse_upper),
+                 (3, rollup.name, rollup.step, coarse_upper, plan.upper)) AS part (number, name, part_step, part_lower, part_upper)
+    WHERE part_lower < part_upper OR number = 1;
     SELECT string_agg(CASE WHEN name = ANY (by_columns) THEN ', ' || name ELSE ', NULL::' || kind END, '' ORDER BY number),
            coalesce(string_agg(', ' || name, '' ORDER BY number) FILTER (WHERE name = ANY (by_columns)), '')
     INTO plan.output, plan.grouped
@@ -473,13 +500,14 @@ BEGIN
     SELECT max(total.time) INTO newest FROM traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     RETURN QUERY EXECUTE format(
-        'SELECT point%1$s, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
-        '  extract(epoch FROM least(point, $8) - greatest(point - $9, $1))::double precision '
-        'FROM (SELECT %2$s AS point%3$s, sum(src_packets::float8) AS src_packets, sum(src_bytes::float8) AS src_bytes, '
-        '  sum(dst_packets::float8) AS dst_packets, sum(dst_bytes::float8) AS dst_bytes, '
-        '  sum(connection_times::float8) AS connection_times, sum(connection_count::float8) AS connection_count '
-        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1%3$s) AS sums',
-        plan.output, plan.point, plan.grouped, plan.table_name, plan.filters)
+        'SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
+        '  sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
+        '  date_part(''epoch'', least(%1$s, $8) - greatest(%1$s - $9, $1)) '
+        'FROM %3$s GROUP BY %4$s HAVING count(*) > 0',
+        plan.point, plan.output, plan.source,
+        CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
+             -- A constant among the keys would be hashed with each row.
+             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '()') END)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width;
 END $$;
 
@@ -501,10 +529,10 @@ BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT point%1$s, sum(open / intervals) FROM '
         '(SELECT %2$s AS point, gateway%3$s, sum(open_connections::float8) AS open '
-        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1, gateway%3$s) AS sums '
+        '  FROM %4$s GROUP BY 1, gateway%3$s) AS sums '
         'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM traffic_total '
-        '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%6$s',
-        plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.table_name, plan.filters, plan.grouped)
+        '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%5$s',
+        plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.source, plan.grouped)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;
 END $$;
 
