@@ -8,8 +8,9 @@ spool files, into a private PostgreSQL (fsync on, its defaults but what tests/pr
 rollups. A part of the same rows again with `psql \\copy ... (format binary)` into a table like vpn_traffic without
 rollups: the ratio, of runs that alternate. Bytes on disk per row. Then every query of every panel of
 configs/grafana/dashboards/traffic.json, with filters at All (each is printed) and at seven selections (the slowest three
-are), over 8 hours and one hour, five times each, while the importer loads a new interval of 117,000 rows every 15 s. At last such an interval's import alone and while the
-queries run without a pause. 40 GB of disk; half an hour. Python's standard library and psql only.
+are), over 8 hours and one hour, five times each, while the importer loads a new interval of 117,000 rows every 15 s. At
+last such an interval's import alone and while the queries run without a pause. 40 GB of disk; half an hour. Python's
+standard library and psql only.
 """
 import argparse
 import itertools

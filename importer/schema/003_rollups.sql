@@ -79,7 +79,8 @@ DECLARE
     statement text;
 BEGIN
     SELECT array_agg(DISTINCT format('CREATE OR REPLACE VIEW %s%s AS %s', view.oid::regclass,
-                                     ' WITH (' || array_to_string(view.reloptions, ', ') || ')', pg_get_viewdef(view.oid)))
+                                     ' WITH (' || array_to_string(view.reloptions, ', ') || ')',
+                                     pg_get_viewdef(view.oid)))
                FILTER (WHERE view.relkind = 'v'),
            string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
                FILTER (WHERE view.relkind IS DISTINCT FROM 'v')
@@ -89,8 +90,9 @@ BEGIN
     WHERE refclassid = 'pg_class'::regclass AND refobjid = facts
       AND classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass);
     IF others IS NOT NULL THEN
-        RAISE EXCEPTION 'vpn_traffic gets partitions; drop what would see its old rows only, and make it anew afterwards: %',
-            others USING ERRCODE = 'object_not_in_prerequisite_state';
+        RAISE EXCEPTION
+            'vpn_traffic gets partitions; drop what would see its old rows only, and make it anew afterwards: %', others
+            USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
     ALTER INDEX vpn_traffic_time RENAME TO vpn_traffic_unpartitioned_time;
@@ -449,7 +451,8 @@ BEGIN
         coarse_lower := plan.upper;
         coarse_upper := plan.upper;
     END IF;
-    SELECT format('(%s) AS parts WHERE true%s%s%s%s%s', string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
+    SELECT format('(%s) AS parts WHERE true%s%s%s%s%s',
+        string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
             CASE WHEN part_step > interval '1 ms' AND part_upper - part_lower <= 1000 * part_step
                       AND (srcs IS NOT NULL AND rollup.grouping_columns[1] = 'src' OR
                            dsts IS NOT NULL AND rollup.grouping_columns[1] = 'dst')
@@ -465,7 +468,8 @@ BEGIN
     INTO plan.source
     FROM (VALUES (1, rollup.name, rollup.step, plan.lower, coarse_lower),
                  (2, coarse.name, coarse.step, coarse_lower, coarse_upper),
-                 (3, rollup.name, rollup.step, coarse_upper, plan.upper)) AS part (number, name, part_step, part_lower, part_upper)
+                 (3, rollup.name, rollup.step, coarse_upper, plan.upper))
+         AS part (number, name, part_step, part_lower, part_upper)
     WHERE part_lower < part_upper OR number = 1;
     SELECT string_agg(CASE WHEN name = ANY (by_columns) THEN ', ' || name ELSE ', NULL::' || kind END, '' ORDER BY number),
            coalesce(string_agg(', ' || name, '' ORDER BY number) FILTER (WHERE name = ANY (by_columns)), '')
@@ -478,9 +482,10 @@ END $$;
 -- The one question of a dashboard. Sums between two moments, in points of `step` (NULL: one for the whole range), for
 -- each combination of the columns in by_columns (of gateway, src, dst, proto, port), of what passes the filters (NULL:
 -- everything). Answers from a rollup, so points may be wider than was asked for, and the range is widened to whole
--- points: `time` is a point's end, `seconds` its length as far as there is data yet, and still. Columns that by_columns
--- does not name are NULL. Sums are exact up to 2^53, as far as JSON goes. Compiling such a query would take longer than to run
--- it; the memory keeps it from sorting on disk; and a step's rows lie together, so its index is worth to be followed.
+-- points: `time` is a point's end, `seconds` its length, as far as there is data yet and retention has left it. Columns
+-- that by_columns does not name are NULL. Sums are exact up to 2^53, as far as JSON goes. Compiling such a query would take
+-- longer than to run it; the memory keeps it from sorting on disk; and a step's rows lie together, so its index is worth
+-- to be followed.
 CREATE FUNCTION traffic(
     range_from timestamptz, range_to timestamptz, step interval DEFAULT NULL, by_columns text[] DEFAULT '{}',
     gateways text[] DEFAULT NULL, srcs inet[] DEFAULT NULL, dsts inet[] DEFAULT NULL, protos text[] DEFAULT NULL,
