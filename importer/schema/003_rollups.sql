@@ -508,11 +508,11 @@ BEGIN
         'SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
         '  sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
         '  date_part(''epoch'', least(%1$s, $8) - greatest(%1$s - $9, $1)) '
-        'FROM %3$s GROUP BY %4$s HAVING count(*) > 0',
+        'FROM %3$s GROUP BY %4$s',
         plan.point, plan.output, plan.source,
         CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
-             -- A constant among the keys would be hashed with each row.
-             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '()') END)
+             -- Without the one point: a constant among the keys would be hashed with each row.
+             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width;
 END $$;
 
