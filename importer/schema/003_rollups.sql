@@ -69,12 +69,51 @@ INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width
     ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days'),
     ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days');
 
--- What is there becomes one partition as it is, no row is copied.
-ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
-ALTER INDEX vpn_traffic_time RENAME TO vpn_traffic_unpartitioned_time;
-CREATE TABLE vpn_traffic (LIKE vpn_traffic_unpartitioned INCLUDING DEFAULTS INCLUDING COMMENTS)
-    PARTITION BY RANGE (time);
-CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
+-- What is there becomes one partition as it is, no row is copied. Views and rights would stay with it, so they are made
+-- anew; of what else hangs on it nobody here knows whether that may be done twice.
+DO $$
+DECLARE
+    facts constant regclass := 'vpn_traffic';
+    views text[];
+    others text;
+    statement text;
+BEGIN
+    SELECT array_agg(DISTINCT format('CREATE OR REPLACE VIEW %s%s AS %s', view.oid::regclass,
+                                     ' WITH (' || array_to_string(view.reloptions, ', ') || ')',
+                                     pg_get_viewdef(view.oid)))
+               FILTER (WHERE view.relkind = 'v'),
+           string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
+               FILTER (WHERE view.relkind IS DISTINCT FROM 'v')
+    INTO views, others
+    FROM pg_depend LEFT JOIN pg_rewrite AS rule ON classid = 'pg_rewrite'::regclass AND rule.oid = objid
+    LEFT JOIN pg_class AS view ON view.oid = rule.ev_class
+    WHERE refclassid = 'pg_class'::regclass AND refobjid = facts
+      AND classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass);
+    IF others IS NOT NULL THEN
+        RAISE EXCEPTION
+            'vpn_traffic gets partitions; drop what would see its old rows only, and make it anew afterwards: %', others
+            USING ERRCODE = 'object_not_in_prerequisite_state';
+    END IF;
+    ALTER TABLE vpn_traffic RENAME TO vpn_traffic_unpartitioned;
+    ALTER INDEX vpn_traffic_time RENAME TO vpn_traffic_unpartitioned_time;
+    CREATE TABLE vpn_traffic (LIKE vpn_traffic_unpartitioned INCLUDING DEFAULTS INCLUDING COMMENTS)
+        PARTITION BY RANGE (time);
+    CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
+    FOR statement IN
+        SELECT format('GRANT %s %s ON vpn_traffic TO %s%s', privilege_type, columns,
+                      CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
+                      CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)
+        FROM (SELECT relacl AS acl, '' AS columns FROM pg_class WHERE oid = facts
+              UNION ALL
+              SELECT attacl, format('(%I)', attname) FROM pg_attribute WHERE attrelid = facts) AS held,
+             aclexplode(acl)
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+    FOREACH statement IN ARRAY coalesce(views, '{}') LOOP
+        EXECUTE statement;
+    END LOOP;
+END $$;
 COMMENT ON TABLE vpn_traffic IS
     'What moved between two masked peers within one interval. How far a point is to be believed: traffic_intervals. '
     'Sums of it: traffic().';
@@ -86,7 +125,8 @@ DECLARE
     key text;
 BEGIN
     FOR rollup IN SELECT * FROM traffic_rollups LOOP
-        key := array_to_string('{time,gateway}'::text[] || rollup.grouping_columns, ', ');
+        -- The gateway last: a dashboard seldom asks for one, and the index then finds an origin or a pair by itself.
+        key := array_to_string('{time}'::text[] || rollup.grouping_columns || '{gateway}'::text[], ', ');
         EXECUTE format(
             'CREATE TABLE %I (time timestamptz NOT NULL, src_packets bigint NOT NULL, src_bytes bigint NOT NULL, '
             'dst_packets bigint NOT NULL, dst_bytes bigint NOT NULL, connection_times bigint NOT NULL, '
@@ -172,6 +212,7 @@ BEGIN
 END $$;
 
 -- Adds all rows of a table or view that has vpn_traffic's columns to the rollups: for rows that no importer has loaded.
+-- None of those have been held to what the importer takes (a counter of at most 2^50), so sums may not fit.
 CREATE FUNCTION traffic_roll_up(source regclass) RETURNS void
 LANGUAGE plpgsql SET search_path FROM CURRENT SET work_mem = '256MB' AS $$
 DECLARE
@@ -202,6 +243,10 @@ BEGIN
             CASE WHEN rollup.step >= '10 min' THEN 'pg_temp.traffic_ten_minutes' ELSE source::text END, additions);
     END LOOP;
     DROP TABLE pg_temp.traffic_ten_minutes;
+EXCEPTION WHEN numeric_value_out_of_range THEN
+    RAISE EXCEPTION 'sums of its rows do not fit into bigint; mend the rows with absurd counters first: WHERE '
+        'greatest(src_packets, src_bytes, dst_packets, dst_bytes, connection_times) > 1125899906842624'
+        USING ERRCODE = 'object_not_in_prerequisite_state';
 END $$;
 
 -- Takes over the rows of another table with the columns of the reference's vpn_traffic, whatever their types, in the
@@ -282,8 +327,9 @@ BEGIN
 END $$;
 
 -- Drops the oldest partition of a tier ('rows' or one of traffic_rollups) that ends at or before a moment, and says
--- which: no row if there is none. Rows only if the rollups have them all: else `dropped` is false and they stay. Waits
--- two seconds for its lock, so that a long query of a dashboard holds up neither it nor, behind it, anybody else.
+-- which: no row if there is none. Rows only if the rollups have them all: else `dropped` is false and they stay. That
+-- reads the whole partition, and the importer's files wait meanwhile. Waits two seconds for its lock, so that a long
+-- query of a dashboard holds up neither it nor, behind it, anybody else.
 CREATE FUNCTION traffic_drop_partition(tier_dropped text, before timestamptz, after text DEFAULT '')
 RETURNS TABLE (partition text, dropped boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
@@ -339,8 +385,7 @@ $$;
 
 -- How traffic() and traffic_open_connections() ask their rollup.
 CREATE TYPE traffic_plan AS (
-    table_name text, lower timestamptz, upper timestamptz, width interval, point text, filters text, grouped text,
-    output text);
+    lower timestamptz, upper timestamptz, width interval, point text, source text, grouped text, output text);
 
 CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
@@ -351,6 +396,9 @@ DECLARE
     plan traffic_plan;
     rollup traffic_rollups;
     rollup_step interval;
+    coarse traffic_rollups;
+    coarse_lower timestamptz;
+    coarse_upper timestamptz;
 BEGIN
     IF step <= interval '0' THEN
         RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
@@ -366,7 +414,6 @@ BEGIN
         CASE WHEN dsts IS NOT NULL THEN '{dst}'::text[] ELSE '{}' END ||
         CASE WHEN protos IS NOT NULL THEN '{proto}'::text[] ELSE '{}' END ||
         CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
-    plan.table_name := 'traffic_' || rollup.name;
 
     -- Points are whole steps of the rollup: of the interval as it was measured, where it has no other.
     rollup_step := rollup.step;
@@ -381,6 +428,8 @@ BEGIN
         ceil(extract(epoch FROM coalesce(step, rollup_step)) / extract(epoch FROM rollup_step))::double precision);
     plan.lower := date_bin(plan.width, range_from, 'epoch');
     plan.upper := date_bin(plan.width, range_to - interval '1 us', 'epoch') + plan.width;
+    -- A point that begins before is shorter than others.
+    plan.lower := greatest(plan.lower, (SELECT kept_from FROM traffic_tiers WHERE tier = rollup.tier));
     IF step IS NULL THEN
         plan.width := plan.upper - plan.lower;
         plan.point := '$2';
@@ -389,12 +438,39 @@ BEGIN
         plan.point := format('date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval', plan.width);
     END IF;
 
-    plan.filters := concat(
+    -- One sum over all of the range: fine steps only before the first and after the last coarse one.
+    IF step IS NULL THEN
+        SELECT candidate.* INTO coarse FROM traffic_rollups AS candidate JOIN traffic_tiers USING (tier)
+        WHERE candidate.grouping_columns = rollup.grouping_columns AND candidate.step > rollup.step
+          AND kept_from <= plan.lower
+        ORDER BY candidate.step DESC LIMIT 1;
+        coarse_lower := date_bin(coarse.step, plan.lower - interval '1 us', 'epoch') + coarse.step;
+        coarse_upper := date_bin(coarse.step, plan.upper, 'epoch');
+    END IF;
+    IF (coarse_lower < coarse_upper) IS NOT TRUE THEN
+        coarse_lower := plan.upper;
+        coarse_upper := plan.upper;
+    END IF;
+    SELECT format('(%s) AS parts WHERE true%s%s%s%s%s',
+        string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
+            CASE WHEN part_step > interval '1 ms' AND part_upper - part_lower <= 1000 * part_step
+                      AND (srcs IS NOT NULL AND rollup.grouping_columns[1] = 'src' OR
+                           dsts IS NOT NULL AND rollup.grouping_columns[1] = 'dst')
+                 -- Step by step the index leads to them; a range would be all that is within.
+                 THEN format('time = ANY (%L::timestamptz[])',
+                             ARRAY(SELECT generate_series(part_lower + part_step, part_upper, part_step)))
+                 ELSE format('time > %L AND time <= %L', part_lower, part_upper) END), ' UNION ALL '),
         CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
         CASE WHEN srcs IS NOT NULL THEN ' AND src = ANY ($4)' END,
         CASE WHEN dsts IS NOT NULL THEN ' AND dst = ANY ($5)' END,
         CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
-        CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END);
+        CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END)
+    INTO plan.source
+    FROM (VALUES (1, rollup.name, rollup.step, plan.lower, coarse_lower),
+                 (2, coarse.name, coarse.step, coarse_lower, coarse_upper),
+                 (3, rollup.name, rollup.step, coarse_upper, plan.upper))
+         AS part (number, name, part_step, part_lower, part_upper)
+    WHERE part_lower < part_upper OR number = 1;
     SELECT string_agg(CASE WHEN name = ANY (by_columns) THEN ', ' || name ELSE ', NULL::' || kind END, '' ORDER BY number),
            coalesce(string_agg(', ' || name, '' ORDER BY number) FILTER (WHERE name = ANY (by_columns)), '')
     INTO plan.output, plan.grouped
@@ -406,9 +482,10 @@ END $$;
 -- The one question of a dashboard. Sums between two moments, in points of `step` (NULL: one for the whole range), for
 -- each combination of the columns in by_columns (of gateway, src, dst, proto, port), of what passes the filters (NULL:
 -- everything). Answers from a rollup, so points may be wider than was asked for, and the range is widened to whole
--- points: `time` is a point's end, `seconds` its length as far as there is data yet. Columns that by_columns does not
--- name are NULL. Sums are exact up to 2^53, as far as JSON goes. Compiling such a query would take longer than to run
--- it; the memory keeps it from sorting on disk; and a step's rows lie together, so its index is worth to be followed.
+-- points: `time` is a point's end, `seconds` its length, as far as there is data yet and retention has left it. Columns
+-- that by_columns does not name are NULL. Sums are exact up to 2^53, as far as JSON goes. Compiling such a query would take
+-- longer than to run it; the memory keeps it from sorting on disk; and a step's rows lie together, so its index is worth
+-- to be followed.
 CREATE FUNCTION traffic(
     range_from timestamptz, range_to timestamptz, step interval DEFAULT NULL, by_columns text[] DEFAULT '{}',
     gateways text[] DEFAULT NULL, srcs inet[] DEFAULT NULL, dsts inet[] DEFAULT NULL, protos text[] DEFAULT NULL,
@@ -428,13 +505,14 @@ BEGIN
     SELECT max(total.time) INTO newest FROM traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     RETURN QUERY EXECUTE format(
-        'SELECT point%1$s, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
-        '  extract(epoch FROM least(point, $8) - (point - $9))::double precision '
-        'FROM (SELECT %2$s AS point%3$s, sum(src_packets::float8) AS src_packets, sum(src_bytes::float8) AS src_bytes, '
-        '  sum(dst_packets::float8) AS dst_packets, sum(dst_bytes::float8) AS dst_bytes, '
-        '  sum(connection_times::float8) AS connection_times, sum(connection_count::float8) AS connection_count '
-        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1%3$s) AS sums',
-        plan.output, plan.point, plan.grouped, plan.table_name, plan.filters)
+        'SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
+        '  sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
+        '  date_part(''epoch'', least(%1$s, $8) - greatest(%1$s - $9, $1)) '
+        'FROM %3$s GROUP BY %4$s',
+        plan.point, plan.output, plan.source,
+        CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
+             -- Without the one point: a constant among the keys would be hashed with each row.
+             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width;
 END $$;
 
@@ -456,10 +534,10 @@ BEGIN
     RETURN QUERY EXECUTE format(
         'SELECT point%1$s, sum(open / intervals) FROM '
         '(SELECT %2$s AS point, gateway%3$s, sum(open_connections::float8) AS open '
-        '  FROM %4$I WHERE time > $1 AND time <= $2%5$s GROUP BY 1, gateway%3$s) AS sums '
+        '  FROM %4$s GROUP BY 1, gateway%3$s) AS sums '
         'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM traffic_total '
-        '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%6$s',
-        plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.table_name, plan.filters, plan.grouped)
+        '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%5$s',
+        plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.source, plan.grouped)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;
 END $$;
 
@@ -468,16 +546,22 @@ FROM PUBLIC;
 
 DO $$
 DECLARE
-    first timestamptz;
+    last timestamptz;
     upper timestamptz;
     rollup traffic_rollups;
     rollup_upper timestamptz;
 BEGIN
-    SELECT min(time), date_bin('1 day', max(time), 'epoch') + interval '1 day' INTO first, upper
+    SELECT max(time), date_bin('1 day', least(max(time), now()), 'epoch') + interval '1 day' INTO last, upper
     FROM vpn_traffic_unpartitioned;
-    IF first IS NULL THEN
+    IF last IS NULL THEN
         DROP TABLE vpn_traffic_unpartitioned;
         RETURN;
+    END IF;
+    -- Rows of a clock that was wrong, in years to come: all that arrives until then would have to go where they are.
+    CREATE TEMPORARY TABLE traffic_ahead (LIKE vpn_traffic) ON COMMIT DROP;
+    IF last >= upper THEN
+        WITH ahead AS (DELETE FROM vpn_traffic_unpartitioned WHERE time >= upper RETURNING *)
+        INSERT INTO pg_temp.traffic_ahead SELECT * FROM ahead;
     END IF;
     ALTER TABLE vpn_traffic_unpartitioned ALTER COLUMN gateway DROP DEFAULT;
     EXECUTE format('ALTER TABLE vpn_traffic ATTACH PARTITION vpn_traffic_unpartitioned FOR VALUES FROM (MINVALUE) TO (%L)',
@@ -492,6 +576,10 @@ BEGIN
         INSERT INTO traffic_partitions
         VALUES ('traffic_' || rollup.name || '_before', 'traffic_' || rollup.name, '-infinity', rollup_upper);
     END LOOP;
+    PERFORM traffic_make_partitions(
+        (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
+         FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_ahead) AS days));
+    INSERT INTO vpn_traffic SELECT * FROM pg_temp.traffic_ahead;
     PERFORM traffic_roll_up('vpn_traffic');
 END $$;
 
