@@ -56,7 +56,10 @@ void ServiceManager::Remove(const std::string& name) const {
 
 void ServiceManager::TellReady() const { sd_notify(kKeepEnvironment, "READY=1"); }
 
-void ServiceManager::TellStopping() const { sd_notify(kKeepEnvironment, "STOPPING=1"); }
+void ServiceManager::TellStopping() const {
+  // systemd's watchdog would go on through the last writes, which may have to wait for a disk.
+  sd_notify(kKeepEnvironment, "STOPPING=1\nWATCHDOG_USEC=0");
+}
 
 bool ServiceManager::AliveIsDue() const {
   return alive_period_ns_ != 0 && MonotonicNs() >= next_alive_ns_;

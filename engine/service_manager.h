@@ -38,6 +38,8 @@ class ServiceManager {
   void Remove(const std::string& name) const;
 
   void TellReady() const;
+  // From here on no sign of life is waited for: how long an end may take is the service manager's
+  // to say (TimeoutStopSec=).
   void TellStopping() const;
 
   // A watchdog (WatchdogSec= of at least 5 s) waits for a sign of life, which is due four times in

@@ -253,6 +253,8 @@ class ServiceManagerTest : public testing::Test {
     ASSERT_TRUE(exit.ok()) << exit.status();
     EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
     EXPECT_TRUE(manager_->WaitFor("STOPPING=1"));
+    // Its last writes may take longer than a watchdog waits.
+    EXPECT_TRUE(manager_->WaitFor("WATCHDOG_USEC=0"));
   }
 
   uint64_t Queued() const {

@@ -53,7 +53,7 @@ manual() {
   cat > "$work/$name" <<TEXT
 #!/bin/sh
 "$tree/bin/$name" "\$@" | sed -e 's/^ctacct [0-9]/$name &/; s/^\([^ ]* \)ctacct /\1/' -e 's/^usage: [a-z]*/Usage: $name/' \
-  -e '/ default: /s/ (default [0-9]*)\$//' -e '/^  -[a-z0-9-]*\$/{N; s/\n */  /}'
+  -e '/^  -[a-z0-9-]*\$/{N; s/\n */  /}; / default: /s/ (default [0-9]*)\$//'
 TEXT
   chmod 755 "$work/$name"
   help2man --no-info --section="$section" --name="$what" --include="man/common.h2m" --opt-include="man/$name.h2m" \
