@@ -38,6 +38,7 @@ PAGES = ["README.md", "CONTRIBUTING.md"] + sorted(
 PROGRAMS = {
     "//engine": "engine/engine",
     "//engine:spooldump": "engine/spooldump",
+    "//engine:top": "engine/top",
     "//importer": "importer/importer",
     "//importer:doctor": "importer/doctor",
     "//importer:report": "importer/report",
