@@ -24,6 +24,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
 #include "engine/command_line.h"
+#include "importer/connection_flags.h"
 #include "importer/doctor_checks.h"
 #include "importer/doctor_report.h"
 
@@ -41,13 +42,6 @@ ABSL_FLAG(std::string, output, "", "spool folder; overrides the engine's flag fi
 ABSL_FLAG(std::string, mode, "", "precise or light; overrides the engine's flag file");
 ABSL_FLAG(int, workers, 0, "as the engine's; overrides its flag file");
 ABSL_FLAG(int, receive_buffer, 0, "as the engine's; overrides its flag file");
-ABSL_FLAG(std::string, host, "",
-          "database server; this and the next four override the importer's flag file");
-ABSL_FLAG(std::string, db, "", "database");
-ABSL_FLAG(std::string, user, "", "database user");
-ABSL_FLAG(std::string, pass, "",
-          "password; other users see command lines, so rather use ~/.pgpass or PGPASSFILE");
-ABSL_FLAG(std::string, conninfo, "", "libpq connection string or URI");
 ABSL_FLAG(bool, probe, true,
           "send a connection and a UDP flow over the loopback of a network namespace of its own, "
           "and follow them through an engine into a spool file (root)");
@@ -62,6 +56,7 @@ constexpr char kUsage[] =
     "Says in one screen whether this machine will count right, and what to type where not. "
     "Changes\n"
     "nothing. Exit status 0: it will, perhaps with warnings; 1: it will not; 2: bad usage.\n"
+    "Each of -conninfo, -host, -db, -user and -pass overrides the importer's flag file.\n"
     "Without root it does what it can, and says what it could not see.";
 
 // The engine's, where nobody says otherwise.
@@ -192,17 +187,18 @@ absl::Status FillEngine(const FlagValues& values, DoctorOptions* options) {
 }
 
 absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
-  const auto fill = [&values](const absl::Flag<std::string>& flag, const char* name,
-                              std::string* to) {
-    *to = absl::GetFlag(flag);
+  absl::StatusOr<PgOptions> of_command_line = ConnectionOptionsFromFlags();
+  if (!of_command_line.ok()) return of_command_line.status();
+  PgOptions& database = options->database;
+  database = *std::move(of_command_line);
+  const auto fill = [&values](const char* name, std::string* to) {
     if (to->empty()) *to = ValueOr(values, name, "");
   };
-  PgOptions& database = options->database;
-  fill(FLAGS_conninfo, "conninfo", &database.conninfo);
-  fill(FLAGS_host, "host", &database.host);
-  fill(FLAGS_db, "db", &database.database);
-  fill(FLAGS_user, "user", &database.user);
-  fill(FLAGS_pass, "pass", &database.password);
+  fill("conninfo", &database.conninfo);
+  fill("host", &database.host);
+  fill("db", &database.database);
+  fill("user", &database.user);
+  fill("pass", &database.password);
   if (options->output.empty()) options->output = ValueOr(values, "watch", "");
   for (const char* const flag :
        {"retention_rows", "retention_fine", "retention_10m", "retention_1h"}) {
@@ -283,6 +279,7 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, options.status());
     return kExitUsageError;
   }
+  HideSecrets(argc, argv);
   signal(SIGPIPE, SIG_IGN);
   // nft, psql's relatives and iptables-save are of the administrator's folders.
   const char* const path = std::getenv("PATH");

@@ -1,16 +1,21 @@
 // The doctor passes a sound gateway, and finds what was really planted there: each by its name,
 // with the right exit status, and with a remedy that, typed as it stands, mends it.
+#include <poll.h>
 #include <sys/mount.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -19,6 +24,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "engine/privileges.h"
+#include "engine/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/gateway.h"
@@ -32,6 +38,7 @@ namespace fs = std::filesystem;
 
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
+using ::testing::Not;
 using ::testing::SizeIs;
 using ::testing::StartsWith;
 
@@ -539,6 +546,28 @@ TEST_F(DoctorTest, AnEngineThatIsNoneOrLosesRows) {
   EXPECT_EQ(ill.exit_code, 1);
   EXPECT_THAT(ill.findings.at("probe").text,
               HasSubstr("udp: conntrack has 7+3 packets, 896+3084 bytes; the spool 0+0 packets"));
+}
+
+// While it waits for a server that takes connections and never answers.
+TEST_F(DoctorTest, SecretsAreInNoProcessList) {
+  const std::string folder = folder_ + "/empty";
+  const UniqueFd silent(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (folder + "/.s.PGSQL.5432").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(bind(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(silent.get(), 8), 0);
+  auto doctor = Subprocess::Start({DataPath("importer/doctor"), "-probe=false", "-engine-flags=",
+                                   "-importer-flags=", "-host=" + folder, "-pass=hush-hush"});
+  ASSERT_TRUE(doctor.ok()) << doctor.status();
+  pollfd connects = {silent.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&connects, 1, static_cast<int>(absl::ToInt64Milliseconds(kAtMost))), 1);
+  std::ifstream file(absl::StrCat("/proc/", (*doctor)->pid(), "/cmdline"), std::ios::binary);
+  std::stringstream command_line;
+  command_line << file.rdbuf();
+  EXPECT_THAT(command_line.str(), HasSubstr("-host="));
+  EXPECT_THAT(command_line.str(), Not(HasSubstr("hush")));
+  ASSERT_TRUE((*doctor)->Signal(SIGKILL).ok());
 }
 
 TEST_F(DoctorTest, BadUsageIsOneLineAndStatus2) {
