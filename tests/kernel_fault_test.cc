@@ -9,6 +9,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/numbers.h"
@@ -147,12 +148,26 @@ TEST_F(KernelFaultTest, OverrunByForce) {
 TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
   auto flows = gateway_->StartPlay(
-      {"--open-tcp=5000", "--rounds=3", "--round-seconds=4", "--close-open=false"}, sent());
+      {"--open-tcp=5000", "--rounds=3", "--round-seconds=6", "--close-open=false"}, sent());
   ASSERT_TRUE(flows.ok()) << flows.status();
+  TrafficTotals zeroed;
   for (int i = 0; i < 2; ++i) {
     // Between two rounds, when all was accounted: what is zeroed before is anybody's guess.
-    absl::SleepFor(absl::Seconds(i == 0 ? 3 : 4));
+    TrafficTotals counted, seen;
+    for (const absl::Time deadline = absl::Now() + absl::Seconds(30);;) {
+      ASSERT_LT(absl::Now(), deadline)
+          << "accounted " << seen.ToString() << " of " << counted.ToString();
+      absl::SleepFor(absl::Milliseconds(300));
+      const auto kernel = gateway_->KernelCounters();
+      ASSERT_TRUE(kernel.ok()) << kernel.status();
+      TrafficTotals now = Total(WithoutConnections(*kernel));
+      now += zeroed;
+      const bool quiet = now == std::exchange(counted, now) && !(now == zeroed);
+      seen = Total(WithoutConnections(Spooled().traffic));
+      if (quiet && seen == counted) break;
+    }
     ASSERT_TRUE(gateway_->Run({"conntrack", "-L", "-z"}).ok());
+    zeroed = counted;
   }
   const auto exit = (*flows)->Wait(absl::Seconds(60));
   ASSERT_TRUE(exit.ok() && exit->ok()) << (*flows)->Stderr();
