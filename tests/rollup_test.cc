@@ -295,6 +295,27 @@ TEST_F(RollupTest, TheServersTimeZoneDoesNotMatter) {
             "0");
 }
 
+// Nor the session's, nor how it writes times: "IST" is India's time to one and Israel's to another.
+TEST_F(RollupTest, TheSessionsTimeZoneDoesNotMatter) {
+  std::vector<int64_t> times;
+  for (int64_t day = 20'160; day < 20'195; ++day) times.push_back(day * kDayNs + kHourNs);
+  WriteArchive("traffic_1.csv", times);
+  EXPECT_TRUE(Drain().exit.ok());
+  // Around a change of clocks (30 March 2025); of whole days, and with edges within an hour.
+  const std::string sums =
+      "SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-14 00:00Z', '2025-04-14 00:00Z') "
+      "UNION ALL SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-29 00:30Z', "
+      "'2025-03-31 06:30Z', NULL, '{src}')";
+  const std::string expected = Sql(sums);
+  EXPECT_THAT(expected, HasSubstr("|2595600"));
+  for (const std::string session :
+       {"SET timezone = 'Europe/Berlin'; ",
+        "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; ",
+        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; "}) {
+    EXPECT_EQ(Sql(session + sums), expected) << session;
+  }
+}
+
 TEST_F(RollupTest, ManyFilesOfManyDaysAreManyTransactions) {
   for (int64_t file = 0; file < 6; ++file) {
     std::vector<int64_t> times;
@@ -409,7 +430,17 @@ TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsViewsAndRights) {
   WriteSpool(1);
   // Of what is not a view it cannot be said what to do with it.
   ExpectFails(Drain(), 1, "rule _RETURN on materialized view kept");
-  Sql("DROP MATERIALIZED VIEW kept");
+  Sql("DROP MATERIALIZED VIEW kept; CREATE VIEW door AS SELECT * FROM vpn_traffic; CREATE RULE "
+      "enter AS ON INSERT TO door DO INSTEAD INSERT INTO vpn_traffic VALUES (new.*)");
+  ExpectFails(Drain(), 1, "rule enter on view door");
+  Sql("DROP VIEW door; CREATE PUBLICATION " + database_ + " FOR TABLE vpn_traffic");
+  ExpectFails(Drain(), 1, "publication");
+  Sql("DROP PUBLICATION " + database_ + "; ALTER TABLE vpn_traffic ENABLE ROW LEVEL SECURITY");
+  ExpectFails(Drain(), 1, "row level security");
+  // What default privileges would add was not there before.
+  Sql("ALTER TABLE vpn_traffic DISABLE ROW LEVEL SECURITY; ALTER DEFAULT PRIVILEGES GRANT DELETE "
+      "ON TABLES TO " +
+      role);
   EXPECT_TRUE(Drain().exit.ok());
   EXPECT_EQ(Sql(rights), before);
   EXPECT_EQ(Sql("SELECT * FROM over_top"), "2100");

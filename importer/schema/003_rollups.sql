@@ -81,14 +81,18 @@ BEGIN
     SELECT array_agg(DISTINCT format('CREATE OR REPLACE VIEW %s%s AS %s', view.oid::regclass,
                                      ' WITH (' || array_to_string(view.reloptions, ', ') || ')',
                                      pg_get_viewdef(view.oid)))
-               FILTER (WHERE view.relkind = 'v'),
+               FILTER (WHERE view.relkind = 'v' AND rule.rulename = '_RETURN'),
            string_agg(DISTINCT pg_describe_object(classid, objid, objsubid), ', ')
-               FILTER (WHERE view.relkind IS DISTINCT FROM 'v')
+               FILTER (WHERE (view.relkind = 'v' AND rule.rulename = '_RETURN') IS NOT TRUE)
     INTO views, others
     FROM pg_depend LEFT JOIN pg_rewrite AS rule ON classid = 'pg_rewrite'::regclass AND rule.oid = objid
     LEFT JOIN pg_class AS view ON view.oid = rule.ev_class
     WHERE refclassid = 'pg_class'::regclass AND refobjid = facts
-      AND classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass);
+      AND classid IN ('pg_rewrite'::regclass, 'pg_trigger'::regclass, 'pg_policy'::regclass, 'pg_proc'::regclass,
+                      'pg_publication_rel'::regclass);
+    IF (SELECT relrowsecurity OR relforcerowsecurity FROM pg_class WHERE oid = facts) THEN
+        others := concat_ws(', ', others, 'row level security');
+    END IF;
     IF others IS NOT NULL THEN
         RAISE EXCEPTION
             'vpn_traffic gets partitions; drop what would see its old rows only, and make it anew afterwards: %', others
@@ -99,11 +103,19 @@ BEGIN
     CREATE TABLE vpn_traffic (LIKE vpn_traffic_unpartitioned INCLUDING DEFAULTS INCLUDING COMMENTS)
         PARTITION BY RANGE (time);
     CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
+    -- Those that it had, not what default privileges add.
+    FOR statement IN
+        SELECT format('REVOKE ALL ON vpn_traffic FROM %s',
+                      CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END)
+        FROM pg_class, aclexplode(relacl) WHERE oid = to_regclass('vpn_traffic') AND grantee <> relowner
+    LOOP
+        EXECUTE statement;
+    END LOOP;
     FOR statement IN
         SELECT format('GRANT %s %s ON vpn_traffic TO %s%s', privilege_type, columns,
                       CASE grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(grantee)) END,
                       CASE WHEN is_grantable THEN ' WITH GRANT OPTION' END)
-        FROM (SELECT relacl AS acl, '' AS columns FROM pg_class WHERE oid = facts
+        FROM (SELECT coalesce(relacl, acldefault('r', relowner)) AS acl, '' AS columns FROM pg_class WHERE oid = facts
               UNION ALL
               SELECT attacl, format('(%I)', attname) FROM pg_attribute WHERE attrelid = facts) AS held,
              aclexplode(acl)
@@ -391,7 +403,7 @@ CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
     dsts inet[], protos text[], ports integer[])
 RETURNS traffic_plan
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
 DECLARE
     plan traffic_plan;
     rollup traffic_rollups;
@@ -422,7 +434,7 @@ BEGIN
         SELECT max(interval_length) INTO rollup_step
         FROM (SELECT interval_length FROM import_ledger WHERE interval_end > range_from AND interval_end <= range_to
               ORDER BY interval_end DESC LIMIT 200) AS latest;
-        rollup_step := coalesce(rollup_step, interval '15 s');
+        rollup_step := coalesce(nullif(rollup_step, interval '0'), interval '15 s');
     END IF;
     plan.width := make_interval(secs => extract(epoch FROM rollup_step)::double precision *
         ceil(extract(epoch FROM coalesce(step, rollup_step)) / extract(epoch FROM rollup_step))::double precision);
@@ -494,7 +506,7 @@ RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text,
                src_packets double precision, src_bytes double precision, dst_packets double precision,
                dst_bytes double precision, connection_times double precision, connection_count double precision,
                seconds double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
     plan traffic_plan;
@@ -524,7 +536,7 @@ CREATE FUNCTION traffic_open_connections(
     ports integer[] DEFAULT NULL)
 RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
                open_connections double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
     plan traffic_plan;
@@ -556,6 +568,10 @@ BEGIN
     IF last IS NULL THEN
         DROP TABLE vpn_traffic_unpartitioned;
         RETURN;
+    END IF;
+    IF last = 'infinity' THEN
+        RAISE EXCEPTION 'mend the rows that have no end of an interval first: WHERE time = ''infinity'''
+            USING ERRCODE = 'object_not_in_prerequisite_state';
     END IF;
     -- Rows of a clock that was wrong, in years to come: all that arrives until then would have to go where they are.
     CREATE TEMPORARY TABLE traffic_ahead (LIKE vpn_traffic) ON COMMIT DROP;
