@@ -28,6 +28,7 @@
 #include "absl/time/time.h"
 #include "engine/command_line.h"
 #include "engine/durable_file.h"
+#include "engine/spool_header.h"
 #include "engine/terminal.h"
 #include "engine/top_folder.h"
 #include "engine/top_health.h"
@@ -97,7 +98,11 @@ absl::StatusOr<Options> TakeOptions(const CommandLine& line) {
         "unexpected argument ", QuotedForLog(line.arguments[0]), "; --help says more"));
   }
   Options options;
+  if (absl::GetFlag(FLAGS_spool).empty()) return BadValue("spool", "", "must name a folder");
   options.gateway = absl::GetFlag(FLAGS_gateway);
+  if (absl::Status status = CheckGatewayName(options.gateway); !status.ok()) {
+    return BadValue("gateway", options.gateway, status.message());
+  }
   if (const std::string by = absl::GetFlag(FLAGS_by); !by.empty()) {
     options.view = ParseTopView(by);
     if (!options.view) return BadValue("by", by, "pairs, origins, destinations or ports");

@@ -78,7 +78,8 @@ constexpr int kTopMax = 50;
 constexpr size_t kFilterValuesMax = 1000;
 constexpr absl::Duration kRangeDefault = absl::Hours(24);
 // timestamptz ends in the year 294276; nobody's data is older than the epoch.
-constexpr absl::Time kTimeMax = absl::FromUnixSeconds(253'402'300'799);  // The year 9999's end.
+// The year 2999's end: a range of more than a million days is too long for traffic().
+constexpr absl::Time kTimeMax = absl::FromUnixSeconds(32'503'679'999);
 // No more points than a wide chart has pixels, and fewer of those that come for each of the
 // busiest.
 constexpr int kPointsMax = 600;
@@ -200,8 +201,8 @@ constexpr char kGatewaysSql[] =
     "'resynced') AS resynced, "
     "  count(*) FILTER (WHERE completeness = 'partial') AS partial, sum(events_dropped) AS "
     "events_dropped, "
-    "  sum(flows_lost) AS flows_lost FROM asked, traffic_intervals AS told "
-    "  WHERE told.time > asked.lower AND told.time <= asked.upper "
+    "  sum(flows_lost) AS flows_lost FROM plan, asked, traffic_intervals AS told "
+    "  WHERE told.time > plan.lower AND told.time <= plan.upper "
     "    AND (gateways IS NULL OR gateway = ANY (gateways)) GROUP BY gateway) "
     "SELECT json_build_object('from', MS(plan.lower), 'to', MS(plan.upper), 'gateways', "
     "coalesce((SELECT json_agg("
@@ -214,10 +215,10 @@ constexpr char kGatewaysSql[] =
     "  FROM sums FULL JOIN intervals USING (gateway)), '[]')) FROM plan";
 
 constexpr char kGapsSql[] =
-    ", found AS (SELECT DISTINCT gap.gateway, began, ended, text FROM asked, traffic_gap_regions "
-    "AS "
-    "gap "
-    "  WHERE ended >= asked.lower AND began <= asked.upper "
+    ", plan AS (SELECT plan.* FROM asked, traffic_make_plan(asked.lower, asked.upper, NULL, "
+    "'{gateway}', FILTERS) AS plan), "
+    "found AS (SELECT DISTINCT gap.gateway, began, ended, text FROM plan, asked, "
+    "traffic_gap_regions AS gap WHERE ended >= plan.lower AND began <= plan.upper "
     "    AND (gateways IS NULL OR gateway = ANY (gateways))), "
     "newest AS (SELECT * FROM found ORDER BY ended DESC, began DESC, gateway, text LIMIT 500) "
     "SELECT json_build_object('count', (SELECT count(*) FROM found), 'gaps', coalesce((SELECT "

@@ -80,14 +80,16 @@ class ReportTest : public ImporterTest {
     EXPECT_LE(seen["overflow"].get<int>(), 0);
     return seen;
   }
-  // The data in the page, summed as Totals() does: where a browser would add nothing.
-  std::string SumsInData() {
+  // The data in the page: where a browser would add nothing.
+  json DataInPage() {
     const std::string page = Contents(page_);
     const std::string begin = "id=\"data\">";
-    const size_t at = page.find(begin);
-    if (at == std::string::npos) return "no data";
-    const json data =
-        json::parse(page.substr(at + begin.size(), page.find("</script>", at) - at - begin.size()));
+    const size_t at = page.find(begin) + begin.size();
+    return json::parse(page.substr(at, page.find("</script>", at) - at));
+  }
+  // Summed as Totals() does.
+  std::string SumsInData() {
+    const json data = DataInPage();
     std::array<int64_t, 6> sums{};
     for (const json& point : data["total"]["points"]) {
       for (size_t i = 0; i < sums.size(); ++i) sums[i] += point[2 + i].get<int64_t>();
@@ -214,6 +216,22 @@ TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
   EXPECT_EQ(SumsInData(),
             TotalsInSql("time > '2026-11-21 12:05Z' AND time <= '2026-11-21 12:10Z'"));
 
+  // Within an interval the sums are those of the whole one, and so is what is told of it.
+  Sql("UPDATE import_ledger SET completeness = 'partial' WHERE interval_end = '2026-11-21 "
+      "12:10Z'");
+  WritePage({"-from=2026-11-21T12:05:00Z", "-to=2026-11-21T12:09:57Z"});
+  EXPECT_EQ(SumsInData(),
+            TotalsInSql("time > '2026-11-21 12:05Z' AND time <= '2026-11-21 12:10Z'"));
+  const json data = DataInPage();
+  int64_t partial = 0;
+  for (const json& gateway : data["gateways"]["gateways"]) partial += gateway[9].get<int64_t>();
+  EXPECT_EQ(absl::StrCat(partial),
+            Sql("SELECT count(*) FROM traffic_intervals WHERE completeness = 'partial' AND time > "
+                "'2026-11-21 12:05Z' AND time <= '2026-11-21 12:10Z'"));
+  EXPECT_EQ(absl::StrCat(data["gaps"]["count"].get<int64_t>()),
+            Sql("SELECT count(*) FROM traffic_gap_regions WHERE ended >= '2026-11-21 12:05Z' AND "
+                "began <= '2026-11-21 12:10Z'"));
+
   WritePage({"-src=192.0.2.1"});
   seen = Open();
   EXPECT_THAT(seen["notice"].get<std::string>(), HasSubstr("that passes the filters"));
@@ -301,6 +319,8 @@ TEST_F(ReportTest, ReplacesFilesAndNothingElse) {
 }
 
 TEST_F(ReportTest, WrongFlagsAreOneLine) {
+  ExpectReportFails(Report({"-from=1970-01-01", "-to=5000-01-01", "-output=" + page_}), 2,
+                    "flag -to");
   for (const auto& [flag, message] : std::vector<std::pair<std::string, std::string>>{
            {"-nonsense", "unknown flag '-nonsense'"},
            {"-from=yesterday", "flag -from: a time such as"},

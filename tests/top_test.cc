@@ -260,6 +260,8 @@ TEST_F(TopTest, ErrorsAreOneLine) {
                                           {"-interval=0", "bad value '0'"},
                                           {"-limit=-1", "bad value '-1'"},
                                           {"-timeout=x", "bad value 'x'"},
+                                          {"-spool=", "must name a folder"},
+                                          {"-gateway=a\tb", "flag -gateway"},
                                           {"-nonsense", "unknown flag '-nonsense'"},
                                           {"argument", "unexpected argument 'argument'"}}) {
     const Finished run = Run({"-spool=" + spool(), flag});

@@ -105,8 +105,10 @@
     }
   }
   const kEmpty = data.total.points.length === 0;
-  const whole = [data.total.from, Math.max(Math.min(data.total.to, data.held ? data.held[1] : data.total.to),
+  const whole = [data.total.from, Math.max(Math.min(data.total.to, data.held && !kEmpty ? data.held[1] : data.total.to),
                                            data.total.from + 1000)];
+  // The day where it is not plain from the page's head.
+  const moment = (ms) => `${day(whole[0], local) === day(whole[1], local) ? '' : `${dayOfYear(ms)}, `}${clock(ms, local)}`;
   let shown = [...whole];
   const isWhole = () => shown[0] <= whole[0] && shown[1] >= whole[1];
   const middle = (end, width) => end - width / 2;
@@ -204,7 +206,7 @@
     if (rows.length === 0) rows = [[whole[0], ...series.map(() => null)]];
     const legend = heading.querySelector('.legend');
     const showLegend = (values, x) => {
-      const parts = x === undefined ? [] : [element('span', {}, clock(x - width / 2, local))];
+      const parts = x === undefined ? [] : [element('span', {}, moment(x - width / 2))];
       series.forEach((one, i) => {
         // Of many only those that say something at this point: their names are in the table below.
         if (options.stacked && (values === undefined || !values[i])) return;
@@ -236,7 +238,7 @@
       highlightCircleSize: options.stacked ? 2 : 3.5,
       highlightSeriesOpts: undefined,
       dateWindow: [...shown],
-      showRangeSelector: Boolean(options.rangeSelector),
+      showRangeSelector: Boolean(options.rangeSelector) && rows.length > 2,  // Of fewer it shows what is not there.
       rangeSelectorHeight: 34,
       rangeSelectorPlotFillColor: colors.accent,
       rangeSelectorPlotFillGradientColor: colors.card,
@@ -348,13 +350,13 @@
     const figures = [
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
-      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${clock(peak[1] - width, local)}` : ''),
+      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${duration(width)} from ${moment(peak[1] - width)}` : ''),
       total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent + ${count(sums[3])}`,
             {exact: sums[2] + sums[3], unit: 'packets'}),
       total('Connections', count(sums[4]), `closed, ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
       total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
     ];
-    if (data.total.open) figures.push(total('Open at most', count(openMost), 'connections at a time'));
+    if (data.total.open) figures.push(total('Open at most', count(openMost), `on average of ${duration(width)}`));
     figures.push(completeness());
     $('totals').replaceChildren(...figures);
   };
