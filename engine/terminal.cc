@@ -84,13 +84,18 @@ absl::StatusOr<std::unique_ptr<Terminal>> Terminal::Open() {
   if (setupterm(type, STDOUT_FILENO, &found) != OK || found != 1) {
     return Cannot(absl::StrCat("no terminal of the type TERM=", QuotedForLog(type), " is known"));
   }
+  TERMINAL* const looked_at = cur_term;
   const char* const move_to = tigetstr("cup");
   if (move_to == nullptr || move_to == reinterpret_cast<const char*>(-1)) {
+    del_curterm(looked_at);
     return Cannot(
         absl::StrCat("a terminal of the type TERM=", QuotedForLog(type), " shows no full screen"));
   }
   tcgetattr(STDIN_FILENO, &g_before);
-  if (newterm(type, stdout, stdin) == nullptr) return Cannot("the terminal cannot be used");
+  SCREEN* const screen = newterm(type, stdout, stdin);
+  // It has a description of its own.
+  if (screen == nullptr || cur_term != looked_at) del_curterm(looked_at);
+  if (screen == nullptr) return Cannot("the terminal cannot be used");
   SetCrashHandlers();
   cbreak();
   noecho();
@@ -105,10 +110,13 @@ absl::StatusOr<std::unique_ptr<Terminal>> Terminal::Open() {
     use_default_colors();
     init_pair(kAlarmColours, COLOR_RED, -1);
   }
-  return std::unique_ptr<Terminal>(new Terminal());
+  return std::unique_ptr<Terminal>(new Terminal(screen));
 }
 
-Terminal::~Terminal() { endwin(); }
+Terminal::~Terminal() {
+  endwin();
+  delscreen(screen_);
+}
 
 size_t Terminal::width() const { return static_cast<size_t>(std::max(1, getmaxx(stdscr))); }
 size_t Terminal::height() const { return static_cast<size_t>(std::max(1, getmaxy(stdscr))); }

@@ -18,6 +18,8 @@
 #include "absl/status/statusor.h"
 #include "engine/top_screen.h"
 
+struct screen;  // Of ncurses.
+
 namespace ctacct {
 
 // Characters are themselves.
@@ -56,7 +58,9 @@ class Terminal {
   void Resize();
 
  private:
-  Terminal() = default;
+  explicit Terminal(screen* screen) : screen_(screen) {}
+
+  screen* const screen_;
 };
 
 }  // namespace ctacct
