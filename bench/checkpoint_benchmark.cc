@@ -26,11 +26,11 @@
 
 #include "absl/flags/flag.h"
 #include "absl/status/statusor.h"
-#include "engine/checkpoint.h"
-#include "engine/command_line.h"
-#include "engine/engine_id.h"
-#include "engine/flusher.h"
-#include "engine/worker.h"
+#include "engine/accounting/worker.h"
+#include "engine/output/checkpoint.h"
+#include "engine/output/flusher.h"
+#include "engine/spool/engine_id.h"
+#include "engine/system/command_line.h"
 
 ABSL_FLAG(uint32_t, flows, 1'000'000, "flows that live");
 ABSL_FLAG(uint32_t, pairs, 10'000, "pairs of addresses that they belong to");

@@ -39,7 +39,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "engine/command_line.h"
+#include "engine/system/command_line.h"
 #include "netlink/event_filter.h"
 #include "netlink/event_socket.h"
 #include "netlink/ipv4_text.h"

@@ -29,13 +29,13 @@
 
 #include "absl/flags/flag.h"
 #include "absl/status/statusor.h"
-#include "engine/command_line.h"
-#include "engine/csv.h"
-#include "engine/engine_id.h"
-#include "engine/flusher.h"
-#include "engine/influx_line.h"
-#include "engine/spool_reader.h"
-#include "engine/worker.h"
+#include "engine/accounting/worker.h"
+#include "engine/output/flusher.h"
+#include "engine/rows/csv.h"
+#include "engine/rows/influx_line.h"
+#include "engine/spool/engine_id.h"
+#include "engine/spool/spool_reader.h"
+#include "engine/system/command_line.h"
 
 ABSL_FLAG(uint32_t, keys, 1'000'000, "pairs accounted in each interval");
 ABSL_FLAG(double, seal_seconds, 2, "from one seal to the next");

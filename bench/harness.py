@@ -1,6 +1,6 @@
 """What the live benchmarks share: a kernel gateway, programs beside it, and their exact accounts.
 
-A gateway is that of tests/gateway.sh. The generator, `conntrack -F` and this script run on the first CPU; listeners
+A gateway is that of tests/support/gateway.sh. The generator, `conntrack -F` and this script run on the first CPU; listeners
 on the CPUs given (the last one by default), by `taskset`. Everything is taken down when the `with` block of Gateway is
 left, also by SIGTERM or an error. Python's standard library only; root.
 """
@@ -58,7 +58,7 @@ def parse(flags):
     args = flags.parse_args()
     if os.geteuid() != 0:
         raise BenchError("needs root: it makes network namespaces")
-    check = subprocess.run([ROOT / "tests/gateway.sh", "check"], capture_output=True, text=True)
+    check = subprocess.run([ROOT / "tests/support/gateway.sh", "check"], capture_output=True, text=True)
     if check.returncode != 0:
         raise BenchError(f"no gateway can be made here: {check.stderr.strip()}")
     if args.bin is None:
@@ -184,7 +184,7 @@ class Gateway:
     def __enter__(self):
         os.sched_setaffinity(0, {GENERATOR_CPU})
         try:
-            output([ROOT / "tests/gateway.sh", "up", self.name, *self.up_flags])
+            output([ROOT / "tests/support/gateway.sh", "up", self.name, *self.up_flags])
         except BaseException:
             self.__exit__()
             raise
@@ -195,7 +195,7 @@ class Gateway:
             if listener.process.poll() is None:
                 listener.process.kill()
                 listener.process.wait()
-        subprocess.run([ROOT / "tests/gateway.sh", "down", self.name], check=False)
+        subprocess.run([ROOT / "tests/support/gateway.sh", "down", self.name], check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, argv, **options):
@@ -212,7 +212,7 @@ class Gateway:
     def play(self, *flags):
         """Runs the generator; returns its summary and the sums it sent by masked key."""
         expect = self.folder / "sent.csv"
-        summary = json.loads(output([self.args.bin / "tests/traffic_generator", f"-gateway={self.name}",
+        summary = json.loads(output([self.args.bin / "tests/support/traffic_generator", f"-gateway={self.name}",
                                      f"-pin-cpu={GENERATOR_CPU}", f"-expect={expect}", *flags]))
         return summary, sums(line.split(",") for line in expect.read_text().splitlines())
 
@@ -229,7 +229,7 @@ class Gateway:
         files = sorted(map(str, spool.glob("*.spool")))
         if not files:
             raise BenchError("the engine wrote no spool file")
-        lines = output([self.args.bin / "engine/spooldump", *files]).splitlines()
+        lines = output([self.args.bin / "engine/spool/spooldump", *files]).splitlines()
         return sums(line.split(",")[1:] for line in lines)
 
 

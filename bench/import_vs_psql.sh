@@ -16,9 +16,9 @@ run_bazel build --noshow_progress --ui_event_filters=-info "$@" //importer //ben
 bin=$(run_bazel info "$@" bazel-bin 2>/dev/null)
 work=$(mktemp -d /tmp/ctacct_bench.XXXXXX)
 chmod 755 "$work"
-trap 'tests/private_postgres.sh stop "$work/pg" --immediate; rm -rf "$work"' EXIT
+trap 'tests/support/private_postgres.sh stop "$work/pg" --immediate; rm -rf "$work"' EXIT
 trap 'exit 1' INT TERM
-tests/private_postgres.sh start "$work/pg"
+tests/support/private_postgres.sh start "$work/pg"
 db="host=$work/pg user=postgres dbname=postgres"
 sql() { psql -X -q -At -v ON_ERROR_STOP=1 "$db" -c "$1"; }
 now_ms() { echo $(($(date +%s%N) / 1000000)); }

@@ -2,7 +2,7 @@
 """What listening costs a gateway, and what the listener itself costs, live. Root.
 
 Per round, each listener in turn accounts for the same TCP connections (open, 10 packets, close), played at full speed
-through a gateway of its own kernel namespaces (tests/gateway.sh, flows end 2 s after their close, the rest by
+through a gateway of its own kernel namespaces (tests/support/gateway.sh, flows end 2 s after their close, the rest by
 `conntrack -F` at the end). The generator and with it the gateway's forwarding have one CPU, the listener another.
 
   none            nobody listens

@@ -27,7 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "engine/command_line.h"
+#include "engine/system/command_line.h"
 #include "netlink/capture_file.h"
 #include "netlink/ctnetlink_parser.h"
 

@@ -4,7 +4,7 @@
   bench/season.py [--files N] [--bin FOLDER] [--work FOLDER] [--json FILE]
 
 1,920 intervals of 15 s with about 52,000 rows each (100 x 100 networks, 10 ports, 2 protocols; 60,000 keys in use), as
-spool files, into a private PostgreSQL (fsync on, its defaults but what tests/private_postgres.sh sets): rows/s with
+spool files, into a private PostgreSQL (fsync on, its defaults but what tests/support/private_postgres.sh sets): rows/s with
 rollups. A part of the same rows again with `psql \\copy ... (format binary)` into a table like vpn_traffic without
 rollups: the ratio, of runs that alternate. Bytes on disk per row. Then every query of every panel of
 configs/grafana/dashboards/traffic.json, with filters at All (each is printed) and at seven selections (the slowest three
@@ -87,7 +87,7 @@ class Bench:
         return time.monotonic() - start
 
     def load_all(self):
-        self.run(ROOT / "tests/private_postgres.sh", "start", self.pg)
+        self.run(ROOT / "tests/support/private_postgres.sh", "start", self.pg)
         if self.sql("SELECT 1 FROM pg_database WHERE datname = 'season'", "postgres"):
             return
         spool = self.work / "spool"
@@ -257,7 +257,7 @@ def main():
             if part in args.only.split(","):
                 getattr(bench, part)()
     finally:
-        bench.run(ROOT / "tests/private_postgres.sh", "stop", bench.pg)
+        bench.run(ROOT / "tests/support/private_postgres.sh", "stop", bench.pg)
     if args.json is not None:
         args.json.write_text(json.dumps(bench.results, indent=1) + "\n")
 

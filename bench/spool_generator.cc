@@ -13,10 +13,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/command_line.h"
-#include "engine/engine_id.h"
-#include "engine/spool_writer.h"
-#include "engine/traffic_row.h"
+#include "engine/rows/traffic_row.h"
+#include "engine/spool/engine_id.h"
+#include "engine/spool/spool_writer.h"
+#include "engine/system/command_line.h"
 
 ABSL_FLAG(std::string, output, "", "folder for the files");
 ABSL_FLAG(int, files, 10, "how many; one interval each");

@@ -21,8 +21,8 @@
 
 #include "absl/container/flat_hash_map.h"
 #include "benchmark/benchmark.h"
-#include "engine/accounting_table.h"
-#include "engine/flow_table.h"
+#include "engine/accounting/accounting_table.h"
+#include "engine/accounting/flow_table.h"
 
 namespace ctacct {
 namespace {

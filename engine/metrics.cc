@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_format.h"
-#include "engine/prometheus_text.h"
+#include "engine/system/prometheus_text.h"
 
 namespace ctacct {
 namespace {

@@ -13,10 +13,10 @@
 #include <string>
 #include <vector>
 
-#include "engine/accounting_table.h"
-#include "engine/gap.h"
-#include "engine/spool_backlog.h"
-#include "engine/traffic_row.h"
+#include "engine/accounting/accounting_table.h"
+#include "engine/rows/gap.h"
+#include "engine/rows/traffic_row.h"
+#include "engine/spool/spool_backlog.h"
 
 namespace ctacct {
 

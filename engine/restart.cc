@@ -5,7 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/kernel_settings.h"
+#include "netlink/conntrack_settings.h"
 #include "netlink/event_filter.h"
 #include "xxhash.h"
 

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/checkpoint.h"
-#include "engine/collector.h"
-#include "engine/engine_id.h"
-#include "engine/worker.h"
+#include "engine/accounting/worker.h"
+#include "engine/input/collector.h"
+#include "engine/output/checkpoint.h"
+#include "engine/spool/engine_id.h"
 
 namespace ctacct {
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "engine/prometheus_text.h"
+#include "engine/system/prometheus_text.h"
 
 namespace ctacct {
 

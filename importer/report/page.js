@@ -1,4 +1,4 @@
-// Draws the page out of the JSON in #data (importer/report.cc says what is in it). Text out of the
+// Draws the page out of the JSON in #data (importer/report/main.cc says what is in it). Text out of the
 // database becomes text nodes only, never markup.
 (() => {
   'use strict';

@@ -4,7 +4,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "engine/csv.h"
+#include "engine/rows/csv.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   const absl::string_view line(reinterpret_cast<const char*>(data), bytes);

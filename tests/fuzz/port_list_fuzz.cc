@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <string>
 
-#include "engine/port_list.h"
+#include "engine/accounting/port_list.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
   (void)ctacct::PortList::Parse(std::string(reinterpret_cast<const char*>(data), bytes), "fuzz");

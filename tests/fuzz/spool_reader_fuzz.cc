@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/spool_format.h"
-#include "engine/spool_reader.h"
+#include "engine/spool/spool_format.h"
+#include "engine/spool/spool_reader.h"
 #include "xxhash.h"
 
 namespace {

@@ -6,8 +6,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/dispatcher.h"
-#include "engine/worker.h"
+#include "engine/accounting/dispatcher.h"
+#include "engine/accounting/worker.h"
 
 namespace {
 

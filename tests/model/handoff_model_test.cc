@@ -12,8 +12,8 @@
 #include <memory>
 #include <vector>
 
-#include "engine/frame_queue.h"
-#include "engine/table_handoff.h"
+#include "engine/accounting/frame_queue.h"
+#include "engine/accounting/table_handoff.h"
 #include "gtest/gtest.h"
 // After all others.
 #include "tests/model/model_checker.h"

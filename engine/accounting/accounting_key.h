@@ -1,0 +1,55 @@
+// What traffic is summed under: masked source, masked destination, protocol, port.
+//
+// A plain value; thread-compatible. No padding, so that it is hashed and compared as bytes.
+#ifndef CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_KEY_H_
+#define CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_KEY_H_
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "netlink/ipv4.h"
+
+namespace ctacct {
+
+struct AccountingKey {
+  Ipv4Address src;   // Masked.
+  Ipv4Address dst;   // Masked.
+  int32_t port = 0;  // Host byte order; kPortNotListed, or 0 where the protocol has none.
+  uint32_t protocol = 0;
+
+  friend bool operator==(const AccountingKey&, const AccountingKey&) = default;
+
+  template <typename H>
+  friend H AbslHashValue(H state, const AccountingKey& key) {
+    uint64_t words[2];
+    static_assert(sizeof(words) == sizeof(key));
+    std::memcpy(words, &key, sizeof(words));
+    return H::combine(std::move(state), words[0], words[1]);
+  }
+};
+static_assert(std::has_unique_object_representations_v<AccountingKey>);
+
+// IANA numbers of the protocols that are treated apart.
+inline constexpr uint8_t kProtocolIcmp = 1;
+inline constexpr uint8_t kProtocolTcp = 6;
+inline constexpr uint8_t kProtocolUdp = 17;
+inline constexpr uint8_t kProtocolDccp = 33;
+inline constexpr uint8_t kProtocolSctp = 132;
+inline constexpr uint8_t kProtocolUdpLite = 136;
+
+// Protocols whose tuples carry ports. (Conntrack puts GRE's keys where the ports are; those are
+// none.)
+constexpr bool HasPorts(uint8_t protocol) {
+  return protocol == kProtocolTcp || protocol == kProtocolUdp || protocol == kProtocolDccp ||
+         protocol == kProtocolSctp || protocol == kProtocolUdpLite;
+}
+
+// Protocols whose flows are counted as connections.
+constexpr bool HasConnections(uint8_t protocol) {
+  return protocol == kProtocolTcp || protocol == kProtocolDccp || protocol == kProtocolSctp;
+}
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_KEY_H_

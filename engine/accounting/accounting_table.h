@@ -1,0 +1,108 @@
+// The sums of one interval (or of the part of it since the last hand-over), and what is known of
+// its completeness.
+//
+// Thread-compatible: one owner at a time, no lock; TableHandoff passes it between worker and
+// flusher. Invariant: a key's sums only grow until Clear.
+#ifndef CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_TABLE_H_
+#define CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_TABLE_H_
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/accounting/accounting_key.h"
+#include "engine/accounting/staggered_map.h"
+#include "engine/accounting/table_handoff.h"
+#include "engine/rows/gap.h"
+#include "engine/rows/traffic_row.h"
+#include "netlink/flow_event.h"
+
+namespace ctacct {
+
+struct TrafficSums {
+  FlowCounters original;
+  FlowCounters reply;
+  uint64_t connection_count = 0;    // Closed.
+  uint64_t connection_time_ns = 0;  // Sum of their durations.
+
+  void Add(const TrafficSums& other) {
+    original.packets += other.original.packets;
+    original.bytes += other.original.bytes;
+    reply.packets += other.reply.packets;
+    reply.bytes += other.reply.bytes;
+    connection_count += other.connection_count;
+    connection_time_ns += other.connection_time_ns;
+  }
+  bool IsZero() const {
+    return (original.packets | original.bytes | reply.packets | reply.bytes | connection_count |
+            connection_time_ns) == 0;
+  }
+};
+
+// Counts of things that operators must be able to see, since the start of the engine.
+struct WorkerCounts {
+  uint64_t events_new = 0;
+  uint64_t events_update = 0;
+  uint64_t events_destroy = 0;
+  uint64_t dump_entries = 0;
+  uint64_t skipped_ipv6 = 0;
+  uint64_t filtered = 0;   // Outside src and dst, from or to exclude-ip, ICMP unless wanted.
+  uint64_t malformed = 0;  // Messages, or the rest of a datagram.
+  // DESTROYs and dump entries that told no counters (nf_conntrack_acct was off).
+  uint64_t without_counters = 0;
+  uint64_t duplicate_destroys = 0;
+  uint64_t stale_dump_entries = 0;  // A dump showed a flow whose DESTROY had come already.
+  uint64_t counter_falls = 0;       // Treated as a new start of the flow.
+  uint64_t unknown_destroys = 0;    // Of flows older than the engine, which no dump had shown.
+  uint64_t overruns = 0;
+  uint64_t events_dropped = 0;   // By the kernel, exact (SO_MEMINFO).
+  uint64_t forgotten_flows = 0;  // Shown by no dump for long; their DESTROY was lost.
+  uint64_t resyncs = 0;          // Dumps that made totals right after a loss.
+
+  void Add(const WorkerCounts& other) {
+    for (const auto count :
+         {&WorkerCounts::events_new, &WorkerCounts::events_update, &WorkerCounts::events_destroy,
+          &WorkerCounts::dump_entries, &WorkerCounts::skipped_ipv6, &WorkerCounts::filtered,
+          &WorkerCounts::malformed, &WorkerCounts::without_counters,
+          &WorkerCounts::duplicate_destroys, &WorkerCounts::stale_dump_entries,
+          &WorkerCounts::counter_falls, &WorkerCounts::unknown_destroys, &WorkerCounts::overruns,
+          &WorkerCounts::events_dropped, &WorkerCounts::forgotten_flows, &WorkerCounts::resyncs}) {
+      this->*count += other.*count;
+    }
+  }
+};
+
+struct AccountingTable {
+  StaggeredMap<AccountingKey, TrafficSums> rows;
+  // What was folded out of `rows`, because there were too many of them (see RowLimit).
+  TrafficSums other;
+  uint64_t rows_folded = 0;
+  // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
+  // connection may outlive a port list.
+  StaggeredMap<AccountingKey, int64_t, 64> open_changes;
+  int64_t interval_end_ns = 0;  // Set when the table is sealed.
+  uint64_t seal = 0;            // Likewise: how many intervals had ended then, this one included.
+  Completeness completeness = Completeness::kComplete;
+  uint64_t events_dropped = 0;
+  std::vector<Gap> gaps;  // Those that touch this interval.
+  // The worker's when it sealed the table, for whoever may not look at the worker itself.
+  WorkerCounts counts;
+  uint64_t flows = 0;
+
+  void Clear() {
+    rows.Clear();
+    other = TrafficSums();
+    rows_folded = 0;
+    open_changes.Clear();
+    interval_end_ns = 0;
+    seal = 0;
+    completeness = Completeness::kComplete;
+    events_dropped = 0;
+    gaps.clear();
+  }
+};
+
+using AccountingHandoff = TableHandoff<AccountingTable>;
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_TABLE_H_

@@ -1,0 +1,157 @@
+#include "engine/accounting/dispatcher.h"
+
+#include <linux/netlink.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "netlink/event_filter.h"
+
+namespace ctacct {
+namespace {
+
+// A capture whose clock leaps by years must not make a row for each second of them.
+constexpr int kSilentIntervalsMax = 10'000;
+// Captures are not in order to the microsecond.
+constexpr int64_t kClockJitterNs = 2'000'000'000;
+
+}  // namespace
+
+Dispatcher::Dispatcher(Options options, std::vector<FrameQueue*> queues)
+    : options_(options),
+      queues_(std::move(queues)),
+      kept_(queues_.size()),
+      clock_(options_.interval_ns, options_.ended_before_ns) {}
+
+void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
+  Observe(now_ns);
+  if (options_.interval_end == IntervalEnd::kByPacket) {
+    const bool set_back = clock_.IsSetBack(now_ns);
+    if (set_back || clock_.IsPast(now_ns)) Mark(FrameKind::kSeal, clock_.open_end_ns());
+    // Nothing moved in intervals that passed in silence, but connections were open.
+    if (clock_.IsPast(now_ns) && options_.silent_intervals) SealSilentIntervals(now_ns);
+    if (set_back || clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
+  }
+  DatagramCursor cursor(data, bytes);
+  NetlinkMessage message;
+  const uint8_t* end = data;
+  while (cursor.Next(&message)) {
+    end = message.data + NLMSG_ALIGN(message.bytes);
+    OnMessage(message, now_ns);
+  }
+  // The first worker counts it.
+  if (cursor.malformed()) Keep(0, end, static_cast<size_t>(data + bytes - end));
+  SendKept(now_ns);
+  Publish();
+}
+
+void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
+  if (message.type == NLMSG_OVERRUN) {
+    SendKept(now_ns);
+    // DESTROYs of any flow may have been among them, but they are counted once.
+    Frame frame;
+    frame.kind = FrameKind::kOverrun;
+    frame.number = OverrunEvents(message);
+    frame.time_ns = now_ns;
+    frame.bytes = sizeof(before_ns_);
+    frame.data = reinterpret_cast<const uint8_t*>(&before_ns_);
+    for (FrameQueue* const queue : queues_) {
+      queue->Push(frame);
+      frame.kind = FrameKind::kOverrunElsewhere;
+    }
+    return;
+  }
+  const bool done = message.type == NLMSG_DONE;
+  if ((message.flags & NLM_F_MULTI) != 0) {
+    // A capture of nlmon also holds dumps of other subsystems, and their ends.
+    if (!done && !IsFlowMessage(message)) other_dump_ = message.sequence;
+    if (other_dump_ == message.sequence && !dump_running_) return;
+    if (!dump_running_) BeginDump(now_ns);
+  }
+  const uint32_t id = queues_.size() > 1 && IsFlowMessage(message) ? FlowId(message) : 0;
+  Keep(OwnerOfFlow(id, static_cast<uint32_t>(queues_.size())), message.data, message.bytes);
+  if (done && dump_running_) {
+    SendKept(now_ns);
+    EndDump(MessageError(message) == 0);
+  }
+}
+
+void Dispatcher::OnDumpFailed(int64_t now_ns) {
+  Observe(now_ns);
+  // Perhaps not even its first datagram came.
+  if (!dump_running_) BeginDump(now_ns);
+  EndDump(false);
+  Publish();
+}
+
+void Dispatcher::Finish() {
+  Mark(FrameKind::kFinish, clock_.open_end_ns());
+  Publish();
+}
+
+void Dispatcher::Observe(int64_t now_ns) {
+  if (!clock_.is_open()) Mark(FrameKind::kStart, now_ns, options_.timestamps_on ? 1 : 0);
+  clock_.Observe(now_ns);
+  before_ns_ = latest_ns_.value_or(now_ns);
+  if (now_ns < before_ns_ - kClockJitterNs) {
+    Mark(FrameKind::kClockSetBack, now_ns);
+    latest_ns_ = now_ns;
+  }
+  latest_ns_ = std::max(latest_ns_.value_or(now_ns), now_ns);
+}
+
+void Dispatcher::BeginDump(int64_t now_ns) {
+  SendKept(now_ns);
+  dump_running_ = true;
+  clock_.DumpBegins(now_ns);
+  Mark(FrameKind::kBeginDump, now_ns, static_cast<uint64_t>(dump_requested_ns_));
+}
+
+void Dispatcher::EndDump(bool complete) {
+  dump_running_ = false;
+  const bool seals = options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval();
+  Mark(FrameKind::kEndDump, clock_.open_end_ns(),
+       (complete ? kDumpComplete : 0) | (seals ? kDumpSeals : 0));
+  if (seals) clock_.OpenAfterDump();
+}
+
+void Dispatcher::SealSilentIntervals(int64_t now_ns) {
+  for (int i = 0; i < kSilentIntervalsMax; ++i) {
+    clock_.OpenFollowing();
+    if (!clock_.IsPast(now_ns)) return;
+    Mark(FrameKind::kSeal, clock_.open_end_ns());
+  }
+}
+
+void Dispatcher::Mark(FrameKind kind, int64_t time_ns, uint64_t number) {
+  Frame frame;
+  frame.kind = kind;
+  frame.time_ns = time_ns;
+  frame.number = number;
+  for (FrameQueue* const queue : queues_) queue->Push(frame);
+}
+
+void Dispatcher::Keep(size_t worker, const uint8_t* data, size_t bytes) {
+  std::vector<uint8_t>& kept = kept_[worker];
+  kept.resize((kept.size() + NLMSG_ALIGNTO - 1) / NLMSG_ALIGNTO * NLMSG_ALIGNTO);
+  kept.insert(kept.end(), data, data + bytes);
+}
+
+void Dispatcher::SendKept(int64_t now_ns) {
+  for (size_t i = 0; i < queues_.size(); ++i) {
+    if (kept_[i].empty()) continue;
+    Frame frame;
+    frame.kind = FrameKind::kDatagram;
+    frame.bytes = static_cast<uint32_t>(kept_[i].size());
+    frame.time_ns = now_ns;
+    frame.data = kept_[i].data();
+    queues_[i]->Push(frame);
+    kept_[i].clear();
+  }
+}
+
+void Dispatcher::Publish() {
+  for (FrameQueue* const queue : queues_) queue->Publish();
+}
+
+}  // namespace ctacct

@@ -1,0 +1,88 @@
+// Decides where dumps and intervals begin and end, and hands each message about a flow to the
+// worker that owns the flow. What comes here is a recording of everything (a replay), or the chunks
+// of the dumps alone (live: each worker reads its own events).
+//
+// All workers get the same marks in the same order, and each flow's messages go to one worker in
+// the order they came: so the rows do not depend on the number of workers. Driven by the times of
+// what is read, never by a clock of its own.
+//
+// Thread-compatible: one thread owns it, the producer of all the queues.
+#ifndef CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_
+#define CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "engine/accounting/frame_queue.h"
+#include "engine/accounting/interval_clock.h"
+#include "netlink/ctnetlink_parser.h"
+
+namespace ctacct {
+
+// How intervals end: see IntervalClock.
+enum class IntervalEnd { kByDump, kByPacket };
+
+class Dispatcher {
+ public:
+  struct Options {
+    int64_t interval_ns = 0;
+    IntervalEnd interval_end = IntervalEnd::kByDump;
+    // Flows that start from now on have start times (nf_conntrack_timestamp).
+    bool timestamps_on = false;
+    // The end of the last interval of an engine before; 0: none.
+    int64_t ended_before_ns = 0;
+    // Every interval has rows, also those in which nothing moved (track-open).
+    bool silent_intervals = false;
+  };
+  // One queue per worker; they must outlive the dispatcher.
+  Dispatcher(Options options, std::vector<FrameQueue*> queues);
+
+  // A datagram, received at `now_ns` since the Unix epoch.
+  void OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns);
+
+  // A dump that began will not end (an error, or silence). What came of it stands. The open
+  // interval ends, if its boundary has passed.
+  void OnDumpFailed(int64_t now_ns);
+
+  // Ends what is open, whatever the time. Nothing may follow.
+  void Finish();
+
+  // The dump that begins next was asked for at this time, CLOCK_MONOTONIC.
+  void set_dump_requested_ns(int64_t monotonic_ns) { dump_requested_ns_ = monotonic_ns; }
+
+  // The end of the open interval, nanoseconds since the Unix epoch; 0 before the first datagram.
+  int64_t open_end_ns() const { return clock_.open_end_ns(); }
+  // A dump that begins at this time will end the open interval.
+  bool DumpWouldEndInterval(int64_t now_ns) const { return clock_.DumpWouldEndInterval(now_ns); }
+  bool dump_running() const { return dump_running_; }
+
+ private:
+  void Observe(int64_t now_ns);
+  void OnMessage(const NetlinkMessage& message, int64_t now_ns);
+  void BeginDump(int64_t now_ns);
+  void EndDump(bool complete);
+  void SealSilentIntervals(int64_t now_ns);
+  // To every worker, after what was kept for it.
+  void Mark(FrameKind kind, int64_t time_ns, uint64_t number = 0);
+  // Keeps bytes for a worker until SendKept, so that a chunk becomes one frame.
+  void Keep(size_t worker, const uint8_t* data, size_t bytes);
+  void SendKept(int64_t now_ns);
+  void Publish();
+
+  const Options options_;
+  const std::vector<FrameQueue*> queues_;
+  std::vector<std::vector<uint8_t>> kept_;  // One per worker.
+  IntervalClock clock_;
+  bool dump_running_ = false;
+  int64_t dump_requested_ns_ = 0;
+  std::optional<int64_t> latest_ns_;    // Of the times seen; after a clock set back, since then.
+  int64_t before_ns_ = 0;               // The same, before the datagram at hand.
+  std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_

@@ -1,0 +1,199 @@
+#include "engine/accounting/dispatcher.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "netlink/ctnetlink_parser.h"
+#include "netlink/event_filter.h"
+#include "netlink/test_messages.h"
+
+namespace ctacct {
+namespace {
+
+using Kind = TestMessage::Kind;
+using Message = struct NetlinkMessage;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+class DispatcherTest : public testing::Test {
+ protected:
+  void Make(size_t workers, IntervalEnd interval_end, bool silent_intervals = false) {
+    queues_.clear();
+    std::vector<FrameQueue*> queues;
+    for (size_t i = 0; i < workers; ++i) {
+      queues_.push_back(std::make_unique<FrameQueue>());
+      queues.push_back(queues_.back().get());
+    }
+    Dispatcher::Options options;
+    options.interval_ns = 10 * kSecond;
+    options.interval_end = interval_end;
+    options.silent_intervals = silent_intervals;
+    dispatcher_ = std::make_unique<Dispatcher>(options, queues);
+  }
+  void Give(const std::string& datagram, int64_t seconds) {
+    dispatcher_->OnDatagram(reinterpret_cast<const uint8_t*>(datagram.data()), datagram.size(),
+                            seconds * kSecond);
+  }
+  static std::string Flow(Kind kind, uint32_t id) {
+    TestMessage message;
+    message.kind = kind;
+    message.id = id;
+    message.sequence = kind == Kind::kDump ? 1 : 0;
+    return BuildMessage(message);
+  }
+  static std::string Done() {
+    TestMessage message;
+    message.kind = Kind::kDone;
+    message.sequence = 1;
+    return BuildMessage(message);
+  }
+  // What a worker would be told: one letter a mark with its seconds, ids of flows, "!" for what is
+  // malformed.
+  std::string Told(size_t worker) {
+    std::string told;
+    Frame frame;
+    FrameQueue& queue = *queues_[worker];
+    const uint64_t snapshot = queue.Snapshot();
+    while (queue.Next(snapshot, &frame)) {
+      const std::string seconds = std::to_string(frame.time_ns / kSecond);
+      switch (frame.kind) {
+        case FrameKind::kStart:
+          told += " start" + seconds;
+          break;
+        case FrameKind::kBeginDump:
+          told += " begin" + seconds;
+          break;
+        case FrameKind::kEndDump:
+          told += (frame.number & kDumpComplete) != 0 ? " end" : " broken";
+          if ((frame.number & kDumpSeals) != 0) told += " seal" + seconds;
+          break;
+        case FrameKind::kSeal:
+          told += " seal" + seconds;
+          break;
+        case FrameKind::kFinish:
+          told += " finish" + seconds;
+          break;
+        case FrameKind::kClockSetBack:
+          told += " back" + seconds;
+          break;
+        case FrameKind::kOverrunElsewhere:
+          told += " lost";
+          break;
+        case FrameKind::kOverrun:
+          told += " lost" + std::to_string(frame.number);
+          break;
+        case FrameKind::kDatagram: {
+          DatagramCursor cursor(frame.data, frame.bytes);
+          Message message;
+          while (cursor.Next(&message)) {
+            if (IsFlowMessage(message)) told += " " + std::to_string(FlowId(message));
+          }
+          if (cursor.malformed()) told += " !";
+          break;
+        }
+        case FrameKind::kSkip:
+          ADD_FAILURE();
+      }
+    }
+    return told;
+  }
+
+  std::vector<std::unique_ptr<FrameQueue>> queues_;
+  std::unique_ptr<Dispatcher> dispatcher_;
+};
+
+TEST_F(DispatcherTest, AnIntervalEndsWithTheFirstDumpBegunAfterItsBoundary) {
+  Make(1, IntervalEnd::kByDump);
+  Give(Flow(Kind::kNew, 1), 1);
+  Give(Flow(Kind::kDump, 1) + Flow(Kind::kDump, 2), 9);
+  EXPECT_TRUE(dispatcher_->dump_running());
+  Give(Flow(Kind::kDump, 3) + Done(), 11);
+  EXPECT_FALSE(dispatcher_->dump_running());
+  EXPECT_EQ(dispatcher_->open_end_ns(), 10 * kSecond);
+  Give(Flow(Kind::kDump, 4), 12);
+  Give(Done() + Flow(Kind::kDestroy, 4), 13);
+  dispatcher_->Finish();
+  EXPECT_EQ(Told(0), " start1 1 begin9 1 2 3 end begin12 4 end seal10 4 finish20");
+}
+
+TEST_F(DispatcherTest, WithoutDumpsAnIntervalEndsWithTheFirstPacketPastIt) {
+  Make(2, IntervalEnd::kByPacket);
+  Give(Flow(Kind::kNew, 2), 1);
+  Give(Flow(Kind::kDestroy, 2), 10);
+  Give(Flow(Kind::kNew, 3), 45);
+  dispatcher_->Finish();
+  EXPECT_EQ(Told(0), " start1 2 2 seal10 finish50");
+  EXPECT_EQ(Told(1), " start1 seal10 3 finish50");
+}
+
+TEST_F(DispatcherTest, SilentIntervalsIfTheyAreWanted) {
+  Make(1, IntervalEnd::kByPacket, true);
+  Give(Flow(Kind::kNew, 1), 1);
+  Give(Flow(Kind::kNew, 2), 35);
+  EXPECT_EQ(Told(0), " start1 1 seal10 seal20 seal30 2");
+}
+
+// Each message goes to the flow's owner, in its order; marks go to all.
+TEST_F(DispatcherTest, EachFlowHasOneOwner) {
+  Make(3, IntervalEnd::kByDump);
+  Give(Flow(Kind::kDump, 0) + Flow(Kind::kDump, 1) + Flow(Kind::kDump, 2) + Flow(Kind::kDump, 3) +
+           Flow(Kind::kDump, 0xffffffff),
+       1);
+  Give(Flow(Kind::kDump, 4) + Done(), 2);
+  for (uint32_t worker = 0; worker < 3; ++worker) {
+    std::string expected = " start1 begin1";
+    for (const uint32_t id : {0u, 1u, 2u, 3u, 0xffffffffu, 4u}) {
+      if (OwnerOfFlow(id, 3) == worker) expected += " " + std::to_string(id);
+    }
+    EXPECT_EQ(Told(worker), expected + " end") << worker;
+  }
+}
+
+TEST_F(DispatcherTest, WhatIsMalformedIsCountedOnce) {
+  for (const size_t workers : {1, 2}) {
+    Make(workers, IntervalEnd::kByDump);
+    // The cut is behind a message whose length is not a multiple of four.
+    std::string odd = Flow(Kind::kNew, 1);
+    Give(odd + Flow(Kind::kNew, 2).substr(0, 30), 1);
+    std::string told;
+    for (size_t i = 0; i < workers; ++i) told += Told(i);
+    EXPECT_EQ(std::count(told.begin(), told.end(), '!'), 1) << told;
+  }
+}
+
+TEST_F(DispatcherTest, AnOverrunIsToldToAllAndCountedOnce) {
+  Make(2, IntervalEnd::kByDump);
+  const OverrunMessage overrun(77);
+  Give(Flow(Kind::kNew, 2) + std::string(reinterpret_cast<const char*>(overrun.bytes()), 20) +
+           Flow(Kind::kNew, 4),
+       1);
+  EXPECT_EQ(Told(0), " start1 2 lost77 4");
+  EXPECT_EQ(Told(1), " start1 lost");
+}
+
+TEST_F(DispatcherTest, DumpsOfOthersAreNone) {
+  Make(1, IntervalEnd::kByDump);
+  std::string other = NetlinkMessage(0x0200, 2, "rule", 9);  // Another subsystem, NLM_F_MULTI.
+  Give(other, 1);
+  TestMessage done;
+  done.kind = Kind::kDone;
+  done.sequence = 9;
+  Give(BuildMessage(done), 21);
+  EXPECT_EQ(Told(0), " start1");
+}
+
+TEST_F(DispatcherTest, ADumpThatFailsEndsTheInterval) {
+  Make(1, IntervalEnd::kByDump);
+  Give(Flow(Kind::kDump, 1), 1);
+  dispatcher_->OnDumpFailed(5 * kSecond);
+  EXPECT_FALSE(dispatcher_->dump_running());
+  dispatcher_->OnDumpFailed(11 * kSecond);  // Not even its first datagram came.
+  EXPECT_EQ(Told(0), " start1 begin1 1 broken begin11 broken seal10");
+}
+
+}  // namespace
+}  // namespace ctacct

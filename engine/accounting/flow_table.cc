@@ -1,0 +1,677 @@
+#include "engine/accounting/flow_table.h"
+
+#include <algorithm>
+#include <cassert>
+#include <cstring>
+#include <limits>
+#include <numeric>
+#include <tuple>
+#include <utility>
+
+#include "absl/hash/hash.h"
+#include "engine/accounting/accounting_key.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
+
+uint64_t LoadWord(const void* bytes) {
+  uint64_t word;
+  std::memcpy(&word, bytes, sizeof(word));
+  return word;
+}
+
+// `life` is the start time that tells incarnations apart, or whatever else does where the kernel
+// told none. For one identity it differs wherever `life` does.
+uint64_t Fingerprint(size_t identity_hash, uint64_t life) {
+  return identity_hash ^ (life * 0x9e3779b97f4a7c15);
+}
+
+uint64_t StartFingerprint(const FlowEvent& event, size_t hash) {
+  return Fingerprint(hash, static_cast<uint64_t>(event.start_ns));
+}
+
+// Without start times, a DESTROY told twice is known by its counters.
+uint64_t CounterFingerprint(const FlowEvent& event, size_t hash) {
+  return Fingerprint(hash, absl::HashOf(event.original.packets, event.original.bytes,
+                                        event.reply.packets, event.reply.bytes));
+}
+
+bool ClosesConnection(TcpState state) {
+  return state == TcpState::kCloseWait || state == TcpState::kLastAck || state == TcpState::kClose;
+}
+
+// In a dump: the connection is past its close, whenever that was.
+bool HasClosed(const FlowEvent& event) {
+  return event.has_tcp_state &&
+         (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
+}
+
+int64_t EventTime(const FlowEvent& event, int64_t now_ns) {
+  return event.event_ns != 0 ? event.event_ns : now_ns;
+}
+
+}  // namespace
+
+void DestroyedMemory::Prefetch(uint64_t fingerprint) const {
+  for (const Generation& generation : generations_) generation.marks.Prefetch(fingerprint);
+}
+
+void DestroyedMemory::PrefetchEntry(uint64_t fingerprint) const {
+  generations_[interval_ % 2].marks.PrefetchEntry(fingerprint);
+}
+
+bool DestroyedMemory::ContainedIn(uint32_t interval, uint64_t fingerprint) const {
+  const Generation& generation = generations_[interval % 2];
+  return generation.interval_of[generation.marks.ShardOf(fingerprint)] == interval &&
+         generation.marks.FindEntry(fingerprint, fingerprint) != nullptr;
+}
+
+bool DestroyedMemory::Contains(uint64_t fingerprint) const {
+  return ContainedIn(interval_, fingerprint) || ContainedIn(interval_ - 1, fingerprint);
+}
+
+bool DestroyedMemory::Add(uint64_t fingerprint) {
+  if (present_ >= kMax) Age();
+  // Told again, it may be told a third time: it is remembered from now on.
+  const bool repeated = ContainedIn(interval_ - 1, fingerprint);
+  Generation& generation = generations_[interval_ % 2];
+  const size_t shard = generation.marks.ShardOf(fingerprint);
+  if (generation.interval_of[shard] != interval_) {
+    generation.marks.ClearShard(shard);
+    generation.interval_of[shard] = interval_;
+  }
+  const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
+  present_ += added;
+  return added && !repeated;
+}
+
+void DestroyedMemory::Age() {
+  ++interval_;
+  present_ = 0;
+}
+
+size_t FlowTable::Hash(const FlowIdentity& identity) {
+  const char* bytes = reinterpret_cast<const char*>(&identity);
+  return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
+}
+
+bool FlowTable::FlowTraits::Matches(const Flow& flow, const FlowIdentity& identity) {
+  // As two words and the id: this runs for every event.
+  static_assert(offsetof(Flow, src) == 0 && offsetof(Flow, dst) == offsetof(FlowIdentity, dst) &&
+                offsetof(Flow, src_port) == offsetof(FlowIdentity, src_port) &&
+                offsetof(Flow, dst_port) == offsetof(FlowIdentity, dst_port) &&
+                offsetof(Flow, zone) == offsetof(FlowIdentity, zone) &&
+                offsetof(Flow, protocol) == offsetof(FlowIdentity, protocol) &&
+                offsetof(FlowIdentity, zero) == 15 && offsetof(Flow, id) == 16);
+  constexpr uint64_t kWithoutFlags = ~uint64_t{0} >> 8;
+  const char* ours = reinterpret_cast<const char*>(&flow);
+  const char* theirs = reinterpret_cast<const char*>(&identity);
+  return LoadWord(ours) == LoadWord(theirs) &&
+         ((LoadWord(ours + 8) ^ LoadWord(theirs + 8)) & kWithoutFlags) == 0 &&
+         flow.id == identity.id;
+}
+
+void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
+  if (started_) return;
+  started_ = true;
+  timestamps_on_ = timestamps_on;
+  known_since_ns_ = now_ns;
+}
+
+void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
+  assert(started_ && dump_index_ == 0 && flows_.empty());
+  restored_ = true;
+  restored_with_events_ = events_kept;
+  known_since_ns_ = known_since_ns;
+  if (!events_kept) NoteOverrun();
+}
+
+bool FlowTable::Restore(const FlowRecord& record) {
+  const size_t hash = Hash(record.identity);
+  Flow restored(record.identity);
+  restored.start_exact = (record.flags & kFlowStartExact) != 0;
+  // Its close may have been among the events that nobody read; then dumps tell it.
+  restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
+  restored.closed = (record.flags & kFlowClosed) != 0;
+  const bool suspect = (record.flags & kFlowSuspect) != 0;
+  restored.start_ns = record.start_ns;
+  restored.original = record.original;
+  restored.reply = record.reply;
+  if ((record.flags & kFlowSuperseded) != 0) {
+    const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(record.start_ns));
+    superseded_[fingerprint] = restored;
+    return false;
+  }
+  const auto [flow, added] = flows_.FindOrAddEntry(record.identity, hash);
+  if (!added) return false;  // A snapshot holds no identity twice.
+  *flow = restored;
+  flow->open = (record.flags & kFlowOpen) != 0;
+  SetSuspect(suspect, flow);
+  ++tally_.front();
+  return flow->open;
+}
+
+bool FlowTable::NeedsLookup(const FlowEvent& event) {
+  return event.kind != FlowEventKind::kUpdate ||
+         (event.has_tcp_state && ClosesConnection(event.tcp_state));
+}
+
+void FlowTable::Prefetch(const FlowEvent& event, size_t hash) const {
+  flows_.Prefetch(hash);
+  if (event.kind == FlowEventKind::kDestroy) destroyed_.Prefetch(StartFingerprint(event, hash));
+}
+
+void FlowTable::PrefetchEntry(const FlowEvent& event, size_t hash) const {
+  flows_.PrefetchEntry(hash);
+  if (event.kind == FlowEventKind::kDestroy) {
+    destroyed_.PrefetchEntry(StartFingerprint(event, hash));
+  }
+}
+
+FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
+  assert(started_);
+  if (snapshot_ != nullptr) [[unlikely]]
+    CopyShard(Flows::ShardOf(hash));
+  switch (event.kind) {
+    case FlowEventKind::kNew:
+      return ApplyNew(event, hash, now_ns);
+    case FlowEventKind::kUpdate:
+      return ApplyUpdate(event, hash, now_ns);
+    case FlowEventKind::kDump:
+      return ApplyDump(event, hash, now_ns);
+    case FlowEventKind::kDestroy:
+      return ApplyDestroy(event, hash, now_ns);
+  }
+  return {};
+}
+
+FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, FlowChange* change) {
+  Flow* flow = flows_.FindEntry(identity, hash);
+  if (flow == nullptr || flows_.ShardOf(hash) < sweep_next_) [[likely]]
+    return flow;
+  bool ghost = false;
+  const bool forgotten = Sweep(flow, &ghost);
+  if (ghost) --change->open_change;
+  if (!forgotten) return flow;
+  flows_.EraseEntry(flow, hash);
+  return nullptr;
+}
+
+void FlowTable::Erase(Flow* flow, size_t hash) {
+  Unsee(*flow);
+  SetSuspect(false, flow);
+  flows_.EraseEntry(flow, hash);
+}
+
+void FlowTable::Born(Flow* flow) {
+  flow->last_seen = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
+  ++tally_[flow->last_seen - tally_floor_];
+}
+
+void FlowTable::Seen(Flow* flow) {
+  Unsee(*flow);
+  flow->last_seen = dump_index_;
+  ++tally_[dump_index_ - tally_floor_];
+}
+
+void FlowTable::Unsee(const Flow& flow) {
+  if (flow.last_seen >= tally_floor_) --tally_[flow.last_seen - tally_floor_];
+}
+
+void FlowTable::SetSuspect(bool suspect, Flow* flow) {
+  suspects_ += static_cast<size_t>(suspect) - static_cast<size_t>(flow->suspect);
+  flow->suspect = suspect;
+}
+
+FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
+  FlowChange change;
+  ForgetEarlyClose(event.identity, hash);
+  Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
+  bool added = false;
+  if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+  if (!added) {
+    if (!flow->seen_new) {
+      // A dump has shown it before its NEW was taken: the same flow.
+      flow->seen_new = true;
+      return change;
+    }
+    // Its end was lost: this is the next incarnation. (A NEW told twice comes before any growth.)
+    SetOpen(false, flow, &change);
+    SetSuspect(false, flow);
+    Unsee(*flow);
+    *flow = Flow(event.identity);
+  }
+  flow->seen_new = true;
+  flow->start_ns = EventTime(event, now_ns);
+  Born(flow);
+  if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
+  return change;
+}
+
+FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, size_t hash, int64_t now_ns) {
+  FlowChange change;
+  if (!NeedsLookup(event)) return change;
+  if (Flow* flow = Find(event.identity, hash, &change); flow != nullptr) {
+    Close(EventTime(event, now_ns), flow, &change);
+  } else if (last_complete_ == 0 && early_closes_.size() < kEarlyClosesMax) {
+    const auto [close, added] = early_closes_.FindOrAddEntry(event.identity, hash);
+    if (added) close->closed_ns = EventTime(event, now_ns);
+  }
+  return change;
+}
+
+void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
+  if (early_closes_.empty()) [[likely]]
+    return;
+  if (EarlyClose* close = early_closes_.FindEntry(identity, hash); close != nullptr) {
+    early_closes_.EraseEntry(close, hash);
+  }
+}
+
+FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
+  FlowChange change;
+  Flow* flow = Find(event.identity, hash, &change);
+  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
+      event.start_ns != flow->start_ns) {
+    // Its start is told apart from a later one by the clock, unless that was set back.
+    if (event.start_ns < flow->start_ns &&
+        (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
+      ++counts_->stale_dump_entries;
+      return change;
+    }
+    Supersede(flow, hash, &change);
+    flow = nullptr;
+  }
+  // Where start times do not tell: a flow known since before this dump began has followed any
+  // former incarnation in the kernel's table, so it cannot be that one that is shown.
+  const bool surely_current =
+      flow != nullptr &&
+      (flow->start_exact || (event.start_ns == 0 && flow->last_seen < dump_index_));
+  if (!surely_current && destroyed_.Contains(StartFingerprint(event, hash))) {
+    ++counts_->stale_dump_entries;
+    return change;
+  }
+  if (!event.has_counters) ++counts_->without_counters;
+  const EarlyClose* early =
+      early_closes_.empty() ? nullptr : early_closes_.FindEntry(event.identity, hash);
+  if (flow == nullptr) {
+    flow = flows_.FindOrAddEntry(event.identity, hash).first;
+    flow->start_ns = now_ns;
+    flow->last_seen = dump_index_;
+    ++tally_[dump_index_ - tally_floor_];
+    if (!BornUnderOurEyes(event, KnowsOlder())) {
+      SetSuspect(true, flow);
+      flow->original = event.original;
+      flow->reply = event.reply;
+      flow->closed = HasClosed(event) && early == nullptr;
+    }
+  }
+  if (event.start_ns != 0) {
+    flow->start_ns = event.start_ns;
+    flow->start_exact = true;
+  }
+  if (HasConnections(event.identity.protocol) && !flow->closed) SetOpen(true, flow, &change);
+  Account(event, flow, &change.growth);
+  if (early != nullptr) {
+    Close(early->closed_ns, flow, &change);
+    ForgetEarlyClose(event.identity, hash);
+  }
+  // No event may have told its close, nor will.
+  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+    // The kernel tells whole seconds, rounded down.
+    const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
+    Close(ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow), flow, &change);
+  }
+  Seen(flow);
+  flow->shown = true;
+  return change;
+}
+
+FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t now_ns) {
+  FlowChange change;
+  ForgetEarlyClose(event.identity, hash);
+  Flow* flow = Find(event.identity, hash, &change);
+  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
+      event.start_ns != flow->start_ns) {
+    if (event.start_ns < flow->start_ns) {
+      ApplyLateDestroy(event, hash, now_ns, flow, &change);
+      return change;
+    }
+    Supersede(flow, hash, &change);
+    flow = nullptr;
+  }
+  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
+  if (event.start_ns == 0) {
+    // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
+    // been destroyed before.
+    first_time = destroyed_.Add(CounterFingerprint(event, hash)) || flow != nullptr;
+  }
+  if (!first_time) {
+    ++counts_->duplicate_destroys;
+    return change;
+  }
+  if (flow != nullptr) {
+    End(event, now_ns, flow, &change);
+    Erase(flow, hash);
+    return change;
+  }
+  // During the very first dump, events may be of flows older than the engine that the dump has not
+  // shown yet.
+  if (!BornUnderOurEyes(event, KnowsOlder() || !dump_running_)) {
+    ++counts_->unknown_destroys;
+    return change;
+  }
+  Flow unseen;
+  unseen.start_ns = EventTime(event, now_ns);
+  End(event, now_ns, &unseen, &change);
+  return change;
+}
+
+void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
+                                 Flow* follower, FlowChange* change) {
+  const uint64_t fingerprint = StartFingerprint(event, hash);
+  if (!destroyed_.Add(fingerprint)) {
+    ++counts_->duplicate_destroys;
+    return;
+  }
+  Flow* const before = superseded_.Find(fingerprint);
+  if (before == nullptr && !BornUnderOurEyes(event, false)) {
+    ++counts_->unknown_destroys;
+    return;
+  }
+  if (before != nullptr) {
+    End(event, now_ns, before, change);
+    superseded_.Erase(fingerprint);
+  } else {
+    // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
+    follower->seen_new = false;
+    Flow unseen;
+    End(event, now_ns, &unseen, change);
+  }
+}
+
+void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change) {
+  if (!event.has_counters) ++counts_->without_counters;
+  Account(event, flow, &change->growth);
+  if (!HasConnections(event.identity.protocol)) return;
+  if (event.start_ns != 0) flow->start_ns = event.start_ns;
+  int64_t end_ns = event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns);
+  // Past its close, and nobody told of that: it has probably expired. The kernel's stop time is
+  // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
+  // -F, a full table): then the duration lacks what was left of the timeout, at most up to the last
+  // dump that showed it.
+  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+    end_ns = ClosedBefore(end_ns, TimeoutNs(event.tcp_state), *flow);
+  }
+  Close(end_ns, flow, change);
+}
+
+int64_t FlowTable::TimeoutNs(TcpState state) const {
+  switch (state) {
+    case TcpState::kCloseWait:
+      return timeouts_.close_wait_seconds * kNanosPerSecond;
+    case TcpState::kLastAck:
+      return timeouts_.last_ack_seconds * kNanosPerSecond;
+    case TcpState::kTimeWait:
+      return timeouts_.time_wait_seconds * kNanosPerSecond;
+    case TcpState::kClose:
+      return timeouts_.close_seconds * kNanosPerSecond;
+    default:
+      return 0;
+  }
+}
+
+int64_t FlowTable::ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const {
+  int64_t closed_ns;
+  // Negative where the timeouts are not what we think. And the times of a capture may be anything.
+  if (__builtin_sub_overflow(now_ns, std::max<int64_t>(in_state_ns, 0), &closed_ns)) {
+    closed_ns = flow.start_ns;
+  }
+  closed_ns = std::max(closed_ns, flow.start_ns);
+  // A dump that has shown it did so before its close, or it would have been counted then.
+  if (flow.shown && flow.last_seen == dump_index_) {
+    closed_ns = std::max(closed_ns, dump_began_ns_);
+  } else if (flow.shown && flow.last_seen + 1 == dump_index_) {
+    closed_ns = std::max(closed_ns, dump_before_began_ns_);
+  }
+  return std::min(closed_ns, now_ns);
+}
+
+void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
+  if (!event.has_counters) return;
+  if (event.original.packets < flow->original.packets ||
+      event.original.bytes < flow->original.bytes || event.reply.packets < flow->reply.packets ||
+      event.reply.bytes < flow->reply.bytes) {
+    ++counts_->counter_falls;
+    flow->original = flow->reply = FlowCounters();
+  }
+  growth->original.packets += event.original.packets - flow->original.packets;
+  growth->original.bytes += event.original.bytes - flow->original.bytes;
+  growth->reply.packets += event.reply.packets - flow->reply.packets;
+  growth->reply.bytes += event.reply.bytes - flow->reply.bytes;
+  flow->original = event.original;
+  flow->reply = event.reply;
+}
+
+void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
+  SetOpen(false, flow, change);
+  if (flow->closed) return;
+  flow->closed = true;
+  ++change->growth.connection_count;
+  // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
+  // tells may lie further apart than an int64_t counts.
+  if (end_ns > flow->start_ns) {
+    change->growth.connection_time_ns +=
+        static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns);
+  }
+}
+
+void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {
+  change->open_change += static_cast<int>(open) - static_cast<int>(flow->open);
+  flow->open = open;
+}
+
+void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
+  SetOpen(false, flow, change);
+  const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(flow->start_ns));
+  if (superseded_.size() < kSupersededMax) {
+    auto [entry, added] = superseded_.FindOrAddEntry(fingerprint, superseded_.Hash(fingerprint));
+    if (added) entry->second = *flow;
+  } else {
+    destroyed_.Add(fingerprint);
+  }
+  Erase(flow, hash);
+}
+
+bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
+  if (event.start_ns != 0) return event.start_ns >= known_since_ns_;
+  // Where flows of ours have start times, one without is from before timestamps were turned on.
+  return otherwise && !timestamps_on_;
+}
+
+void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
+  assert(started_);
+  dump_running_ = true;
+  ++dump_index_;
+  tally_.push_back(0);
+  dump_before_began_ns_ = dump_began_ns_;
+  dump_began_ns_ = now_ns;
+  if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) {
+    resync_index_ = dump_index_;
+    resync_began_ns_ = now_ns;
+  }
+}
+
+void FlowTable::FinishDump(bool complete) {
+  dump_running_ = false;
+  if (!complete) return;
+  complete_before_ = last_complete_;
+  last_complete_ = dump_index_;
+  if (!early_closes_.empty()) early_closes_ = EarlyCloses();
+  // A dump that ran when the events were lost may have passed by what died or was born then.
+  if (needs_resync_ && resync_index_ != 0) {
+    needs_resync_ = false;
+    // Not those that had died, or been missed, long before.
+    const auto tally = tally_.begin() - tally_floor_;
+    lost_deaths_ = std::accumulate(tally + complete_at_overrun_, tally + resync_index_, size_t{0});
+    sweep_unseen_before_ = resync_index_;
+  }
+  if (!needs_resync_) {
+    tally_.erase(tally_.begin(), tally_.begin() + (last_complete_ - tally_floor_));
+    tally_floor_ = last_complete_;
+  }
+  if (suspects_ != 0 || sweep_unseen_before_ != 0) {
+    sweep_next_ = 0;
+  } else if (!superseded_.empty()) {
+    sweep_next_ = Flows::shards();
+  }
+}
+
+std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
+  FinishDump(complete);
+  std::vector<FlowIdentity> no_longer_open;
+  while (SweepSome(&no_longer_open)) {
+  }
+  return no_longer_open;
+}
+
+bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
+  size_t slots = 0;
+  for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
+    slots += flows_.SlotsOfShard(sweep_next_);
+    if (snapshot_ != nullptr) CopyShard(sweep_next_);
+    flows_.EraseIfInShard(sweep_next_, [&](Flow* flow) {
+      bool ghost = false;
+      const bool forgotten = Sweep(flow, &ghost);
+      if (ghost) no_longer_open->push_back(flow->Identity());
+      return forgotten;
+    });
+  }
+  for (; sweep_next_ >= Flows::shards() && sweep_next_ < kSweepEnd && slots < kSweepSlots;
+       ++sweep_next_) {
+    const size_t shard = sweep_next_ - Flows::shards();
+    slots += superseded_.SlotsOfShard(shard);
+    superseded_.EraseIfInShard(
+        shard, [&](auto* entry) { return entry->second.last_seen < complete_before_; });
+  }
+  if (!sweeping()) sweep_unseen_before_ = 0;
+  return sweeping();
+}
+
+bool FlowTable::Sweep(Flow* flow, bool* ghost) {
+  if (!flow->suspect) {
+    if (flow->last_seen >= sweep_unseen_before_) return false;
+    SetSuspect(true, flow);
+  }
+  if (flow->last_seen == last_complete_) {
+    // Shown again, and if its NEW came, so will its DESTROY.
+    if (flow->seen_new) SetSuspect(false, flow);
+    return false;
+  }
+  if (flow->open && flow->last_seen < complete_before_) {
+    flow->open = false;
+    *ghost = true;
+  }
+  if (flow->last_seen + kForgottenAfterDumps > last_complete_) return false;
+  ++counts_->forgotten_flows;
+  Unsee(*flow);
+  SetSuspect(false, flow);
+  // Should it live after all, it must not count a second time from zero.
+  known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
+  return true;
+}
+
+void FlowTable::NoteOverrun() {
+  if (!needs_resync_) complete_at_overrun_ = last_complete_;
+  needs_resync_ = true;
+  resync_index_ = 0;
+}
+
+void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
+  FinishSnapshot();
+  chunk_ = SnapshotChunk();
+  chunk_.seal = seal;
+  chunk_.known_since_ns = known_since_ns_;
+  // An event read since may have happened before one that is still to be read.
+  chunk_.taken_ns = dump_began_ns_ != 0 ? dump_began_ns_ : known_since_ns_;
+  if (!out->IsTaken()) {
+    LeaveOutSnapshot(seal, out);
+    return;
+  }
+  snapshot_ = out;
+  copied_.reset();
+  copy_next_ = 0;
+  // Few, unless very many events were lost.
+  for (const auto& [fingerprint, flow] : superseded_) CopyFlow(flow, kFlowSuperseded);
+}
+
+void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
+  FinishSnapshot();
+  SnapshotChunk none;
+  none.seal = seal;
+  none.last = true;
+  none.whole = false;
+  out->Push(std::move(none));
+}
+
+bool FlowTable::SnapshotSome() {
+  if (snapshot_ != nullptr && !snapshot_->IsFull()) {
+    CopySome(kSweepSlots);
+    return snapshot_ != nullptr;
+  }
+  return false;
+}
+
+void FlowTable::FinishSnapshot() {
+  if (snapshot_ != nullptr) CopySome(std::numeric_limits<size_t>::max());
+}
+
+void FlowTable::CopySome(size_t slots_max) {
+  for (size_t slots = 0; copy_next_ < Flows::shards() && slots < slots_max; ++copy_next_) {
+    if (!copied_[copy_next_]) slots += flows_.SlotsOfShard(copy_next_);
+    CopyShard(copy_next_);
+  }
+  if (copy_next_ < Flows::shards()) return;
+  chunk_.last = true;
+  PushChunk();
+  snapshot_ = nullptr;
+}
+
+void FlowTable::CopyShard(size_t shard) {
+  if (copied_[shard]) return;
+  copied_[shard] = true;
+  flows_.ForEachInShard(shard, [&](const Flow& flow) { CopyFlow(flow, 0); });
+}
+
+void FlowTable::PushChunk() {
+  SnapshotChunk next;
+  next.seal = chunk_.seal;
+  next.known_since_ns = chunk_.known_since_ns;
+  next.taken_ns = chunk_.taken_ns;
+  snapshot_->Push(std::exchange(chunk_, std::move(next)));
+}
+
+void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
+  if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
+  if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
+  flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
+           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0) |
+           (flow.suspect ? kFlowSuspect : 0);
+  chunk_.records.push_back({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
+}
+
+void FlowTable::NoteClockSetBack(int64_t now_ns) {
+  clock_was_set_back_ = true;
+  // What is older than the engine is known by now, or as good as.
+  known_since_ns_ = std::min(known_since_ns_, now_ns);
+}
+
+void FlowTable::EndInterval() {
+  // For the sake of a listener that does not read, the kernel repeats what it told all of them, for
+  // as long as that takes. Without start times a mark stands in the way of the next incarnation.
+  if (!timestamps_on_ || destroyed_.size() >= DestroyedMemory::kKept) destroyed_.Age();
+}
+
+}  // namespace ctacct

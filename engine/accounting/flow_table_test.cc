@@ -1,0 +1,1016 @@
+#include "engine/accounting/flow_table.h"
+
+#include <limits>
+#include <random>
+#include <vector>
+
+#include "engine/accounting/accounting_key.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kSecond = 1'000'000'000;
+constexpr int64_t kStart = 1'000 * kSecond;  // When accounting begins.
+
+class FlowTableTest : public testing::Test {
+ protected:
+  explicit FlowTableTest(bool timestamps_on = true) { table_.Start(kStart, timestamps_on); }
+
+  static FlowEvent Event(FlowEventKind kind, int64_t start_ns = 0, uint64_t packets = 0) {
+    FlowEvent event;
+    event.kind = kind;
+    event.identity.src = Ipv4Address::FromHostOrder(0x0a000001);
+    event.identity.dst = Ipv4Address::FromHostOrder(0x0a000002);
+    event.identity.src_port = 1000;
+    event.identity.dst_port = 80;
+    event.identity.protocol = kProtocolTcp;
+    event.identity.id = 7;
+    event.start_ns = start_ns;
+    if (kind == FlowEventKind::kDump || kind == FlowEventKind::kDestroy) {
+      event.has_counters = true;
+      event.original = {packets, packets * 100};
+      event.reply = {packets / 2, packets * 10};
+    }
+    return event;
+  }
+  static FlowEvent State(TcpState state, int64_t event_ns) {
+    FlowEvent event = Event(FlowEventKind::kUpdate);
+    event.has_tcp_state = true;
+    event.tcp_state = state;
+    event.event_ns = event_ns;
+    return event;
+  }
+
+  // Packets of the original direction; the other counters must agree with them.
+  uint64_t Grown(const FlowEvent& event, int64_t now_ns = kStart + kSecond) {
+    const FlowChange change = table_.Apply(event, now_ns);
+    EXPECT_EQ(change.growth.original.bytes, change.growth.original.packets * 100);
+    EXPECT_EQ(change.growth.reply.bytes, change.growth.original.packets * 10);
+    connections_ += change.growth.connection_count;
+    time_ns_ += change.growth.connection_time_ns;
+    open_ += change.open_change;
+    return change.growth.original.packets;
+  }
+  void Dump(const std::vector<FlowEvent>& flows, int64_t now_ns = kStart + kSecond) {
+    table_.BeginDump(now_ns);
+    for (const FlowEvent& flow : flows) (void)Grown(flow, now_ns);
+    open_ -= static_cast<int>(table_.EndDump(true).size());
+  }
+
+  WorkerCounts counts_;
+  FlowTable table_{&counts_};
+  uint64_t connections_ = 0;
+  uint64_t time_ns_ = 0;
+  int open_ = 0;
+};
+
+class WithoutTimestampsTest : public FlowTableTest {
+ protected:
+  WithoutTimestampsTest() : FlowTableTest(false) {}
+};
+
+constexpr int64_t kBorn = kStart + 5;
+
+TEST_F(FlowTableTest, GrowthFromDumpsAndDestroy) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(open_, 1);
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 0u);  // Dumps may repeat entries.
+  EXPECT_TRUE(table_.EndDump(true).empty());
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 14)), 4u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+TEST_F(FlowTableTest, ClosesOnceAtTheFirstClosingState) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + kSecond;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kEstablished, kStart + 2 * kSecond));
+  (void)Grown(State(TcpState::kFinWait, kStart + 3 * kSecond));
+  EXPECT_EQ(connections_, 0u);
+  (void)Grown(State(TcpState::kCloseWait, kStart + 4 * kSecond));
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  (void)Grown(State(TcpState::kLastAck, kStart + 5 * kSecond));
+  (void)Grown(State(TcpState::kClose, kStart + 6 * kSecond));
+  (void)Grown(Event(FlowEventKind::kDestroy, kStart + kSecond, 3));
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{3} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, DestroyClosesByTheKernelsOwnTimes) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
+  destroy.stop_ns = kBorn + 1234;
+  (void)Grown(destroy, kStart + 99 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, 1234u);
+}
+
+TEST_F(FlowTableTest, ADurationIsNeverNegative) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + 100 * kSecond;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kClose, kStart + kSecond));  // The clock was set back.
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+// Times out of a capture may lie further apart than a signed difference holds.
+TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
+  destroy.stop_ns = std::numeric_limits<int64_t>::max();
+  (void)Grown(destroy);
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
+  FlowEvent backwards = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::max(), 2);
+  backwards.stop_ns = std::numeric_limits<int64_t>::min();
+  (void)Grown(backwards);
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
+}
+
+TEST_F(FlowTableTest, UdpFlowsAreNoConnections) {
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
+  destroy.identity.protocol = kProtocolUdp;
+  EXPECT_EQ(Grown(destroy), 3u);
+  EXPECT_EQ(connections_, 0u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, OlderFlowsAreBaselined) {
+  Dump({Event(FlowEventKind::kDump, kStart - kSecond, 1000)});
+  EXPECT_EQ(open_, 1);
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kStart - kSecond, 1003)), 3u);
+  (void)table_.EndDump(true);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart - kSecond, 1005)), 2u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, FlowsInTheFirstDumpThatWereBornSinceCountInFull) {
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 6)), 6u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);  // Its NEW was still in the queue.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 8)), 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, DestroyOfAFlowOlderThanTheEngineThatNoDumpShowed) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart - 1, 500)), 0u);
+  EXPECT_EQ(counts_.unknown_destroys, 1u);
+  EXPECT_EQ(connections_, 0u);
+}
+
+TEST_F(FlowTableTest, DestroyWhoseNewWasLostCountsInFull) {
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(WithoutTimestampsTest, WithoutTimestampsTheFirstDumpIsTheBaseline) {
+  table_.BeginDump(kStart);
+  // Its end overtook the dump, which might have shown it.
+  FlowEvent other = Event(FlowEventKind::kDestroy, 0, 50);
+  other.identity.id = 8;
+  EXPECT_EQ(Grown(other), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 100)), 0u);
+  (void)table_.EndDump(true);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 101)), 1u);
+  other.identity.id = 9;
+  EXPECT_EQ(Grown(other), 50u);
+}
+
+TEST_F(FlowTableTest, TheSameDestroyTwiceCountsOnce) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  table_.EndInterval();
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(counts_.duplicate_destroys, 2u);
+  EXPECT_EQ(connections_, 1u);
+  // Also when the next incarnation already lives.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 9)), 9u);
+}
+
+TEST_F(WithoutTimestampsTest, TheSameDestroyTwiceWithoutTimestamps) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 0u);
+  // The same tuple and id again, with the same counters: two flows, since NEW came between.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 5u);
+  EXPECT_EQ(connections_, 2u);
+}
+
+TEST_F(FlowTableTest, SameTupleAndIdAtOnceAgainAreTwoFlows) {
+  for (int life = 1; life <= 3; ++life) {
+    (void)Grown(Event(FlowEventKind::kNew));
+    EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + life, 10)), 10u);
+  }
+  EXPECT_EQ(connections_, 3u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, ADumpMayShowADestroyedFlow) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  // Not even if the next incarnation is known already.
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  EXPECT_EQ(counts_.stale_dump_entries, 2u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 4)), 4u);
+  // Nor after the dump has shown the next one.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 9)), 0u);
+  EXPECT_EQ(open_, 1);
+}
+
+TEST_F(FlowTableTest, ALaterStartIsAnotherLifeWhoseBirthWasMissed) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 12)), 12u);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + 2 * kSecond, 3)), 3u);
+  EXPECT_EQ(open_, 0);
+}
+
+// A recording whose reader took the dump before the events that were older than it.
+TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatNoDumpHadShown) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 5)), 5u);  // The next life already.
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 10u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 7)), 2u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatADumpHadShown) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 8)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn + kSecond, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 2u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 10)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kNew)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 7)), 2u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, ADestroyToldAgainLeavesTheFollowerAlone) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent follower = Event(FlowEventKind::kDump, kBorn + kSecond, 3);
+  Dump({follower});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(counts_.duplicate_destroys, 1u);
+  // Its events come: no dump closes it.
+  follower.has_tcp_state = true;
+  follower.tcp_state = TcpState::kTimeWait;
+  Dump({follower});
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 1);
+}
+
+TEST_F(FlowTableTest, AFallingCounterIsANewStart) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 4)), 4u);
+  EXPECT_EQ(counts_.counter_falls, 1u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 6)), 2u);
+}
+
+TEST_F(FlowTableTest, AbsenceIsNotDeath) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  for (int i = 0; i < 10; ++i) Dump({});
+  EXPECT_EQ(table_.size(), 1u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 6)), 6u);
+}
+
+TEST_F(FlowTableTest, OlderFlowsWithoutEventsCloseAndEndByDumps) {
+  FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+  shown.has_tcp_state = true;
+  shown.tcp_state = TcpState::kEstablished;
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  shown.tcp_state = TcpState::kTimeWait;
+  shown.timeout_seconds = 120;
+  Dump({shown}, kStart + 9 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{10} * kSecond);
+  EXPECT_EQ(open_, 0);
+  // Its DESTROY may never come: after long it is forgotten.
+  for (uint32_t i = 0; i < FlowTable::kForgottenAfterDumps; ++i) {
+    EXPECT_EQ(table_.size(), 1u);
+    Dump({});
+  }
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_EQ(counts_.forgotten_flows, 1u);
+}
+
+TEST_F(FlowTableTest, OlderFlowsThatDumpsMissAreNotOpenUntilShownAgain) {
+  const FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  Dump({});
+  EXPECT_EQ(open_, 1);
+  Dump({});
+  EXPECT_EQ(open_, 0);
+  Dump({});
+  EXPECT_EQ(open_, 0);
+  table_.BeginDump(kStart + 9 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kStart - kSecond, 13)), 3u);
+  (void)table_.EndDump(true);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart - kSecond, 14)), 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, OlderFlowsThatCloseWhileTheFirstDumpRuns) {
+  for (const TcpState dumped : {TcpState::kEstablished, TcpState::kCloseWait}) {
+    FlowTable table(&counts_);
+    table.Start(kStart, true);
+    table.BeginDump(kStart);
+    (void)table.Apply(State(TcpState::kCloseWait, kStart + kSecond), kStart + kSecond);
+    FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+    shown.has_tcp_state = true;
+    shown.tcp_state = dumped;
+    FlowChange change = table.Apply(shown, kStart + 2 * kSecond);
+    EXPECT_EQ(change.growth.connection_count, 1u);
+    EXPECT_EQ(change.growth.connection_time_ns, uint64_t{2} * kSecond);
+    EXPECT_EQ(change.open_change, 0);
+    (void)table.EndDump(true);
+    change = table.Apply(Event(FlowEventKind::kDestroy, kStart - kSecond, 10), kStart + kSecond);
+    EXPECT_EQ(change.growth.connection_count, 0u);
+  }
+}
+
+TEST_F(FlowTableTest, OlderFlowsThatHadClosedAreNotCounted) {
+  FlowEvent shown = Event(FlowEventKind::kDump, kStart - kSecond, 10);
+  shown.has_tcp_state = true;
+  shown.tcp_state = TcpState::kTimeWait;
+  Dump({shown});
+  (void)Grown(Event(FlowEventKind::kDestroy, kStart - kSecond, 10));
+  EXPECT_EQ(connections_, 0u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, AFlowThatFollowsASuspectIsNone) {
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 0u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  for (int i = 0; i < 5; ++i) Dump({});
+  EXPECT_EQ(open_, 1);
+}
+
+// A dump that was asked for before the overrun was over may show what has died unseen.
+TEST_F(FlowTableTest, OnlyADumpAskedForSinceAnOverrunResyncs) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  table_.NoteOverrun();
+  table_.BeginDump(kStart + kSecond, false);
+  (void)Grown(Event(FlowEventKind::kDump, kBorn, 10));
+  open_ -= static_cast<int>(table_.EndDump(true).size());
+  EXPECT_TRUE(table_.needs_resync());
+  Dump({});
+  EXPECT_FALSE(table_.needs_resync());
+  EXPECT_EQ(table_.lost_deaths(), 1u);
+}
+
+// What one flow says of timestamps does not change what is done with another: it may have another
+// worker.
+TEST_F(WithoutTimestampsTest, AStampedFlowLeavesTheOthersAlone) {
+  Dump({});
+  (void)Grown(Event(FlowEventKind::kDestroy, kBorn, 3));
+  FlowEvent other = Event(FlowEventKind::kDestroy, 0, 7);
+  other.identity.id = 8;
+  EXPECT_EQ(Grown(other), 7u);
+}
+
+TEST_F(FlowTableTest, AfterAnOverrunTheDeadAreNotOpen) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent living = Event(FlowEventKind::kNew);
+  living.identity.id = 8;
+  (void)Grown(living);
+  EXPECT_EQ(open_, 2);
+  FlowEvent shown = Event(FlowEventKind::kDump, kBorn, 5);
+  shown.identity.id = 8;
+  Dump({Event(FlowEventKind::kDump, kBorn, 5), shown});
+  table_.BeginDump(kStart + kSecond);  // This one runs when events are lost.
+  table_.NoteOverrun();
+  EXPECT_TRUE(table_.EndDump(true).empty());
+  EXPECT_TRUE(table_.needs_resync());
+  Dump({shown});
+  EXPECT_FALSE(table_.needs_resync());
+  EXPECT_EQ(table_.lost_deaths(), 1u);
+  Dump({shown});
+  // The next overrun loses nobody.
+  table_.NoteOverrun();
+  Dump({shown});
+  EXPECT_EQ(table_.lost_deaths(), 0u);
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  for (uint32_t i = 0; i < FlowTable::kForgottenAfterDumps; ++i) Dump({shown});
+  EXPECT_EQ(table_.size(), 1u);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(counts_.forgotten_flows, 1u);
+  // Should the forgotten one live after all, only what it grows from now on counts.
+  table_.BeginDump(kStart + 5 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 50)), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 51)), 1u);
+}
+
+TEST_F(WithoutTimestampsTest, WithoutTimestampsARecreatedFlowGrowsAtOnce) {
+  Dump({});
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 10u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 4)), 4u);
+  (void)table_.EndDump(true);
+  // While a dump runs, it may be the one before that it shows: wait for the next dump.
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 6)), 2u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 5)), 0u);
+  (void)table_.EndDump(true);
+  table_.BeginDump(kStart + 3 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 7)), 7u);
+}
+
+TEST_F(FlowTableTest, ADumpThatFailsDeclaresNobodyDead) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.NoteOverrun();
+  for (int i = 0; i < 10; ++i) {
+    table_.BeginDump(kStart + kSecond);
+    EXPECT_TRUE(table_.EndDump(false).empty());
+  }
+  EXPECT_TRUE(table_.needs_resync());
+  EXPECT_EQ(table_.size(), 1u);
+}
+
+TEST_F(FlowTableTest, EventsToldTwiceCountOnce) {
+  // A capture of nlmon holds a copy for each listener.
+  for (int copy = 0; copy < 2; ++copy) (void)Grown(Event(FlowEventKind::kNew));
+  for (int copy = 0; copy < 2; ++copy) (void)Grown(State(TcpState::kClose, kStart + kSecond));
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableTest, MissingCountersAreCounted) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 5);
+  destroy.has_counters = false;
+  EXPECT_EQ(Grown(destroy), 0u);
+  EXPECT_EQ(counts_.without_counters, 1u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, OnlyUpdatesThatCloseNeedALookup) {
+  for (const TcpState state : {TcpState::kSynSent, TcpState::kSynReceived, TcpState::kEstablished,
+                               TcpState::kFinWait, TcpState::kTimeWait}) {
+    EXPECT_FALSE(FlowTable::NeedsLookup(State(state, kStart)));
+  }
+  for (const TcpState state : {TcpState::kCloseWait, TcpState::kLastAck, TcpState::kClose}) {
+    EXPECT_TRUE(FlowTable::NeedsLookup(State(state, kStart)));
+  }
+  EXPECT_FALSE(FlowTable::NeedsLookup(Event(FlowEventKind::kUpdate)));
+  for (const FlowEventKind kind :
+       {FlowEventKind::kNew, FlowEventKind::kDump, FlowEventKind::kDestroy}) {
+    EXPECT_TRUE(FlowTable::NeedsLookup(Event(kind)));
+  }
+}
+
+// mode=light: no NEW, no UPDATE. Connections are counted as in the other mode, their ends dated
+// back by the kernel's timeouts.
+class FlowTableLightTest : public FlowTableTest {
+ protected:
+  static constexpr int64_t kBegan = kStart + kSecond;
+
+  static FlowEvent InState(FlowEventKind kind, TcpState state, uint32_t left_seconds = 0) {
+    FlowEvent event = Event(kind, kBegan, 10);
+    event.has_tcp_state = true;
+    event.tcp_state = state;
+    event.timeout_seconds = left_seconds;
+    return event;
+  }
+  static FlowEvent Ended(TcpState state, int64_t stop_ns) {
+    FlowEvent destroy = InState(FlowEventKind::kDestroy, state);
+    destroy.stop_ns = stop_ns;
+    return destroy;
+  }
+};
+
+TEST_F(FlowTableLightTest, ADumpDatesACloseBack) {
+  const struct {
+    TcpState state;
+    int64_t timeout_seconds;
+  } kStates[] = {{TcpState::kCloseWait, 60},
+                 {TcpState::kLastAck, 30},
+                 {TcpState::kTimeWait, 120},
+                 {TcpState::kClose, 10}};
+  uint64_t expected_ns = 0;
+  uint32_t id = 100;
+  for (const auto& [state, timeout_seconds] : kStates) {
+    // Four seconds ago, and a half: what is left is rounded down.
+    FlowEvent shown =
+        InState(FlowEventKind::kDump, state, static_cast<uint32_t>(timeout_seconds - 5));
+    shown.identity.id = ++id;
+    Dump({shown}, kStart + 200 * kSecond);
+    expected_ns += uint64_t{199} * kSecond - uint64_t{45} * kSecond / 10;
+    EXPECT_EQ(connections_, id - 100);
+    EXPECT_EQ(time_ns_, expected_ns);
+    EXPECT_EQ(open_, 0);
+  }
+}
+
+TEST_F(FlowTableLightTest, AConnectionOverSeveralDumps) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000)}, kStart + 15 * kSecond);
+  EXPECT_EQ(open_, 1);
+  EXPECT_EQ(connections_, 0u);
+  Dump({InState(FlowEventKind::kDump, TcpState::kTimeWait, 112)}, kStart + 30 * kSecond);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{215} * kSecond / 10);
+  Dump({InState(FlowEventKind::kDump, TcpState::kTimeWait, 97)}, kStart + 45 * kSecond);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kStart + 142 * kSecond)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+TEST_F(FlowTableLightTest, AConnectionBetweenTwoDumpsIsCountedByItsDestroy) {
+  Dump({}, kBegan);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 123 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{3} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableLightTest, ADestroyInAnOpenStateIsTheClose) {
+  EXPECT_EQ(Grown(Ended(TcpState::kEstablished, kBegan + 9 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{9} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, ACloseIsNeverDatedBeforeTheStart) {
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 5 * kSecond)), 10u);
+  FlowEvent shown = InState(FlowEventKind::kDump, TcpState::kTimeWait, 0);
+  shown.identity.id = 9;
+  Dump({shown}, kBegan + 5 * kSecond);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+TEST_F(FlowTableLightTest, NorAfterTheDumpThatShowsIt) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kClose, 4'000)}, kBegan + 5 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{5} * kSecond);
+}
+
+// As conntrack -F does.
+TEST_F(FlowTableLightTest, NorBeforeADumpShowedItOpen) {
+  Dump({InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000)}, kBegan + 9 * kSecond);
+  table_.BeginDump(kBegan + 24 * kSecond);
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 25 * kSecond)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{9} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, TimeoutsAreTheKernelsOwn) {
+  FlowTable table(&counts_, TcpTimeouts{.time_wait_seconds = 3});
+  table.Start(kStart, true);
+  const FlowChange change =
+      table.Apply(Ended(TcpState::kTimeWait, kBegan + 23 * kSecond), kStart + 99 * kSecond);
+  EXPECT_EQ(change.growth.connection_time_ns, uint64_t{20} * kSecond);
+}
+
+TEST_F(FlowTableLightTest, AnOlderConnectionsCloseIsDatedBackToo) {
+  FlowEvent shown = InState(FlowEventKind::kDump, TcpState::kEstablished, 400'000);
+  shown.start_ns = kStart - 100 * kSecond;
+  Dump({shown});
+  EXPECT_EQ(open_, 1);
+  FlowEvent destroy = Ended(TcpState::kLastAck, kStart + 50 * kSecond);
+  destroy.start_ns = shown.start_ns;
+  EXPECT_EQ(Grown(destroy), 0u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{120} * kSecond);
+  EXPECT_EQ(open_, 0);
+}
+
+TEST_F(FlowTableLightTest, WhereEventsToldTheCloseTheyAreBelieved) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kBegan;
+  (void)Grown(born);
+  (void)Grown(State(TcpState::kCloseWait, kBegan + kSecond));
+  EXPECT_EQ(Grown(Ended(TcpState::kTimeWait, kBegan + 500 * kSecond)), 10u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{kSecond});
+}
+
+TEST_F(FlowTableLightTest, TimesAtTheEndsOfTheirRange) {
+  constexpr int64_t kFirst = std::numeric_limits<int64_t>::min();
+  FlowEvent destroy = Ended(TcpState::kTimeWait, kFirst + 1);
+  Dump({});
+  (void)Grown(destroy);
+  destroy = InState(FlowEventKind::kDump, TcpState::kTimeWait, 0xffffffff);
+  (void)Grown(destroy, kFirst);
+  destroy.identity.id = 8;
+  destroy.timeout_seconds = 0;
+  (void)Grown(destroy, kFirst);
+  EXPECT_EQ(time_ns_, 0u);
+}
+
+TEST_F(FlowTableLightTest, NothingIsLeft) {
+  constexpr uint32_t kFlows = 1000;
+  for (int round = 1; round <= 20; ++round) {
+    std::vector<FlowEvent> shown;
+    for (uint32_t id = 0; id < kFlows; ++id) {
+      FlowEvent event = Event(FlowEventKind::kDump, kStart + round * kSecond, 10);
+      event.identity.id = id;
+      shown.push_back(event);
+    }
+    Dump(shown);
+    EXPECT_EQ(open_, static_cast<int>(kFlows));
+    for (FlowEvent& event : shown) {
+      event.kind = FlowEventKind::kDestroy;
+      EXPECT_EQ(Grown(event), 0u);
+    }
+    table_.EndInterval();
+    EXPECT_EQ(table_.size(), 0u);
+    EXPECT_EQ(open_, 0);
+    std::vector<FlowIdentity> ghosts;
+    table_.BeginDump(kStart + kSecond);
+    table_.FinishDump(true);
+    EXPECT_FALSE(table_.SweepSome(&ghosts));
+  }
+}
+
+// What the memory of the dead forgets and keeps, with several lives in each of its parts.
+TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
+  constexpr uint64_t kMarks = 50'000;
+  const auto mark = [](uint64_t interval, uint64_t i) {
+    return (interval * kMarks + i) * 0x9e3779b97f4a7c15;
+  };
+  DestroyedMemory memory;
+  for (uint64_t interval = 0; interval < 6; ++interval) {
+    for (uint64_t i = 0; i < kMarks; ++i) {
+      ASSERT_TRUE(memory.Add(mark(interval, i)));
+      ASSERT_FALSE(memory.Add(mark(interval, i)));
+      ASSERT_TRUE(memory.Contains(mark(interval, i)));
+      if (interval >= 1) {
+        ASSERT_TRUE(memory.Contains(mark(interval - 1, i)));
+      }
+      if (interval >= 2) {
+        ASSERT_FALSE(memory.Contains(mark(interval - 2, i)));
+      }
+    }
+    memory.Age();
+  }
+  memory.Age();
+  // Nothing was added since: nothing is kept, though nothing has cleared it.
+  for (uint64_t i = 0; i < kMarks; ++i) ASSERT_FALSE(memory.Contains(mark(5, i)));
+  ASSERT_TRUE(memory.Add(mark(5, 1)));
+}
+
+TEST(DestroyedMemoryTest, ForgetsTheOldestBeyondItsMaximum) {
+  DestroyedMemory memory;
+  const auto mark = [](uint64_t i) { return i * 0x9e3779b97f4a7c15; };
+  for (uint64_t i = 0; i < 2 * DestroyedMemory::kMax + 1; ++i) ASSERT_TRUE(memory.Add(mark(i)));
+  EXPECT_FALSE(memory.Contains(mark(0)));
+  EXPECT_FALSE(memory.Contains(mark(DestroyedMemory::kMax - 1)));
+  EXPECT_TRUE(memory.Contains(mark(DestroyedMemory::kMax)));
+}
+
+// Whenever the sweep comes, between which events: the sums are the same as if it came at once.
+TEST(FlowTableSweepTest, SweepingByPartsGivesTheSameSums) {
+  constexpr uint32_t kFlows = 30'000;
+  struct Result {
+    uint64_t packets = 0;
+    uint64_t connections = 0;
+    int open = 0;
+    size_t flows = 0;
+    uint64_t forgotten = 0;
+    bool operator==(const Result&) const = default;
+  };
+  const auto run = [&](bool at_once) {
+    WorkerCounts counts;
+    FlowTable table(&counts);
+    table.Start(kStart, true);
+    Result result;
+    const auto apply = [&](FlowEventKind kind, uint32_t id, uint64_t packets) {
+      FlowEvent event;
+      event.kind = kind;
+      event.identity.protocol = kProtocolTcp;
+      event.identity.id = id;
+      if (kind != FlowEventKind::kNew) {
+        event.has_counters = true;
+        event.original = {packets, packets};
+        // Every third one is older than the engine.
+        event.start_ns = id % 3 == 0 ? kStart - kSecond : kBorn;
+      }
+      const FlowChange change = table.Apply(event, kStart + kSecond);
+      result.packets += change.growth.original.packets;
+      result.connections += change.growth.connection_count;
+      result.open += change.open_change;
+    };
+    std::vector<FlowIdentity> ghosts;
+    for (uint32_t id = 0; id < kFlows; ++id) {
+      if (id % 3 != 0) apply(FlowEventKind::kNew, id, 0);
+    }
+    size_t parts = 0;
+    for (uint32_t dump = 1; dump <= 3 + FlowTable::kForgottenAfterDumps; ++dump) {
+      if (dump == 3) table.NoteOverrun();
+      table.BeginDump(kStart + kSecond);
+      for (uint32_t id = 0; id < kFlows; ++id) {
+        // Some are shown once, some always, some now and then.
+        if (dump == 1 || id % 5 == 0 || id % 7 == dump) apply(FlowEventKind::kDump, id, dump);
+      }
+      table.FinishDump(true);
+      if (at_once) {
+        while (table.SweepSome(&ghosts)) {
+        }
+      }
+      for (uint32_t id = dump % 90; id < kFlows; id += 97) {
+        if (!at_once && id % 11 == 0) parts += table.SweepSome(&ghosts);
+        // The dead among them count as new.
+        apply(FlowEventKind::kDestroy, id, 1000);
+      }
+      while (table.SweepSome(&ghosts)) ++parts;
+      result.open -= static_cast<int>(ghosts.size());
+      ghosts.clear();
+    }
+    if (!at_once) {
+      EXPECT_GT(parts, 100u);
+    }
+    result.flows = table.size();
+    result.forgotten = counts.forgotten_flows;
+    return result;
+  };
+  const Result parts = run(false);
+  EXPECT_EQ(parts, run(true));
+  EXPECT_GT(parts.connections, 0u);
+  EXPECT_GT(parts.forgotten, 0u);
+}
+
+// Many flows that live at once, come and go, against a plain map.
+TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
+  WorkerCounts counts;
+  FlowTable table(&counts);
+  table.Start(kStart, true);
+  table.BeginDump(kStart);
+  (void)table.EndDump(true);
+  std::mt19937 random(1);
+  std::vector<uint64_t> packets(50'000, 0);  // 0: not alive.
+  uint64_t sent = 0;
+  uint64_t grown = 0;
+  size_t alive = 0;
+  int open = 0;
+  for (int i = 0; i < 1'000'000; ++i) {
+    const uint32_t id = random() % packets.size();
+    FlowEvent event;
+    event.identity.id = id;
+    event.identity.src_port = static_cast<uint16_t>(id % 7);
+    event.identity.protocol = kProtocolTcp;
+    if (packets[id] == 0) {
+      event.kind = FlowEventKind::kNew;
+      packets[id] = 1;
+      ++alive;
+    } else {
+      const bool dies = random() % 4 == 0;
+      event.kind = dies ? FlowEventKind::kDestroy : FlowEventKind::kDump;
+      event.has_counters = true;
+      event.original = {packets[id], packets[id]};
+      event.start_ns = kStart + i;
+      if (dies) {
+        sent += packets[id];
+        packets[id] = 0;
+        --alive;
+      } else {
+        event.start_ns = 0;
+        packets[id] += random() % 9;
+      }
+    }
+    const FlowChange change = table.Apply(event, kStart + i);
+    grown += change.growth.original.packets;
+    open += change.open_change;
+    ASSERT_EQ(table.size(), alive);
+  }
+  EXPECT_EQ(open, static_cast<int>(alive));
+  EXPECT_GT(grown, sent);
+  EXPECT_EQ(counts.counter_falls, 0u);
+}
+
+// ---- Restart ----
+
+std::vector<FlowRecord> Records(SnapshotStream* stream, bool* whole) {
+  std::vector<FlowRecord> records;
+  bool last = false;
+  for (const SnapshotChunk& chunk : stream->Take()) {
+    EXPECT_FALSE(last);
+    last = chunk.last;
+    if (last) *whole = chunk.whole;
+    records.insert(records.end(), chunk.records.begin(), chunk.records.end());
+  }
+  EXPECT_TRUE(last);
+  return records;
+}
+
+// Fault 1.
+TEST_F(FlowTableTest, AnotherTableGoesOnFromASnapshot) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  table_.FinishSnapshot();
+  bool whole = false;
+  const std::vector<FlowRecord> records = Records(&stream, &whole);
+  EXPECT_TRUE(whole);
+  ASSERT_EQ(records.size(), 1u);
+
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  next.Start(kStart + 100 * kSecond, true);
+  next.BeginRestore(kStart, false);
+  EXPECT_TRUE(next.Restore(records[0]));  // It is open.
+  EXPECT_TRUE(next.needs_resync());
+  next.BeginDump(kStart + 101 * kSecond);
+  const auto grown = [&](const FlowEvent& event) {
+    return next.Apply(event, kStart + 101 * kSecond).growth.original.packets;
+  };
+  EXPECT_EQ(grown(Event(FlowEventKind::kDump, kBorn, 17)), 7u);
+  // Born after the snapshot, under the engine before or under none: counts whole.
+  FlowEvent young = Event(FlowEventKind::kDump, kStart + 50 * kSecond, 4);
+  young.identity.id = 8;
+  EXPECT_EQ(grown(young), 4u);
+  // Older than the first engine, and never seen: a baseline.
+  FlowEvent old = Event(FlowEventKind::kDump, kStart - 5, 4);
+  old.identity.id = 9;
+  EXPECT_EQ(grown(old), 0u);
+  EXPECT_TRUE(next.EndDump(true).empty());
+  EXPECT_FALSE(next.needs_resync());
+  EXPECT_EQ(next.lost_deaths(), 0u);
+  EXPECT_EQ(grown(Event(FlowEventKind::kDestroy, kBorn, 20)), 3u);
+}
+
+TEST_F(FlowTableTest, WhatARestartMissesIsCounted) {
+  for (uint32_t id = 0; id < 10; ++id) {
+    FlowEvent flow = Event(FlowEventKind::kNew);
+    flow.identity.id = id;
+    (void)Grown(flow);
+  }
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  table_.FinishSnapshot();
+  bool whole = false;
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  next.Start(kStart + kSecond, true);
+  next.BeginRestore(kStart, false);
+  for (const FlowRecord& record : Records(&stream, &whole)) next.Restore(record);
+  next.BeginDump(kStart + kSecond);
+  FlowEvent shown = Event(FlowEventKind::kDump, kBorn, 3);
+  shown.identity.id = 3;
+  EXPECT_EQ(next.Apply(shown, kStart + kSecond).growth.original.packets, 3u);
+  EXPECT_TRUE(next.EndDump(true).empty());
+  EXPECT_EQ(next.lost_deaths(), 9u);
+}
+
+// The snapshot is of the moment at which it began, whatever happens while it is made.
+TEST_F(FlowTableTest, ASnapshotIsOfOneMoment) {
+  constexpr uint32_t kFlows = 50'000;
+  const auto flow = [](uint32_t id, FlowEventKind kind, uint64_t packets) {
+    FlowEvent event = Event(kind, kind == FlowEventKind::kNew ? 0 : kBorn, packets);
+    event.identity.src_port = static_cast<uint16_t>(id);
+    event.identity.id = id;
+    return event;
+  };
+  table_.BeginDump(kStart + kSecond);
+  for (uint32_t id = 0; id < kFlows; ++id) {
+    (void)Grown(flow(id, FlowEventKind::kDump, id + 1));
+  }
+  EXPECT_TRUE(table_.EndDump(true).empty());
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  uint32_t next = 0;
+  bool more = true;
+  while (more) {
+    more = table_.SnapshotSome();
+    for (uint32_t i = 0; i < kFlows / 5 && next < kFlows; ++i, ++next) {
+      const uint32_t id = next * 7919 % kFlows;
+      (void)Grown(next % 2 == 0 ? flow(id, FlowEventKind::kDestroy, id + 2)
+                                : flow(id + kFlows, FlowEventKind::kNew, 0));
+    }
+  }
+  EXPECT_GT(next, kFlows / 5);
+  bool whole = false;
+  const std::vector<FlowRecord> records = Records(&stream, &whole);
+  EXPECT_TRUE(whole);
+  EXPECT_EQ(records.size(), kFlows);
+  std::vector<bool> seen(kFlows);
+  for (const FlowRecord& record : records) {
+    ASSERT_LT(record.identity.id, kFlows);
+    EXPECT_EQ(record.original.packets, record.identity.id + 1);
+    EXPECT_FALSE(seen[record.identity.id]);
+    seen[record.identity.id] = true;
+  }
+}
+
+// Whoever is born after the loss, while a dump is asked for that has passed its place already, is
+// not lost.
+TEST_F(FlowTableTest, FlowsBornAfterTheLossAreNotLost) {
+  Dump({});
+  table_.NoteOverrun();
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({});
+  EXPECT_FALSE(table_.needs_resync());
+  EXPECT_EQ(table_.lost_deaths(), 0u);
+  table_.NoteOverrun();
+  Dump({});
+  EXPECT_EQ(table_.lost_deaths(), 1u);
+}
+
+// Resent for another listener's sake, however late (fault 20).
+TEST_F(FlowTableTest, ADestroyToldMuchLaterCountsOnce) {
+  const FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 7);
+  EXPECT_EQ(Grown(end), 7u);
+  for (int interval = 0; interval < 100; ++interval) table_.EndInterval();
+  EXPECT_EQ(Grown(end), 0u);
+  EXPECT_EQ(counts_.duplicate_destroys, 1u);
+}
+
+// A copy that nobody takes does not grow into the size of the table, unless it must.
+TEST_F(FlowTableTest, ASnapshotWaitsForWhoTakesIt) {
+  for (uint32_t id = 0; id < 200'000; ++id) {
+    FlowEvent flow = Event(FlowEventKind::kNew);
+    flow.identity.id = id;
+    (void)Grown(flow);
+  }
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  while (table_.SnapshotSome()) {
+  }
+  EXPECT_TRUE(table_.snapshot_running());
+  EXPECT_TRUE(stream.IsFull());
+  size_t records = 0;
+  for (int rounds = 0; table_.snapshot_running(); ++rounds) {
+    ASSERT_LT(rounds, 100);
+    for (const SnapshotChunk& chunk : stream.Take()) records += chunk.records.size();
+    while (table_.SnapshotSome()) {
+    }
+  }
+  for (const SnapshotChunk& chunk : stream.Take()) records += chunk.records.size();
+  EXPECT_EQ(records, 200'000u);
+}
+
+TEST_F(FlowTableTest, ASnapshotIsLeftOutWhileNobodyTakesTheOneBefore) {
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  table_.FinishSnapshot();
+  table_.BeginSnapshot(2, &stream);
+  EXPECT_FALSE(table_.snapshot_running());
+  const std::vector<SnapshotChunk> chunks = stream.Take();
+  ASSERT_EQ(chunks.size(), 2u);
+  EXPECT_TRUE(chunks[0].whole && chunks[0].last);
+  EXPECT_TRUE(!chunks[1].whole && chunks[1].last);
+  EXPECT_EQ(chunks[1].seal, 2u);
+}
+
+// ---- Fault 23 ----
+
+TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
+  constexpr int64_t kDay = 86400 * kSecond;
+  Dump({});
+  FlowEvent flow = Event(FlowEventKind::kDump, kStart - kDay + 5, 4);
+  EXPECT_EQ(Grown(flow), 0u);  // As far as anybody can tell it is old.
+  table_.NoteClockSetBack(kStart - kDay);
+  flow.identity.id = 8;
+  EXPECT_EQ(Grown(flow), 4u);
+  // Its next incarnation, whose forerunner's end was lost, starts before it.
+  flow = Event(FlowEventKind::kDump, kStart + kSecond, 50);
+  flow.identity.id = 9;
+  EXPECT_EQ(Grown(flow), 50u);
+  flow = Event(FlowEventKind::kDump, kStart - kDay + 10, 6);
+  flow.identity.id = 9;
+  EXPECT_EQ(Grown(flow), 6u);
+}
+
+}  // namespace
+}  // namespace ctacct

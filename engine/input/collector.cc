@@ -1,0 +1,367 @@
+#include "engine/input/collector.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cassert>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "engine/input/kept_events.h"
+#include "netlink/conntrack_settings.h"
+#include "netlink/dying_list.h"
+#include "netlink/event_filter.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kNanosPerSecond = 1'000'000'000;
+constexpr int64_t kNanosPerMilli = 1'000'000;
+
+// The kernel makes a dump's chunks while we ask for them: it is silent only if something is broken.
+constexpr int64_t kDumpSilenceMaxNs = 10 * kNanosPerSecond;
+constexpr int64_t kDumpRetryNs = kNanosPerSecond;
+// At the end, for flows whose DESTROY waits for room: the kernel sends again every 10 ms.
+constexpr int64_t kUndeliveredMaxNs = 30 * kNanosPerSecond;
+constexpr int kUndeliveredPollMillis = 10;
+// Looks at the clock at least so often, in case the wall clock is set.
+constexpr int64_t kPollMillisMax = 1000;
+constexpr int64_t kCatchUpPollMillis = 1;
+// A dump is due, but the flusher has no spare table, or the last one failed just now.
+constexpr int64_t kBlockedPollMillis = 10;
+
+int64_t NowNs(clockid_t clock) {
+  timespec now{};
+  clock_gettime(clock, &now);
+  return now.tv_sec * kNanosPerSecond + now.tv_nsec;
+}
+
+// The CPU of each worker: spread over those this process may use. A single worker is not pinned:
+// the scheduler knows better which CPU is idle.
+std::vector<int> WorkerCpus(size_t workers) {
+  cpu_set_t allowed;
+  CPU_ZERO(&allowed);
+  std::vector<int> cpus;
+  if (workers > 1 && sched_getaffinity(0, sizeof(allowed), &allowed) == 0) {
+    for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+      if (CPU_ISSET(static_cast<size_t>(cpu), &allowed)) cpus.push_back(cpu);
+    }
+  }
+  std::vector<int> of_worker(workers, -1);
+  for (size_t i = 0; i < workers && !cpus.empty(); ++i) {
+    of_worker[i] = cpus[(i * std::max(cpus.size() / workers, size_t{1})) % cpus.size()];
+  }
+  return of_worker;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
+    Options options, const std::vector<AccountingHandoff*>& handoffs) {
+  assert(options.manager != nullptr);
+  auto collector = std::unique_ptr<Collector>(new Collector(std::move(options)));
+  const Options& asked = collector->options_;
+  collector->handoffs_ = handoffs;
+  collector->attention_fd_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!collector->attention_fd_.valid()) {
+    return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
+  }
+  if (!asked.record.empty()) {
+    absl::StatusOr<std::unique_ptr<CaptureWriter>> capture = CaptureWriter::Create(asked.record);
+    if (!capture.ok()) return capture.status();
+    collector->capture_ = *std::move(capture);
+  }
+  collector->subscribed_ns_ = NowNs(CLOCK_REALTIME);
+  const size_t workers = handoffs.size();
+  const std::vector<int> cpus = WorkerCpus(workers);
+  std::vector<EventSocket::Options> sockets(workers);
+  for (size_t i = 0; i < workers; ++i) {
+    EventFilterRules rules;
+    rules.src = asked.rules.src;
+    rules.dst = asked.rules.dst;
+    rules.exclude = asked.rules.exclude;
+    rules.include_icmp = asked.rules.include_icmp;
+    rules.worker = static_cast<uint32_t>(i);
+    rules.workers = static_cast<uint32_t>(workers);
+    sockets[i].receive_buffer_bytes = asked.receive_buffer_bytes / workers;
+    sockets[i].destroy_only = asked.destroy_only;
+    sockets[i].filter = BuildEventFilter(rules);
+  }
+  // Of a flow that ended while no engine ran, only its start time tells that it is old.
+  absl::StatusOr<KeptEvents> events =
+      OpenEventSockets(sockets, TimestampsAreOn(), !asked.reliable, *asked.manager, asked.log);
+  if (!events.ok()) return events.status();
+  collector->events_kept_ = events->kept;
+  collector->kept_names_ = events->names;
+  for (size_t i = 0; i < workers; ++i) {
+    EventLoop::Options loop_options;
+    loop_options.cpu = cpus[i];
+    loop_options.reliable = asked.reliable;
+    loop_options.attention_fd = collector->attention_fd_.get();
+    loop_options.capture = collector->capture_.get();
+    loop_options.log = asked.log;
+    absl::StatusOr<std::unique_ptr<EventLoop>> loop =
+        EventLoop::Open(std::move(loop_options), std::move(events->sockets[i]));
+    if (!loop.ok()) return loop.status();
+    collector->loops_.push_back(*std::move(loop));
+  }
+  absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
+  if (!dumps.ok()) return dumps.status();
+  collector->dump_socket_ = *std::move(dumps);
+  return collector;
+}
+
+void Collector::NoteDrained(int64_t drained_ns) {
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->NoteDrained(drained_ns);
+}
+
+absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers, bool timestamps_on,
+                            std::atomic<bool>* stop, int wake_fd) {
+  std::vector<FrameQueue*> queues;
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < loops_.size(); ++i) {
+    // Flows born from the subscription on count in full.
+    workers[i]->Start(subscribed_ns_, timestamps_on);
+    queues.push_back(loops_[i]->queue());
+    threads.emplace_back(&EventLoop::Run, loops_[i].get(), workers[i].get());
+  }
+  Dispatcher::Options dispatch;
+  dispatch.interval_ns = options_.rules.interval_ns;
+  dispatch.ended_before_ns = interval_ended_ns_;
+  dispatch.timestamps_on = timestamps_on;
+  dispatcher_.emplace(dispatch, queues);
+  {
+    std::optional<TableGuard> guard;
+    if (options_.reliable) {
+      guard.emplace([this](bool room, const TableFill& fill) { OnTableRoom(room, fill); });
+    }
+    Loop(*stop, wake_fd);
+    if (!AnyFailed()) TakeLastDump();
+    if (!AnyFailed()) AwaitUndelivered();
+  }
+  stop->store(true);
+  dispatcher_->Finish();
+  WakeWorkers();
+  for (std::thread& thread : threads) thread.join();
+  for (size_t i = 0; i < loops_.size() && options_.reliable; ++i) {
+    // Nobody will look after the table: from here on they are sockets like others, and may be kept.
+    loops_[i]->EndReliable();
+    options_.manager->Store(kept_names_[i], loops_[i]->socket_fd());
+  }
+  absl::Status status;
+  for (const std::unique_ptr<EventLoop>& loop : loops_) status.Update(loop->status());
+  if (capture_ != nullptr) status.Update(capture_->Flush());
+  return status;
+}
+
+void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
+  // A recording must tell the time of the subscription, too: it begins, as a capture of an nlmon
+  // interface would, with a request for a dump.
+  const Datagram request = dump_socket_->last_request();
+  dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
+  RequestDump();  // The baseline.
+  while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
+    TellAlive();
+    if (dump_requested_) {
+      if (!TakeChunk()) Wait(wake_fd);
+      continue;
+    }
+    if (AllCaughtUp()) {
+      NoteBaseline();
+      const bool wanted =
+          dispatcher_->DumpWouldEndInterval(NowNs(CLOCK_REALTIME)) || AnyNeedsResync() || !dumped_;
+      if (wanted && CanSeal() && NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
+        RequestDump();
+        continue;
+      }
+    }
+    Wait(wake_fd);
+  }
+}
+
+bool Collector::TakeChunk() {
+  const absl::StatusOr<const Datagram*> chunk = dump_socket_->Receive();
+  if (!chunk.ok()) {
+    FailDump(std::string(chunk.status().message()));
+    return false;
+  }
+  const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
+  if (*chunk == nullptr) {
+    if (now_ns - dump_progress_ns_ > kDumpSilenceMaxNs) {
+      FailDump("conntrack dump: the kernel fell silent before its end");
+    }
+    return false;
+  }
+  dump_progress_ns_ = now_ns;
+  const bool was_running = dispatcher_->dump_running();
+  dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
+  dump_requested_ = dispatcher_->dump_running();
+  if (!dump_requested_) {
+    dumped_ = true;
+    NoteDumpEnded(/*failed=*/false);
+  }
+  // In the middle of a dump they look by themselves.
+  if (!was_running || !dump_requested_) WakeWorkers();
+  return true;
+}
+
+void Collector::RequestDump() {
+  dispatcher_->set_dump_requested_ns(NowNs(CLOCK_MONOTONIC));
+  const absl::Status status = dump_socket_->Request();
+  dump_requested_ = true;
+  dump_begun_ns_ = dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
+  if (!status.ok()) FailDump(std::string(status.message()));
+}
+
+void Collector::FailDump(const std::string& why) {
+  options_.log(why);
+  dump_requested_ = false;
+  next_request_ns_ = NowNs(CLOCK_MONOTONIC) + kDumpRetryNs;
+  NoteDumpEnded(/*failed=*/true);
+  dispatcher_->OnDumpFailed(NowNs(CLOCK_REALTIME));
+  WakeWorkers();
+  // A fresh socket: the old one may hold half a dump.
+  if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(); fresh.ok()) {
+    dump_socket_ = *std::move(fresh);
+  }
+}
+
+void Collector::NoteDumpEnded(bool failed) {
+  const int64_t took_ns = NowNs(CLOCK_MONOTONIC) - dump_begun_ns_;
+  dumps_.fetch_add(1, std::memory_order_relaxed);
+  dumps_failed_.fetch_add(failed ? 1 : 0, std::memory_order_relaxed);
+  dump_ns_.fetch_add(took_ns, std::memory_order_relaxed);
+  last_dump_ns_.store(took_ns, std::memory_order_relaxed);
+}
+
+LiveMetrics Collector::metrics() const {
+  LiveMetrics metrics;
+  metrics.dumps = dumps_.load(std::memory_order_relaxed);
+  metrics.dumps_failed = dumps_failed_.load(std::memory_order_relaxed);
+  metrics.dump_ns = dump_ns_.load(std::memory_order_relaxed);
+  metrics.last_dump_ns = last_dump_ns_.load(std::memory_order_relaxed);
+  for (const std::unique_ptr<EventLoop>& loop : loops_) {
+    const EventLoop::Waits waits = loop->waits();
+    metrics.wakeups += waits.wakeups;
+    metrics.naps += waits.naps;
+    metrics.receive_buffer_bytes += loop->ReceiveBufferBytes();
+    metrics.receive_buffer_peak =
+        std::max(metrics.receive_buffer_peak, loop->ReceiveBufferShare(waits.queued_events_peak));
+  }
+  metrics.times_reliable_left = times_reliable_left();
+  return metrics;
+}
+
+void Collector::TakeLastDump() {
+  // The one that runs, then one of its own: what the kernel counted up to now belongs to us.
+  for (int dumps = dump_requested_ ? 0 : 1; dumps < 2; ++dumps) {
+    if (!dump_requested_) RequestDump();
+    while (dump_requested_) {
+      if (TakeChunk()) continue;
+      pollfd fd = {dump_socket_->fd(), POLLIN, 0};
+      if (dump_requested_) poll(&fd, 1, 10);
+    }
+  }
+}
+
+// The ends of flows that the kernel could not deliver so far.
+void Collector::AwaitUndelivered() {
+  if (!options_.reliable) return;
+  const int64_t give_up_ns = NowNs(CLOCK_MONOTONIC) + kUndeliveredMaxNs;
+  for (;;) {
+    const absl::StatusOr<size_t> flows = CountDyingFlows();
+    if (!flows.ok()) options_.log(std::string(flows.status().message()));
+    if (!flows.ok() || *flows == 0) return;
+    if (NowNs(CLOCK_MONOTONIC) > give_up_ns) {
+      options_.log(absl::StrCat("reliable delivery: the ends of ", *flows,
+                                " flows were not delivered in time, and are lost"));
+      return;
+    }
+    poll(nullptr, 0, kUndeliveredPollMillis);
+  }
+}
+
+void Collector::OnTableRoom(bool room, const TableFill& fill) {
+  if (!room) times_reliable_left_.fetch_add(1);
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->AllowReliable(room);
+  options_.log(absl::StrCat(
+      room ? "reliable delivery is on again: " : "reliable delivery is off for now: ", fill.flows,
+      " of at most ", fill.flows_max, " flows in conntrack's table",
+      room ? ""
+           : ", and undelivered events would keep more there; remedy: a larger "
+             "nf_conntrack_max or -receive-buffer"));
+}
+
+void Collector::NoteBaseline() {
+  if (!dumped_ || baseline_told_) return;
+  baseline_told_ = true;
+  size_t flows = 0;
+  size_t buffer_bytes = 0;
+  for (const std::unique_ptr<EventLoop>& loop : loops_) {
+    flows += loop->flows();
+    buffer_bytes += loop->ReceiveBufferBytes();
+  }
+  options_.log(absl::StrCat("accounting live; ", flows, " flows so far, ", loops_.size(),
+                            loops_.size() == 1 ? " worker" : " workers", ", receive buffer ",
+                            buffer_bytes, " bytes",
+                            events_kept_ ? "; events were kept since an earlier engine" : ""));
+  options_.manager->TellReady();
+}
+
+void Collector::TellAlive() {
+  if (!options_.manager->AliveIsDue()) return;
+  turns_told_.resize(loops_.size());
+  for (size_t i = 0; i < loops_.size(); ++i) {
+    if (loops_[i]->turns() == turns_told_[i]) return;
+  }
+  for (size_t i = 0; i < loops_.size(); ++i) turns_told_[i] = loops_[i]->turns();
+  options_.manager->TellAlive();
+}
+
+bool Collector::AllCaughtUp() const {
+  return std::all_of(loops_.begin(), loops_.end(),
+                     [](const auto& loop) { return loop->queue()->Empty(); });
+}
+
+bool Collector::AnyNeedsResync() const {
+  return std::any_of(loops_.begin(), loops_.end(),
+                     [](const auto& loop) { return loop->needs_resync(); });
+}
+
+bool Collector::AnyFailed() const {
+  return std::any_of(loops_.begin(), loops_.end(), [](const auto& loop) { return loop->failed(); });
+}
+
+bool Collector::CanSeal() const {
+  return std::all_of(handoffs_.begin(), handoffs_.end(),
+                     [](const auto* handoff) { return handoff->HasSpare(); });
+}
+
+void Collector::WakeWorkers() {
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->Wake();
+}
+
+void Collector::Wait(int wake_fd) {
+  int64_t millis = kCatchUpPollMillis;
+  if (AllCaughtUp()) {
+    const int64_t until_end_ns = dispatcher_->open_end_ns() - NowNs(CLOCK_REALTIME);
+    millis = until_end_ns <= 0 ? kBlockedPollMillis
+                               : std::min(until_end_ns / kNanosPerMilli + 1, kPollMillisMax);
+  }
+  pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
+                  {wake_fd, POLLIN, 0},
+                  {dump_requested_ ? dump_socket_->fd() : -1, POLLIN, 0}};
+  poll(fds, 3, static_cast<int>(millis));
+  if (fds[0].revents != 0) {
+    uint64_t drained = 0;
+    [[maybe_unused]] const ssize_t ignored = read(attention_fd_.get(), &drained, sizeof(drained));
+  }
+}
+
+}  // namespace ctacct

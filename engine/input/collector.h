@@ -1,0 +1,131 @@
+// Accounts live. Each worker has a thread and an event socket on which the kernel queues the events
+// of its share of the flows (EventLoop). The thread that calls Run asks for a dump at each
+// interval's boundary, and after an overrun, and hands its chunks to the workers through the
+// dispatcher's queues.
+//
+// Thread-compatible; Run belongs to one thread, which must be in the network namespace of Open.
+#ifndef CTACCT_ENGINE_INPUT_COLLECTOR_H_
+#define CTACCT_ENGINE_INPUT_COLLECTOR_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/accounting/dispatcher.h"
+#include "engine/accounting/worker.h"
+#include "engine/input/event_loop.h"
+#include "engine/input/table_guard.h"
+#include "engine/metrics.h"
+#include "engine/system/service_manager.h"
+#include "engine/system/unique_fd.h"
+#include "netlink/capture_file.h"
+#include "netlink/dump_socket.h"
+
+namespace ctacct {
+
+class Collector {
+ public:
+  struct Options {
+    AccountingRules rules;  // What the kernel need not queue.
+    bool destroy_only = false;
+    // Kernel memory for bursts of events, of all workers together.
+    size_t receive_buffer_bytes = 0;
+    bool reliable = false;  // See EventSocket::SetReliable; given up while the table is too full.
+    std::string record;     // Capture to write; empty: none. One worker.
+    std::function<void(const std::string&)> log;  // One line of trouble; any thread.
+    // Keeps event sockets beyond this process, and is told once accounting is live, and that it
+    // goes on. Must be given.
+    ServiceManager* manager = nullptr;
+  };
+
+  // Subscribes, once per worker: from here on the kernel queues events. Or goes on with sockets of
+  // an earlier engine.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
+      Options options, const std::vector<AccountingHandoff*>& handoffs);
+
+  // Flows born from then on count in full; since the Unix epoch.
+  int64_t subscribed_ns() const { return subscribed_ns_; }
+  // All event sockets are of an earlier engine with the same settings: what the kernel told while
+  // none ran is queued in them, but for what it has dropped, which is counted as ever.
+  bool events_kept() const { return events_kept_; }
+  // Before Run: an engine before had read all events up to then.
+  void NoteDrained(int64_t drained_ns);
+  // Likewise: it has written the interval that ends then.
+  void NoteIntervalEnded(int64_t end_ns) { interval_ended_ns_ = end_ns; }
+
+  // How often reliable delivery was given up for want of room in the table.
+  uint64_t times_reliable_left() const { return times_reliable_left_.load(); }
+  // All but what conntrack itself tells; any thread.
+  LiveMetrics metrics() const;
+
+  // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
+  // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
+  // ends it early, the workers finished likewise, and *stop set: then the flusher must take all
+  // tables.
+  [[nodiscard]] absl::Status Run(const std::vector<std::unique_ptr<Worker>>& workers,
+                                 bool timestamps_on, std::atomic<bool>* stop, int wake_fd);
+
+ private:
+  explicit Collector(Options options) : options_(std::move(options)) {}
+
+  void Loop(const std::atomic<bool>& stop, int wake_fd);
+  void TakeLastDump();
+  void AwaitUndelivered();
+  void OnTableRoom(bool room, const TableFill& fill);
+  void RequestDump();
+  // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
+  bool TakeChunk();
+  void FailDump(const std::string& why);
+  void NoteDumpEnded(bool failed);
+  // Every worker has applied all that was dispatched.
+  bool AllCaughtUp() const;
+  bool AnyNeedsResync() const;
+  bool AnyFailed() const;
+  // Every interval sealed so far could be handed over: another may end.
+  bool CanSeal() const;
+  void NoteBaseline();
+  // What the service manager's watchdog is to take for a hung engine: this thread or a worker does
+  // not go round any more. Then events overflow, and a restart goes on with the same sockets. The
+  // flusher is not asked: what can stop it is a slow disk, meanwhile rows wait in memory, and
+  // killing it would lose them.
+  void TellAlive();
+  void WakeWorkers();
+  void Wait(int wake_fd);
+
+  const Options options_;
+  std::vector<AccountingHandoff*> handoffs_;
+  UniqueFd attention_fd_;  // A worker wants something of this thread.
+  std::vector<std::unique_ptr<EventLoop>> loops_;
+  std::unique_ptr<DumpSocket> dump_socket_;
+  std::unique_ptr<CaptureWriter> capture_;
+  std::optional<Dispatcher> dispatcher_;
+  int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
+  bool events_kept_ = false;
+  int64_t interval_ended_ns_ = 0;
+  std::vector<std::string> kept_names_;
+  std::atomic<uint64_t> times_reliable_left_{0};
+  // Written by the thread of Run.
+  std::atomic<uint64_t> dumps_{0};
+  std::atomic<uint64_t> dumps_failed_{0};
+  std::atomic<int64_t> dump_ns_{0};
+  std::atomic<int64_t> last_dump_ns_{0};
+  bool dumped_ = false;  // The first dump is over.
+  bool baseline_told_ = false;
+  std::vector<uint64_t> turns_told_;  // Of each worker's loop, at the last sign of life.
+  bool dump_requested_ = false;       // And not done yet.
+  int64_t dump_begun_ns_ = 0;         // Monotonic: when it was requested.
+  int64_t dump_progress_ns_ = 0;      // Monotonic: the last sign of life of the dump.
+  int64_t next_request_ns_ = 0;       // Monotonic: not before, after a dump that failed.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_INPUT_COLLECTOR_H_

@@ -1,0 +1,145 @@
+// One worker's thread: joins an event socket and the dispatcher's queue to the worker. The only
+// file that knows both sockets and tables.
+//
+// It drains events in batches, then naps: waking up for each of them would cost more than the
+// event.
+//
+// Order. The kernel made a dump's chunk before it was received. Every event that is older has been
+// queued by then, and is taken first: an event may say that a flow which the chunk shows is another
+// one by now. So the loop looks at how far its queue is filled, takes all events that wait, and
+// then the frames up to there. (A chunk that is older than the events taken is no harm: see
+// FlowTable.)
+//
+// Thread safety: Run by one thread; the rest by one other, and as each says.
+#ifndef CTACCT_ENGINE_INPUT_EVENT_LOOP_H_
+#define CTACCT_ENGINE_INPUT_EVENT_LOOP_H_
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/accounting/frame_queue.h"
+#include "engine/accounting/worker.h"
+#include "engine/system/unique_fd.h"
+#include "netlink/capture_file.h"
+#include "netlink/event_socket.h"
+
+namespace ctacct {
+
+class EventLoop {
+ public:
+  struct Options {
+    // To run on, but for the time of a dump, which keeps one CPU busy: then any other that this
+    // process may use does better. -1: none of its own.
+    int cpu = -1;
+    bool reliable = false;             // See EventSocket::SetReliable.
+    int attention_fd = -1;             // An eventfd, written when the other thread should look.
+    CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
+    std::function<void(const std::string&)> log;
+  };
+  // `events` may be of an earlier process: then drops that it did not tell of are told first.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventLoop>> Open(
+      Options options, std::unique_ptr<EventSocket> events);
+
+  // Before Run: an overrun that shows first has not begun before then; else, before Open.
+  void NoteDrained(int64_t drained_ns) { drained_ns_ = drained_ns; }
+
+  // Feeds the worker, which was started, until the dispatcher says kFinish.
+  void Run(Worker* worker);
+
+  FrameQueue* queue() { return &queue_; }
+  // Frames wait that should not wait long.
+  void Wake();
+
+  // Leaves reliable delivery, at once, or takes it up again when the queue is next drained; if it
+  // was asked for. Leaving is like an overrun: what was under way may be lost. Any thread.
+  void AllowReliable(bool allowed);
+  // After Run: leaves it for good, and silently.
+  void EndReliable();
+  int socket_fd() const { return events_->fd(); }
+
+  // Of any thread; as of the frames that the queue's producer knows to be applied.
+  bool needs_resync() const { return needs_resync_.load(std::memory_order_relaxed); }
+  size_t flows() const { return flows_.load(std::memory_order_relaxed); }
+  // How it waits, as of the end of the last dump.
+  struct Waits {
+    uint64_t wakeups = 0;
+    uint64_t naps = 0;  // Of kNapNs; not those within a dump.
+    // The most events that were there at one look, up to the last interval's end since the one
+    // before.
+    size_t queued_events_peak = 0;
+  };
+  Waits waits() const;
+  // The part of the receive buffer that so many events fill, about.
+  double ReceiveBufferShare(size_t events) const;
+  // Grows as long as the loop goes round, which it does at least each second.
+  uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
+  // The socket failed; the loop goes on with frames only.
+  bool failed() const { return failed_.load(std::memory_order_acquire); }
+  // Why; once failed, or after Run.
+  const absl::Status& status() const { return status_; }
+  size_t ReceiveBufferBytes() const { return events_->ReceiveBufferBytes(); }
+
+ private:
+  EventLoop(Options options, std::unique_ptr<EventSocket> events, UniqueFd wake_fd)
+      : options_(std::move(options)),
+        events_(std::move(events)),
+        wake_fd_(std::move(wake_fd)),
+        overrun_(events_->Drops() != events_->DropsTold()),
+        drops_seen_(events_->DropsTold()) {}
+
+  // Takes every event that is queued when it is called, and returns their number.
+  size_t TakeEvents(Worker* worker);
+  void NoteOverrun(Worker* worker);
+  void NoteReliableLeft();
+  // The queue is drained and every loss is told.
+  void TakeUpReliable(Worker* worker);
+  void CallAttention() const;
+  void RunOn(const cpu_set_t& cpus);
+  void Wait(size_t taken, bool snapshot_running);
+  // Shows `waits_` to others; `interval_ends`: its peak begins anew.
+  void PublishWaits(bool interval_ends);
+
+  const Options options_;
+  const std::unique_ptr<EventSocket> events_;
+  const UniqueFd wake_fd_;
+  FrameQueue queue_;
+  // Guarded by: the thread of Run.
+  absl::Status status_;  // Read by others once failed_.
+  cpu_set_t own_cpu_;
+  cpu_set_t all_cpus_;
+  bool dump_running_ = false;
+  bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
+  uint32_t drops_seen_;
+  Waits waits_;
+  int64_t overrun_over_ns_ = 0;  // Monotonic: when the last one's queue was drained.
+  int64_t drained_ns_ = 0;       // Since the epoch: when the queue was last known to be empty.
+  // Shared.
+  std::atomic<bool> needs_resync_{false};
+  std::atomic<bool> failed_{false};
+  std::atomic<size_t> flows_{0};
+  std::atomic<uint64_t> wakeups_{0};
+  std::atomic<uint64_t> naps_{0};
+  std::atomic<size_t> queued_events_peak_{0};
+  std::atomic<uint64_t> turns_{0};
+  enum class Delivery { kUnreliable, kReliable, kReliableLeft };
+  std::mutex delivery_mutex_;
+  // Guarded by delivery_mutex_:
+  bool reliable_allowed_ = true;
+  Delivery delivery_ = Delivery::kUnreliable;
+  uint32_t drops_at_leaving_ = 0;  // kReliableLeft: so many drops were no losses.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_INPUT_EVENT_LOOP_H_

@@ -1,0 +1,43 @@
+// Event sockets that outlive the engine: kept by the service manager, they stay subscribed while no
+// engine runs, and the next one reads what they have queued. Only sockets made for the very same
+// settings will do: each is stored under a name that tells them, and looked at before it is used.
+//
+// Thread-compatible.
+#ifndef CTACCT_ENGINE_INPUT_KEPT_EVENTS_H_
+#define CTACCT_ENGINE_INPUT_KEPT_EVENTS_H_
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/system/service_manager.h"
+#include "netlink/event_socket.h"
+
+namespace ctacct {
+
+// The name of a worker's socket in the store: the same for the same settings only.
+[[nodiscard]] std::string KeptEventsName(const EventSocket::Options& options, size_t worker,
+                                         size_t workers);
+
+struct KeptEvents {
+  std::vector<std::unique_ptr<EventSocket>> sockets;  // One per worker, in order.
+  // All of them were handed back: no event has been missed since they were made, but for those that
+  // the kernel has dropped and counted.
+  bool kept = false;
+  std::vector<std::string> names;  // To store them under.
+};
+
+// The sockets of these settings: all of the store, or all new (and stored, for the next engine).
+// What else is in the store is removed: nobody will ask for it, and the kernel goes on filling it.
+// `usable`: false where kept events would do harm; then all are new. `store`: false if the sockets
+// shall not outlive a crash; then the caller stores them before a good end.
+[[nodiscard]] absl::StatusOr<KeptEvents> OpenEventSockets(
+    const std::vector<EventSocket::Options>& options, bool usable, bool store,
+    ServiceManager& manager, const std::function<void(const std::string&)>& log);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_INPUT_KEPT_EVENTS_H_

@@ -1,0 +1,734 @@
+#include "engine/output/flusher.h"
+
+#include <arpa/inet.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/spool/spool_reader.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+AccountingKey Key(uint8_t host, int32_t port = 80) {
+  AccountingKey key;
+  key.src = Ipv4Address::FromHostOrder(0x0a000000u + host);
+  key.dst = Ipv4Address::FromHostOrder(0x0b000000u);
+  key.protocol = kProtocolTcp;
+  key.port = port;
+  return key;
+}
+
+TrafficSums Sums(uint64_t packets) {
+  TrafficSums sums;
+  sums.original.packets = packets;
+  sums.connection_count = 1;
+  sums.connection_time_ns = 1'999'999;
+  return sums;
+}
+
+class FlusherTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = testing::TempDir() + "/spool";
+    std::filesystem::create_directory(folder_);
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  RowSink Keep() {
+    RowSink sink;
+    sink.write = [this](const IntervalRows& interval, const std::string&) {
+      if (sink_status_.ok()) kept_.push_back(interval);
+      return sink_status_;
+    };
+    return sink;
+  }
+  Flusher::Options Options() {
+    Flusher::Options options;
+    options.sink = Keep();
+    return options;
+  }
+  void Seal(int64_t end_ns) {
+    handoff_.live().interval_end_ns = end_ns;
+    handoff_.live().seal = ++seal_;
+    ASSERT_TRUE(handoff_.Publish());
+  }
+  std::vector<std::string> Files() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      names.push_back(entry.path().filename());
+    }
+    std::sort(names.begin(), names.end());
+    return names;
+  }
+
+  std::string folder_;
+  TableHandoff<AccountingTable> handoff_;
+  uint64_t seal_ = 0;
+  absl::Status sink_status_;
+  std::vector<IntervalRows> kept_;
+};
+
+TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
+  Flusher flusher(Options());
+  handoff_.live().rows[Key(1, -1)] = Sums(5);
+  handoff_.live().events_dropped = 3;
+  handoff_.live().completeness = Completeness::kResynced;
+  Seal(15'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_EQ(kept_[0].events_dropped, 3u);
+  EXPECT_EQ(kept_[0].completeness, Completeness::kResynced);
+  ASSERT_EQ(kept_[0].rows.size(), 1u);
+  const TrafficRow& row = kept_[0].rows[0];
+  EXPECT_EQ(row.time_ns, 15'000'000'000);
+  EXPECT_EQ(row.src, (AddressBytes{10, 0, 0, 1}));
+  EXPECT_EQ(row.dst, (AddressBytes{11}));
+  EXPECT_EQ(row.port, -1);
+  EXPECT_EQ(row.packets_src, 5u);
+  EXPECT_EQ(row.connection_time_ms, 1u);
+  EXPECT_EQ(flusher.rows_written(), 1u);
+}
+
+// A worker's tables need not grow anew in each interval.
+TEST_F(FlusherTest, TablesComeBackWithTheirMemory) {
+  Flusher flusher(Options());
+  for (int interval = 1; interval <= 4; ++interval) {
+    // The two tables and the one that the flusher keeps go round.
+    if (interval == 4) {
+      EXPECT_GT(handoff_.live().rows.MemoryBytes(), 100'000u * sizeof(TrafficSums));
+    }
+    for (uint32_t i = 0; i < 100'000; ++i) {
+      AccountingKey key = Key(1);
+      key.src = Ipv4Address::FromHostOrder(i);
+      handoff_.live().rows[key] = Sums(1);
+    }
+    Seal(interval);
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+    EXPECT_TRUE(handoff_.live().rows.empty());
+  }
+}
+
+// An interval is whole once every worker has sealed it, or a later one for want of a spare table.
+TEST_F(FlusherTest, WorkersAreMerged) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  Flusher flusher(options);
+  AccountingHandoff other;
+  const std::vector<AccountingHandoff*> both = {&handoff_, &other};
+  const auto seal_other = [&](int64_t end_ns) {
+    other.live().interval_end_ns = end_ns;
+    other.live().seal = static_cast<uint64_t>(end_ns);
+    ASSERT_TRUE(other.Publish());
+  };
+  handoff_.live().rows[Key(1)] = Sums(5);
+  handoff_.live().open_changes[Key(1)] = 1;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  EXPECT_TRUE(kept_.empty());
+  other.live().rows[Key(1)] = Sums(7);
+  other.live().rows[Key(2)] = Sums(1);
+  other.live().open_changes[Key(1)] = 2;
+  other.live().events_dropped = 3;
+  other.live().completeness = Completeness::kPartial;
+  seal_other(1);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  ASSERT_EQ(kept_[0].rows.size(), 2u);
+  EXPECT_EQ(kept_[0].events_dropped, 3u);
+  EXPECT_EQ(kept_[0].completeness, Completeness::kPartial);
+  for (const TrafficRow& row : kept_[0].rows) {
+    EXPECT_EQ(row.packets_src, row.src[3] == 1 ? 12u : 1u);
+    EXPECT_EQ(row.open_connections, row.src[3] == 1 ? 3u : 0u);
+  }
+  // The other one could not seal the second interval, and brings its part with the third.
+  Seal(2);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  EXPECT_EQ(kept_.size(), 1u);
+  Seal(3);
+  other.live().rows[Key(2)] = Sums(1);
+  seal_other(3);
+  ASSERT_TRUE(flusher.Flush(both, false).ok());
+  ASSERT_EQ(kept_.size(), 3u);
+  EXPECT_EQ(kept_[1].end_ns, 2);
+  EXPECT_EQ(kept_[1].rows.size(), 1u);
+  EXPECT_EQ(kept_[2].rows.size(), 2u);
+}
+
+Gap MakeGap(int64_t began_ns, int64_t ended_ns, uint64_t dropped, GapCause cause) {
+  return {began_ns, ended_ns, cause, Completeness::kResynced, dropped, 1};
+}
+
+TEST_F(FlusherTest, GapsOfAllWorkersAreJoined) {
+  Flusher flusher(Options());
+  AccountingHandoff other;
+  handoff_.live().gaps = {MakeGap(10, 30, 1, GapCause::kOverrun)};
+  Seal(100);
+  other.live().gaps = {MakeGap(20, 40, 2, GapCause::kOverrun),
+                       MakeGap(5, 60, 0, GapCause::kRestart)};
+  other.live().gaps[1].completeness = Completeness::kPartial;
+  other.live().interval_end_ns = 100;
+  other.live().seal = seal_;
+  ASSERT_TRUE(other.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_TRUE(kept_[0].rows.empty());
+  Gap restart = MakeGap(5, 60, 0, GapCause::kRestart);
+  restart.completeness = Completeness::kPartial;
+  Gap overrun = MakeGap(10, 40, 3, GapCause::kOverrun);
+  overrun.flows_lost = 2;
+  EXPECT_EQ(kept_[0].gaps, (std::vector<Gap>{restart, overrun}));
+  EXPECT_EQ(kept_[0].completeness, Completeness::kPartial);
+  // The next interval is not theirs.
+  handoff_.live().rows[Key(1)] = Sums(1);
+  Seal(200);
+  other.live().interval_end_ns = 200;
+  other.live().seal = seal_;
+  ASSERT_TRUE(other.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other}, false).ok());
+  ASSERT_EQ(kept_.size(), 2u);
+  EXPECT_TRUE(kept_[1].gaps.empty());
+  EXPECT_EQ(kept_[1].completeness, Completeness::kComplete);
+}
+
+// However many there are, and however odd: a gap must never be why rows cannot be written.
+TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
+  SpoolHeader header;
+  header.engine_id = {1, 2, 3};
+  header.interval_length_ns = 1'000'000'000;
+  Flusher::Options options;
+  options.sink = SpoolSink(folder_, header);
+  Flusher flusher(options);
+  handoff_.live().gaps = {MakeGap(30, 10, 1, GapCause::kOverrun)};
+  Seal(1'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  for (int64_t i = 0; i < 20'000; ++i) {
+    handoff_.live().gaps.push_back(MakeGap(10 * i, 10 * i + 1, 2, GapCause::kOverrun));
+  }
+  Seal(2'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  const Gap expected[] = {MakeGap(10, 30, 1, GapCause::kOverrun),
+                          MakeGap(0, 199'991, 40'000, GapCause::kOverrun)};
+  ASSERT_EQ(Files().size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    auto reader = SpoolReader::Open(folder_ + "/" + Files()[i]);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_EQ(reader->header().completeness, Completeness::kResynced);
+    std::vector<TrafficRow> rows;
+    const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
+    ASSERT_TRUE(more.ok()) << more.status();
+    EXPECT_FALSE(*more);
+    ASSERT_EQ(reader->gaps().size(), 1u);
+    EXPECT_EQ(reader->gaps()[0].began_ns, expected[i].began_ns);
+    EXPECT_EQ(reader->gaps()[0].ended_ns, expected[i].ended_ns);
+    EXPECT_EQ(reader->gaps()[0].events_dropped, expected[i].events_dropped);
+  }
+}
+
+TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  Flusher flusher(options);
+  handoff_.live().open_changes[Key(1)] = 2;
+  handoff_.live().rows[Key(2)] = Sums(1);
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  Seal(2);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  handoff_.live().open_changes[Key(1)] = -2;
+  handoff_.live().rows[Key(1)] = Sums(1);
+  Seal(3);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_.size(), 3u);
+  EXPECT_EQ(kept_[0].rows.size(), 2u);
+  ASSERT_EQ(kept_[1].rows.size(), 1u);
+  EXPECT_EQ(kept_[1].rows[0].open_connections, 2u);
+  ASSERT_EQ(kept_[2].rows.size(), 1u);
+  EXPECT_EQ(kept_[2].rows[0].open_connections, 0u);
+}
+
+// -max-rows: the largest stay, all others are one row.
+TEST_F(FlusherTest, TheSmallestRowsBecomeOne) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  options.rows_max = 4;
+  Flusher flusher(options);
+  AccountingHandoff other_worker;
+  const auto sums = [](uint64_t bytes) {
+    TrafficSums sums = Sums(1);
+    sums.original.bytes = bytes;
+    sums.reply = {1, bytes};
+    return sums;
+  };
+  // Of bytes 10, 20, 30, 80, 81: the second and third are what two workers have seen.
+  handoff_.live().rows[Key(1)] = sums(10);
+  handoff_.live().rows[Key(2)] = sums(10);
+  handoff_.live().rows[Key(3)] = sums(15);
+  handoff_.live().rows[Key(4)] = sums(80);
+  other_worker.live().rows[Key(2)] = sums(10);
+  other_worker.live().rows[Key(3)] = sums(15);
+  other_worker.live().rows[Key(5)] = sums(81);
+  // What this worker had to fold itself.
+  other_worker.live().other = sums(100);
+  other_worker.live().rows_folded = 7;
+  handoff_.live().open_changes[Key(1)] = 2;
+  handoff_.live().open_changes[Key(4)] = 3;
+  other_worker.live().open_changes[Key(6)] = 4;
+  Seal(1);
+  other_worker.live().interval_end_ns = 1;
+  other_worker.live().seal = seal_;
+  ASSERT_TRUE(other_worker.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other_worker}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  ASSERT_EQ(kept_[0].rows.size(), 4u);
+  EXPECT_EQ(flusher.rows_folded(), 7u + 3u);  // Two rows, and one of open connections only.
+  int others = 0;
+  for (const TrafficRow& row : kept_[0].rows) {
+    if (IsOtherRow(row)) {
+      ++others;
+      EXPECT_EQ(row.src, AddressBytes());
+      EXPECT_EQ(row.dst, AddressBytes());
+      EXPECT_EQ(row.bytes_src, 100u + 10u + 20u);
+      EXPECT_EQ(row.bytes_dst, 100u + 10u + 20u);
+      EXPECT_EQ(row.packets_src, 4u);
+      EXPECT_EQ(row.packets_dst, 4u);
+      EXPECT_EQ(row.connection_count, 4u);
+      EXPECT_EQ(row.open_connections, 2u + 4u);
+    } else {
+      EXPECT_GE(row.src[3], 3);
+      EXPECT_EQ(row.open_connections, row.src[3] == 4 ? 3u : 0u);
+    }
+  }
+  EXPECT_EQ(others, 1);
+  // Open connections are not forgotten where they were summed: when they end, nothing is left.
+  handoff_.live().open_changes[Key(1)] = -2;
+  handoff_.live().open_changes[Key(4)] = -3;
+  handoff_.live().open_changes[Key(6)] = -4;
+  Seal(2);
+  other_worker.live().interval_end_ns = 2;
+  other_worker.live().seal = seal_;
+  ASSERT_TRUE(other_worker.Publish());
+  ASSERT_TRUE(flusher.Flush({&handoff_, &other_worker}, false).ok());
+  EXPECT_EQ(flusher.intervals_written(), 2u);
+  EXPECT_EQ(kept_.size(), 1u);
+}
+
+TEST_F(FlusherTest, AsManyRowsAsAllowedAreLeftAlone) {
+  Flusher::Options options = Options();
+  options.track_open = true;
+  options.rows_max = 3;
+  Flusher flusher(options);
+  handoff_.live().rows[Key(1)] = Sums(5);
+  handoff_.live().rows[Key(2)] = Sums(6);
+  handoff_.live().open_changes[Key(3)] = 4;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_EQ(kept_[0].rows.size(), 3u);
+  for (const TrafficRow& row : kept_[0].rows) EXPECT_FALSE(IsOtherRow(row));
+  EXPECT_EQ(flusher.rows_folded(), 0u);
+}
+
+// Which of equally large rows stay does not depend on the process or on the number of workers.
+TEST_F(FlusherTest, OfEquallySmallRowsTheKeysDecide) {
+  Flusher::Options options = Options();
+  options.rows_max = 11;
+  Flusher flusher(options);
+  for (uint8_t host = 200; host > 0; --host) handoff_.live().rows[Key(host)] = Sums(1);
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_[0].rows.size(), 11u);
+  for (const TrafficRow& row : kept_[0].rows) {
+    EXPECT_TRUE(IsOtherRow(row) || row.src[3] <= 10) << int{row.src[3]};
+    if (IsOtherRow(row)) {
+      EXPECT_EQ(row.packets_src, 190u);
+    }
+  }
+}
+
+TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
+  const std::string path = folder_ + "/ports";
+  std::ofstream(path) << "tcp:80\n";
+  PortListFile ports(path);
+  ASSERT_TRUE(ports.Load().ok());
+  Flusher::Options options = Options();
+  options.track_open = true;
+  options.ports = &ports;
+  Flusher flusher(options);
+  handoff_.live().open_changes[Key(1, 80)] = 1;
+  handoff_.live().open_changes[Key(1, 81)] = 1;
+  handoff_.live().open_changes[Key(1, 82)] = 1;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  std::ofstream(path) << "udp:1\n";
+  ASSERT_TRUE(ports.Load().ok());
+  Seal(2);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_[0].rows.size(), 2u);
+  ASSERT_EQ(kept_[1].rows.size(), 1u);
+  EXPECT_EQ(kept_[1].rows[0].port, -1);
+  EXPECT_EQ(kept_[1].rows[0].open_connections, 3u);
+}
+
+TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
+  Flusher flusher(Options());
+  sink_status_ = absl::ResourceExhaustedError("disk full");
+  for (int interval = 1; interval <= 3; ++interval) {
+    handoff_.live().rows[Key(1)] = Sums(1);
+    Seal(interval);
+    EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
+  }
+  EXPECT_EQ(flusher.rows_waiting(), 3u);
+  sink_status_ = absl::OkStatus();
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(flusher.rows_waiting(), 0u);
+  ASSERT_EQ(kept_.size(), 3u);
+  for (int interval = 1; interval <= 3; ++interval) EXPECT_EQ(kept_[interval - 1].end_ns, interval);
+}
+
+TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
+  SpoolHeader header;
+  header.engine_id = {1, 2, 3};
+  header.interval_length_ns = 1'000'000'000;
+  header.gateway = "gw";
+  Flusher::Options options;
+  options.sink = SpoolSink(folder_, header);
+  Flusher flusher(options);
+  for (int interval = 1; interval <= 2; ++interval) {
+    handoff_.live().rows[Key(1)] = Sums(7);
+    Seal(interval * 1'000'000'000);
+    if (interval == 2) {
+      std::filesystem::rename(folder_, folder_ + ".gone");
+      EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
+      std::filesystem::rename(folder_ + ".gone", folder_);
+    }
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  }
+  EXPECT_THAT(Files(), ElementsAre(HasSubstr("-0000000001.spool"), HasSubstr("-0000000002.spool")));
+  auto reader = SpoolReader::Open(folder_ + "/" + Files()[1]);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  EXPECT_EQ(reader->header().sequence, 2u);
+  EXPECT_EQ(reader->header().interval_end_ns, 2'000'000'000);
+  EXPECT_EQ(reader->header().gateway, "gw");
+}
+
+TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
+  Flusher::Options options;
+  options.sink = CsvSink(folder_, false);
+  Flusher flusher(options);
+  for (int i = 0; i < 2; ++i) {
+    handoff_.live().rows[Key(1)] = Sums(static_cast<uint64_t>(i) + 1);
+    Seal(1'600'000'005'000'000'000);
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  }
+  Seal(1'600'000'020'000'000'000);  // Nothing happened: no file.
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_THAT(Files(),
+              ElementsAre("traffic_2020-09-13T12_26_45.csv", "traffic_2020-09-13T12_26_45_1.csv"));
+  std::ifstream file(folder_ + "/" + Files()[1]);
+  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_EQ(text, "1600000005000000000,tcp,10.0.0.1,11.0.0.0,80,2,0,0,0,1,1\n");
+}
+
+// ---- With a checkpoint ----
+
+class CheckpointedFlusherTest : public FlusherTest {
+ protected:
+  // As a run of the engine would: what it finds goes to recovered_ and records_.
+  void Begin(uint8_t id, size_t waiting_rows_max = Flusher::kWaitingRowsMax) {
+    checkpoint_.reset();
+    absl::StatusOr<std::unique_ptr<Checkpoint>> opened = Checkpoint::Open(folder_, "gw");
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    checkpoint_ = *std::move(opened);
+    recovered_.reset();
+    records_.clear();
+    const absl::Status status = checkpoint_->Recover(
+        [&](const CheckpointInfo& info) {
+          recovered_ = info;
+          return true;
+        },
+        [&](const FlowRecord& record) { records_.push_back(record); });
+    EXPECT_TRUE(status.ok()) << status;
+    CheckpointInfo info;
+    info.engine_id = {id};
+    checkpoint_->Start(info, 1);
+    SpoolHeader header;
+    header.engine_id = info.engine_id;
+    header.interval_length_ns = 1'000'000'000;
+    Flusher::Options options;
+    options.sink = SpoolSink(folder_, header);
+    options.checkpoint = checkpoint_.get();
+    stream_ = std::make_unique<SnapshotStream>();
+    options.snapshots = {stream_.get()};
+    options.waiting_rows_max = waiting_rows_max;
+    options.log = [this](const std::string& line) { log_ += line; };
+    flusher_.emplace(std::move(options));
+    seal_ = 0;
+  }
+  // But for the time, which makes a gap.
+  void ExpectNothingKnown() const {
+    ASSERT_TRUE(recovered_.has_value());
+    EXPECT_FALSE(recovered_->flows_known);
+    EXPECT_GT(recovered_->taken_ns, 0);
+    EXPECT_TRUE(records_.empty());
+  }
+  void Interval(uint64_t packets) {
+    handoff_.live().rows[Key(1)] = Sums(packets);
+    Seal(static_cast<int64_t>(seal_ + 1) * 1'000'000'000);
+  }
+  // One flow, known by how much was accounted of it.
+  void Snapshot(uint64_t packets, bool last = true) {
+    SnapshotChunk chunk;
+    chunk.seal = seal_;
+    chunk.last = last;
+    chunk.taken_ns = static_cast<int64_t>(seal_);
+    chunk.records.resize(1);
+    chunk.records[0].original.packets = packets;
+    stream_->Push(std::move(chunk));
+  }
+  std::vector<std::string> Visible() const {
+    std::vector<std::string> names = Files();
+    std::erase(names, ".ctacct");
+    return names;
+  }
+  std::vector<std::string> Hidden() const {
+    std::vector<std::string> names;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_ + "/.ctacct")) {
+      names.push_back(entry.path());
+    }
+    return names;
+  }
+  absl::Status Flush() { return flusher_->Flush({&handoff_}, false); }
+
+  std::unique_ptr<Checkpoint> checkpoint_;
+  std::unique_ptr<SnapshotStream> stream_;
+  std::optional<Flusher> flusher_;
+  std::optional<CheckpointInfo> recovered_;
+  std::vector<FlowRecord> records_;
+  std::string log_;
+};
+
+TEST_F(CheckpointedFlusherTest, RowsAreSeenWithTheSnapshotThatBelongsToThem) {
+  Begin(1);
+  EXPECT_FALSE(recovered_.has_value());
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Snapshot(5, false);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Snapshot(6);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+  Begin(2);
+  ASSERT_TRUE(recovered_.has_value());
+  EXPECT_EQ(recovered_->last_sequence, 1u);
+  EXPECT_EQ(recovered_->taken_ns, 1);
+  EXPECT_FALSE(recovered_->clean);
+  ASSERT_EQ(records_.size(), 2u);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_EQ(records_[1].original.packets, 6u);
+}
+
+// Killed after rows were prepared, before the checkpoint: they will be accounted anew.
+TEST_F(CheckpointedFlusherTest, RowsAfterTheCheckpointAreRemovedAtARestart) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(7);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Hidden().size(), 3u);  // Lock, checkpoint, rows.
+  Begin(2);
+  EXPECT_EQ(recovered_->last_sequence, 1u);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(Hidden().size(), 2u);
+}
+
+// Killed after the checkpoint, before the rows got their name.
+TEST_F(CheckpointedFlusherTest, RowsOfTheCheckpointAreSeenAfterARestart) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  const std::string name = Visible()[0];
+  std::filesystem::rename(folder_ + "/" + name, folder_ + "/" + checkpoint_->HiddenName(1, name));
+  Begin(2);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+  // An engine that dies before its first checkpoint leaves the one before in force.
+  Interval(9);
+  ASSERT_TRUE(Flush().ok());
+  Begin(3);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+}
+
+TEST_F(CheckpointedFlusherTest, WithoutACheckpointAllPreparedRowsAreSeen) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Begin(2);
+  ExpectNothingKnown();
+  EXPECT_EQ(Visible().size(), 1u);
+}
+
+TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNone) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  for (const std::string& path : Hidden()) {
+    if (!path.ends_with(".checkpoint")) continue;
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-3, std::ios::end);
+    file.put('x');
+  }
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+TEST_F(CheckpointedFlusherTest, ASnapshotLeftOutMakesRowsWaitForTheNext) {
+  Begin(1);
+  Interval(5);
+  SnapshotChunk none;
+  none.seal = seal_;
+  none.last = true;
+  none.whole = false;
+  stream_->Push(std::move(none));
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  Interval(6);
+  Snapshot(11);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 2u);
+}
+
+// The engine ends: rows go before the checkpoint, if not both can be had.
+TEST_F(CheckpointedFlusherTest, WithoutALastSnapshotRowsAreSeenAndTheCheckpointIsGone) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(6);
+  ASSERT_TRUE(flusher_->Finish({&handoff_}, true).ok());
+  EXPECT_EQ(Visible().size(), 2u);
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+TEST_F(CheckpointedFlusherTest, ACleanEndIsToldToTheNext) {
+  Begin(1);
+  Interval(6);
+  Snapshot(6);
+  ASSERT_TRUE(flusher_->Finish({&handoff_}, true).ok());
+  Begin(2);
+  ASSERT_TRUE(recovered_.has_value());
+  EXPECT_TRUE(recovered_->clean);
+}
+
+// Fault 6, at its worst moment.
+TEST_F(CheckpointedFlusherTest, PreparedRowsThatVanishAreWrittenAgain) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  std::filesystem::remove_all(folder_);
+  Snapshot(5);
+  EXPECT_FALSE(Flush().ok());
+  EXPECT_NE(log_, "");
+  std::filesystem::create_directory(folder_);
+  while (!Flush().ok()) {
+  }
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+}
+
+// An outage: the backlog is full, and a snapshot comes whose table is still to be taken.
+TEST_F(CheckpointedFlusherTest, AFullBacklogIsWrittenOnceThereIsRoom) {
+  Begin(1, 1);
+  std::filesystem::rename(folder_, folder_ + ".gone");
+  std::ofstream(folder_) << "in its place";
+  Interval(5);
+  Snapshot(5);
+  EXPECT_FALSE(Flush().ok());
+  Interval(6);
+  Snapshot(6);
+  EXPECT_FALSE(Flush().ok());
+  std::filesystem::remove(folder_);
+  std::filesystem::rename(folder_ + ".gone", folder_);
+  for (int i = 0; i < 5; ++i) (void)Flush();
+  EXPECT_EQ(Visible().size(), 2u);
+  EXPECT_EQ(flusher_->rows_waiting(), 0u);
+}
+
+// Rows of an engine that was killed are seen whatever the next one is called, and what it knew of
+// this kernel's flows is void: they are accounted under the new name.
+TEST_F(CheckpointedFlusherTest, RowsOfAnotherNameAreSeen) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(6);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 1u);
+  checkpoint_.reset();
+  auto renamed = Checkpoint::Open(folder_, "renamed");
+  ASSERT_TRUE(renamed.ok());
+  ASSERT_TRUE((*renamed)->RecoverOthers(KernelIdentity()).ok());
+  EXPECT_EQ(Visible().size(), 2u);
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+// An engine that does not take the flows over makes them void: the one after it must not.
+TEST_F(CheckpointedFlusherTest, WhatIsNotTakenOverIsVoid) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  checkpoint_.reset();
+  auto recording = Checkpoint::Open(folder_, "gw");
+  ASSERT_TRUE(recording.ok());
+  ASSERT_TRUE((*recording)
+                  ->Recover([](const CheckpointInfo&) { return false; }, [](const FlowRecord&) {})
+                  .ok());
+  recording->reset();
+  Begin(2);
+  ExpectNothingKnown();
+}
+
+// Where a rename is a link and an unlink, and a kill came between.
+TEST_F(CheckpointedFlusherTest, ARowFileThatHasBothItsNames) {
+  Begin(1);
+  Interval(5);
+  Snapshot(5);
+  ASSERT_TRUE(Flush().ok());
+  const std::string name = Visible()[0];
+  std::filesystem::create_hard_link(folder_ + "/" + name,
+                                    folder_ + "/" + checkpoint_->HiddenName(1, name));
+  Begin(2);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+  EXPECT_EQ(Hidden().size(), 2u);
+}
+
+TEST_F(CheckpointedFlusherTest, OneEngineAtATime) {
+  Begin(1);
+  EXPECT_TRUE(absl::IsUnavailable(Checkpoint::Open(folder_, "gw").status()));
+  EXPECT_TRUE(Checkpoint::Open(folder_, "another gateway").ok());
+}
+
+}  // namespace
+}  // namespace ctacct

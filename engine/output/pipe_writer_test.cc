@@ -1,0 +1,138 @@
+#include "engine/output/pipe_writer.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::HasSubstr;
+
+class PipeWriterTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    signal(SIGPIPE, SIG_IGN);
+    path_ = testing::TempDir() + "/fifo";
+  }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  static std::string Lines(size_t count, const std::string& line) {
+    std::string lines;
+    for (size_t i = 0; i < count; ++i) lines += line + std::to_string(i) + "\n";
+    return lines;
+  }
+  // Reads until `bytes` have come or the writer is gone.
+  static std::string Read(int fd, size_t bytes) {
+    std::string text;
+    char buffer[65536];
+    while (text.size() < bytes) {
+      const ssize_t got = read(fd, buffer, sizeof(buffer));
+      if (got > 0) text.append(buffer, static_cast<size_t>(got));
+      if (got == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return text;
+  }
+  static void WaitForDrops(const PipeWriter& writer, uint64_t drops) {
+    while (writer.lines_dropped() < drops) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  std::string path_;
+};
+
+TEST_F(PipeWriterTest, MakesAFifoThatOthersCannotRead) {
+  ASSERT_TRUE(PipeWriter::Open(path_).ok());
+  struct stat info {};
+  ASSERT_EQ(stat(path_.c_str(), &info), 0);
+  EXPECT_TRUE(S_ISFIFO(info.st_mode));
+  EXPECT_EQ(info.st_mode & 0007, 0u);
+}
+
+TEST_F(PipeWriterTest, SomethingElseThereIsAnError) {
+  std::ofstream(path_) << "precious";
+  const auto writer = PipeWriter::Open(path_);
+  ASSERT_FALSE(writer.ok());
+  EXPECT_THAT(std::string(writer.status().message()), HasSubstr(path_));
+  EXPECT_FALSE(PipeWriter::Open("/nowhere/fifo").ok());
+}
+
+TEST_F(PipeWriterTest, AReaderGetsEveryLine) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  const std::string lines = Lines(200'000, "line ");  // More than any pipe holds.
+  std::string got;
+  std::thread reader([&] {
+    const int fd = open(path_.c_str(), O_RDONLY);
+    got = Read(fd, lines.size());
+    close(fd);
+  });
+  (*writer)->Offer(lines, 200'000);
+  reader.join();
+  EXPECT_EQ(got, lines);
+  (*writer)->WaitDelivered();
+  EXPECT_EQ((*writer)->lines_written(), 200'000u);
+  EXPECT_EQ((*writer)->lines_dropped(), 0u);
+}
+
+TEST_F(PipeWriterTest, WithoutAReaderLinesAreDroppedAndCounted) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  (*writer)->Offer("a\nb\n", 2);
+  (*writer)->Offer("c\n", 1);
+  WaitForDrops(**writer, 2);
+  // The last ones wait for a reader.
+  const int fd = open(path_.c_str(), O_RDONLY);
+  EXPECT_EQ(Read(fd, 2), "c\n");
+  close(fd);
+  EXPECT_EQ((*writer)->lines_dropped(), 2u);
+}
+
+TEST_F(PipeWriterTest, ASlowReaderGetsWholeLines) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  const int fd = open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  constexpr size_t kLines = 100'000;
+  const std::string first = Lines(kLines, std::string(50, 'x'));
+  (*writer)->Offer(first, kLines);
+  while ((*writer)->lines_written() == 0) std::this_thread::yield();
+  (*writer)->WaitDelivered();  // Gives up: the pipe is full.
+  (*writer)->Offer("end\n", 1);
+  WaitForDrops(**writer, 1);
+  std::string got = Read(fd, 1 << 16);
+  while (got.size() < 4 || got.substr(got.size() - 4) != "end\n") got += Read(fd, 1);
+  close(fd);
+  EXPECT_EQ(got.substr(0, got.size() - 4), first.substr(0, got.size() - 4));
+  EXPECT_EQ(got[got.size() - 5], '\n');
+  const auto whole = static_cast<uint64_t>(std::count(got.begin(), got.end(), '\n')) - 1;
+  EXPECT_EQ(whole + (*writer)->lines_dropped(), kLines);
+}
+
+TEST_F(PipeWriterTest, AReaderThatDiesIsSurvived) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  int fd = open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  (*writer)->Offer("one\n", 1);
+  EXPECT_EQ(Read(fd, 4), "one\n");
+  (*writer)->WaitDelivered();
+  close(fd);
+  (*writer)->Offer("two\n", 1);  // Nobody is there; a new one comes.
+  fd = open(path_.c_str(), O_RDONLY);
+  EXPECT_EQ(Read(fd, 4), "two\n");
+  close(fd);
+}
+
+}  // namespace
+}  // namespace ctacct

@@ -1,0 +1,60 @@
+// One accounted row: what moved between two masked peers within one interval. The currency of
+// everything right of the tables: CSV, spool files and the importer pass these, and nothing else,
+// on.
+//
+// A plain value; thread-compatible.
+#ifndef CTACCT_ENGINE_ROWS_TRAFFIC_ROW_H_
+#define CTACCT_ENGINE_ROWS_TRAFFIC_ROW_H_
+
+#include <array>
+#include <cstdint>
+
+namespace ctacct {
+
+// Numbers of the spool format, not of any kernel's AF_ constants.
+enum class AddressFamily : uint8_t { kIpv4 = 4, kIpv6 = 6 };
+
+// An address in network byte order; IPv4 uses the first four bytes and leaves the others zero.
+using AddressBytes = std::array<uint8_t, 16>;
+
+inline constexpr int32_t kPortNotListed = -1;
+
+struct TrafficRow {
+  int64_t time_ns = 0;  // End of the interval, nanoseconds since the Unix epoch.
+  AddressFamily family = AddressFamily::kIpv4;
+  uint8_t protocol = 0;  // IANA number.
+  int32_t port = 0;      // Host byte order; kPortNotListed, or 0 where the protocol has none.
+  AddressBytes src{};    // Masked source of the original direction.
+  AddressBytes dst{};
+  uint64_t packets_src = 0;  // Original direction.
+  uint64_t packets_dst = 0;  // Reply direction.
+  uint64_t bytes_src = 0;
+  uint64_t bytes_dst = 0;
+  uint64_t connection_count = 0;    // Connections closed.
+  uint64_t connection_time_ms = 0;  // Sum of their durations.
+  uint64_t open_connections = 0;    // At the interval's end; 0 where it was not tracked.
+
+  friend bool operator==(const TrafficRow&, const TrafficRow&) = default;
+};
+
+// The one row of an interval into which the smallest were folded because there were more than
+// -max-rows: source and destination 0.0.0.0, protocol 0, port -1. No flow makes such a row: only
+// protocols with ports have the port -1.
+inline constexpr uint8_t kOtherRowProtocol = 0;
+inline bool IsOtherRow(const TrafficRow& row) {
+  return row.protocol == kOtherRowProtocol && row.port == kPortNotListed;
+}
+
+// What is known of an interval's events (contract, section 5).
+enum class Completeness : uint8_t {
+  kComplete = 0,
+  // Events were lost, but a dump has then shown every flow that was known to live: totals are
+  // right, closes may lack.
+  kResynced = 1,
+  // Events were lost, and with them the ends of flows; or no dump has followed yet.
+  kPartial = 2,
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ROWS_TRAFFIC_ROW_H_

@@ -1,0 +1,175 @@
+// The bytes of a spool file: constants and structs that writer and reader share, no code.
+// SPOOL_FORMAT.md says the same in prose, with an example.
+//
+//   +--------+-----------+     +-----------+-------------------+-----------+
+//   | header | row block | ... | row block | gap block, if any | end block |
+//   +--------+-----------+     +-----------+-------------------+-----------+
+//
+//   block:   +--------------+---------------------------------+----------+
+//            | block header | payload: row_count * row_bytes  | checksum |
+//            +--------------+---------------------------------+----------+
+//
+// Integers are little-endian, addresses in network byte order. Checksums are XXH3, 64 bits, seed 0.
+#ifndef CTACCT_ENGINE_SPOOL_SPOOL_FORMAT_H_
+#define CTACCT_ENGINE_SPOOL_SPOOL_FORMAT_H_
+
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/rows/gateway_name.h"
+
+namespace ctacct::spool_format {
+
+// The structs below are copied to and from files as they lie in memory.
+static_assert(std::endian::native == std::endian::little);
+
+inline constexpr char kMagic[8] = {'C', 'T', 'S', 'P', 'O', 'O', 'L', '\n'};
+inline constexpr uint32_t kVersion = 2;
+inline constexpr uint32_t kVersionWithGaps = 2;  // Version 1 is the same without gap blocks.
+
+// A header of any version is read whole before its version is believed, so it needs a bound; 4 KiB
+// is one page.
+inline constexpr uint32_t kHeaderBytesMax = 4096;
+// The header's length byte holds no more, and neither does a host name (64) or a domain name (253).
+// 4,096 IPv4 rows are 256 KiB: large enough that system calls and checksums vanish per row, small
+// enough to be the reader's whole memory.
+inline constexpr uint32_t kBlockRowsMax = 4096;
+// Gaps in a file, all in one block. A worker sees at most one overrun in each of its naps, 3,000 in
+// an interval of 15 s, and gaps that overlap are joined.
+inline constexpr uint32_t kGapsMax = 4096;
+
+inline constexpr uint32_t kFlagTrackOpen = 1;  // open_connections was tracked.
+inline constexpr uint32_t kFlagsKnown = kFlagTrackOpen;
+
+enum BlockType : uint8_t {
+  kRowBlock = 1,
+  kGapBlock = 2,  // At most one, between the row blocks and the end block; not in version 1.
+  kEndBlock = 3,
+};
+
+// All versions begin with the first 16 bytes of this header and end it with the checksum.
+struct Header {
+  char magic[8];
+  uint32_t version;
+  uint32_t header_bytes;  // Of the whole header, checksum included.
+  uint32_t flags;
+  uint8_t completeness;   // ctacct::Completeness.
+  uint8_t gateway_bytes;  // How many of `gateway` count; the others are zero.
+  uint8_t reserved[2];    // Zero.
+  uint8_t engine_id[16];
+  uint64_t sequence;           // From 1 in each run of the engine.
+  int64_t interval_end_ns;     // Since the Unix epoch; the time of every row.
+  int64_t interval_length_ns;  // Greater than 0.
+  int64_t created_ns;          // Since the Unix epoch.
+  uint64_t events_dropped;     // By the kernel, within the interval.
+  char gateway[kGatewayBytesMax + 1];
+  uint64_t checksum;  // Of all bytes of the header before it.
+};
+static_assert(offsetof(Header, version) == 8);
+static_assert(offsetof(Header, header_bytes) == 12);
+static_assert(offsetof(Header, flags) == 16);
+static_assert(offsetof(Header, completeness) == 20);
+static_assert(offsetof(Header, engine_id) == 24);
+static_assert(offsetof(Header, sequence) == 40);
+static_assert(offsetof(Header, interval_end_ns) == 48);
+static_assert(offsetof(Header, interval_length_ns) == 56);
+static_assert(offsetof(Header, created_ns) == 64);
+static_assert(offsetof(Header, events_dropped) == 72);
+static_assert(offsetof(Header, gateway) == 80);
+static_assert(offsetof(Header, checksum) == 336);
+static_assert(sizeof(Header) == 344);
+static_assert(sizeof(Header) <= kHeaderBytesMax);
+
+inline constexpr uint32_t kHeaderPrefixBytes = offsetof(Header, flags);
+inline constexpr size_t kChecksumBytes = sizeof(uint64_t);
+
+// The checksum behind a block's payload covers this and the payload.
+struct BlockHeader {
+  uint8_t type;
+  uint8_t address_family;  // ctacct::AddressFamily in a row block, else 0.
+  uint16_t row_bytes;
+  uint32_t row_count;
+};
+static_assert(offsetof(BlockHeader, row_bytes) == 2);
+static_assert(offsetof(BlockHeader, row_count) == 4);
+static_assert(sizeof(BlockHeader) == 8);
+
+struct Ipv4Row {
+  uint8_t protocol;
+  uint8_t reserved[3];  // Zero.
+  int32_t port;
+  uint8_t src[4];
+  uint8_t dst[4];
+  uint64_t packets_src;
+  uint64_t packets_dst;
+  uint64_t bytes_src;
+  uint64_t bytes_dst;
+  uint64_t connection_time_ms;
+  uint32_t connection_count;
+  uint32_t open_connections;
+};
+static_assert(offsetof(Ipv4Row, port) == 4);
+static_assert(offsetof(Ipv4Row, src) == 8);
+static_assert(offsetof(Ipv4Row, packets_src) == 16);
+static_assert(offsetof(Ipv4Row, connection_time_ms) == 48);
+static_assert(offsetof(Ipv4Row, open_connections) == 60);
+static_assert(sizeof(Ipv4Row) == 64);
+
+struct Ipv6Row {
+  uint8_t protocol;
+  uint8_t reserved[3];  // Zero.
+  int32_t port;
+  uint8_t src[16];
+  uint8_t dst[16];
+  uint64_t packets_src;
+  uint64_t packets_dst;
+  uint64_t bytes_src;
+  uint64_t bytes_dst;
+  uint64_t connection_time_ms;
+  uint32_t connection_count;
+  uint32_t open_connections;
+};
+static_assert(offsetof(Ipv6Row, port) == 4);
+static_assert(offsetof(Ipv6Row, src) == 8);
+static_assert(offsetof(Ipv6Row, packets_src) == 40);
+static_assert(offsetof(Ipv6Row, connection_time_ms) == 72);
+static_assert(offsetof(Ipv6Row, open_connections) == 84);
+static_assert(sizeof(Ipv6Row) == 88);
+
+// The gap block's "row": ctacct::Gap.
+struct GapRecord {
+  int64_t began_ns;  // Since the Unix epoch.
+  int64_t ended_ns;  // Not before began_ns.
+  uint64_t events_dropped;
+  uint64_t flows_lost;
+  uint8_t cause;         // ctacct::GapCause.
+  uint8_t completeness;  // ctacct::Completeness, not kComplete.
+  uint8_t reserved[6];   // Zero.
+};
+static_assert(offsetof(GapRecord, ended_ns) == 8);
+static_assert(offsetof(GapRecord, events_dropped) == 16);
+static_assert(offsetof(GapRecord, flows_lost) == 24);
+static_assert(offsetof(GapRecord, cause) == 32);
+static_assert(offsetof(GapRecord, completeness) == 33);
+static_assert(offsetof(GapRecord, reserved) == 34);
+static_assert(sizeof(GapRecord) == 40);
+
+// The end block's payload, its one "row".
+struct End {
+  uint64_t row_count;  // Rows of all blocks.
+  uint64_t packets_src;
+  uint64_t packets_dst;
+  uint64_t bytes_src;
+  uint64_t bytes_dst;
+  uint64_t file_checksum;  // Of all bytes of the file before the end block.
+};
+static_assert(offsetof(End, file_checksum) == 40);
+static_assert(sizeof(End) == 48);
+
+inline constexpr size_t kBlockPayloadBytesMax = kBlockRowsMax * sizeof(Ipv6Row);
+static_assert(kGapsMax * sizeof(GapRecord) <= kBlockPayloadBytesMax);
+
+}  // namespace ctacct::spool_format
+
+#endif  // CTACCT_ENGINE_SPOOL_SPOOL_FORMAT_H_

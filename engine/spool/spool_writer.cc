@@ -1,0 +1,249 @@
+#include "engine/spool/spool_writer.h"
+
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "engine/rows/gateway_name.h"
+#include "engine/spool/spool_format.h"
+#include "engine/system/durable_file.h"
+#include "xxhash.h"
+
+namespace ctacct {
+namespace {
+
+using spool_format::BlockHeader;
+using spool_format::End;
+using spool_format::GapRecord;
+using spool_format::Header;
+using spool_format::Ipv4Row;
+using spool_format::Ipv6Row;
+using spool_format::kBlockRowsMax;
+
+template <typename Struct>
+absl::string_view BytesOf(const Struct& value) {
+  return absl::string_view(reinterpret_cast<const char*>(&value), sizeof(value));
+}
+
+absl::Status CheckHeader(const SpoolHeader& header) {
+  if (header.sequence == 0) return absl::InvalidArgumentError("spool: sequences begin at 1");
+  if (header.interval_end_ns < 0 || header.interval_length_ns <= 0) {
+    return absl::InvalidArgumentError(
+        "spool: the interval has no length, or ends before the epoch");
+  }
+  if (absl::Status status = CheckGatewayName(header.gateway); !status.ok()) {
+    return absl::InvalidArgumentError(absl::StrCat("spool: ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+// Everything is checked before the first byte is written.
+absl::Status CheckRows(const SpoolHeader& header, absl::Span<const TrafficRow> rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const TrafficRow& row = rows[i];
+    const char* why = nullptr;
+    if (row.time_ns != header.interval_end_ns) {
+      why = "is not of the header's interval";
+    } else if (row.port < kPortNotListed || row.port > 65535) {
+      why = "has no port between -1 and 65535";
+    } else if (row.connection_count > std::numeric_limits<uint32_t>::max() ||
+               row.open_connections > std::numeric_limits<uint32_t>::max()) {
+      why = "has more connections than 32 bits hold";
+    } else if (row.family != AddressFamily::kIpv4 && row.family != AddressFamily::kIpv6) {
+      why = "is of no known address family";
+    }
+    if (why != nullptr) return absl::InvalidArgumentError(absl::StrCat("spool: row ", i, " ", why));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckGaps(absl::Span<const Gap> gaps) {
+  if (gaps.size() > spool_format::kGapsMax) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("spool: more than ", spool_format::kGapsMax, " gaps"));
+  }
+  for (size_t i = 0; i < gaps.size(); ++i) {
+    const Gap& gap = gaps[i];
+    const char* why = nullptr;
+    if (gap.ended_ns < gap.began_ns) {
+      why = "ends before it began";
+    } else if (GapCauseName(gap.cause) == nullptr) {
+      why = "has no known cause";
+    } else if (gap.completeness == Completeness::kComplete ||
+               CompletenessName(gap.completeness) == nullptr) {
+      why = "is neither resynced nor partial";
+    }
+    if (why != nullptr) return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, " ", why));
+  }
+  return absl::OkStatus();
+}
+
+Header EncodeHeader(const SpoolHeader& header) {
+  Header encoded = {};
+  std::memcpy(encoded.magic, spool_format::kMagic, sizeof(encoded.magic));
+  encoded.version = spool_format::kVersion;
+  encoded.header_bytes = sizeof(Header);
+  encoded.flags = header.track_open ? spool_format::kFlagTrackOpen : 0;
+  encoded.completeness = static_cast<uint8_t>(header.completeness);
+  encoded.gateway_bytes = static_cast<uint8_t>(header.gateway.size());
+  std::memcpy(encoded.engine_id, header.engine_id.data(), header.engine_id.size());
+  encoded.sequence = header.sequence;
+  encoded.interval_end_ns = header.interval_end_ns;
+  encoded.interval_length_ns = header.interval_length_ns;
+  encoded.created_ns = header.created_ns;
+  encoded.events_dropped = header.events_dropped;
+  std::memcpy(encoded.gateway, header.gateway.data(), header.gateway.size());
+  encoded.checksum = XXH3_64bits(&encoded, offsetof(Header, checksum));
+  return encoded;
+}
+
+template <typename DiskRow>
+DiskRow EncodeRow(const TrafficRow& row) {
+  DiskRow encoded = {};
+  encoded.protocol = row.protocol;
+  encoded.port = row.port;
+  std::memcpy(encoded.src, row.src.data(), sizeof(encoded.src));
+  std::memcpy(encoded.dst, row.dst.data(), sizeof(encoded.dst));
+  encoded.packets_src = row.packets_src;
+  encoded.packets_dst = row.packets_dst;
+  encoded.bytes_src = row.bytes_src;
+  encoded.bytes_dst = row.bytes_dst;
+  encoded.connection_time_ms = row.connection_time_ms;
+  encoded.connection_count = static_cast<uint32_t>(row.connection_count);
+  encoded.open_connections = static_cast<uint32_t>(row.open_connections);
+  return encoded;
+}
+
+GapRecord EncodeGap(const Gap& gap) {
+  GapRecord encoded = {};
+  encoded.began_ns = gap.began_ns;
+  encoded.ended_ns = gap.ended_ns;
+  encoded.events_dropped = gap.events_dropped;
+  encoded.flows_lost = gap.flows_lost;
+  encoded.cause = static_cast<uint8_t>(gap.cause);
+  encoded.completeness = static_cast<uint8_t>(gap.completeness);
+  return encoded;
+}
+
+// Blocks go through here, so that the file's own checksum sees every byte before the end block.
+class BlockWriter {
+ public:
+  explicit BlockWriter(DurableFile* file) : file_(file), hash_(XXH3_createState()) {
+    XXH3_64bits_reset(hash_.get());
+  }
+
+  absl::Status Put(absl::string_view bytes) {
+    XXH3_64bits_update(hash_.get(), bytes.data(), bytes.size());
+    return file_->Append(bytes);
+  }
+
+  template <typename DiskRow>
+  absl::Status PutRows(absl::Span<const TrafficRow> rows, AddressFamily family) {
+    size_t next = 0;
+    while (true) {
+      BlockHeader head = {};
+      head.type = spool_format::kRowBlock;
+      head.address_family = static_cast<uint8_t>(family);
+      head.row_bytes = sizeof(DiskRow);
+      block_.assign(BytesOf(head).data(), sizeof(head));
+      for (; next < rows.size() && head.row_count < kBlockRowsMax; ++next) {
+        if (rows[next].family != family) continue;
+        const DiskRow encoded = EncodeRow<DiskRow>(rows[next]);
+        block_.append(BytesOf(encoded).data(), sizeof(encoded));
+        ++head.row_count;
+      }
+      if (head.row_count == 0) return absl::OkStatus();
+      std::memcpy(block_.data(), &head, sizeof(head));
+      if (absl::Status status = Put(Checksummed()); !status.ok()) return status;
+    }
+  }
+
+  absl::Status PutGaps(absl::Span<const Gap> gaps) {
+    if (gaps.empty()) return absl::OkStatus();
+    BlockHeader head = {};
+    head.type = spool_format::kGapBlock;
+    head.row_bytes = sizeof(GapRecord);
+    head.row_count = static_cast<uint32_t>(gaps.size());
+    block_.assign(BytesOf(head).data(), sizeof(head));
+    for (const Gap& gap : gaps) {
+      const GapRecord encoded = EncodeGap(gap);
+      block_.append(BytesOf(encoded).data(), sizeof(encoded));
+    }
+    return Put(Checksummed());
+  }
+
+  absl::Status PutEnd(End end) {
+    BlockHeader head = {};
+    head.type = spool_format::kEndBlock;
+    head.row_bytes = sizeof(End);
+    head.row_count = 1;
+    end.file_checksum = XXH3_64bits_digest(hash_.get());
+    block_.assign(BytesOf(head).data(), sizeof(head));
+    block_.append(BytesOf(end).data(), sizeof(end));
+    return Put(Checksummed());
+  }
+
+ private:
+  struct HashStateDeleter {
+    void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
+  };
+
+  absl::string_view Checksummed() {
+    const uint64_t checksum = XXH3_64bits(block_.data(), block_.size());
+    block_.append(BytesOf(checksum).data(), sizeof(checksum));
+    return block_;
+  }
+
+  DurableFile* file_;
+  std::unique_ptr<XXH3_state_t, HashStateDeleter> hash_;
+  std::string block_;
+};
+
+}  // namespace
+
+std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence) {
+  return absl::StrFormat("%s-%010d.spool", EngineIdText(engine_id), sequence);
+}
+
+absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const SpoolHeader& header,
+                                           absl::Span<const TrafficRow> rows,
+                                           absl::Span<const Gap> gaps,
+                                           const std::string& hidden_name) {
+  if (absl::Status status = CheckHeader(header); !status.ok()) return status;
+  if (absl::Status status = CheckRows(header, rows); !status.ok()) return status;
+  if (absl::Status status = CheckGaps(gaps); !status.ok()) return status;
+  End end = {};
+  end.row_count = rows.size();
+  for (const TrafficRow& row : rows) {
+    end.packets_src += row.packets_src;
+    end.packets_dst += row.packets_dst;
+    end.bytes_src += row.bytes_src;
+    end.bytes_dst += row.bytes_dst;
+  }
+
+  std::string name = SpoolFileName(header.engine_id, header.sequence);
+  absl::StatusOr<DurableFile> file = DurableFile::Create(folder, name);
+  if (!file.ok()) return file.status();
+  BlockWriter blocks(&*file);
+  const Header encoded = EncodeHeader(header);
+  if (absl::Status status = blocks.Put(BytesOf(encoded)); !status.ok()) return status;
+  if (absl::Status status = blocks.PutRows<Ipv4Row>(rows, AddressFamily::kIpv4); !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = blocks.PutRows<Ipv6Row>(rows, AddressFamily::kIpv6); !status.ok()) {
+    return status;
+  }
+  if (absl::Status status = blocks.PutGaps(gaps); !status.ok()) return status;
+  if (absl::Status status = blocks.PutEnd(end); !status.ok()) return status;
+  const absl::Status status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
+  if (!status.ok()) return status;
+  return name;
+}
+
+}  // namespace ctacct

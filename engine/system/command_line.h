@@ -1,0 +1,64 @@
+// Command lines for all our programs, on top of absl's flag registry (ABSL_FLAG declares, this
+// parses).
+//
+// absl's own parser stops the process with status 1 and several lines, and knows no dashes within
+// names; the unit files written for the reference need `-src-group-mask=...`, and scripts need one
+// line and status 2.
+//
+// Accepted: one or two leading dashes, `-` or `_` inside names, `-name=value` or `-name value`; a
+// boolean alone is true, `-noname` is not accepted; `--` ends the flags. `--flagfile=FILE` reads
+// one flag a line (`#` comments; leading dashes may be left out; `name value` or `name=value`), and
+// errors name the file and line. `--help` prints all flags, `--version` the version.
+//
+// Not thread-safe: call once, from main, before other threads start.
+#ifndef CTACCT_ENGINE_SYSTEM_COMMAND_LINE_H_
+#define CTACCT_ENGINE_SYSTEM_COMMAND_LINE_H_
+
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace ctacct {
+
+struct CommandLine {
+  // --help, -h or --version was asked for: nothing else was looked at, and FlagsHelp is to be
+  // printed.
+  bool help = false;
+  std::vector<std::string> arguments;  // What is not a flag, in order.
+  std::vector<std::string>
+      flags_set;  // Normalised names (underscores) of the flags given, in order.
+};
+
+// Parses argv and sets the flags that ABSL_FLAG declared in our own sources. An error is one line
+// that names the flag (and file and line, if it came from a flag file); flags parsed before it stay
+// set.
+[[nodiscard]] absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
+
+// What a flag file says, whoever's flags they are: values as text by normalised names
+// (underscores); of a flag that stands there twice the last. For a program that looks at another
+// one's settings.
+[[nodiscard]] absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(
+    const std::string& path);
+
+// All flags of this program with defaults and help, in the spelling of the contract (dashes), ready
+// to print. Where --version was asked for instead: that.
+[[nodiscard]] std::string FlagsHelp(const std::string& usage);
+
+// The text in quotes, control characters escaped, a long one cut: fit for one line of a message.
+[[nodiscard]] std::string QuotedForLog(absl::string_view text);
+
+// Prints "PROGRAM: MESSAGE" as one line on standard error (control characters are escaped). For
+// main's last words.
+void PrintError(const char* program, const absl::Status& status);
+
+// Exit statuses of all our programs (contract, section 2).
+inline constexpr int kExitOk = 0;
+inline constexpr int kExitOperatingError = 1;
+inline constexpr int kExitUsageError = 2;
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_SYSTEM_COMMAND_LINE_H_

@@ -1,0 +1,299 @@
+#include "engine/top/spool_watch.h"
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/inotify.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "engine/rows/csv.h"
+#include "engine/rows/gap.h"
+#include "engine/spool/spool_reader.h"
+#include "engine/system/durable_file.h"
+
+namespace ctacct {
+namespace {
+
+constexpr size_t kCsvBufferBytes = 64 * 1024;
+// Only so that each is told once, although inotify tells of most files twice (renamed, then
+// closed).
+constexpr size_t kBadNamesMax = 10'000;
+
+struct FolderCloser {
+  void operator()(DIR* folder) const { closedir(folder); }
+};
+
+bool IsCsv(absl::string_view name) {
+  return absl::StartsWith(name, "traffic_") && absl::EndsWith(name, ".csv");
+}
+
+bool IsSpool(absl::string_view name) {
+  return !absl::StartsWith(name, ".") && absl::EndsWith(name, ".spool");
+}
+
+// The rows of the latest time in the file: an archive may have many.
+absl::StatusOr<TopInterval> ReadCsv(int fd, const std::string& path) {
+  TopInterval interval;
+  std::string buffer;
+  int64_t number = 0;
+  for (bool ended = false; !ended;) {
+    const size_t rest = buffer.size();
+    buffer.resize(rest + kCsvBufferBytes);
+    const ssize_t got = read(fd, buffer.data() + rest, kCsvBufferBytes);
+    if (got < 0 && errno != EINTR) return FileError("read", path, errno);
+    buffer.resize(rest + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    ended = got == 0;
+    absl::string_view text = buffer;
+    for (size_t end; (end = text.find('\n')) != absl::string_view::npos;
+         text.remove_prefix(end + 1)) {
+      ++number;
+      TrafficRow row;
+      bool has_open = false;
+      if (const absl::Status status = ParseCsvLine(text.substr(0, end), &row, &has_open);
+          !status.ok()) {
+        return absl::DataLossError(
+            absl::StrCat(path, ": corrupt in line ", number, ": ", status.message()));
+      }
+      if (row.time_ns < interval.end_ns) continue;
+      if (row.time_ns > interval.end_ns) interval.rows.clear();
+      interval.end_ns = row.time_ns;
+      interval.track_open |= has_open;
+      interval.rows.push_back(row);
+      if (interval.rows.size() > kTopRowsMax) break;
+    }
+    buffer.erase(0, buffer.size() - text.size());
+    if (interval.rows.size() > kTopRowsMax || buffer.size() > kCsvBufferBytes) {
+      return absl::DataLossError(
+          absl::StrCat(path, ": more than ", kTopRowsMax, " rows, or a line that is none"));
+    }
+  }
+  if (!buffer.empty()) {
+    return absl::DataLossError(absl::StrCat(path, ": torn: its last line has no end"));
+  }
+  if (interval.rows.empty()) return absl::DataLossError(absl::StrCat(path, ": empty"));
+  return interval;
+}
+
+}  // namespace
+
+absl::StatusOr<TopFolder> TopFolder::Open(const std::string& folder, int64_t csv_length_ns) {
+  TopFolder opened(folder, csv_length_ns);
+  if (const absl::StatusOr<bool> changed = opened.OpenAndScan(); !changed.ok()) {
+    return changed.status();
+  }
+  return opened;
+}
+
+absl::StatusOr<bool> TopFolder::OpenAndScan() {
+  absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder_);
+  if (!folder_fd.ok()) return folder_fd.status();
+  folder_fd_ = *std::move(folder_fd);
+  // Before the first look, so that nothing falls between the two. A rename or a link publishes a
+  // file; others write them in place.
+  inotify_fd_ = UniqueFd(inotify_init1(IN_NONBLOCK | IN_CLOEXEC));
+  if (!inotify_fd_.valid() ||
+      inotify_add_watch(inotify_fd_.get(), folder_.c_str(),
+                        IN_MOVED_TO | IN_CREATE | IN_CLOSE_WRITE | IN_DELETE_SELF | IN_MOVE_SELF |
+                            IN_ONLYDIR) < 0) {
+    inotify_fd_ = UniqueFd();
+  }
+  return Scan();
+}
+
+absl::StatusOr<bool> TopFolder::Update() {
+  struct stat opened {};
+  struct stat named {};
+  if (!folder_fd_.valid() || fstat(folder_fd_.get(), &opened) != 0 ||
+      stat(folder_.c_str(), &named) != 0 || opened.st_dev != named.st_dev ||
+      opened.st_ino != named.st_ino) {
+    return OpenAndScan();
+  }
+  if (!inotify_fd_.valid()) return Scan();
+  bool changed = false;
+  bool overflow = false;
+  alignas(inotify_event) char events[16 * (sizeof(inotify_event) + NAME_MAX + 1)];
+  ssize_t got;
+  while ((got = read(inotify_fd_.get(), events, sizeof(events))) > 0) {
+    for (const char* at = events; at < events + got;) {
+      inotify_event event;
+      std::memcpy(&event, at, sizeof(event));
+      const std::string name =
+          event.len == 0 ? "" : std::string(at + sizeof(event));  // Filled up with zeros.
+      at += sizeof(event) + event.len;
+      overflow |= (event.mask & IN_Q_OVERFLOW) != 0;
+      // One that is only being created may be half written; it will be closed.
+      const bool sure = (event.mask & IN_CREATE) == 0;
+      if (IsSpool(name) || (IsCsv(name) && sure)) changed |= TakeFile(name, sure);
+    }
+  }
+  if (!overflow) return changed;
+  const absl::StatusOr<bool> more = Scan();
+  if (!more.ok()) return more.status();
+  return changed || *more;
+}
+
+absl::StatusOr<bool> TopFolder::Scan() {
+  const int scan_fd = openat(folder_fd_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (scan_fd < 0) return FileError("open folder", folder_, errno);
+  const std::unique_ptr<DIR, FolderCloser> entries(fdopendir(scan_fd));
+  if (entries == nullptr) {
+    const int error = errno;
+    close(scan_fd);
+    return FileError("read folder", folder_, error);
+  }
+  // Names sort in the order of writing: the last of each engine (whose id begins the name), and
+  // the last of all CSV files. The last but one too: the last may be damaged, and CSV files may be
+  // two of one interval.
+  std::map<std::string, std::pair<std::string, std::string>> last;
+  while (true) {
+    errno = 0;
+    const dirent* const entry = readdir(entries.get());
+    if (entry == nullptr) {
+      if (errno != 0) return FileError("read folder", folder_, errno);
+      break;
+    }
+    const std::string name = entry->d_name;
+    if (!IsSpool(name) && !IsCsv(name)) continue;
+    auto& [newest, before] = last[IsCsv(name) ? "" : name.substr(0, name.rfind('-'))];
+    if (name > newest) {
+      before = std::exchange(newest, name);
+    } else if (name > before) {
+      before = name;
+    }
+  }
+  bool changed = false;
+  for (const auto& [engine, names] : last) {
+    if (!names.second.empty()) changed |= TakeFile(names.second, true);
+    changed |= TakeFile(names.first, true);
+  }
+  return changed;
+}
+
+bool TopFolder::TakeFile(const std::string& name, bool sure) {
+  for (const auto& [gateway, newest] : newest_) {
+    const std::vector<std::string>& files = newest.interval->files;
+    if (std::find(files.begin(), files.end(), name) != files.end()) return false;
+  }
+  const std::string path = absl::StrCat(folder_, "/", name);
+  const absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd_.get(), name, path);
+  if (!fd.ok()) {
+    if (!sure) return false;
+    if (absl::IsNotFound(fd.status())) {
+      missed_ += NoteBad(name) ? 1 : 0;
+    } else {
+      Skip(name, fd.status().message());
+    }
+    return false;
+  }
+  return IsCsv(name) ? TakeCsv(fd->get(), path, name) : TakeSpool(fd->get(), path, name, sure);
+}
+
+bool TopFolder::TakeSpool(int fd, const std::string& path, const std::string& name, bool sure) {
+  absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd, path);
+  if (!reader.ok()) {
+    if (sure) Skip(name, reader.status().message());
+    return false;
+  }
+  const SpoolHeader& header = reader->header();
+  if (!Wanted(header.gateway, header.engine_id, header.sequence, header.interval_end_ns)) {
+    return false;
+  }
+  TopInterval interval;
+  interval.gateway = header.gateway;
+  interval.end_ns = header.interval_end_ns;
+  interval.length_ns = header.interval_length_ns;
+  interval.completeness = header.completeness;
+  interval.events_dropped = header.events_dropped;
+  interval.track_open = header.track_open;
+  interval.files = {name};
+  std::vector<TrafficRow> block;
+  while (true) {
+    const absl::StatusOr<bool> more = reader->ReadBlock(&block);
+    if (!more.ok()) {
+      if (sure) Skip(name, more.status().message());
+      return false;
+    }
+    if (!*more) break;
+    std::vector<TrafficRow>& rows = interval.rows;
+    if (rows.size() + block.size() > kTopRowsMax) {
+      Skip(name, absl::StrCat(path, ": more than ", kTopRowsMax, " rows"));
+      return false;
+    }
+    rows.insert(rows.end(), block.begin(), block.end());
+  }
+  interval.gaps = reader->gaps();
+  return TakeInterval(std::move(interval), header.engine_id, header.sequence);
+}
+
+bool TopFolder::TakeCsv(int fd, const std::string& path, const std::string& name) {
+  absl::StatusOr<TopInterval> interval = ReadCsv(fd, path);
+  if (!interval.ok()) {
+    Skip(name, interval.status().message());
+    return false;
+  }
+  interval->length_ns = csv_length_ns_;
+  interval->files = {name};
+  if (!Wanted("", {}, 0, interval->end_ns)) return false;
+  return TakeInterval(*std::move(interval), {}, 0);
+}
+
+bool TopFolder::Wanted(const std::string& gateway, const EngineId& engine_id, uint64_t sequence,
+                       int64_t end_ns) const {
+  const auto found = newest_.find(gateway);
+  if (found == newest_.end()) return true;
+  const Newest& newest = found->second;
+  // By its sequence, a run tells which came later even if the clock was set back.
+  if (sequence != 0 && engine_id == newest.engine_id) return sequence > newest.sequence;
+  return end_ns >= newest.interval->end_ns;
+}
+
+bool TopFolder::TakeInterval(TopInterval interval, const EngineId& engine_id, uint64_t sequence) {
+  Newest& newest = newest_[interval.gateway];
+  if (newest.interval != nullptr && newest.interval->end_ns == interval.end_ns) {
+    // More of the same interval.
+    const TopInterval& part = *newest.interval;
+    if (interval.rows.size() + part.rows.size() > kTopRowsMax) {
+      Skip(interval.files[0],
+           absl::StrCat(folder_, "/", interval.files[0], ": more than ", kTopRowsMax, " rows"));
+      return false;
+    }
+    interval.length_ns = std::max(interval.length_ns, part.length_ns);
+    interval.completeness = std::max(interval.completeness, part.completeness);
+    interval.events_dropped += part.events_dropped;
+    interval.track_open |= part.track_open;
+    interval.gaps.insert(interval.gaps.end(), part.gaps.begin(), part.gaps.end());
+    interval.rows.insert(interval.rows.end(), part.rows.begin(), part.rows.end());
+    interval.files.insert(interval.files.end(), part.files.begin(), part.files.end());
+  }
+  newest = {std::make_shared<const TopInterval>(std::move(interval)), engine_id, sequence};
+  return true;
+}
+
+void TopFolder::Skip(const std::string& name, absl::string_view why) {
+  if (!NoteBad(name)) return;
+  ++skipped_;
+  skipped_why_ = std::string(why);
+}
+
+bool TopFolder::NoteBad(const std::string& name) {
+  if (bad_.size() >= kBadNamesMax) bad_.clear();
+  return bad_.insert(name).second;
+}
+
+std::vector<std::shared_ptr<const TopInterval>> TopFolder::intervals() const {
+  std::vector<std::shared_ptr<const TopInterval>> intervals;
+  intervals.reserve(newest_.size());
+  for (const auto& [gateway, newest] : newest_) intervals.push_back(newest.interval);
+  return intervals;
+}
+
+}  // namespace ctacct

@@ -1,0 +1,130 @@
+// What top shows of the last intervals: who moved how much, summed by pair, origin, destination or
+// port, in order of size.
+//
+// Sums are exact; rates are sums over the length of the interval that they come from, so gateways
+// with different intervals may stand in one table. Pure functions and plain values;
+// thread-compatible.
+#ifndef CTACCT_ENGINE_TOP_TRAFFIC_H_
+#define CTACCT_ENGINE_TOP_TRAFFIC_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "engine/rows/gap.h"
+#include "engine/rows/traffic_row.h"
+#include "netlink/ipv4.h"
+
+namespace ctacct {
+
+// One interval of one gateway.
+struct TopInterval {
+  std::string gateway;  // Empty: its files do not tell (CSV).
+  int64_t end_ns = 0;   // Since the Unix epoch.
+  int64_t length_ns = 0;
+  std::optional<Completeness> completeness;  // Nothing: its files do not tell (CSV).
+  uint64_t events_dropped = 0;
+  bool track_open = false;
+  std::vector<Gap> gaps;
+  std::vector<TrafficRow> rows;
+  // Which it was read from: more than one if the engine was restarted within the interval.
+  std::vector<std::string> files;
+};
+
+enum class TopView { kPairs, kOrigins, kDestinations, kPorts };
+inline constexpr int kTopViews = 4;
+enum class TopSort { kBytes, kPackets, kConnections, kTime, kOpen, kName };
+inline constexpr int kTopSorts = 6;
+
+// As flags spell them; nothing for any other word.
+[[nodiscard]] const char* TopViewName(TopView view);
+[[nodiscard]] std::optional<TopView> ParseTopView(absl::string_view name);
+[[nodiscard]] const char* TopSortName(TopSort sort);
+[[nodiscard]] std::optional<TopSort> ParseTopSort(absl::string_view name);
+
+// Addresses of either end: those that begin with a text ("10.32.1."), or those of an IPv4 network
+// ("10.32.0.0/11"). An empty filter lets all through.
+class AddressFilter {
+ public:
+  AddressFilter() = default;
+  // InvalidArgument: it can be the beginning of no address.
+  [[nodiscard]] static absl::StatusOr<AddressFilter> Parse(const std::string& text);
+
+  [[nodiscard]] bool Matches(const TrafficRow& row) const;
+  [[nodiscard]] const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+  std::optional<Ipv4Cidr> network_;
+};
+
+struct TopSums {
+  uint64_t packets_src = 0;  // Original direction.
+  uint64_t packets_dst = 0;  // Replies.
+  uint64_t bytes_src = 0;
+  uint64_t bytes_dst = 0;
+  uint64_t connections = 0;  // Closed.
+  uint64_t connection_time_ms = 0;
+  uint64_t open = 0;
+  // Per second.
+  double bits_src_rate = 0;
+  double bits_dst_rate = 0;
+  double packets_src_rate = 0;
+  double packets_dst_rate = 0;
+  double connections_rate = 0;
+
+  // Of the connections closed; 0 if none was.
+  [[nodiscard]] double MeanSeconds() const;
+};
+
+// What a line of a table is about. Fields that the view does not have are zero.
+struct TopKey {
+  AddressFamily family = AddressFamily::kIpv4;
+  uint8_t protocol = 0;
+  int32_t port = 0;
+  AddressBytes src{};
+  AddressBytes dst{};
+
+  friend auto operator<=>(const TopKey&, const TopKey&) = default;
+
+  template <typename H>
+  friend H AbslHashValue(H h, const TopKey& key) {
+    return H::combine(std::move(h), key.family, key.protocol, key.port, key.src, key.dst);
+  }
+};
+
+struct TopEntry {
+  TopKey key;
+  TopSums sums;
+};
+
+struct TopTable {
+  std::vector<TopEntry> entries;
+  TopSums total;  // Of all entries.
+  uint64_t rows = 0;
+  bool has_open = false;  // Some of the intervals tracked open connections.
+};
+
+// Largest first (names: in order), or the other way round; what is equal is in order of its key.
+[[nodiscard]] TopTable MakeTopTable(const std::vector<const TopInterval*>& intervals, TopView view,
+                                    TopSort sort, bool reverse, const AddressFilter& filter);
+
+// Of intervals, one for each gateway, those that belong together: the newest and whatever ended
+// less than an interval before it. A gateway that has fallen silent is not added to others' present
+// traffic.
+[[nodiscard]] std::vector<const TopInterval*> PresentIntervals(
+    const std::vector<const TopInterval*>& intervals);
+
+// Of an address, as CSV has it.
+[[nodiscard]] std::string AddressText(AddressFamily family, const AddressBytes& address);
+
+// The one row in which -max-rows has summed up what was small has no addresses and no port.
+[[nodiscard]] bool IsOtherEntry(TopView view, const TopKey& key);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_TOP_TRAFFIC_H_

@@ -1,0 +1,192 @@
+#include "engine/top/traffic.h"
+
+#include <arpa/inet.h>
+
+#include <string>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::ElementsAre;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+TrafficRow Row(const std::string& src, const std::string& dst, int32_t port, uint64_t bytes,
+               uint8_t protocol = 6) {
+  TrafficRow row;
+  row.protocol = protocol;
+  row.port = port;
+  const bool ipv6 = src.find(':') != std::string::npos;
+  row.family = ipv6 ? AddressFamily::kIpv6 : AddressFamily::kIpv4;
+  EXPECT_EQ(inet_pton(ipv6 ? AF_INET6 : AF_INET, src.c_str(), row.src.data()), 1);
+  EXPECT_EQ(inet_pton(ipv6 ? AF_INET6 : AF_INET, dst.c_str(), row.dst.data()), 1);
+  row.bytes_src = bytes;
+  row.bytes_dst = 2 * bytes;
+  row.packets_src = bytes / 100;
+  row.packets_dst = bytes / 50;
+  row.connection_count = 2;
+  row.connection_time_ms = 3'000;
+  row.open_connections = 1;
+  return row;
+}
+
+TopInterval Interval(const std::string& gateway, int64_t end_s, int64_t length_s,
+                     std::vector<TrafficRow> rows) {
+  TopInterval interval;
+  interval.gateway = gateway;
+  interval.end_ns = end_s * kSecond;
+  interval.length_ns = length_s * kSecond;
+  interval.rows = std::move(rows);
+  return interval;
+}
+
+TopTable Table(const std::vector<const TopInterval*>& intervals, TopView view,
+               TopSort sort = TopSort::kBytes, bool reverse = false,
+               const std::string& filter = "") {
+  return MakeTopTable(intervals, view, sort, reverse, *AddressFilter::Parse(filter));
+}
+
+std::vector<std::string> Names(const TopTable& table, TopView view) {
+  std::vector<std::string> names;
+  for (const auto& [key, sums] : table.entries) {
+    std::string name;
+    if (view == TopView::kPorts) {
+      name = std::to_string(key.protocol) + "/" + std::to_string(key.port);
+    } else {
+      if (view != TopView::kDestinations) name += AddressText(key.family, key.src);
+      if (view == TopView::kPairs) name += " ";
+      if (view != TopView::kOrigins) name += AddressText(key.family, key.dst);
+    }
+    names.push_back(name);
+  }
+  return names;
+}
+
+TEST(TopTrafficTest, SumsByEachView) {
+  const TopInterval interval =
+      Interval("gw", 15, 15,
+               {Row("10.0.0.1", "10.9.0.1", 80, 300), Row("10.0.0.1", "10.9.0.1", 443, 600),
+                Row("10.0.0.2", "10.9.0.1", 80, 1500, 17), Row("10.0.0.2", "10.9.0.2", 80, 150)});
+  const TopTable pairs = Table({&interval}, TopView::kPairs);
+  EXPECT_THAT(Names(pairs, TopView::kPairs),
+              ElementsAre("10.0.0.2 10.9.0.1", "10.0.0.1 10.9.0.1", "10.0.0.2 10.9.0.2"));
+  EXPECT_EQ(pairs.rows, 4u);
+  const TopSums& sums = pairs.entries[1].sums;
+  EXPECT_EQ(sums.bytes_src, 900u);
+  EXPECT_EQ(sums.bytes_dst, 1800u);
+  EXPECT_EQ(sums.packets_src, 9u);
+  EXPECT_EQ(sums.packets_dst, 18u);
+  EXPECT_EQ(sums.connections, 4u);
+  EXPECT_EQ(sums.open, 2u);
+  EXPECT_DOUBLE_EQ(sums.MeanSeconds(), 1.5);
+  EXPECT_DOUBLE_EQ(sums.bits_src_rate, 480);
+  EXPECT_DOUBLE_EQ(sums.bits_dst_rate, 960);
+  EXPECT_DOUBLE_EQ(sums.packets_src_rate, 0.6);
+  EXPECT_DOUBLE_EQ(sums.packets_dst_rate, 1.2);
+  EXPECT_DOUBLE_EQ(sums.connections_rate, 4.0 / 15);
+  EXPECT_EQ(pairs.total.bytes_src, 2550u);
+  EXPECT_EQ(pairs.total.connections, 8u);
+
+  EXPECT_THAT(Names(Table({&interval}, TopView::kOrigins), TopView::kOrigins),
+              ElementsAre("10.0.0.2", "10.0.0.1"));
+  EXPECT_THAT(Names(Table({&interval}, TopView::kDestinations), TopView::kDestinations),
+              ElementsAre("10.9.0.1", "10.9.0.2"));
+  EXPECT_THAT(Names(Table({&interval}, TopView::kPorts), TopView::kPorts),
+              ElementsAre("17/80", "6/443", "6/80"));
+}
+
+TEST(TopTrafficTest, SortsByEachFigure) {
+  TrafficRow most_packets = Row("10.0.0.1", "10.9.0.1", 80, 100);
+  most_packets.packets_dst = 1'000;
+  TrafficRow most_connections = Row("10.0.0.2", "10.9.0.1", 80, 200);
+  most_connections.connection_count = 100;
+  TrafficRow longest = Row("10.0.0.3", "10.9.0.1", 80, 300);
+  longest.connection_time_ms = 1'000'000;
+  TrafficRow most_open = Row("10.0.0.4", "10.9.0.1", 80, 400);
+  most_open.open_connections = 50;
+  const TopInterval interval =
+      Interval("gw", 15, 15, {most_packets, most_connections, longest, most_open});
+  const auto first = [&interval](TopSort sort, bool reverse = false) {
+    return Names(Table({&interval}, TopView::kOrigins, sort, reverse), TopView::kOrigins)[0];
+  };
+  EXPECT_EQ(first(TopSort::kBytes), "10.0.0.4");
+  EXPECT_EQ(first(TopSort::kBytes, true), "10.0.0.1");
+  EXPECT_EQ(first(TopSort::kPackets), "10.0.0.1");
+  EXPECT_EQ(first(TopSort::kConnections), "10.0.0.2");
+  EXPECT_EQ(first(TopSort::kTime), "10.0.0.3");
+  EXPECT_EQ(first(TopSort::kOpen), "10.0.0.4");
+  EXPECT_EQ(first(TopSort::kName), "10.0.0.1");
+  EXPECT_EQ(first(TopSort::kName, true), "10.0.0.4");
+}
+
+TEST(TopTrafficTest, RatesAreOverEachGatewaysOwnInterval) {
+  const TopInterval fast = Interval("a", 20, 5, {Row("10.0.0.1", "10.9.0.1", 80, 500)});
+  const TopInterval slow = Interval("b", 20, 20, {Row("10.0.0.1", "10.9.0.1", 80, 500)});
+  const TopTable table = Table({&fast, &slow}, TopView::kPairs);
+  ASSERT_EQ(table.entries.size(), 1u);
+  EXPECT_EQ(table.entries[0].sums.bytes_src, 1000u);
+  EXPECT_DOUBLE_EQ(table.entries[0].sums.bits_src_rate, 8.0 * 500 / 5 + 8.0 * 500 / 20);
+  EXPECT_DOUBLE_EQ(table.total.bits_src_rate, table.entries[0].sums.bits_src_rate);
+}
+
+TEST(TopTrafficTest, FiltersByBeginningOrNetworkOfEitherEnd) {
+  const TopInterval interval =
+      Interval("gw", 15, 15,
+               {Row("10.0.0.1", "10.9.0.1", 80, 1), Row("110.0.0.1", "10.64.0.1", 80, 2),
+                Row("192.0.2.1", "192.0.2.2", 80, 3), Row("2001:db8::1", "2001:db8::2", 80, 4)});
+  const auto rows = [&interval](const std::string& filter) {
+    return Table({&interval}, TopView::kPorts, TopSort::kBytes, false, filter).rows;
+  };
+  EXPECT_EQ(rows(""), 4u);
+  EXPECT_EQ(rows("10."), 2u);
+  EXPECT_EQ(rows("10.64"), 1u);
+  EXPECT_EQ(rows("10.0.0.0/10"), 1u);
+  EXPECT_EQ(rows("0.0.0.0/0"), 3u);
+  EXPECT_EQ(rows("2001:db8:"), 1u);
+  for (const char* bad : {"example", "10.0.0.0/33", "/8", "10/8/", "10.0.0.1; "}) {
+    EXPECT_FALSE(AddressFilter::Parse(bad).ok()) << bad;
+  }
+}
+
+TEST(TopTrafficTest, TheRowOfTheRestIsApart) {
+  TrafficRow other = Row("0.0.0.0", "0.0.0.0", kPortNotListed, 100, kOtherRowProtocol);
+  const TopInterval interval = Interval(
+      "gw", 15, 15, {other, Row("0.0.0.0", "0.0.0.0", 80, 50), Row("10.0.0.1", "0.0.0.0", -1, 10)});
+  for (const TopView view : {TopView::kPairs, TopView::kOrigins, TopView::kPorts}) {
+    const TopTable table = Table({&interval}, view);
+    EXPECT_EQ(table.entries.size(), 3u);
+    EXPECT_TRUE(IsOtherEntry(view, table.entries[0].key));
+    EXPECT_FALSE(IsOtherEntry(view, table.entries[1].key));
+    EXPECT_FALSE(IsOtherEntry(view, table.entries[2].key));
+  }
+}
+
+TEST(TopTrafficTest, AGatewayThatFellSilentIsNotAddedUp) {
+  const TopInterval now = Interval("a", 300, 15, {});
+  const TopInterval same = Interval("b", 290, 10, {});
+  const TopInterval before = Interval("c", 285, 15, {});
+  EXPECT_THAT(PresentIntervals({&now, &same, &before}), ElementsAre(&now, &same));
+  const TopInterval hour = Interval("d", 0, 3600, {});
+  EXPECT_THAT(PresentIntervals({&hour, &now}), ElementsAre(&hour, &now));
+  EXPECT_TRUE(PresentIntervals({}).empty());
+}
+
+TEST(TopTrafficTest, NamesOfFlags) {
+  for (int i = 0; i < kTopViews; ++i) {
+    const auto view = static_cast<TopView>(i);
+    EXPECT_EQ(ParseTopView(TopViewName(view)), view);
+  }
+  for (int i = 0; i < kTopSorts; ++i) {
+    const auto sort = static_cast<TopSort>(i);
+    EXPECT_EQ(ParseTopSort(TopSortName(sort)), sort);
+  }
+  EXPECT_FALSE(ParseTopView("pair").has_value());
+  EXPECT_FALSE(ParseTopSort("").has_value());
+}
+
+}  // namespace
+}  // namespace ctacct

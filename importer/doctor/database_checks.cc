@@ -1,0 +1,238 @@
+// The doctor's checks of the database. Its session may not write.
+#include <libpq-fe.h>
+
+#include <cmath>
+#include <cstdlib>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "importer/doctor/checks.h"
+#include "importer/tables/load.h"
+
+namespace ctacct {
+namespace {
+
+constexpr double kClockSecondsWarn = 1;
+
+// Of what the importer does as a role that may only add (configs/postgres/roles.sql), what the
+// present role may not: privilege and object. $1: whether it drops partitions, too.
+constexpr char kMissingRights[] =
+    "SELECT privilege, 'TABLE ' || name AS object FROM (VALUES ('SELECT', 'ctacct_schema'), "
+    "('SELECT', 'import_ledger'), ('INSERT', 'import_ledger'), ('INSERT', 'vpn_traffic'), "
+    "('INSERT', 'traffic_gaps')) AS wanted (privilege, name) "
+    "WHERE to_regclass(name) IS NULL OR NOT has_table_privilege(to_regclass(name), privilege) "
+    "UNION ALL "
+    "SELECT 'EXECUTE', 'FUNCTION ' || proname FROM pg_proc "
+    "WHERE pronamespace = current_schema()::regnamespace AND (proname IN "
+    "('traffic_make_partitions', 'traffic_add') OR (proname = 'traffic_drop_partition' AND $1)) "
+    "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1, 2";
+
+std::string Value(const absl::StatusOr<PgResult>& result, int row, int column) {
+  return PQgetvalue(result->get(), row, column);
+}
+
+// Where the database is, as arguments of psql and pg_isready. Never with a password.
+struct Place {
+  std::string host, port, database, user;
+
+  std::string Arguments(const std::string& as_user) const {
+    std::string text;
+    const std::pair<const char*, const std::string&> options[] = {
+        {" -h ", host}, {" -p ", port}, {" -d ", database}, {" -U ", as_user}};
+    for (const auto& [option, value] : options) {
+      if (!value.empty()) absl::StrAppend(&text, option, ShellQuoted(value));
+    }
+    return text;
+  }
+};
+
+Place PlaceOf(const PgOptions& options) {
+  Place place;
+  PQconninfoOption* const parsed = PQconninfoParse(options.conninfo.c_str(), nullptr);
+  for (const PQconninfoOption* option = parsed; option != nullptr && option->keyword != nullptr;
+       ++option) {
+    if (option->val == nullptr) continue;
+    const std::string keyword = option->keyword;
+    if (keyword == "host") place.host = option->val;
+    if (keyword == "port") place.port = option->val;
+    if (keyword == "dbname") place.database = option->val;
+    if (keyword == "user") place.user = option->val;
+  }
+  PQconninfoFree(parsed);
+  if (!options.host.empty()) place.host = options.host;
+  if (!options.database.empty()) place.database = options.database;
+  if (!options.user.empty()) place.user = options.user;
+  return place;
+}
+
+// The importer makes or upgrades its tables when it starts, by a folder without files.
+std::string MigrationCommand(const DoctorOptions& options) {
+  const std::string program =
+      options.importer_program.empty() ? "ctacct-importer" : options.importer_program;
+  std::string text = ShellQuoted(program);
+  if (!options.importer_flags.empty()) {
+    absl::StrAppend(&text, " -flagfile=", ShellQuoted(options.importer_flags));
+  }
+  // As given: with a password in it, it is not repeated.
+  if (const std::string& conninfo = options.database.conninfo;
+      options.importer_flags.empty() && !conninfo.empty()) {
+    absl::StrAppend(&text, " -conninfo=",
+                    absl::StrContains(conninfo, "pass") || absl::StrContains(conninfo, "://")
+                        ? "..."
+                        : ShellQuoted(conninfo));
+  }
+  const std::pair<const char*, const std::string&> flags[] = {{" -host=", options.database.host},
+                                                              {" -db=", options.database.database},
+                                                              {" -user=", options.database.user}};
+  for (const auto& [flag, value] : flags) {
+    if (options.importer_flags.empty() && !value.empty()) {
+      absl::StrAppend(&text, flag, ShellQuoted(value));
+    }
+  }
+  return absl::StrCat(text, " -watch=\"$(mktemp -d)\" -once");
+}
+
+constexpr char kNoConnection[] = "no connection";
+
+PgConnection* Connected(Examination& examination) {
+  auto& connection = examination.connection;
+  return connection.has_value() && connection->ok() ? &**connection : nullptr;
+}
+
+}  // namespace
+
+Finding CheckDatabase(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  if (!options.has_database) {
+    return Skip("none named; -conninfo, -host or -db, or -importer-flags=FILE");
+  }
+  const Place place = PlaceOf(options.database);
+  auto& connection = examination.connection.emplace(PgConnection::Open(options.database));
+  if (connection.ok()) {
+    if (absl::Status status = connection->Execute("SET default_transaction_read_only = on");
+        !status.ok()) {
+      connection = status;
+    }
+  }
+  if (!connection.ok()) {
+    // Without libpq's guess, which the remedies are instead of.
+    const std::string whole(connection.status().message());
+    const std::string message = whole.substr(0, whole.find("; Is the server running"));
+    std::vector<std::string> remedies = {
+        absl::StrCat("pg_isready", place.Arguments(place.user)),
+        absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")};
+    return Fail(message, remedies);
+  }
+  const absl::StatusOr<PgResult> about = connection->Query(
+      "SELECT current_setting('server_version'), current_database(), current_user, "
+      "pg_is_in_recovery()",
+      {});
+  if (!about.ok()) {
+    const std::string message(about.status().message());
+    connection = about.status();
+    return Fail(message, {});
+  }
+  const std::string version = Value(about, 0, 0);
+  const std::string shown =
+      absl::StrCat("PostgreSQL ", version.substr(0, version.find(' ')), ", database ",
+                   Value(about, 0, 1), " as ", Value(about, 0, 2));
+  if (Value(about, 0, 3) == "t") {
+    return Fail(absl::StrCat(shown, ": a standby, which takes no rows"),
+                {absl::StrCat("psql", place.Arguments(place.user),
+                              " -Atc 'SHOW primary_conninfo'   # where its primary is")});
+  }
+  return Ok(shown);
+}
+
+Finding CheckSchema(Examination& examination) {
+  PgConnection* const connection = Connected(examination);
+  if (connection == nullptr) return Skip(kNoConnection);
+  const absl::StatusOr<PgResult> hidden = connection->Query(
+      "SELECT has_table_privilege(to_regclass('ctacct_schema'), 'SELECT') = false", {});
+  if (!hidden.ok()) return Fail(std::string(hidden.status().message()), {});
+  if (Value(hidden, 0, 0) == "t") return Skip("this role may not read its version, see role");
+  const absl::StatusOr<SchemaVersions> versions = ReadSchemaVersions(*connection);
+  if (!versions.ok()) return Fail(std::string(versions.status().message()), {});
+  if (versions->found > versions->newest) {
+    return Fail(absl::StrCat("version ", versions->found, ", and this ctacct knows up to ",
+                             versions->newest, ": a newer one has been here"),
+                {"apt-get install --only-upgrade ctacct   # or build the newer release"});
+  }
+  if (versions->found == versions->newest) {
+    return Ok(absl::StrCat("version ", versions->found, ", the newest"));
+  }
+  const std::string shown = versions->found == 0 ? "none of ctacct's tables are there"
+                                                 : absl::StrCat("version ", versions->found,
+                                                                ", to become ", versions->newest);
+  const absl::StatusOr<PgResult> may = connection->Query(
+      "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false) AND "
+      "coalesce((SELECT pg_has_role(relowner, 'USAGE') FROM pg_class "
+      "WHERE oid = to_regclass('ctacct_schema')), true)",
+      {});
+  if (may.ok() && Value(may, 0, 0) == "t") {
+    return Warn(absl::StrCat(shown, "; the importer sees to it when it starts"),
+                {MigrationCommand(examination.options)});
+  }
+  return Fail(absl::StrCat(shown, ", and this role may not make them; as one who may:"),
+              {MigrationCommand(examination.options)});
+}
+
+Finding CheckRole(Examination& examination) {
+  PgConnection* const connection = Connected(examination);
+  if (connection == nullptr) return Skip(kNoConnection);
+  const absl::StatusOr<PgResult> missing = connection->Query(
+      kMissingRights, {examination.options.importer_drops_partitions ? "t" : "f"});
+  if (!missing.ok()) return Fail(std::string(missing.status().message()), {});
+  const absl::StatusOr<PgResult> names = connection->Query(
+      "SELECT quote_ident(current_user), current_database(), (SELECT relowner::regrole::text "
+      "FROM pg_class WHERE oid = to_regclass('ctacct_schema'))",
+      {});
+  if (!names.ok()) return Fail(std::string(names.status().message()), {});
+  if (PQgetisnull(names->get(), 0, 2) != 0) return Skip("no tables yet");
+  const std::string role = Value(names, 0, 0);
+  if (PQntuples(missing->get()) == 0) return Ok(absl::StrCat(role, " may add rows"));
+  std::vector<std::string> lacks, grants;
+  for (int i = 0; i < PQntuples(missing->get()); ++i) {
+    const std::string privilege = Value(missing, i, 0);
+    const std::string object = Value(missing, i, 1);
+    lacks.push_back(absl::StrCat(privilege, " on ", object.substr(object.find(' ') + 1)));
+    grants.push_back(absl::StrCat("GRANT ", privilege, " ON ", object, " TO ", role));
+  }
+  Place place = PlaceOf(examination.options.database);
+  place.database = Value(names, 0, 1);
+  return Fail(absl::StrCat(role, " lacks ", absl::StrJoin(lacks, ", ")),
+              {absl::StrCat("psql", place.Arguments(Value(names, 0, 2)), " -c ",
+                            ShellQuoted(absl::StrJoin(grants, "; ")))});
+}
+
+Finding CheckDatabaseClock(Examination& examination) {
+  PgConnection* const connection = Connected(examination);
+  if (connection == nullptr) return Skip(kNoConnection);
+  const absl::Time asked = absl::Now();
+  const absl::StatusOr<PgResult> answer =
+      connection->Query("SELECT extract(epoch FROM clock_timestamp())", {});
+  const absl::Time answered = absl::Now();
+  double there = 0;
+  if (!answer.ok() || !absl::SimpleAtod(Value(answer, 0, 0), &there)) {
+    return Skip("the database does not tell the time");
+  }
+  const double here = absl::ToDoubleSeconds(asked + (answered - asked) / 2 - absl::UnixEpoch());
+  const double error = absl::ToDoubleSeconds(answered - asked) / 2;
+  const double difference = there - here;
+  const std::string shown =
+      absl::StrFormat("the database's is %.3f s %s (to %.3f s)", std::abs(difference),
+                      difference < 0 ? "behind" : "ahead", error);
+  if (std::abs(difference) - error < kClockSecondsWarn) return Ok(shown);
+  return Warn(absl::StrCat(shown, ": `now()` in queries is not this machine's"),
+              {"timedatectl set-ntp true   # on both"});
+}
+
+}  // namespace ctacct

@@ -1,0 +1,201 @@
+// The doctor's checks of flag files and of the spool folder.
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/time.h"
+#include "engine/system/privileges.h"
+#include "importer/doctor/checks.h"
+#include "importer/doctor/child.h"
+#include "importer/files/disposal.h"
+
+namespace ctacct {
+namespace {
+
+constexpr absl::Duration kAnswerMax = absl::Seconds(10);
+// A few intervals of a busy gateway, and an hour or so of them.
+constexpr uint64_t kFreeBytesFail = uint64_t{64} << 20;
+constexpr uint64_t kFreeBytesWarn = uint64_t{1} << 30;
+constexpr uint64_t kFreeInodesFail = 100;
+constexpr uint64_t kFreeInodesWarn = 10'000;
+// An importer that runs takes each file within seconds.
+constexpr int64_t kBacklogSecondsWarn = 600;
+constexpr int64_t kBacklogIntervalsWarn = 10;
+
+std::string GroupName(gid_t gid) {
+  const group* const entry = getgrgid(gid);
+  return entry == nullptr ? absl::StrCat(gid) : entry->gr_name;
+}
+
+std::string UserName(const DoctorOptions& options) {
+  return options.engine_user.has_value() ? options.engine_user->name
+         : geteuid() == 0                ? "root"
+                                         : absl::StrCat(geteuid());
+}
+
+// 0, or the errno with which the engine would fail: it has given up root's override of file modes.
+// -1: it cannot be told.
+int ErrorForEngine(const DoctorOptions& options) {
+  const absl::StatusOr<std::unique_ptr<Child>> child = Child::Fork([&options] {
+    Privileges::Options rights;
+    // Nobody else can become somebody; CheckSpool has seen to it that they need not.
+    if (options.engine_user.has_value() && geteuid() == 0) rights.user = &*options.engine_user;
+    if (!Privileges::Drop(rights).ok()) return 255;
+    return faccessat(AT_FDCWD, options.output.c_str(), W_OK | X_OK, AT_EACCESS) == 0 ? 0 : errno;
+  });
+  if (!child.ok()) return -1;
+  const std::optional<int> status = (*child)->Wait(kAnswerMax);
+  return status.has_value() && *status < 128 ? *status : -1;
+}
+
+}  // namespace
+
+Finding CheckFlagFiles(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  std::vector<std::string> good;
+  const std::pair<const std::string&, const std::string&> programs[] = {
+      {options.engine_program, options.engine_flags},
+      {options.importer_program, options.importer_flags}};
+  for (const auto& [program, flags] : programs) {
+    if (flags.empty() || program.empty()) continue;
+    // --help comes last, and is looked at only if all before it is understood.
+    const std::vector<std::string> argv = {program, absl::StrCat("-flagfile=", flags), "--help"};
+    const absl::StatusOr<std::unique_ptr<Child>> child = Child::Start(argv);
+    if (!child.ok()) return Skip(std::string(child.status().message()));
+    if (const std::optional<int> status = (*child)->Wait(kAnswerMax); status != 0) {
+      const std::string said = (*child)->LastError();
+      return Fail(!said.empty()         ? said
+                  : !status.has_value() ? absl::StrCat(program, " --help does not end")
+                                        : absl::StrCat(program, ": exit status ", *status),
+                  {absl::StrCat("sensible-editor ", ShellQuoted(flags))});
+    }
+    good.push_back(flags);
+  }
+  if (!options.unread_flags.empty()) return Skip(options.unread_flags);
+  if (good.empty()) return Skip("none given, and none in /etc/ctacct");
+  return Ok(absl::StrJoin(good, ", "));
+}
+
+Finding CheckSpool(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  if (options.output.empty()) return Skip("none named; -output=FOLDER, or -engine-flags=FILE");
+  const std::string user = UserName(options);
+  const std::string folder = ShellQuoted(options.output);
+  struct stat info {};
+  if (stat(options.output.c_str(), &info) != 0) {
+    if (errno != ENOENT) {
+      return Fail(absl::StrCat(options.output, ": ", strerror(errno)),
+                  {absl::StrCat("namei -l ", folder)});
+    }
+    const std::string owner =
+        options.engine_user.has_value()
+            ? absl::StrCat("-m 2770 -o ", user, " -g ", GroupName(options.engine_user->gid), " ")
+            : "";
+    return Fail(absl::StrCat(options.output, ": there is no such folder"),
+                {absl::StrCat("install -d ", owner, folder)});
+  }
+  if (!S_ISDIR(info.st_mode)) {
+    return Fail(absl::StrCat(options.output, ": is no folder"), {absl::StrCat("ls -l ", folder)});
+  }
+  if (geteuid() != 0 && options.engine_user.has_value() && options.engine_user->uid != geteuid()) {
+    return Skip(
+        absl::StrCat(options.output, ": only root can tell whether ", user, " may write there"));
+  }
+  const int error = ErrorForEngine(options);
+  if (error < 0) return Skip(absl::StrCat(options.output, ": cannot look as user ", user));
+  if (error == 0) return Ok(absl::StrCat(options.output, ", ", user, " may write there"));
+  if (error != EACCES) return Fail(absl::StrCat(options.output, ": ", strerror(error)), {});
+  return Fail(absl::StrCat(options.output, ": user ", user, " may not write there",
+                           user == "root" ? " (the engine gives up root's override)" : ""),
+              {absl::StrCat("chown ", user, " ", folder, " && chmod u+rwx ", folder),
+               absl::StrCat("namei -l ", folder, "   # if it is a folder above")});
+}
+
+Finding CheckSpace(Examination& examination) {
+  const std::string& output = examination.options.output;
+  struct statvfs space {};
+  if (output.empty()) return Skip("no spool folder");
+  if (statvfs(output.c_str(), &space) != 0) {
+    return Skip(absl::StrCat("the spool folder cannot be looked at: ", strerror(errno)));
+  }
+  const uint64_t bytes = uint64_t{space.f_bavail} * space.f_frsize;
+  const uint64_t inodes = space.f_favail;
+  const bool counts_inodes = space.f_files != 0;
+  const std::string shown = absl::StrCat(
+      BytesText(bytes), counts_inodes ? absl::StrCat(" and ", inodes, " inodes") : "", " free");
+  const std::vector<std::string> remedies = {
+      absl::StrCat("df -h ", ShellQuoted(output), "; df -i ", ShellQuoted(output)),
+      "systemctl start ctacct-importer   # takes what waits there away"};
+  // Rows then wait in the engine's memory.
+  if (bytes < kFreeBytesFail || (counts_inodes && inodes < kFreeInodesFail)) {
+    return Fail(absl::StrCat(shown, ": files cannot be written for long"), remedies);
+  }
+  if (bytes < kFreeBytesWarn || (counts_inodes && inodes < kFreeInodesWarn)) {
+    return Warn(shown, remedies);
+  }
+  return Ok(shown);
+}
+
+Finding CheckBacklog(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  if (options.output.empty()) return Skip("no spool folder");
+  const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(options.output.c_str()), closedir);
+  if (folder == nullptr) {
+    return Skip(absl::StrCat("the spool folder cannot be read: ", strerror(errno)));
+  }
+  uint64_t files = 0;
+  uint64_t bytes = 0;
+  int64_t oldest = time(nullptr);
+  while (const dirent* const entry = readdir(folder.get())) {
+    struct stat info {};
+    if (entry->d_name[0] == '.' ||
+        (!absl::EndsWith(entry->d_name, ".spool") && !absl::EndsWith(entry->d_name, ".csv")) ||
+        fstatat(dirfd(folder.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      continue;
+    }
+    ++files;
+    bytes += static_cast<uint64_t>(info.st_size);
+    oldest = std::min(oldest, int64_t{info.st_mtime});
+  }
+  uint64_t failed = 0;
+  const std::string failed_path = absl::StrCat(options.output, "/", kFailedFolder);
+  const std::unique_ptr<DIR, int (*)(DIR*)> failed_folder(opendir(failed_path.c_str()), closedir);
+  while (failed_folder != nullptr) {
+    const dirent* const entry = readdir(failed_folder.get());
+    if (entry == nullptr) break;
+    if (absl::EndsWith(entry->d_name, ".reason")) ++failed;
+  }
+  if (failed != 0) {
+    return Warn(
+        absl::StrCat(CountText(failed, "file"), " in ", failed_path, ", not in the database"),
+        {absl::StrCat("tail -n +1 ", ShellQuoted(failed_path), "/*.reason")});
+  }
+  const int64_t seconds = time(nullptr) - oldest;
+  const std::string shown =
+      files == 0 ? "no file waits for the importer"
+                 : absl::StrCat(CountText(files, "file"), ", ", BytesText(bytes), ", the oldest ",
+                                absl::FormatDuration(absl::Seconds(seconds)), " old");
+  if (files != 0 &&
+      seconds > std::max(kBacklogSecondsWarn, kBacklogIntervalsWarn * options.interval_seconds)) {
+    return Warn(absl::StrCat(shown, ": does the importer run?"),
+                {"systemctl status ctacct-importer"});
+  }
+  return Ok(shown);
+}
+
+}  // namespace ctacct

@@ -1,0 +1,85 @@
+// The files in a spool folder that wait for import: regular, not empty, named *.spool or
+// traffic_*.csv.
+//
+// Every scan looks at the folder itself; inotify only says when to look again. So there is nothing
+// to lose: not on an overflow of inotify's queue, not on file systems without it (the slow timer
+// remains), not across a restart.
+//
+// What is left in the folder on purpose (a newer version, a symbolic link) is named in the log once
+// and not handed out again until it changes. Memory: at most kScanFilesMax names, and one entry for
+// each file so left. Thread-compatible.
+#ifndef CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
+#define CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
+
+#include <sys/stat.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "engine/system/unique_fd.h"
+
+namespace ctacct {
+
+// Names handed out by one scan, the first ones in order: 42 hours of files at the default interval,
+// about 1 MB. What is beyond comes with the next scan.
+inline constexpr size_t kScanFilesMax = 10'000;
+// Finds what inotify has not told, and tries deferred files again.
+inline constexpr absl::Duration kRescanPeriod = absl::Seconds(5);
+
+class SpoolQueue {
+ public:
+  [[nodiscard]] static absl::StatusOr<SpoolQueue> Open(const std::string& folder);
+  SpoolQueue(SpoolQueue&&) = default;
+
+  // What waits now: CSV files first (they are archives, older than the spool), then spool files,
+  // both by name, which is the order of writing. FailedPrecondition if the folder has been removed
+  // or replaced.
+  [[nodiscard]] absl::StatusOr<std::vector<std::string>> Scan();
+
+  // Not to be handed out again before `deadline` (of MonotonicNow), unless it changes.
+  void Hold(const std::string& name, absl::Duration deadline);
+
+  // Returns once something may have changed in the folder, `stop_fd` is readable, or kRescanPeriod
+  // is over.
+  void Wait(int stop_fd) const;
+
+  [[nodiscard]] int folder_fd() const { return folder_fd_.get(); }
+  [[nodiscard]] const std::string& folder() const { return folder_; }
+
+ private:
+  // A change of any of these is a change of the file.
+  struct Fingerprint {
+    ino_t inode;
+    off_t size;
+    int64_t modified_ns;
+    mode_t mode;
+
+    friend bool operator==(const Fingerprint&, const Fingerprint&) = default;
+  };
+  struct Held {
+    Fingerprint fingerprint;
+    absl::Duration deadline;
+  };
+
+  SpoolQueue(std::string folder, UniqueFd folder_fd, UniqueFd inotify_fd)
+      : folder_(std::move(folder)),
+        folder_fd_(std::move(folder_fd)),
+        inotify_fd_(std::move(inotify_fd)) {}
+  static Fingerprint FingerprintOf(const struct stat& info);
+
+  std::string folder_;
+  UniqueFd folder_fd_;
+  UniqueFd inotify_fd_;  // Invalid where there is no inotify.
+  absl::flat_hash_map<std::string, Held> held_;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_

@@ -1,0 +1,116 @@
+// One file to import, a spool file or a CSV file (also one of the reference's), read as a stream of
+// rows.
+//
+// A file is read twice: once to find out what it is and whether it is sound, before the database
+// hears of it, and once to load it. Both passes return what they have seen, so that a file that
+// changed in between is noticed.
+//
+// Errors of reading name the file and a byte offset:
+//  - DataLoss: torn or corrupt, and nobody writes to it; a CSV line that is none
+//  - Unimplemented: a spool file of a newer version
+//  - Aborted: somebody still writes to it, or may do so, or did so meanwhile
+//  - others: the file system
+// Memory: one block of rows and one read buffer. Thread-compatible.
+#ifndef CTACCT_IMPORTER_FILES_TRAFFIC_FILE_H_
+#define CTACCT_IMPORTER_FILES_TRAFFIC_FILE_H_
+
+#include <sys/stat.h>
+#include <sys/types.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "engine/rows/gap.h"
+#include "engine/rows/traffic_row.h"
+#include "engine/spool/spool_header.h"
+#include "engine/system/unique_fd.h"
+
+namespace ctacct {
+
+struct FileSummary {
+  // The ledger's key. For CSV files: a UUID of version 8 made of the XXH3-128 of the gateway's name
+  // and the contents, and 0; so a copy under another name is the same file, that of another gateway
+  // is not (quiet gateways write the same lines), and no key of an engine (version 7) is ever met.
+  EngineId engine_id{};
+  uint64_t sequence = 0;
+  uint64_t checksum = 0;
+  uint64_t row_count = 0;
+  std::optional<SpoolHeader> spool;  // CSV files have none.
+  std::vector<Gap> gaps;             // Likewise.
+  std::vector<int32_t> days;         // Of its rows' times, since the epoch; in order, each once.
+
+  friend bool operator==(const FileSummary&, const FileSummary&) = default;
+};
+
+// Which file a name meant when it was opened, and in what state.
+struct FileIdentity {
+  dev_t device = 0;
+  ino_t inode = 0;
+  off_t size = 0;
+  int64_t modified_ns = 0;
+
+  static FileIdentity Of(const struct stat& info);
+  [[nodiscard]] bool SameFile(const FileIdentity& other) const {
+    return device == other.device && inode == other.inode;
+  }
+  friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
+};
+
+// Where the kernel does not tell whether a file has a writer, it has none once it has been left
+// alone for so long.
+inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
+
+// Each is a partition of some tables, and a transaction locks them all: a server has room for some
+// thousand locks.
+inline constexpr size_t kDaysMax = 100;
+
+using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
+
+class TrafficFile {
+ public:
+  // Opens `name` relative to `folder_fd`; names ending in ".csv" are CSV files, all others spool
+  // files. `path` is what errors call it; `csv_gateway` is the gateway of a CSV file's rows, which
+  // do not name one. NotFound if it is gone; FailedPrecondition if it is no regular file.
+  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(int folder_fd, const std::string& name,
+                                                        const std::string& path,
+                                                        const std::string& csv_gateway = "");
+  TrafficFile(TrafficFile&&) = default;
+
+  // One pass over the whole file. `take` gets all rows, in blocks; its error ends the pass and is
+  // returned.
+  [[nodiscard]] absl::StatusOr<FileSummary> Read(TakeRows take) const;
+
+  // The caller has seen this very state of the file for kQuietTime, whatever its time stamp says.
+  void AssumeAtRest() { at_rest_ = true; }
+
+  [[nodiscard]] const FileIdentity& identity() const { return identity_; }
+  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const std::string& csv_gateway() const { return csv_gateway_; }
+  [[nodiscard]] bool is_csv() const { return csv_; }
+
+ private:
+  TrafficFile() = default;
+  [[nodiscard]] absl::StatusOr<FileSummary> ReadSpool(TakeRows take) const;
+  [[nodiscard]] absl::StatusOr<FileSummary> ReadCsv(TakeRows take) const;
+  // Aborted if somebody writes to the file, or may do so, or has done so since Open.
+  [[nodiscard]] absl::Status CheckWriter() const;
+
+  UniqueFd fd_;
+  std::string name_;
+  std::string path_;
+  std::string csv_gateway_;
+  bool csv_ = false;
+  bool at_rest_ = false;
+  FileIdentity identity_;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_IMPORTER_FILES_TRAFFIC_FILE_H_

@@ -1,0 +1,123 @@
+// One connection to PostgreSQL that never blocks for ever: every wait ends with the server's
+// answer, at a deadline, or when the caller is asked to stop. (A server that is frozen, or behind a
+// dead link, still acknowledges nothing or everything; only our own clock notices.)
+//
+// What an error asks for is its absl code:
+//  - Unavailable: no connection, or a state of the server that passes; try again
+//  - FailedPrecondition: it will not pass without an operator (settings, password, missing
+//  database,
+//    schema, a bug); stop, touch nothing
+//  - InvalidArgument: these very values are at fault
+//  - Cancelled: stop was asked for
+// Messages carry the SQLSTATE, one line, never a password, and never a value out of a row.
+//
+// After any error but InvalidArgument from Execute or Query throw the connection away.
+// Thread-compatible.
+#ifndef CTACCT_IMPORTER_POSTGRES_PG_CONNECTION_H_
+#define CTACCT_IMPORTER_POSTGRES_PG_CONNECTION_H_
+
+#include <libpq-fe.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+
+namespace ctacct {
+
+inline constexpr absl::Duration kAnswerTimeoutDefault = absl::Seconds(60);
+
+// Empty: libpq's own defaults (environment, service file, ~/.pgpass).
+struct PgOptions {
+  std::string conninfo;  // Keyword=value string, or URI.
+  std::string host;      // These four override conninfo.
+  std::string database;
+  std::string user;
+  std::string password;
+  std::string program = "ctacct-importer";  // How the server's own views call us.
+  int stop_fd = -1;                         // Readable once all waiting is to end.
+  // Called at least each second while it waits or sends; empty: never.
+  std::function<void()> while_waiting;
+  // Without a byte from or to the server for so long, the connection is given up. Longer than any
+  // checkpoint stalls a healthy server.
+  absl::Duration answer_timeout = kAnswerTimeoutDefault;
+};
+
+// The part of the decision table that needs no connection. `sqlstate` may be empty: the connection
+// broke.
+[[nodiscard]] absl::StatusCode CodeOfSqlstate(absl::string_view sqlstate);
+
+// InvalidArgument if libpq cannot parse it. The reason is libpq's no more: it would repeat the
+// string, passwords and all.
+[[nodiscard]] absl::Status CheckConninfo(const std::string& conninfo);
+
+struct PgResultDeleter {
+  void operator()(PGresult* result) const { PQclear(result); }
+};
+using PgResult = std::unique_ptr<PGresult, PgResultDeleter>;
+
+class PgConnection {
+ public:
+  // Connects, within connect_timeout (of conninfo or PGCONNECT_TIMEOUT; else
+  // kConnectTimeoutDefault) for each host.
+  [[nodiscard]] static absl::StatusOr<PgConnection> Open(const PgOptions& options);
+
+  PgConnection(PgConnection&&) = default;
+  PgConnection& operator=(PgConnection&&) = default;
+
+  // One or more statements without parameters.
+  [[nodiscard]] absl::Status Execute(const char* sql);
+  // As Execute, but waits on for kCommitGrace after stop was asked for: whoever stops us would
+  // rather know.
+  [[nodiscard]] absl::Status Commit();
+  // One statement; parameters as text, nullptr for NULL.
+  [[nodiscard]] absl::StatusOr<PgResult> Query(const char* sql,
+                                               const std::vector<const char*>& parameters);
+  // The same with parameters in the binary form of their types (pg_binary.h), none NULL. The answer
+  // is text.
+  [[nodiscard]] absl::StatusOr<PgResult> QueryBinary(const char* sql,
+                                                     const std::vector<std::string>& parameters);
+  // For what the server may work on for long without a word: from now on wait `timeout` for each
+  // answer.
+  void set_answer_timeout(absl::Duration timeout) { options_.answer_timeout = timeout; }
+
+  // COPY ... FROM STDIN: begin, data any number of times, end. CopyEnd returns the number of rows
+  // that the server took.
+  [[nodiscard]] absl::Status CopyBegin(const char* sql);
+  [[nodiscard]] absl::Status CopyData(absl::string_view bytes);
+  [[nodiscard]] absl::StatusOr<uint64_t> CopyEnd();
+
+ private:
+  struct ConnectionDeleter {
+    void operator()(PGconn* connection) const { PQfinish(connection); }
+  };
+
+  explicit PgConnection(const PgOptions& options) : options_(options) {}
+  [[nodiscard]] absl::Status Connect();
+  // Waits until the socket is ready for `events` (of poll), the deadline (of MonotonicNow), or
+  // stop.
+  [[nodiscard]] absl::Status Wait(short events, absl::Duration deadline);
+  [[nodiscard]] absl::Status Flush();
+  [[nodiscard]] absl::StatusOr<PgResult> NextResult();  // Null after a command's last one.
+  // Reads up to the command's end; its last result, or its first error.
+  [[nodiscard]] absl::StatusOr<PgResult> Answer();
+  [[nodiscard]] absl::Status ResultError(const PGresult* result) const;
+  [[nodiscard]] absl::Status ConnectionError() const;
+
+  PgOptions options_;
+  std::unique_ptr<PGconn, ConnectionDeleter> connection_;
+  bool committing_ = false;
+};
+
+inline constexpr absl::Duration kConnectTimeoutDefault = absl::Seconds(10);
+inline constexpr absl::Duration kCommitGrace = absl::Seconds(5);
+
+}  // namespace ctacct
+
+#endif  // CTACCT_IMPORTER_POSTGRES_PG_CONNECTION_H_

@@ -1,0 +1,62 @@
+#include "importer/tables/copy_encoder.h"
+
+#include <cstdint>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "engine/rows/protocol_names.h"
+#include "importer/postgres/pg_binary.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int16_t kFields = 13;
+constexpr char kSignature[] = "PGCOPY\n\377\r\n";  // Its closing NUL is part of it.
+
+absl::Status TooLarge(absl::string_view column) {
+  return absl::InvalidArgumentError(absl::StrCat(column, " is larger than its column"));
+}
+
+}  // namespace
+
+CopyEncoder::CopyEncoder(absl::string_view gateway) : gateway_field_(4 + gateway.size(), '\0') {
+  (void)PutText(gateway_field_.data(), gateway);
+}
+
+void CopyEncoder::AppendHeader(std::string* out) {
+  out->append(kSignature, sizeof(kSignature));
+  out->append(8, '\0');  // No flags, no header extension.
+}
+
+void CopyEncoder::AppendTrailer(std::string* out) { out->append("\377\377", 2); }
+
+absl::Status CopyEncoder::Append(const TrafficRow& row, std::string* out) const {
+  constexpr uint64_t kInt4Max = std::numeric_limits<int32_t>::max();
+  if (row.packets_src > kCounterMax) return TooLarge("src_packets");
+  if (row.packets_dst > kCounterMax) return TooLarge("dst_packets");
+  if (row.bytes_src > kCounterMax) return TooLarge("src_bytes");
+  if (row.bytes_dst > kCounterMax) return TooLarge("dst_bytes");
+  if (row.connection_time_ms > kCounterMax) return TooLarge("connection_times");
+  if (row.connection_count > kInt4Max) return TooLarge("connection_count");
+  if (row.open_connections > kInt4Max) return TooLarge("open_connections");
+
+  char bytes[kCopyRowBytesMax];
+  char* at = PutRaw16(bytes, kFields);
+  at = PutTime(at, row.time_ns);
+  at = PutInt8(at, static_cast<int64_t>(row.packets_src));
+  at = PutInt8(at, static_cast<int64_t>(row.bytes_src));
+  at = PutInt8(at, static_cast<int64_t>(row.packets_dst));
+  at = PutInt8(at, static_cast<int64_t>(row.bytes_dst));
+  at = PutInt8(at, static_cast<int64_t>(row.connection_time_ms));
+  at = PutInt4(at, static_cast<int32_t>(row.connection_count));
+  at = PutInt4(at, static_cast<int32_t>(row.open_connections));
+  at = PutInt4(at, row.port);
+  at = PutInet(at, row.family, row.src);
+  at = PutInet(at, row.family, row.dst);
+  at = PutText(at, ProtocolName(row.protocol));
+  out->append(bytes, static_cast<size_t>(at - bytes));
+  out->append(gateway_field_);
+  return absl::OkStatus();
+}
+
+}  // namespace ctacct

@@ -1,0 +1,52 @@
+// Rows to the bytes of PostgreSQL's COPY ... (FORMAT binary): big-endian, every field behind its
+// length.
+//
+// Pure and bounded: no database, no clock; a row adds at most kCopyRowBytesMax bytes and the
+// gateway. Thread-compatible.
+#ifndef CTACCT_IMPORTER_TABLES_COPY_ENCODER_H_
+#define CTACCT_IMPORTER_TABLES_COPY_ENCODER_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+#include "engine/rows/traffic_row.h"
+
+namespace ctacct {
+
+// The columns that CopyEncoder::Append writes, in its order: for COPY vpn_traffic (...).
+inline constexpr char kCopyColumns[] =
+    "time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, "
+    "connection_count, open_connections, port, src, dst, proto, gateway";
+
+// 98 bytes of numbers with their lengths, two addresses of 24, a protocol name of 13: 159, rounded
+// up. The gateway comes on top.
+inline constexpr size_t kCopyRowBytesMax = 256;
+
+// Of packets, bytes and milliseconds: a petabyte in one interval is no measurement. Sums of such
+// rows would not fit into the rollups' columns, and good files would be refused for what a bad one
+// has left there.
+inline constexpr uint64_t kCounterMax = uint64_t{1} << 50;
+
+class CopyEncoder {
+ public:
+  // All rows get this gateway, in UTF-8.
+  explicit CopyEncoder(absl::string_view gateway);
+
+  // What precedes the first row and follows the last.
+  static void AppendHeader(std::string* out);
+  static void AppendTrailer(std::string* out);
+
+  // InvalidArgument, and *out as before, if a number is larger than kCounterMax, or than int4 for
+  // the two counts of connections. The message names the column, not the value.
+  [[nodiscard]] absl::Status Append(const TrafficRow& row, std::string* out) const;
+
+ private:
+  std::string gateway_field_;  // With its length.
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_IMPORTER_TABLES_COPY_ENCODER_H_

@@ -1,0 +1,202 @@
+#include "importer/tables/rollup.h"
+
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/rows/protocol_names.h"
+#include "importer/postgres/pg_binary.h"
+#include "xxhash.h"
+
+namespace ctacct {
+namespace {
+
+constexpr int64_t kMinuteNs = 60'000'000'000;
+constexpr int64_t kTenMinutesNs = 10 * kMinuteNs;
+constexpr int64_t kHalfHourNs = 30 * kMinuteNs;
+constexpr int64_t kHourNs = 60 * kMinuteNs;
+constexpr int kRows = -1;
+
+constexpr RollupDefinition kRollups[] = {
+    /*0*/ {"port_fine", kProtoPort, 0, kRows},
+    /*1*/ {"origin_fine", kSrc, 0, kRows},
+    /*2*/ {"destination_fine", kDst, 0, kRows},
+    /*3*/ {nullptr, kSrc | kDst | kProtoPort, kTenMinutesNs, kRows},
+    /*4*/ {"total", kNoColumns, 0, 0},
+    /*5*/ {"port_1m", kProtoPort, kMinuteNs, 0},
+    /*6*/ {"port_10m", kProtoPort, kTenMinutesNs, 5},
+    /*7*/ {"port_1h", kProtoPort, kHourNs, 6},
+    /*8*/ {"origin_1m", kSrc, kMinuteNs, 1},
+    /*9*/ {"origin_10m", kSrc, kTenMinutesNs, 8},
+    /*10*/ {"origin_1h", kSrc, kHourNs, 9},
+    /*11*/ {"destination_1m", kDst, kMinuteNs, 2},
+    /*12*/ {"destination_10m", kDst, kTenMinutesNs, 11},
+    /*13*/ {"destination_1h", kDst, kHourNs, 12},
+    /*14*/ {"pair_30m", kSrc | kDst, kHalfHourNs, 3},
+    /*15*/ {"pair_1h", kSrc | kDst, kHourNs, 14},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, kTenMinutesNs, 3},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, kHourNs, 16},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, kTenMinutesNs, 3},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, kHourNs, 18},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, kHourNs, 3},
+};
+constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
+
+// One statement's keys: its arrays are a few megabytes.
+constexpr size_t kKeysPerStatement = 50'000;
+
+constexpr char kAddSql[] =
+    "SELECT traffic_add($1::text, $2::timestamptz[], $3::text[], $4::inet[], $5::inet[], "
+    "$6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], "
+    "$13::int8[], $14::int8[], $15::int8[])";
+
+// The end of the step that a time belongs to. Times are the ends of intervals, so one on the
+// boundary belongs to what ends there. Also before 1970.
+int64_t StepEnd(int64_t time_ns, int64_t step_ns) {
+  const int64_t rest = time_ns % step_ns;
+  if (rest == 0) return time_ns;
+  return rest > 0 ? time_ns - rest + step_ns : time_ns - rest;
+}
+
+}  // namespace
+
+absl::Span<const RollupDefinition> RollupDefinitions() { return kRollups; }
+
+size_t Rollup::KeyHash::operator()(const Key& key) const { return XXH3_64bits(&key, sizeof(key)); }
+
+Rollup::Rollup() : sums_(kRollupCount) {}
+
+Rollup::Key Rollup::KeyOf(const Key& key, const RollupDefinition& rollup) {
+  Key result{};
+  // Databases count microseconds.
+  result.time_ns = rollup.step_ns == 0 ? key.time_ns : StepEnd(key.time_ns, rollup.step_ns);
+  result.gateway = key.gateway;
+  if ((rollup.columns & kSrc) != 0) result.src = key.src;
+  if ((rollup.columns & kDst) != 0) result.dst = key.dst;
+  if ((rollup.columns & (kSrc | kDst)) != 0) result.family = key.family;
+  if ((rollup.columns & kProtoPort) != 0) {
+    result.protocol = key.protocol;
+    result.port = key.port;
+  }
+  return result;
+}
+
+bool Rollup::AddTo(size_t rollup, const Key& key, const Counters& counters) {
+  Counters& sums = sums_[rollup].try_emplace(KeyOf(key, kRollups[rollup])).first->second;
+  bool overflow = false;
+  for (size_t i = 0; i < kCounters; ++i) {
+    overflow |= __builtin_add_overflow(sums[i], counters[i], &sums[i]);
+  }
+  return !overflow;
+}
+
+absl::Status Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) {
+  const auto found = std::find(gateways_.begin(), gateways_.end(), gateway);
+  const auto index = static_cast<uint16_t>(found - gateways_.begin());
+  if (found == gateways_.end()) gateways_.push_back(gateway);
+  for (const TrafficRow& row : rows) {
+    Key key{};
+    key.time_ns = row.time_ns / 1000 * 1000;  // The database's own are microseconds.
+    key.src = row.src;
+    key.dst = row.dst;
+    key.port = row.port;
+    key.gateway = index;
+    key.protocol = row.protocol;
+    key.family = static_cast<uint8_t>(row.family);
+    // That each fits its column was for the encoder to say.
+    const Counters counters = {
+        static_cast<int64_t>(row.packets_src),        static_cast<int64_t>(row.bytes_src),
+        static_cast<int64_t>(row.packets_dst),        static_cast<int64_t>(row.bytes_dst),
+        static_cast<int64_t>(row.connection_time_ms), static_cast<int64_t>(row.connection_count),
+        static_cast<int64_t>(row.open_connections),   1};
+    for (size_t i = 0; i < kRollupCount && kRollups[i].source == kRows; ++i) {
+      if (!AddTo(i, key, counters)) {
+        return absl::InvalidArgumentError("a sum of its rows is larger than its column");
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+bool Rollup::full() const {
+  size_t keys = 0;
+  for (const Sums& sums : sums_) keys += sums.size();
+  return keys >= kKeysMax;
+}
+
+absl::Status Rollup::Flush(PgConnection& connection) {
+  for (size_t i = 0; i < kRollupCount; ++i) {
+    const RollupDefinition& rollup = kRollups[i];
+    if (rollup.source != kRows) {
+      for (const auto& [key, counters] : sums_[static_cast<size_t>(rollup.source)]) {
+        if (!AddTo(i, key, counters)) {
+          return absl::InvalidArgumentError("a sum of its rows is larger than its column");
+        }
+      }
+    }
+    if (rollup.name == nullptr) continue;
+    if (absl::Status status = Send(connection, rollup, sums_[i]); !status.ok()) return status;
+  }
+  for (Sums& sums : sums_) sums.clear();
+  return absl::OkStatus();
+}
+
+absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& rollup,
+                          const Sums& sums) const {
+  std::vector<const Sums::value_type*> sorted;
+  sorted.reserve(sums.size());
+  for (const auto& entry : sums) sorted.push_back(&entry);
+  // By key, as every importer does: whoever comes second waits, and none for one who waits for it.
+  std::sort(sorted.begin(), sorted.end(), [this](const auto* a, const auto* b) {
+    const Key& x = a->first;
+    const Key& y = b->first;
+    if (x.gateway != y.gateway) {
+      return std::tie(x.time_ns, gateways_[x.gateway]) < std::tie(y.time_ns, gateways_[y.gateway]);
+    }
+    return std::tie(x.time_ns, x.family, x.src, x.dst, x.protocol, x.port) <
+           std::tie(y.time_ns, y.family, y.src, y.dst, y.protocol, y.port);
+  });
+  for (size_t begin = 0; begin < sorted.size(); begin += kKeysPerStatement) {
+    const size_t count = std::min(kKeysPerStatement, sorted.size() - begin);
+    std::vector<std::string> parameters;
+    parameters.emplace_back(rollup.name);
+    const auto add_array = [&](PgType type, bool present, const auto& append) {
+      PgArray array(type, present ? count : 0);
+      for (size_t i = 0; present && i < count; ++i) append(*sorted[begin + i], &array);
+      parameters.push_back(std::move(array).bytes());
+    };
+    const bool port = (rollup.columns & kProtoPort) != 0;
+    using Entry = Sums::value_type;
+    add_array(PgType::kTimestamptz, true,
+              [](const Entry& e, PgArray* out) { out->AppendTime(e.first.time_ns); });
+    add_array(PgType::kText, true, [this](const Entry& e, PgArray* out) {
+      out->AppendText(gateways_[e.first.gateway]);
+    });
+    add_array(PgType::kInet, (rollup.columns & kSrc) != 0, [](const Entry& e, PgArray* out) {
+      out->AppendInet(static_cast<AddressFamily>(e.first.family), e.first.src);
+    });
+    add_array(PgType::kInet, (rollup.columns & kDst) != 0, [](const Entry& e, PgArray* out) {
+      out->AppendInet(static_cast<AddressFamily>(e.first.family), e.first.dst);
+    });
+    add_array(PgType::kText, port, [](const Entry& e, PgArray* out) {
+      out->AppendText(ProtocolName(e.first.protocol));
+    });
+    add_array(PgType::kInt4, port,
+              [](const Entry& e, PgArray* out) { out->AppendInt4(e.first.port); });
+    for (size_t counter = 0; counter < kCounters; ++counter) {
+      add_array(PgType::kInt8, true,
+                [counter](const Entry& e, PgArray* out) { out->AppendInt8(e.second[counter]); });
+    }
+    const absl::StatusOr<PgResult> result = connection.QueryBinary(kAddSql, parameters);
+    if (!result.ok()) return result.status();
+    if (absl::string_view(PQgetvalue(result->get(), 0, 0)) != absl::StrCat(count)) {
+      return absl::FailedPreconditionError(
+          "the database did not take all sums (a trigger or rule on a rollup?)");
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace ctacct

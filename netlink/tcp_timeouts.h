@@ -1,0 +1,20 @@
+// How long conntrack keeps connections past their close. A plain value; thread-compatible.
+#ifndef CTACCT_NETLINK_TCP_TIMEOUTS_H_
+#define CTACCT_NETLINK_TCP_TIMEOUTS_H_
+
+#include <cstdint>
+
+namespace ctacct {
+
+// How long the kernel keeps a connection in each state past its close, after its last packet
+// (nf_conntrack_tcp_timeout_*; these are the kernel's defaults).
+struct TcpTimeouts {
+  uint32_t close_wait_seconds = 60;
+  uint32_t last_ack_seconds = 30;
+  uint32_t time_wait_seconds = 120;
+  uint32_t close_seconds = 10;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_NETLINK_TCP_TIMEOUTS_H_

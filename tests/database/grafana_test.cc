@@ -1,0 +1,815 @@
+// The dashboards, as far as that goes without Grafana: every SQL of every panel, variable and
+// annotation, expanded as Grafana would, asked by Grafana's role of a real PostgreSQL that the
+// importer has loaded, against plain SQL over the rows; and what must hold of the files. What a
+// dashboard asks and nobody here knows the answer to is a failure. Their PromQL:
+// prometheus_test.cc.
+
+#include <libpq-fe.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <memory>
+#include <optional>
+#include <random>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/substitute.h"
+#include "absl/time/time.h"
+#include "engine/rows/traffic_row.h"
+#include "engine/spool/spool_writer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/grafana_query.h"
+#include "tests/support/importer_fixture.h"
+#include "tests/support/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::HasSubstr;
+
+// A result as Grafana gets it.
+struct Table {
+  struct Column {
+    std::string name;
+    Oid type = 0;
+  };
+  std::vector<Column> columns;
+  std::vector<std::vector<std::optional<std::string>>> rows;
+
+  bool IsNumber(size_t column) const {
+    constexpr Oid kInt8 = 20, kInt4 = 23, kFloat8 = 701, kNumeric = 1700;
+    const Oid type = columns[column].type;
+    return type == kInt8 || type == kInt4 || type == kFloat8 || type == kNumeric;
+  }
+  std::string RowText(size_t row) const {
+    std::string text;
+    for (const auto& field : rows[row]) absl::StrAppend(&text, field.value_or("NULL"), " | ");
+    return text;
+  }
+};
+
+class Connection {
+ public:
+  explicit Connection(const std::string& conninfo)
+      : connection_(PQconnectdb((conninfo + " options='-c client_min_messages=warning'").c_str()),
+                    [](PGconn* c) { PQfinish(c); }) {
+    EXPECT_EQ(PQstatus(connection_.get()), CONNECTION_OK) << PQerrorMessage(connection_.get());
+  }
+  absl::StatusOr<Table> Query(const std::string& sql) {
+    const std::unique_ptr<PGresult, void (*)(PGresult*)> result(
+        PQexec(connection_.get(), sql.c_str()), [](PGresult* r) { PQclear(r); });
+    const ExecStatusType state = PQresultStatus(result.get());
+    if (state != PGRES_TUPLES_OK && state != PGRES_COMMAND_OK) {
+      return absl::InternalError(PQerrorMessage(connection_.get()));
+    }
+    Table table;
+    for (int column = 0; column < PQnfields(result.get()); ++column) {
+      table.columns.push_back({PQfname(result.get(), column), PQftype(result.get(), column)});
+    }
+    for (int row = 0; row < PQntuples(result.get()); ++row) {
+      auto& fields = table.rows.emplace_back();
+      for (int column = 0; column < PQnfields(result.get()); ++column) {
+        if (PQgetisnull(result.get(), row, column)) {
+          fields.emplace_back(std::nullopt);
+        } else {
+          fields.emplace_back(PQgetvalue(result.get(), row, column));
+        }
+      }
+    }
+    return table;
+  }
+
+ private:
+  std::unique_ptr<PGconn, void (*)(PGconn*)> connection_;
+};
+
+// What a panel must show, said another way. `facts` holds the rows that pass the filters, each with
+// its point and the point's length, by steps; `whole` the same with one point for all the range;
+// `intervals` how many intervals each gateway has in each point.
+struct Expectation {
+  std::string by;  // As the panel groups: it decides which rollup answers, so how wide points are.
+  std::string sql;
+};
+
+constexpr char kService[] =
+    "CASE WHEN proto = '0' AND port = -1 THEN '(others)' WHEN port = -1 THEN proto || '/others' "
+    "WHEN port = 0 THEN proto ELSE proto || '/' || port END";
+
+std::string TopTable(const std::string& columns, const std::string& key) {
+  return absl::Substitute(
+      "SELECT $0, sum(src_bytes), sum(dst_bytes), sum(src_packets) + sum(dst_packets), "
+      "sum(connection_count), sum(connection_times) / nullif(sum(connection_count), 0) "
+      "FROM whole GROUP BY $1 ORDER BY sum(src_bytes + dst_bytes) DESC LIMIT 10",
+      columns, key);
+}
+
+std::string TopLines(const std::string& label, const std::string& key, const std::string& unit) {
+  return absl::Substitute(
+      "SELECT point, $0, sum(src_bytes + dst_bytes) * $2 / seconds FROM facts "
+      "WHERE ($1) IN (SELECT $1 FROM whole GROUP BY $1 ORDER BY sum(src_bytes + dst_bytes) DESC "
+      "LIMIT 10) GROUP BY point, seconds, $1 ORDER BY point",
+      label, key, unit);
+}
+
+std::map<std::string, Expectation> TrafficExpectations() {
+  return {
+      {"Totals",
+       {"",
+        "SELECT sum(src_bytes), sum(dst_bytes), sum(src_packets) + sum(dst_packets), "
+        "sum(connection_count), sum(connection_times) / nullif(sum(connection_count), 0) "
+        "FROM whole HAVING count(*) > 0"}},
+      {"Throughput, bytes",
+       {"",
+        "SELECT point, sum(src_bytes) / seconds, sum(dst_bytes) / seconds FROM facts "
+        "GROUP BY point, seconds ORDER BY point"}},
+      {"Throughput, packets",
+       {"",
+        "SELECT point, sum(src_packets) / seconds, sum(dst_packets) / seconds FROM facts "
+        "GROUP BY point, seconds ORDER BY point"}},
+      {"Gateways",
+       {"gateway",
+        "SELECT point, gateway, sum(src_bytes + dst_bytes) / seconds FROM facts "
+        "GROUP BY point, seconds, gateway"}},
+      {"Traffic per port", {"proto,port", TopLines(kService, "proto, port", "1")}},
+      {"Top origins", {"src", TopTable("host(src)", "src")}},
+      {"Top destinations", {"dst", TopTable("host(dst)", "dst")}},
+      {"Top pairs", {"src,dst", TopTable("host(src), host(dst)", "src, dst")}},
+      {"Bandwidth per origin", {"src", TopLines("host(src)", "src", "8")}},
+      {"Bandwidth per destination", {"dst", TopLines("host(dst)", "dst", "8")}},
+      {"Open connections",
+       {"",
+        "SELECT point, sum(open) FROM (SELECT point, gateway, sum(open_connections) / min(n) AS "
+        "open FROM facts JOIN intervals USING (point, gateway) GROUP BY point, gateway) AS each "
+        "GROUP BY point"}},
+      {"Connection count",
+       {"", "SELECT point, sum(connection_count) / seconds FROM facts GROUP BY point, seconds"}},
+      {"Connection timing",
+       {"",
+        "SELECT point, sum(connection_times) / 1000 / seconds FROM facts "
+        "GROUP BY point, seconds"}},
+      {"Average connection time",
+       {"proto",
+        "SELECT point, proto, sum(connection_times) / sum(connection_count) FROM facts "
+        "GROUP BY point, proto HAVING sum(connection_count) > 0"}},
+  };
+}
+
+// A number as it is, anything else as text; rows of two results compare by this.
+void ExpectEqual(Table actual, Table expected, bool keep_order) {
+  ASSERT_EQ(actual.columns.size(), expected.columns.size());
+  ASSERT_EQ(actual.rows.size(), expected.rows.size());
+  const auto sort = [](Table& table) {
+    // By time and label, not by sums: these may differ in their last bit.
+    const auto key = [&](const std::vector<std::optional<std::string>>& row) {
+      std::pair<double, std::vector<std::optional<std::string>>> key;
+      if (table.IsNumber(0)) (void)absl::SimpleAtod(row[0].value_or(""), &key.first);
+      for (size_t i = 0; i < row.size(); ++i) {
+        if (!table.IsNumber(i)) key.second.push_back(row[i]);
+      }
+      return key;
+    };
+    std::sort(table.rows.begin(), table.rows.end(),
+              [&](const auto& a, const auto& b) { return key(a) < key(b); });
+  };
+  if (!keep_order) {
+    sort(actual);
+    sort(expected);
+  }
+  for (size_t row = 0; row < actual.rows.size(); ++row) {
+    for (size_t column = 0; column < actual.columns.size(); ++column) {
+      const auto& is = actual.rows[row][column];
+      const auto& should = expected.rows[row][column];
+      double number = 0, other = 0;
+      const bool equal =
+          is == should ||
+          (is.has_value() && should.has_value() && expected.IsNumber(column) &&
+           absl::SimpleAtod(*is, &number) && absl::SimpleAtod(*should, &other) &&
+           std::abs(number - other) <= 1e-12 * std::max(std::abs(number), std::abs(other)));
+      ASSERT_TRUE(equal) << "row " << row << ", column " << actual.columns[column].name << ": "
+                         << actual.RowText(row) << "instead of " << expected.RowText(row);
+    }
+  }
+}
+
+std::string Text(const std::string& path) {
+  std::ifstream file(DataPath(path));
+  std::string text{std::istreambuf_iterator<char>(file), {}};
+  EXPECT_NE(text, "") << path;
+  return text;
+}
+
+json Load(const std::string& name) {
+  json dashboard = json::parse(Text("configs/grafana/dashboards/" + name), nullptr,
+                               /*allow_exceptions=*/false);
+  EXPECT_FALSE(dashboard.is_discarded()) << name;
+  return dashboard;
+}
+
+class GrafanaTest : public ImporterTest {
+ protected:
+  // One database for all tests: none of them changes it.
+  void SetUp() override {
+    ImporterTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    static auto* const loaded = new std::string;
+    if (loaded->empty()) {
+      LoadTraffic();
+      *loaded = database_;
+    }
+    database_ = *loaded;
+  }
+
+  // Two gateways; dense within the last half hour, sparser before, thirty days in all.
+  void LoadTraffic() {
+    ASSERT_TRUE(Run({"-watch=" + done_, "-once"}).exit.ok());
+    Sql(Text("configs/postgres/roles.sql"));
+    std::mt19937_64 random(1);
+    uint64_t sequence = 0;
+    for (int64_t age_s = 0; age_s < 30 * 86'400;
+         age_s += age_s < 1800 ? 15 : (age_s < 9 * 3600 ? 330 : 23 * 915)) {
+      for (const char* const gateway : {"gw1", "west's gate"}) {
+        // The second came later, and was away for a while.
+        if (gateway[0] == 'w' && (age_s > 20 * 86'400 || (age_s > 600 && age_s < 900))) continue;
+        SpoolHeader header = MakeHeader(++sequence);
+        header.gateway = gateway;
+        header.interval_end_ns = kNewestNs - age_s * 1'000'000'000;
+        header.created_ns = header.interval_end_ns;
+        std::vector<TrafficRow> rows(24);
+        for (TrafficRow& row : rows) {
+          row.time_ns = header.interval_end_ns;
+          row.protocol = std::array<uint8_t, 4>{6, 17, 1, 132}[random() % 4];
+          row.port = row.protocol == 1
+                         ? 0
+                         : std::array<int32_t, 6>{80, 443, 22, 8080, 53, -1}[random() % 6];
+          row.src = {10, 32, static_cast<uint8_t>(random() % 14), 0};
+          row.dst = {10, 33, static_cast<uint8_t>(random() % 12), 0};
+          row.packets_src = random() % 100'000;
+          row.packets_dst = random() % 100'000;
+          row.bytes_src = random() % (uint64_t{1} << 34);
+          row.bytes_dst = random() % (uint64_t{1} << 34);
+          row.open_connections = random() % 100;
+          if (row.protocol == 6 || row.protocol == 132) {
+            row.connection_count = random() % 10;
+            row.connection_time_ms = row.connection_count * (random() % 100'000);
+          }
+        }
+        rows[0].src = rows[0].dst = {0, 0, 0, 0};
+        rows[0].protocol = kOtherRowProtocol;
+        rows[0].port = -1;
+        const std::vector<Gap> gaps = GapsOf(&header);
+        const absl::StatusOr<std::string> name = WriteSpoolFile(watch_, header, rows, gaps);
+        ASSERT_TRUE(name.ok()) << name.status();
+      }
+    }
+    const absl::StatusOr<Finished> run =
+        RunProcess(Command({"-conninfo=" + postgres->Conninfo(database_, "ctacct_importer"),
+                            "-watch=" + watch_, "-once"},
+                           /*connect=*/false),
+                   kAtMost);
+    ASSERT_TRUE(run.ok()) << run.status();
+    ASSERT_TRUE(run->exit.ok()) << run->err;
+    Sql("ANALYZE");
+  }
+
+  // Every seventh file has gaps, and every eleventh is not complete and does not say why.
+  static std::vector<Gap> GapsOf(SpoolHeader* header) {
+    if (header->sequence % 11 == 0) {
+      header->completeness = Completeness::kResynced;
+      header->events_dropped = header->sequence % 100;
+    }
+    if (header->sequence % 7 != 0 && header->interval_end_ns != kEdgeNs) return {};
+    header->completeness = Completeness::kPartial;
+    std::vector<Gap> gaps;
+    for (uint64_t i = 0; i < 1 + header->sequence % 3; ++i) {
+      const int64_t began_ns =
+          header->interval_end_ns - kIntervalNs + static_cast<int64_t>(i) * 1'000'000'000;
+      gaps.push_back({began_ns, began_ns + 10'000'000'000, static_cast<GapCause>(1 + i),
+                      Completeness::kPartial, header->sequence + i, 2 * i});
+      header->events_dropped += header->sequence + i;
+    }
+    return gaps;
+  }
+
+  // Fills facts, whole and intervals.
+  void MakeFacts(Connection& owner, const GrafanaView& view, const std::string& by) {
+    const auto array = [&](const char* name, const char* type) -> std::string {
+      const auto variable = view.variables.find(name);
+      if (variable == view.variables.end() || !variable->second.chosen.has_value()) return "NULL";
+      std::string text;
+      for (const std::string& value : *variable->second.chosen) {
+        absl::StrAppend(&text, text.empty() ? "" : ", ", "'",
+                        absl::StrReplaceAll(value, {{"'", "''"}}), "'");
+      }
+      return absl::StrCat("ARRAY[", text, "]::", type, "[]");
+    };
+    const std::string gateways = array("gateway", "text"), srcs = array("origin", "inet"),
+                      dsts = array("destination", "inet"), protos = array("protocol", "text"),
+                      ports = array("port", "int");
+    const auto moment = [](absl::Time time) {
+      return absl::StrCat("'", absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()),
+                          "'::timestamptz");
+    };
+    const std::string from = moment(view.from), to = moment(view.to);
+    std::string filters = "true";
+    const auto filter = [&](const char* column, const std::string& values) {
+      if (values != "NULL") absl::StrAppend(&filters, " AND ", column, " = ANY (", values, ")");
+    };
+    filter("gateway", gateways);
+    filter("src", srcs);
+    filter("dst", dsts);
+    filter("proto", protos);
+    filter("port", ports);
+    for (const bool stepped : {true, false}) {
+      const std::string table = stepped ? "facts" : "whole";
+      const double interval_s = absl::ToDoubleSeconds(view.interval);
+      // How wide traffic() makes its points is its own affair within the limits checked below; what
+      // is in them is not.
+      const absl::StatusOr<Table> width = owner.Query(absl::Substitute(
+          "WITH points AS (SELECT DISTINCT time, seconds FROM traffic($0, $1, $2, '{$3}', $4, $5, "
+          "$6, $7, $8)) SELECT DISTINCT seconds + extract(epoch FROM points.time - "
+          "least(points.time, (SELECT max(time) FROM vpn_traffic WHERE time <= (SELECT max(time) "
+          "FROM points))))::float8, extract(epoch FROM max(points.time) OVER ())::bigint "
+          "FROM points",
+          from, to, stepped ? absl::StrCat("'", interval_s, " s'::interval") : "NULL", by, gateways,
+          srcs, dsts, protos, ports));
+      ASSERT_TRUE(width.ok()) << width.status();
+      ASSERT_LE(width->rows.size(), 1u) << "points of several widths";
+      int64_t width_s = static_cast<int64_t>(interval_s), last_s = 0;  // Unless there are points.
+      if (!width->rows.empty()) {
+        ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][0], &width_s)) << *width->rows[0][0];
+        ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][1], &last_s));
+      }
+      const int64_t from_s = absl::ToUnixSeconds(view.from), to_s = absl::ToUnixSeconds(view.to);
+      int64_t lower_s, upper_s;
+      if (stepped) {
+        ASSERT_EQ(width_s % 15, 0);
+        ASSERT_GE(width_s, interval_s);
+        ASSERT_LE(width_s, std::max(interval_s + 15, interval_s <= 3600 ? 3600. : 2 * interval_s));
+        lower_s = from_s / width_s * width_s;
+        upper_s = (to_s + width_s - 1) / width_s * width_s;
+      } else if (!width->rows.empty()) {
+        upper_s = last_s;
+        lower_s = last_s - width_s;
+        ASSERT_LE(lower_s, from_s);
+        ASSERT_GT(lower_s, from_s - 3600);
+        ASSERT_GE(upper_s, to_s);
+        ASSERT_LT(upper_s, to_s + 3600);
+        width_s = upper_s - lower_s;
+      } else {
+        lower_s = from_s;
+        upper_s = to_s;
+        width_s = to_s - from_s;
+      }
+      const std::string within = absl::Substitute(
+          "time > to_timestamp($0) AND time <= to_timestamp($1)", lower_s, upper_s);
+      const std::string point =
+          stepped
+              ? absl::Substitute("to_timestamp(ceil(extract(epoch FROM time) / $0) * $0)", width_s)
+              : absl::Substitute("to_timestamp($0)", upper_s);
+      for (const std::string& sql :
+           {absl::StrCat("DROP TABLE IF EXISTS ", table),
+            absl::Substitute(
+                "CREATE TEMP TABLE $0 AS SELECT extract(epoch FROM least(point, newest) - point + "
+                "interval '$1 s')::float8 AS seconds, held.* FROM (SELECT $2 AS point, * FROM "
+                "vpn_traffic WHERE $3 AND $4) AS held, (SELECT max(time) AS newest FROM "
+                "vpn_traffic WHERE $3) AS newest",
+                table, width_s, point, within, filters)}) {
+        const absl::StatusOr<Table> done = owner.Query(sql);
+        ASSERT_TRUE(done.ok()) << done.status() << sql;
+      }
+      if (!stepped) continue;
+      for (const std::string& sql :
+           {std::string("DROP TABLE IF EXISTS intervals"),
+            absl::Substitute("CREATE TEMP TABLE intervals AS SELECT $0 AS point, gateway, "
+                             "count(DISTINCT time)::float8 AS n FROM vpn_traffic WHERE $1 "
+                             "GROUP BY 1, 2",
+                             point, within)}) {
+        const absl::StatusOr<Table> done = owner.Query(sql);
+        ASSERT_TRUE(done.ok()) << done.status() << sql;
+      }
+    }
+  }
+
+  // As Grafana needs a time series.
+  static void CheckSeries(const Table& table) {
+    constexpr Oid kTimestamptz = 1184, kText = 25;
+    ASSERT_GE(table.columns.size(), 2u);
+    ASSERT_EQ(table.columns[0].name, "time");
+    // Numbers are seconds since the epoch.
+    ASSERT_TRUE(table.columns[0].type == kTimestamptz || table.IsNumber(0));
+    const bool labelled = table.columns[1].type == kText;
+    if (labelled) {
+      ASSERT_EQ(table.columns[1].name, "metric");
+      ASSERT_EQ(table.columns.size(), 3u) << "of three columns alone the label is the line's name";
+    }
+    std::set<std::string> seen;
+    for (size_t row = 0; row < table.rows.size(); ++row) {
+      const auto& fields = table.rows[row];
+      for (size_t i = labelled ? 2 : 1; i < fields.size(); ++i) ASSERT_TRUE(table.IsNumber(i));
+      if (row != 0) {
+        ASSERT_LE(*table.rows[row - 1][0], *fields[0]) << "not in order of time";
+      }
+      ASSERT_TRUE(seen.insert(*fields[0] + (labelled ? fields[1].value_or("") : "")).second)
+          << "two values at the same point: " << table.RowText(row);
+    }
+  }
+
+  // Asks a query as Grafana would, and compares with the other one's answer.
+  void Check(Connection& owner, Connection& reader, const GrafanaView& view, const std::string& sql,
+             const json& panel, const std::string& expected_sql) {
+    const absl::StatusOr<std::string> expanded = ExpandGrafanaSql(sql, view);
+    ASSERT_TRUE(expanded.ok()) << expanded.status() << "\n" << sql;
+    SCOPED_TRACE(*expanded);
+    const absl::StatusOr<Table> actual = reader.Query(*expanded);
+    ASSERT_TRUE(actual.ok()) << actual.status();
+    const absl::StatusOr<Table> expected = owner.Query(expected_sql);
+    ASSERT_TRUE(expected.ok()) << expected.status() << "\n" << expected_sql;
+    const bool series = panel.value("type", "") == "timeseries";
+    if (series) CheckSeries(*actual);
+    if (HasFatalFailure()) return;
+    ExpectEqual(*actual, *expected, /*keep_order=*/!series);
+    if (HasFatalFailure()) return;
+    if (!actual->rows.empty()) ++filled_;
+    if (!panel.contains("fieldConfig")) return;
+    // What is set for one column is for one that is there.
+    for (const json& override : panel["fieldConfig"]["overrides"]) {
+      ASSERT_EQ(override["matcher"]["id"], "byName");
+      const std::string name = override["matcher"]["options"];
+      ASSERT_TRUE(std::any_of(actual->columns.begin(), actual->columns.end(),
+                              [&](const Table::Column& column) { return column.name == name; }))
+          << name;
+    }
+  }
+
+  static constexpr int64_t kNewestNs = 1'700'000'100'000'000'000;
+  // A range of Views begins within this interval's gap.
+  static constexpr int64_t kEdgeNs = kNewestNs - 885'000'000'000;
+  size_t filled_ = 0;  // Queries that had an answer.
+};
+
+using Selection = std::map<std::string, std::vector<std::string>>;
+
+std::vector<GrafanaView> Views(const json& dashboard, const std::vector<Selection>& selections) {
+  // What Grafana makes of a panel about 1,000 pixels wide, of at least 15 s.
+  const std::pair<absl::Duration, absl::Duration> ranges[] = {
+      {absl::Minutes(15), absl::Seconds(15)},
+      {absl::Hours(1), absl::Seconds(15)},
+      {absl::Hours(8), absl::Seconds(30)},
+      {absl::Hours(30 * 24), absl::Minutes(30)}};
+  std::vector<GrafanaView> views;
+  for (const auto& [range, interval] : ranges) {
+    for (const Selection& selection : selections) {
+      GrafanaView view;
+      view.to = absl::FromUnixSeconds(1'700'000'107);
+      view.from = view.to - range;
+      view.interval = interval;
+      for (const json& variable : dashboard["templating"]["list"]) {
+        GrafanaVariable& made = view.variables[variable["name"]];
+        made.all_value = variable.value("allValue", "");
+        if (const auto chosen = selection.find(variable["name"]); chosen != selection.end()) {
+          made.chosen = chosen->second;
+        }
+      }
+      views.push_back(std::move(view));
+    }
+  }
+  return views;
+}
+
+std::string Moment(absl::Time time) {
+  return absl::StrCat("'", absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()),
+                      "'::timestamptz");
+}
+
+// Its range, and what passes the filter for gateways.
+std::string WithView(const std::string& sql, const GrafanaView& view) {
+  std::string gateways = "true";
+  if (const auto& chosen = view.variables.at("gateway").chosen; chosen.has_value()) {
+    gateways = "false";
+    for (const std::string& name : *chosen) {
+      absl::StrAppend(&gateways, " OR gateway = $$", name, "$$");
+    }
+  }
+  return absl::StrReplaceAll(sql, {{"FROM_TIME", Moment(view.from)},
+                                   {"TO_TIME", Moment(view.to)},
+                                   {"GATEWAYS", "(" + gateways + ")"},
+                                   {"WIDTH", absl::StrCat(absl::ToInt64Seconds(view.interval))}});
+}
+
+constexpr char kExpectedGaps[] =
+    "SELECT began, ended, gateway || ': ' || cause || ', ' || completeness || ': ' || "
+    "events_dropped || ' events dropped, ' || flows_lost || ' flows lost', gateway "
+    "FROM traffic_gaps WHERE NOT (ended < FROM_TIME OR began > TO_TIME) AND GATEWAYS "
+    "UNION ALL SELECT interval_end - interval '15 s', interval_end, "
+    "gateway || ': resynced: ' || events_dropped || ' events dropped', gateway FROM import_ledger "
+    "WHERE completeness = 'resynced' AND interval_end >= FROM_TIME AND "
+    "interval_end - interval '15 s' <= TO_TIME AND GATEWAYS ORDER BY 1, 4, 3";
+
+TEST_F(GrafanaTest, EveryPanelShowsWhatTheRowsSay) {
+  Connection owner(postgres->Conninfo(database_));
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  const json dashboard = Load("traffic.json");
+  const std::map<std::string, Expectation> expectations = TrafficExpectations();
+  const std::vector<Selection> selections = {
+      {},
+      {{"origin", {"10.32.1.0"}}},
+      {{"origin", {"10.32.1.0", "10.32.2.0"}}, {"protocol", {"tcp"}}, {"port", {"80", "443"}}},
+      {{"gateway", {"west's gate"}}},
+      {{"destination", {"10.33.3.0"}}, {"protocol", {"udp", "sctp"}}},
+      {{"origin", {"10.32.3.0"}}, {"destination", {"10.33.1.0", "10.33.2.0"}}},
+      {{"gateway", {"gw1", "west's gate"}},
+       {"origin", {"10.32.1.0", "10.32.2.0", "10.32.3.0"}},
+       {"destination", {"10.33.1.0", "10.33.2.0", "10.33.3.0"}},
+       {"protocol", {"tcp", "udp"}},
+       {"port", {"80", "-1", "22"}}},
+      {{"origin", {"192.0.2.1"}}},  // Nobody.
+  };
+  // By what they group by: panels that do alike have the same points.
+  std::map<std::string, std::vector<const json*>> panels_by;
+  for (const json& panel : dashboard["panels"]) {
+    if (panel["type"] == "row") continue;
+    const auto expectation = expectations.find(panel["title"]);
+    ASSERT_NE(expectation, expectations.end()) << panel["title"];
+    panels_by[expectation->second.by].push_back(&panel);
+  }
+  for (const GrafanaView& view : Views(dashboard, selections)) {
+    for (const auto& [by, panels] : panels_by) {
+      MakeFacts(owner, view, by);
+      if (HasFatalFailure()) return;
+      for (const json* panel : panels) {
+        const std::string title = (*panel)["title"];
+        SCOPED_TRACE(title);
+        Check(owner, reader, view, (*panel)["targets"][0]["rawSql"], *panel,
+              expectations.at(title).sql);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+  // All but those of nobody, and of a time and selection that meet no row.
+  EXPECT_GE(filled_, expectations.size() * 4 * (selections.size() - 2));
+}
+
+TEST_F(GrafanaTest, EveryPanelOfTheDatabasesHealthShowsWhatTheTablesSay) {
+  const std::string of_range =
+      "FROM import_ledger WHERE interval_end >= FROM_TIME AND interval_end <= TO_TIME AND "
+      "GATEWAYS ";
+  const std::string point = "div(extract(epoch FROM interval_end), WIDTH) * WIDTH AS point";
+  const std::map<std::string, std::string> expectations = {
+      {"Gateways",
+       "SELECT gateway, max(interval_end), extract(epoch FROM TO_TIME) - "
+       "extract(epoch FROM max(interval_end)), count(*), count(nullif(completeness, 'complete')), "
+       "(SELECT count(*) FROM vpn_traffic WHERE vpn_traffic.gateway = import_ledger.gateway AND "
+       "time >= FROM_TIME AND time <= TO_TIME), sum(events_dropped), sum(flows_lost) " +
+           of_range + "GROUP BY gateway ORDER BY gateway"},
+      {"Import lag", "SELECT " + point +
+                         ", gateway, extract(epoch FROM max(imported_at - interval_end)) " +
+                         of_range + "GROUP BY 1, 2"},
+      {"Rows per interval",
+       "SELECT " + point + ", gateway, max(row_count) " + of_range + "GROUP BY 1, 2"},
+      {"Intervals not complete", "SELECT " + point + ", completeness, count(*) " + of_range +
+                                     "AND completeness <> 'complete' GROUP BY 1, 2"},
+      {"Events dropped, flows lost",
+       "SELECT " + point + ", sum(events_dropped), sum(flows_lost) " + of_range + "GROUP BY 1"},
+      {"Gaps",
+       "SELECT gateway, began, ended, extract(epoch FROM ended) - extract(epoch FROM began), "
+       "cause, completeness, events_dropped, flows_lost FROM traffic_gaps WHERE "
+       "NOT (ended < FROM_TIME OR began > TO_TIME) AND GATEWAYS "
+       "ORDER BY began DESC, gateway, number LIMIT 100"},
+  };
+  Connection owner(postgres->Conninfo(database_));
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  const json dashboard = Load("health.json");
+  const std::vector<Selection> selections = {
+      {}, {{"gateway", {"west's gate"}}}, {{"gateway", {"gw1", "west's gate"}}}};
+  for (const GrafanaView& view : Views(dashboard, selections)) {
+    size_t asked = 0;
+    for (const json& panel : dashboard["panels"]) {
+      if (panel["type"] == "row" || panel["datasource"]["type"] != "postgres") continue;
+      const std::string title = panel["title"];
+      SCOPED_TRACE(title);
+      ASSERT_EQ(expectations.count(title), 1u);
+      Check(owner, reader, view, panel["targets"][0]["rawSql"], panel,
+            WithView(expectations.at(title), view));
+      if (HasFatalFailure()) return;
+      ++asked;
+    }
+    ASSERT_EQ(asked, expectations.size());
+  }
+  EXPECT_EQ(filled_, expectations.size() * 4 * selections.size());
+}
+
+TEST_F(GrafanaTest, GapsAreShaded) {
+  Connection owner(postgres->Conninfo(database_));
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  for (const char* const name : {"traffic.json", "health.json"}) {
+    SCOPED_TRACE(name);
+    const json dashboard = Load(name);
+    ASSERT_EQ(dashboard["annotations"]["list"].size(), 1u);
+    const json& annotation = dashboard["annotations"]["list"][0];
+    EXPECT_EQ(annotation["enable"], true);
+    for (const GrafanaView& view : Views(dashboard, {{}, {{"gateway", {"west's gate"}}}})) {
+      Check(owner, reader, view, annotation["rawQuery"], json::object(),
+            WithView(kExpectedGaps, view));
+      if (HasFatalFailure()) return;
+    }
+    // The names that Grafana looks for.
+    const absl::StatusOr<std::string> sql =
+        ExpandGrafanaSql(annotation["rawQuery"], Views(dashboard, {{}})[0]);
+    ASSERT_TRUE(sql.ok());
+    const absl::StatusOr<Table> table = reader.Query(*sql);
+    ASSERT_TRUE(table.ok());
+    const char* const names[] = {"time", "timeend", "text", "tags"};
+    ASSERT_EQ(table->columns.size(), std::size(names));
+    for (size_t i = 0; i < std::size(names); ++i) EXPECT_EQ(table->columns[i].name, names[i]);
+  }
+  EXPECT_EQ(filled_, 2u * 4 * 2);
+}
+
+TEST_F(GrafanaTest, VariablesOfferWhatTheRangeHolds) {
+  const std::map<std::string, std::pair<std::string, std::string>> columns = {
+      {"gateway", {"gateway", "gateway"}},
+      {"origin", {"host(src)", "src"}},
+      {"destination", {"host(dst)", "dst"}},
+      {"protocol", {"proto", "proto"}},
+      {"port", {"port::text", "port"}}};
+  Connection owner(postgres->Conninfo(database_));
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  for (const char* const name : {"traffic.json", "health.json"}) {
+    const json dashboard = Load(name);
+    for (const json& variable : dashboard["templating"]["list"]) {
+      SCOPED_TRACE(absl::StrCat(name, " ", variable.value("name", "")));
+      // All is no list of everything there is: it may be long, and asks for a larger rollup.
+      EXPECT_TRUE(variable["multi"] == true && variable["includeAll"] == true);
+      EXPECT_NE(variable.value("allValue", ""), "");
+      EXPECT_EQ(variable["current"]["value"], json::array({"$__all"}));
+      EXPECT_EQ(variable["refresh"], 2) << "must follow the time range";
+      if (variable["datasource"]["type"] != "postgres") continue;
+      EXPECT_EQ(variable["query"], variable["definition"]);
+      const auto& [shown, column] = columns.at(variable["name"]);
+      for (const GrafanaView& view : Views(dashboard, {{}})) {
+        MakeFacts(owner, view, column);
+        if (HasFatalFailure()) return;
+        Check(owner, reader, view, variable["query"], json::object(),
+              absl::Substitute("SELECT $0 FROM whole GROUP BY $1 ORDER BY $1", shown, column));
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+  EXPECT_EQ(filled_, 6u * 4);
+}
+
+// In the style of the Go tool's dashboards: on the table itself, quoted ports and all.
+TEST_F(GrafanaTest, OldDashboardsGoOnWorking) {
+  const std::string filter =
+      "WHERE $__timeFilter(time) AND src IN ('10.32.1.0', '10.32.2.0') AND proto IN ('tcp', "
+      "'sctp') AND port IN ('80','443') ";
+  const std::string same =
+      "WHERE time >= FROM_TIME AND time <= TO_TIME AND src <<= '10.32.0.0/16' AND "
+      "host(src) IN ('10.32.1.0', '10.32.2.0') AND proto IN ('sctp', 'tcp') AND "
+      "(port = 80 OR port = 443) ";
+  const std::pair<std::string, std::string> queries[] = {
+      {"SELECT $__timeGroup(time,'15s'), sum(src_bytes) AS src, sum(dst_bytes) AS dst FROM "
+       "vpn_traffic " +
+           filter + "GROUP BY 1 ORDER BY 1",
+       "SELECT extract(epoch FROM date_bin('15 s', time, 'epoch')), sum(src_bytes), "
+       "sum(dst_bytes) FROM vpn_traffic " +
+           same + "GROUP BY 1 ORDER BY 1"},
+      {"SELECT $__timeGroupAlias(time,$__interval), src AS metric, 8 * sum(src_bytes) / 15 AS bits "
+       "FROM vpn_traffic " +
+           filter + "GROUP BY 1, 2 ORDER BY 1, 2",
+       "SELECT extract(epoch FROM date_bin('WIDTH s', time, 'epoch')), src, "
+       "sum(src_bytes) * 8 / 15 FROM vpn_traffic " +
+           same + "GROUP BY 1, 2 ORDER BY 1, 2"},
+      {"SELECT src, sum(src_packets + dst_packets) AS packets FROM vpn_traffic " + filter +
+           "GROUP BY src ORDER BY 2 DESC LIMIT 10",
+       "SELECT src, sum(src_packets) + sum(dst_packets) FROM vpn_traffic " + same +
+           "GROUP BY src ORDER BY 2 DESC"},
+      {"SELECT $__time(time), sum(connection_times) / sum(connection_count) / 1000.0 AS average, "
+       "sum(open_connections) AS open FROM vpn_traffic " +
+           filter +
+           "AND connection_count > 0 "
+           "GROUP BY time ORDER BY time",
+       "SELECT time, sum(connection_times) / (sum(connection_count) * 1000), "
+       "sum(open_connections) FROM vpn_traffic " +
+           same + "AND connection_count > 0 GROUP BY time ORDER BY time"},
+      {"SELECT DISTINCT src FROM vpn_traffic ORDER BY 1",
+       "SELECT src FROM vpn_traffic GROUP BY src ORDER BY 1"},
+      {"SELECT DISTINCT port FROM vpn_traffic WHERE proto = 'tcp' ORDER BY 1",
+       "SELECT port FROM vpn_traffic WHERE proto = 'tcp' GROUP BY port ORDER BY 1"},
+  };
+  Connection owner(postgres->Conninfo(database_));
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  for (const GrafanaView& view : Views(Load("traffic.json"), {{}})) {
+    for (const auto& [old, other] : queries) {
+      Check(owner, reader, view, old, json::object(), WithView(other, view));
+      if (HasFatalFailure()) return;
+    }
+  }
+  EXPECT_EQ(filled_, 4 * std::size(queries));
+}
+
+class DashboardTest : public ::testing::TestWithParam<const char*> {};
+
+INSTANTIATE_TEST_SUITE_P(All, DashboardTest, ::testing::Values("traffic.json", "health.json"));
+
+TEST_P(DashboardTest, IsInOrder) {
+  const json dashboard = Load(GetParam());
+  const std::string sources = Text("configs/grafana/provisioning/datasources/ctacct.yaml");
+  EXPECT_THAT(dashboard.value("uid", ""), ::testing::StartsWith("ctacct-"));
+  EXPECT_NE(dashboard.value("description", ""), "");
+  EXPECT_TRUE(dashboard["id"].is_null()) << "that of somebody's own Grafana";
+  const auto check_source = [&](const json& source) {
+    const std::string uid = source.value("uid", "none");
+    EXPECT_THAT(sources, HasSubstr(absl::StrCat(
+                             "uid: ", uid, "\n    type: ", source.value("type", "none"), "\n")));
+  };
+  const std::set<std::string> units = {"short", "decbytes", "Bps", "bps",        "pps",
+                                       "cps",   "ms",       "s",   "percentunit"};
+  std::set<int> ids;
+  std::set<std::string> titles;
+  std::set<std::pair<int, int>> cells;
+  for (const json& panel : dashboard["panels"]) {
+    const std::string title = panel.value("title", "");
+    SCOPED_TRACE(title);
+    EXPECT_TRUE(titles.insert(title).second);
+    EXPECT_TRUE(ids.insert(panel.value("id", 0)).second);
+    const json& at = panel["gridPos"];
+    EXPECT_LE(at.value("x", 0) + at.value("w", 0), 24);
+    for (int x = at.value("x", 0); x < at.value("x", 0) + at.value("w", 0); ++x) {
+      for (int y = at.value("y", 0); y < at.value("y", 0) + at.value("h", 0); ++y) {
+        ASSERT_TRUE(cells.emplace(x, y).second) << "covers another panel";
+      }
+    }
+    const std::string type = panel.value("type", "");
+    if (type == "row") continue;
+    EXPECT_TRUE(type == "timeseries" || type == "stat" || type == "table") << type;
+    EXPECT_GT(panel.value("description", "").size(), 20u);
+    EXPECT_EQ(units.count(panel["fieldConfig"]["defaults"].value("unit", "")), 1u);
+    check_source(panel["datasource"]);
+    const bool sql = panel["datasource"]["type"] == "postgres";
+    // Of SQL one query a panel: the tests hold its result against one other.
+    ASSERT_TRUE(sql ? panel["targets"].size() == 1 : !panel["targets"].empty());
+    std::set<std::string> references;
+    for (const json& target : panel["targets"]) {
+      EXPECT_EQ(target["datasource"], panel["datasource"]);
+      EXPECT_TRUE(references.insert(target.value("refId", "")).second);
+      if (!sql) continue;
+      EXPECT_EQ(target["rawQuery"], true);
+      EXPECT_EQ(target["format"], type == "timeseries" ? "time_series" : "table");
+      // The rows are for questions that no rollup answers, and none of a dashboard is.
+      EXPECT_THAT(target.value("rawSql", ""), ::testing::Not(HasSubstr("vpn_traffic")));
+    }
+  }
+  EXPECT_GT(titles.size(), 10u);
+  for (const json& variable : dashboard["templating"]["list"]) check_source(variable["datasource"]);
+  for (const json& annotation : dashboard["annotations"]["list"]) {
+    check_source(annotation["datasource"]);
+  }
+}
+
+TEST(GrafanaQueryTest, ExpandsAsDocumented) {
+  GrafanaView view;
+  view.from = absl::FromUnixSeconds(1'700'000'000);
+  view.to = absl::FromUnixMillis(1'700'000'100'250);
+  view.interval = absl::Minutes(2);
+  view.variables["all"] = {"NULL", std::nullopt};
+  view.variables["two"] = {"NULL", std::vector<std::string>{"a", "it's"}};
+  const std::pair<const char*, const char*> cases[] = {
+      {"ARRAY[${all:sqlstring}]", "ARRAY[NULL]"},
+      {"ARRAY[${two:sqlstring}]", "ARRAY['a','it''s']"},
+      {"$__interval $__interval_ms", "2m 120000"},
+      {"$__timeFrom() $__timeTo()", "'2023-11-14T22:13:20Z' '2023-11-14T22:15:00.25Z'"},
+      {"$__timeFilter(a.b)", "a.b BETWEEN '2023-11-14T22:13:20Z' AND '2023-11-14T22:15:00.25Z'"},
+      {"$__timeGroup(t, $__interval)", "floor(extract(epoch from t)/120)*120"},
+      {"$__timeGroup(t,'15s'), x", "floor(extract(epoch from t)/15)*15 AS \"time\", x"},
+      {"$__timeGroupAlias(t,'1h')", "floor(extract(epoch from t)/3600)*3600 AS \"time\""},
+      {"$__time(t)", "t AS \"time\""},
+  };
+  for (const auto& [sql, expanded] : cases) {
+    const absl::StatusOr<std::string> is = ExpandGrafanaSql(sql, view);
+    ASSERT_TRUE(is.ok()) << is.status();
+    EXPECT_EQ(*is, expanded);
+  }
+  for (const char* const bad : {"$unknown", "${unknown:sqlstring}", "${two}", "$two", "${two:csv}",
+                                "[[two]]", "$__unknown(t)", "$__unknown", "$__timeFilter()",
+                                "$__timeGroup(t)", "$__timeGroup(t, 'often')"}) {
+    EXPECT_FALSE(ExpandGrafanaSql(bad, view).ok()) << bad;
+  }
+}
+
+}  // namespace
+}  // namespace ctacct

@@ -1,0 +1,557 @@
+// Rollups, partitions, retention and old data: the importer's own binary against a real PostgreSQL.
+// That rollups equal rows is asked of the database (traffic_check), which compares every sum.
+#include <algorithm>
+#include <csignal>
+#include <cstdint>
+#include <filesystem>
+#include <iostream>
+#include <limits>
+#include <random>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "engine/rows/csv.h"
+#include "engine/spool/spool_writer.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/importer_fixture.h"
+#include "tests/support/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::ContainsRegex;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+constexpr int64_t kMinuteNs = 60'000'000'000;
+constexpr int64_t kHourNs = 60 * kMinuteNs;
+constexpr int64_t kDayNs = 24 * kHourNs;
+constexpr char kPartitionsOfRows[] =
+    "SELECT string_agg(relid::text, ' ' ORDER BY relid::text) FROM "
+    "pg_partition_tree('vpn_traffic') WHERE isleaf";
+
+class RollupTest : public ImporterTest {
+ protected:
+  // A CSV archive with rows of these times, expected in the database.
+  void WriteArchive(const std::string& name, const std::vector<int64_t>& times_ns) {
+    std::string text;
+    uint64_t seed = 1;
+    for (const int64_t time_ns : times_ns) {
+      for (TrafficRow& row : MakeRows(++seed, 20)) {
+        row.time_ns = time_ns;
+        AppendCsvLine(row, true, &text);
+        expected_.Add(row);
+      }
+    }
+    WriteFile(watch_ + "/" + name, text);
+  }
+
+  // A database as the version before rollups has made it, with a row for each of 2,000 intervals.
+  void MakeOlderDatabase() {
+    Sql(Contents(DataPath("importer/tables/schema/001_traffic.sql")));
+    Sql("CREATE TABLE ctacct_schema (version integer PRIMARY KEY, "
+        "applied_at timestamptz NOT NULL DEFAULT now())");
+    Sql(Contents(DataPath("importer/tables/schema/002_gaps.sql")));
+    Sql("INSERT INTO ctacct_schema VALUES (1), (2)");
+    Sql("INSERT INTO vpn_traffic SELECT timestamptz '2020-09-13 12:00:00+00' + i * interval '15 "
+        "s', i, i, i, i, i, 1, 2, 80, '10.0.0.1', ('10.0.0.' || i % 250)::inet, 'tcp', 'gw1' "
+        "FROM generate_series(1, 2000) AS i");
+  }
+};
+
+TEST_F(RollupTest, AStepHasWhatEndsWithinIt) {
+  const int64_t hour = kFirstEndNs / kDayNs * kDayNs + 5 * kHourNs;
+  // On the boundary, a microsecond to either side, less than that, at midnight, at the epoch.
+  WriteArchive("traffic_1.csv", {hour, hour - 1000, hour + 1000, hour + 999, hour - 999,
+                                 hour / kDayNs * kDayNs, 0, 1000});
+  const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=a"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql(kSumsSql), expected_.ToString());
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1960-01-01', '2100-01-01')"), "");
+  EXPECT_EQ(Sql("SELECT extract(epoch FROM time)::bigint, sum(row_count) FROM traffic_port_1h "
+                "GROUP BY 1 ORDER BY 1"),
+            absl::StrCat("0|20\n3600|20\n", hour / kDayNs * 86'400, "|20\n", hour / 1'000'000'000,
+                         "|80\n", hour / 1'000'000'000 + 3600, "|20"));
+}
+
+TEST_F(RollupTest, EveryRollupHasEveryRow) {
+  for (uint64_t i = 1; i <= 60; ++i) WriteSpool(i, 500);
+  // The other protocols of the world, and addresses of the future.
+  TrafficRow row = MakeRows(1, 1)[0];
+  row.family = AddressFamily::kIpv6;
+  row.src = {0x20, 0x01, 0x0d, 0xb8};
+  row.protocol = 99;
+  SpoolHeader header = MakeHeader(61);
+  row.time_ns = header.interval_end_ns;
+  header.gateway = "another \"one\"";
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, {row}).ok());
+  expected_.Add(row);
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  // Not in agreement because both are empty.
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_rollups"), "20");
+  const std::string each = Sql("SELECT 'traffic_' || name FROM traffic_rollups");
+  std::stringstream tables(each);
+  for (std::string table; std::getline(tables, table);) {
+    EXPECT_EQ(Sql("SELECT sum(row_count), sum(open_connections) FROM " + table),
+              Sql("SELECT count(*), sum(open_connections) FROM vpn_traffic"))
+        << table;
+  }
+}
+
+TEST_F(RollupTest, ARollupThatDiffersIsFound) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const std::string check =
+      "SELECT rollup, in_rows, in_rollup, sums_differ FROM traffic_check('2020-01-01', "
+      "'2021-01-01')";
+  EXPECT_EQ(Sql(check), "");
+  Sql("UPDATE traffic_total SET dst_bytes = dst_bytes + 1");
+  EXPECT_EQ(Sql(check), "total|100|100|t");
+  Sql("DELETE FROM traffic_origin_1h");
+  EXPECT_EQ(Sql(check + " WHERE rollup LIKE 'origin%'"), "origin_1h|100|0|t");
+}
+
+TEST_F(RollupTest, OneBadFileAmongManyIsSetAsideAlone) {
+  for (uint64_t i = 1; i <= 9; ++i) WriteSpool(i);
+  std::vector<TrafficRow> rows = MakeRows(10, 10);
+  rows[7].connection_count = uint64_t{1} << 31;
+  const absl::StatusOr<std::string> bad = WriteSpoolFile(watch_, MakeHeader(10), rows);
+  ASSERT_TRUE(bad.ok());
+  // What a column would hold, but not its sum with what good files bring.
+  rows = MakeRows(11, 4);
+  rows[2].bytes_src = uint64_t{1} << 62;
+  const absl::StatusOr<std::string> too_large = WriteSpoolFile(watch_, MakeHeader(11), rows);
+  ASSERT_TRUE(too_large.ok());
+  for (uint64_t i = 12; i <= 20; ++i) WriteSpool(i);
+  const Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_THAT(run.err, HasSubstr(*bad + ": row 8: connection_count is larger than its column"));
+  EXPECT_THAT(run.err, HasSubstr(*too_large + ": row 3: src_bytes is larger than its column"));
+  EXPECT_THAT(run.err, HasSubstr("18 files, 1,800 rows"));
+  EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
+  ExpectSums();
+}
+
+TEST_F(RollupTest, AFileOfTooManyDaysOrOfNoneThereIs) {
+  std::vector<int64_t> times;
+  for (int64_t day = 0; day <= 100; ++day) times.push_back(day * kDayNs);
+  Sums before = expected_;
+  WriteArchive("traffic_many.csv", times);
+  WriteArchive("traffic_far.csv", {std::numeric_limits<int64_t>::max()});
+  expected_ = before;
+  const Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1);
+  EXPECT_THAT(run.err, HasSubstr("traffic_many.csv: rows of more than 100 days in one file"));
+  EXPECT_THAT(run.err, HasSubstr("traffic_far.csv: a row's time is out of range"));
+  EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
+  ExpectSums();
+}
+
+TEST_F(RollupTest, RetentionDropsPartitionsButNotWhatIsNotRolledUp) {
+  const int64_t today = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs;
+  const auto ago = [today](int64_t days) { return today - days * kDayNs + kHourNs; };
+  WriteArchive("traffic_1.csv", {ago(3), ago(40), ago(41), ago(42), ago(43)});
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  const std::string sums = Sql("SELECT sum(src_bytes), sum(row_count) FROM traffic_pair_1h");
+  const std::string day = Sql("SELECT to_char((now() AT TIME ZONE 'UTC')::date - 42, 'YYYYMMDD')");
+  // A row that no importer has loaded.
+  Sql("INSERT INTO vpn_traffic SELECT time, 1, 1, 1, 1, 1, 1, 1, 1, '203.0.113.0', dst, proto, "
+      "gateway FROM vpn_traffic_" +
+      day + " LIMIT 1");
+  const std::vector<std::string> arguments = {"-watch=" + watch_, "-once", "-retention-rows=30",
+                                              "-retention-fine=35"};
+  Finished run = Run(arguments);
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("retention: vpn_traffic_" + day +
+                                 " stays: its rows are not all in the rollups"));
+  EXPECT_THAT(run.err,
+              ContainsRegex("retention: dropped traffic_origin_fine_[0-9]+, older than 35"));
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time::date) FROM vpn_traffic"), "2");
+  EXPECT_EQ(Sql("SELECT sum(src_bytes), sum(row_count) FROM traffic_pair_1h"), sums);
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time) FROM traffic_origin_fine"), "1");
+  // Who asks for points finer than there are any more gets coarser ones, not fewer.
+  EXPECT_EQ(Sql("SELECT sum(src_packets)::bigint FROM traffic(now() - interval '45 days', now() - "
+                "interval '35 days', '15 s', '{src}')"),
+            Sql("SELECT sum(src_packets) FROM traffic_pair_1h WHERE time < now() - interval '35 "
+                "days'"));
+  // Once that row is gone nothing holds the partition.
+  Sql("DELETE FROM vpn_traffic WHERE src = '203.0.113.0'");
+  run = Run(arguments);
+  EXPECT_THAT(run.err, HasSubstr("retention: dropped vpn_traffic_" + day));
+  EXPECT_EQ(Sql("SELECT count(DISTINCT time::date) FROM vpn_traffic"), "1");
+  // A late archive makes its partition again, and the next retention drops it; sums stay.
+  WriteArchive("traffic_2.csv", {ago(41)});
+  run = Run(arguments);
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("retention: dropped vpn_traffic_"));
+  EXPECT_EQ(Sql("SELECT sum(row_count) FROM traffic_pair_1h"), absl::StrCat(expected_.rows));
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+}
+
+TEST_F(RollupTest, RetentionFlags) {
+  ExpectFails(Run({"-watch=" + watch_, "-retention-rows=-1"}), 2,
+              "flag -retention-rows: days, or 0");
+  ExpectFails(Run({"-watch=" + watch_, "-retention-rows=30", "-retention-fine=29"}), 2,
+              "flag -retention-fine: not shorter than -retention-rows");
+  ExpectFails(Run({"-watch=" + watch_, "-retention-1h=30"}), 2,
+              "flag -retention-1h: not shorter than -retention-10m");
+  ExpectFails(Run({"-watch=" + watch_, "-transaction-files=0"}), 2,
+              "flag -transaction-files: from");
+  ExpectFails(Run({"-watch=" + watch_, "-adopt=x"}), 2, "flag -adopt: by itself");
+}
+
+// A day of everything that happens: kills, late files of days ago, archives of the reference,
+// retention, two importers at once. CTACCT_SEED repeats one, CTACCT_ROUNDS makes it longer.
+TEST_F(RollupTest, ARandomDay) {
+  const uint64_t seed = NumberFromEnvironment("CTACCT_SEED", std::random_device()());
+  const uint64_t rounds = NumberFromEnvironment("CTACCT_ROUNDS", 25);
+  std::cout << "CTACCT_SEED=" << seed << " CTACCT_ROUNDS=" << rounds << std::endl;
+  std::mt19937_64 random(seed);
+  const int64_t today = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs;
+  uint64_t sequence = 0;
+  uint64_t kills = 0;
+  uint64_t archives = 0;
+  uint64_t dropped = 0;
+  for (uint64_t round = 0; round < rounds; ++round) {
+    for (uint64_t i = random() % 12; i > 0; --i) {
+      SpoolHeader header = MakeHeader(++sequence);
+      const int64_t days_ago = random() % 4 == 0 ? static_cast<int64_t>(random() % 20) : 0;
+      header.interval_end_ns =
+          today - days_ago * kDayNs + static_cast<int64_t>(random() % 5760) * kIntervalNs;
+      header.gateway = random() % 3 == 0 ? "gw2" : "gw1";
+      std::vector<TrafficRow> rows = MakeRows(random() % 1'000'000, random() % 400);
+      for (TrafficRow& row : rows) {
+        row.time_ns = header.interval_end_ns;
+        expected_.Add(row);
+      }
+      ASSERT_TRUE(WriteSpoolFile(watch_, header, rows).ok());
+    }
+    if (random() % 4 == 0) {
+      std::vector<int64_t> times;
+      for (uint64_t i = random() % 30; i > 0; --i) {
+        times.push_back(today - static_cast<int64_t>(random() % 20) * kDayNs +
+                        static_cast<int64_t>(random() % 5760) * kIntervalNs);
+      }
+      // The same lines would be the same file.
+      times.push_back(today - static_cast<int64_t>(archives) * kIntervalNs);
+      WriteArchive(absl::StrCat("traffic_", ++archives, ".csv"), times);
+    }
+    std::vector<std::string> arguments = {"-watch=" + watch_, "-once",
+                                          absl::StrCat("-transaction-files=", 1 + random() % 8)};
+    if (random() % 3 == 0) arguments.push_back("-retention-rows=10");
+    const auto one = StartImporter(arguments);
+    const auto two = random() % 2 == 0 ? StartImporter(arguments) : nullptr;
+    if (random() % 2 == 0) {
+      absl::SleepFor(absl::Milliseconds(random() % 250));
+      if (one->Signal(SIGKILL).ok()) ++kills;
+    }
+    for (Subprocess* const each : {one.get(), two.get()}) {
+      if (each == nullptr) continue;
+      ASSERT_TRUE(each->Wait(kAtMost).ok());
+      dropped += each->Stderr().find("retention: dropped vpn_traffic") != std::string::npos;
+      EXPECT_THAT(each->Stderr(), Not(HasSubstr(" stays: ")));
+    }
+  }
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  std::cout << sequence << " files, " << archives << " archives, " << kills << " kills, " << dropped
+            << " runs that dropped rows, " << expected_.rows << " rows" << std::endl;
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+  // What retention has dropped is in the rollups still.
+  const std::string sums =
+      absl::StrCat(expected_.rows, "|", expected_.counters[0], "|", expected_.counters[1], "|",
+                   expected_.counters[2], "|", expected_.counters[3], "|", expected_.counters[4],
+                   "|", expected_.counters[5], "|", expected_.counters[6]);
+  for (const char* const table : {"total", "port_fine", "pair_port_1h", "origin_10m"}) {
+    EXPECT_EQ(Sql(absl::StrCat("SELECT sum(row_count), sum(src_packets), sum(dst_packets), "
+                               "sum(src_bytes), sum(dst_bytes), sum(connection_count), "
+                               "sum(connection_times), sum(open_connections) FROM traffic_",
+                               table)),
+              sums)
+        << table;
+  }
+}
+
+// Where clocks change, a day has 23 or 25 hours; partitions are days of UTC.
+TEST_F(RollupTest, TheServersTimeZoneDoesNotMatter) {
+  Sql("ALTER DATABASE " + database_ + " SET timezone = 'Europe/Berlin'");
+  // Each day by itself, as they come: around both changes of 2025 (30 March, 26 October).
+  for (const int64_t day : {20'175, 20'176, 20'177, 20'178, 20'385, 20'386, 20'387, 20'388}) {
+    WriteArchive(absl::StrCat("traffic_", day, ".csv"),
+                 {day * kDayNs, day * kDayNs + 10 * kHourNs, day * kDayNs + 23 * kHourNs});
+    const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=gw1"});
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+  }
+  ExpectSums();
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_partitions WHERE extract(epoch FROM lower)::bigint % "
+                "86400 <> 0 OR extract(epoch FROM upper)::bigint % 86400 <> 0"),
+            "0");
+}
+
+// Nor the session's, nor how it writes times: "IST" is India's time to one and Israel's to another.
+TEST_F(RollupTest, TheSessionsTimeZoneDoesNotMatter) {
+  std::vector<int64_t> times;
+  for (int64_t day = 20'160; day < 20'195; ++day) times.push_back(day * kDayNs + kHourNs);
+  WriteArchive("traffic_1.csv", times);
+  EXPECT_TRUE(Drain().exit.ok());
+  // Around a change of clocks (30 March 2025); of whole days, and with edges within an hour.
+  const std::string sums =
+      "SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-14 00:00Z', '2025-04-14 00:00Z') "
+      "UNION ALL SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-29 00:30Z', "
+      "'2025-03-31 06:30Z', NULL, '{src}')";
+  const std::string expected = Sql(sums);
+  EXPECT_THAT(expected, HasSubstr("|2595600"));
+  for (const std::string session :
+       {"SET timezone = 'Europe/Berlin'; ",
+        "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; ",
+        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; "}) {
+    EXPECT_EQ(Sql(session + sums), expected) << session;
+  }
+}
+
+TEST_F(RollupTest, ManyFilesOfManyDaysAreManyTransactions) {
+  for (int64_t file = 0; file < 6; ++file) {
+    std::vector<int64_t> times;
+    for (int64_t day = 0; day < 90; ++day) times.push_back((file * 90 + day) * kDayNs + kHourNs);
+    WriteArchive(absl::StrCat("traffic_", file, ".csv"), times);
+  }
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("importer: 6 files, 10,800 rows"));
+  EXPECT_EQ(Sql("SELECT count(*), sum(src_bytes) FROM vpn_traffic"),
+            Sql("SELECT sum(row_count), sum(src_bytes) FROM traffic_pair_port_1h"));
+}
+
+TEST_F(RollupTest, SumsAreOnlyEverAdded) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const absl::StatusOr<std::string> less = postgres->Sql(
+      database_,
+      "SELECT traffic_add('total', array['2020-09-13 12:27Z'::timestamptz], '{gw1}', '{}', '{}', "
+      "'{}', '{}', '{1}', '{1}', '{1}', '{1}', '{1}', '{1}', '{1}', '{-1}')");
+  EXPECT_THAT(less.status().message(), HasSubstr("a sum is negative"));
+  ExpectSums();
+}
+
+// It would write rows that are in no rollup.
+TEST_F(RollupTest, AnOlderImporterThatStillRunsIsRefused) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const absl::StatusOr<std::string> refused = postgres->Sql(
+      database_,
+      "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
+      "interval_length, completeness, events_dropped, flows_lost, gateway, source_file) "
+      "VALUES (gen_random_uuid(), 1, 0, 0, now(), '15 s', 'complete', 0, 0, 'gw1', 'x') ON "
+      "CONFLICT DO NOTHING");
+  EXPECT_THAT(refused.status().message(), HasSubstr("rolled_up"));
+}
+
+constexpr char kReferenceTable[] =
+    "CREATE TABLE vpn_traffic (time timestamp NOT NULL, src varchar(15), dst varchar(15), proto "
+    "varchar(4), port int, src_packets int, src_bytes bigint, dst_packets int, dst_bytes bigint, "
+    "connection_times int, connection_count int, open_connections int); "
+    "CREATE INDEX vpn_traffic_time ON vpn_traffic (time); "
+    "INSERT INTO vpn_traffic SELECT timestamp '2020-09-13 12:00:00' + i * interval '15 s', "
+    "'10.32.' || k || '.0', '10.33.' || i % 7 || '.0', CASE k % 2 WHEN 0 THEN 'tcp' ELSE 'udp' "
+    "END, "
+    "80, i, i * 2, i * 3, i * 4, i * 5, k, NULL FROM generate_series(1, 6000) AS i, "
+    "generate_series(1, 3) AS k";
+
+TEST_F(RollupTest, TheReferencesTableIsTakenOverOnce) {
+  Sql(kReferenceTable);
+  WriteSpool(1);
+  ExpectFails(Drain(), 1, "-adopt takes over the reference's");
+  Finished run = Run({"-adopt=vpn_traffic", "-gateway=old"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(run.err, "importer: table vpn_traffic: 18,000 rows taken over\n");
+  ExpectRollupsEqualRows();
+  const std::string sums =
+      "SELECT count(*), sum(src_packets), sum(src_bytes), sum(dst_packets), sum(dst_bytes), "
+      "sum(connection_times), sum(connection_count), min(time AT TIME ZONE 'UTC') FROM ";
+  EXPECT_EQ(Sql(sums + "vpn_traffic"), Sql("SELECT count(*), sum(src_packets), sum(src_bytes), "
+                                           "sum(dst_packets), sum(dst_bytes), "
+                                           "sum(connection_times), sum(connection_count), "
+                                           "min(time) FROM vpn_traffic_reference"));
+  EXPECT_EQ(Sql("SELECT DISTINCT gateway FROM vpn_traffic"), "old");
+  run = Run({"-adopt=vpn_traffic", "-gateway=old"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(run.err, "importer: table vpn_traffic was taken over before\n");
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "18000");
+  // And the importer goes on beside it.
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectRollupsEqualRows();
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "18100");
+  ExpectFails(Run({"-adopt=no_such_table"}), 1, "SQLSTATE 42P01");
+}
+
+TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsRows) {
+  MakeOlderDatabase();
+  // And a season of them, of which a partition each would be too many for one transaction.
+  Sql("INSERT INTO vpn_traffic SELECT timestamptz '2018-09-13 12:00:00+00' + i * interval '1 day', "
+      "i, i, i, i, i, 1, 2, 80, '10.0.0.1', '10.0.0.2', 'tcp', 'gw1' FROM generate_series(1, 500) "
+      "AS i");
+  WriteSpool(1);
+  const Finished run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "2600");
+  ExpectRollupsEqualRows();
+  // As it was, and what comes later beside it.
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_unpartitioned"), "2600");
+  EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_unpartitioned"));
+  WriteArchive("traffic_new.csv", {kFirstEndNs + 100 * kDayNs});
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectRollupsEqualRows();
+  EXPECT_THAT(Sql(kPartitionsOfRows), HasSubstr("vpn_traffic_20201222"));
+}
+
+TEST_F(RollupTest, ADatabaseFromBeforeRollupsKeepsItsViewsAndRights) {
+  MakeOlderDatabase();
+  const std::string role = database_ + "_reader";
+  Sql("CREATE ROLE " + role + "; CREATE ROLE " + role + "2; GRANT SELECT ON vpn_traffic TO " +
+      role + " WITH GRANT OPTION; GRANT SELECT (time, src) ON vpn_traffic TO " + role +
+      "2; GRANT INSERT ON vpn_traffic TO PUBLIC; CREATE VIEW top WITH (security_barrier) AS SELECT "
+      "src, count(*) AS rows FROM vpn_traffic GROUP BY src; CREATE VIEW over_top AS SELECT "
+      "sum(rows) FROM top; GRANT SELECT ON top TO " +
+      role);
+  const std::string rights =
+      "SELECT (SELECT array_agg(a::text ORDER BY 1) FROM unnest(relacl) AS a), "
+      "(SELECT array_agg(attname || attacl::text ORDER BY 1) FROM pg_attribute WHERE attrelid = "
+      "pg_class.oid AND attacl IS NOT NULL), reloptions FROM pg_class WHERE relname IN "
+      "('vpn_traffic', 'top') ORDER BY relname";
+  const std::string before = Sql(rights);
+  Sql("CREATE MATERIALIZED VIEW kept AS SELECT * FROM vpn_traffic");
+  WriteSpool(1);
+  // Of what is not a view it cannot be said what to do with it.
+  ExpectFails(Drain(), 1, "rule _RETURN on materialized view kept");
+  Sql("DROP MATERIALIZED VIEW kept; CREATE VIEW door AS SELECT * FROM vpn_traffic; CREATE RULE "
+      "enter AS ON INSERT TO door DO INSTEAD INSERT INTO vpn_traffic VALUES (new.*)");
+  ExpectFails(Drain(), 1, "rule enter on view door");
+  Sql("DROP VIEW door; CREATE PUBLICATION " + database_ + " FOR TABLE vpn_traffic");
+  ExpectFails(Drain(), 1, "publication");
+  Sql("DROP PUBLICATION " + database_ + "; ALTER TABLE vpn_traffic ENABLE ROW LEVEL SECURITY");
+  ExpectFails(Drain(), 1, "row level security");
+  // What default privileges would add was not there before.
+  Sql("ALTER TABLE vpn_traffic DISABLE ROW LEVEL SECURITY; ALTER DEFAULT PRIVILEGES GRANT DELETE "
+      "ON TABLES TO " +
+      role);
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(Sql(rights), before);
+  EXPECT_EQ(Sql("SELECT * FROM over_top"), "2100");
+  Sql("REASSIGN OWNED BY " + role + " TO postgres; DROP OWNED BY " + role + ", " + role +
+      "2; DROP ROLE " + role + ", " + role + "2");
+}
+
+TEST_F(RollupTest, ADatabaseFromBeforeRollupsWithRowsOfYearsAhead) {
+  MakeOlderDatabase();
+  Sql("INSERT INTO vpn_traffic SELECT '2147-01-01 00:00:15Z', 1, 1, 1, 1, 1, 1, 1, 80, '10.0.0.1', "
+      "'10.0.0.2', 'tcp', 'gw1' FROM generate_series(1, 3)");
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "2103");
+  ExpectRollupsEqualRows();
+  // They have a partition of their own, and the days until then too.
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_21470101"), "3");
+  WriteArchive("traffic_new.csv", {absl::ToUnixNanos(absl::Now()) + 2 * kDayNs});
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic_unpartitioned"), "2100");
+  ExpectRollupsEqualRows();
+}
+
+TEST_F(RollupTest, ADatabaseFromBeforeRollupsWithAbsurdCounters) {
+  MakeOlderDatabase();
+  Sql("UPDATE vpn_traffic SET src_bytes = 9223372036854775807 WHERE src_packets IN (7, 8, 9)");
+  WriteSpool(1);
+  ExpectFails(Drain(), 1, "mend the rows with absurd counters first: WHERE greatest(");
+  EXPECT_EQ(Names(watch_).size(), 1u);
+  EXPECT_EQ(Sql("SELECT max(version) FROM ctacct_schema"), "2");
+  Sql("DELETE FROM vpn_traffic WHERE greatest(src_packets, src_bytes, dst_packets, dst_bytes, "
+      "connection_times) > 1125899906842624");
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "2097");
+  ExpectRollupsEqualRows();
+}
+
+// What retention has left of it, in as many seconds as are left.
+TEST_F(RollupTest, TheFirstPointAfterRetention) {
+  const int64_t midnight = kFirstEndNs / kDayNs * kDayNs + kDayNs;
+  std::vector<int64_t> times;
+  for (int64_t i = -90; i <= 0; ++i) times.push_back(midnight + i * kMinuteNs);
+  WriteArchive("traffic_1.csv", times);
+  times.clear();
+  for (int64_t i = 1; i <= 80; ++i) times.push_back(midnight + i * kMinuteNs);
+  WriteArchive("traffic_2.csv", times);
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  // A byte a second: 20 rows a minute.
+  Sql("UPDATE traffic_origin_1m SET src_bytes = 3 * row_count");
+  Sql("UPDATE traffic_origin_1h SET src_bytes = 3 * row_count");
+  EXPECT_THAT(Sql("SELECT * FROM traffic_drop_partition('fine', '2020-09-14')"), HasSubstr("|t"));
+  while (!Sql("SELECT * FROM traffic_drop_partition('fine', '2020-09-14')").empty()) {
+  }
+  for (const char* const step : {"'7 min'", "'9 min'", "'1 min'", "NULL"}) {
+    EXPECT_EQ(Sql(absl::StrCat("SELECT DISTINCT sum(src_bytes) / max(seconds) FROM traffic("
+                               "'2020-09-14 00:00:30Z', '2020-09-14 01:20Z', ",
+                               step, ", '{src}') GROUP BY time")),
+              "1")
+        << step;
+  }
+}
+
+// An importer that has seen a day's partitions, until another one's retention drops them: it makes
+// them again, wherever it finds out.
+TEST_F(RollupTest, AnotherImportersRetentionMeanwhile) {
+  const int64_t day = absl::ToUnixNanos(absl::Now()) / kDayNs * kDayNs - 40 * kDayNs;
+  WriteArchive("traffic_0.csv", {day + kHourNs});
+  const auto importer = StartImporter({"-watch=" + watch_, "-move=" + done_});
+  int files = 0;
+  const auto all_there = [&] {
+    ++files;
+    return Eventually([&] { return Names(done_).size() == static_cast<size_t>(files); });
+  };
+  ASSERT_TRUE(all_there());
+  for (const std::string tier : {"fine", "rows"}) {
+    while (!Sql("SELECT * FROM traffic_drop_partition('" + tier + "', now())").empty()) {
+    }
+    WriteArchive(absl::StrCat("traffic_", files, ".csv"), {day + (files + 1) * kHourNs});
+    ASSERT_TRUE(all_there()) << tier << ": " << importer->Stderr();
+    EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), tier == "rows" ? "20" : "40");
+  }
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_TRUE(exit->ok()) << importer->Stderr();
+  EXPECT_EQ(Sql("SELECT sum(row_count) FROM traffic_pair_1h"), "60");
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+}
+
+// A dashboard that has been looking at its table for minutes must not hold up an import of a new
+// day, nor the import the dashboard.
+TEST_F(RollupTest, ALongQueryDoesNotHoldUpANewDay) {
+  WriteSpool(1);
+  EXPECT_TRUE(Drain().exit.ok());
+  const auto query =
+      Subprocess::Start({"psql", "-X", "-q", "-d", postgres->Conninfo(database_), "-c",
+                         "BEGIN; SELECT count(*) FROM vpn_traffic; SELECT pg_sleep(60)"});
+  ASSERT_TRUE(query.ok());
+  ASSERT_TRUE(Eventually([&] {
+    return Sql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)' AND "
+               "wait_event = 'PgSleep'") == "1";
+  }));
+  WriteArchive("traffic_new.csv", {kFirstEndNs + 100 * kDayNs});
+  const Finished run = Run({"-watch=" + watch_, "-once", "-retention-rows=30"});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  ExpectSums();
+  // The query still runs: retention has given up after its two seconds.
+  EXPECT_THAT(run.err, HasSubstr("partitions: SQLSTATE 55P03"));
+  EXPECT_TRUE((*query)->Signal(SIGKILL).ok());
+}
+
+}  // namespace
+}  // namespace ctacct

@@ -1,0 +1,595 @@
+// The doctor passes a sound gateway, and finds what was really planted there: each by its name,
+// with the right exit status, and with a remedy that, typed as it stands, mends it.
+#include <poll.h>
+#include <sys/mount.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "absl/time/time.h"
+#include "engine/system/privileges.h"
+#include "engine/system/unique_fd.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/gateway.h"
+#include "tests/support/private_postgres.h"
+#include "tests/support/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+namespace fs = std::filesystem;
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using ::testing::SizeIs;
+using ::testing::StartsWith;
+
+constexpr absl::Duration kAtMost = absl::Seconds(60);
+constexpr char kUser[] = "daemon";  // Of every Debian: whom the engine runs as here.
+constexpr char kStranger[] = "nobody";
+constexpr char kImporterRole[] = "adds_rows";
+
+struct Found {
+  std::string verdict;
+  std::string text;
+  std::vector<std::string> remedies;
+};
+
+struct Diagnosis {
+  int exit_code = -1;
+  std::map<std::string, Found> findings;
+
+  // Those that are not ok, but for what no test machine is asked for.
+  std::map<std::string, std::string> Troubles() const {
+    std::map<std::string, std::string> troubles;
+    for (const auto& [name, found] : findings) {
+      if (found.verdict != "ok" && name != "clock") {
+        troubles[name] = absl::StrCat(found.verdict, ": ", found.text);
+      }
+    }
+    return troubles;
+  }
+};
+
+class DoctorTest : public testing::Test {
+ protected:
+  // One gateway and one server for all: a fault is planted and mended within its test.
+  static void TearDownTestSuite() {
+    delete gateway;
+    delete postgres;
+    gateway = nullptr;
+    postgres = nullptr;
+  }
+
+  void SetUp() override {
+    RequireRootOrSkip();
+    if (IsSkipped() || HasFatalFailure()) return;
+    if (gateway == nullptr) {
+      auto up = Gateway::Up();
+      ASSERT_TRUE(up.ok()) << up.status();
+      gateway = up->release();
+    }
+    if (postgres == nullptr) {
+      auto started = PrivatePostgres::Start();
+      ASSERT_TRUE(started.ok()) << started.status();
+      postgres = started->release();
+    }
+    Sysctl("acct", 1);
+    Sysctl("timestamp", 1);
+    Sysctl("events", 1);
+    std::string pattern = "/tmp/ctacct-doctor-test.XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+    fs::permissions(folder_, fs::perms(0755));
+    fs::create_directory(spool());
+    Give(spool(), kUser);
+    static int number = 0;
+    database_ = absl::StrCat("doctor", ++number);
+    ASSERT_TRUE(postgres->MakeDatabase(database_).ok());
+    fs::create_directory(folder_ + "/empty");
+    WriteFlags(EngineFlags(), ImporterFlags());
+  }
+  void TearDown() override {
+    if (folder_.empty()) return;
+    umount2(spool().c_str(), MNT_DETACH);
+    fs::remove_all(folder_);
+  }
+
+  // By the real importer.
+  void Migrate() {
+    const auto migrated = RunProcessOrError(
+        {DataPath("importer/importer"), "-conninfo=" + postgres->Conninfo(database_),
+         "-watch=" + folder_ + "/empty", "-once"},
+        kAtMost);
+    ASSERT_TRUE(migrated.ok()) << migrated.status();
+  }
+
+  std::string spool() const { return folder_ + "/spool"; }
+
+  static void Give(const std::string& path, const char* user) {
+    const auto account = FindUserAccount(user);
+    ASSERT_TRUE(account.ok()) << account.status();
+    ASSERT_EQ(chown(path.c_str(), account->uid, account->gid), 0);
+  }
+
+  std::string Sql(const std::string& sql) {
+    const auto text = postgres->Sql(database_, sql);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return text.value_or("");
+  }
+
+  // In the gateway, as an operator's shell would.
+  static std::string Type(const std::string& command) {
+    const auto typed = gateway->Run({"sh", "-c", command}, kAtMost);
+    EXPECT_TRUE(typed.ok()) << command << ": " << typed.status();
+    return typed.value_or("");
+  }
+  static void Sysctl(const std::string& name, int value) {
+    Type(absl::StrCat("sysctl -qw net.netfilter.nf_conntrack_", name, "=", value));
+  }
+
+  void WriteFlags(const std::string& engine, const std::string& importer) {
+    std::ofstream(folder_ + "/engine.flags") << engine;
+    std::ofstream(folder_ + "/importer.flags") << importer;
+  }
+  std::string EngineFlags() const {
+    return absl::StrCat("# As configured.\noutput=", spool(), "\nuser=", kUser,
+                        "\nreceive-buffer=8388608\nworkers=2\n");
+  }
+  std::string ImporterFlags() const {
+    return absl::StrCat("conninfo=", postgres->Conninfo(database_), "\nwatch=", spool(), "\n");
+  }
+
+  std::vector<std::string> Command(const std::vector<std::string>& more) const {
+    std::vector<std::string> argv = {DataPath("importer/doctor/doctor"),
+                                     "-engine=" + DataPath("engine/engine"),
+                                     "-engine-flags=" + folder_ + "/engine.flags",
+                                     "-importer-flags=" + folder_ + "/importer.flags"};
+    argv.insert(argv.end(), more.begin(), more.end());
+    return argv;
+  }
+
+  // Faults but the probe's own are looked for without it: quicker.
+  Diagnosis Examine(const std::vector<std::string>& more = {"-probe=false"},
+                    const std::vector<std::string>& before = {}) {
+    std::vector<std::string> argv = before;
+    for (const std::string& argument : Command(more)) argv.push_back(argument);
+    argv.push_back("-json");
+    Diagnosis diagnosis;
+    const auto doctor = gateway->Start(argv);
+    EXPECT_TRUE(doctor.ok()) << doctor.status();
+    if (!doctor.ok()) return diagnosis;
+    const auto exit = (*doctor)->Wait(kAtMost);
+    EXPECT_TRUE(exit.ok()) << exit.status();
+    EXPECT_EQ((*doctor)->Stderr(), "");
+    if (!exit.ok()) return diagnosis;
+    EXPECT_EQ(exit->signal, 0);
+    diagnosis.exit_code = exit->code;
+    const auto report = nlohmann::json::parse((*doctor)->Stdout(), nullptr, false);
+    EXPECT_FALSE(report.is_discarded()) << (*doctor)->Stdout();
+    if (report.is_discarded()) return diagnosis;
+    for (const auto& finding : report["findings"]) {
+      diagnosis.findings[finding["name"]] = {finding["verdict"], finding["text"],
+                                             finding["remedies"]};
+    }
+    return diagnosis;
+  }
+
+  // That finding alone, and the exit status that goes with it.
+  void ExpectOnly(const Diagnosis& diagnosis, const std::string& name, const std::string& verdict,
+                  const std::string& text) {
+    std::map<std::string, std::string> troubles = diagnosis.Troubles();
+    troubles.erase("probe");
+    ASSERT_EQ(troubles.size(), 1u) << testing::PrintToString(troubles);
+    ASSERT_EQ(troubles.begin()->first, name);
+    EXPECT_THAT(troubles[name], StartsWith(verdict + ": "));
+    EXPECT_THAT(troubles[name], HasSubstr(text));
+    EXPECT_EQ(diagnosis.exit_code, verdict == "fail" ? 1 : 0);
+  }
+
+  // Finds it, types the first remedy as it stands, and finds nothing.
+  void ExpectFoundAndMended(const std::string& name, const std::string& verdict,
+                            const std::string& text) {
+    const Diagnosis ill = Examine();
+    ExpectOnly(ill, name, verdict, text);
+    if (HasFatalFailure()) return;
+    const Found& found = ill.findings.at(name);
+    ASSERT_FALSE(found.remedies.empty());
+    Type(found.remedies[0]);
+    const Diagnosis well = Examine();
+    std::map<std::string, std::string> troubles = well.Troubles();
+    troubles.erase("probe");
+    EXPECT_THAT(troubles, IsEmpty()) << "after " << found.remedies[0];
+    EXPECT_EQ(well.exit_code, 0);
+  }
+
+  static inline Gateway* gateway = nullptr;
+  static inline PrivatePostgres* postgres = nullptr;
+  std::string folder_, database_;
+};
+
+// Of the whole machine; put back at the end. No other gateway is up: see the target's tags.
+class MachineLimit {
+ public:
+  MachineLimit(const std::string& name, uint64_t value) : path_(kFolder + name) {
+    std::ifstream(path_) >> old_;
+    std::ofstream(path_) << value << std::endl;
+  }
+  ~MachineLimit() { std::ofstream(path_) << old_ << std::endl; }
+
+ private:
+  static inline const std::string kFolder = "/proc/sys/net/netfilter/";
+  const std::string path_;
+  uint64_t old_ = 0;
+};
+
+TEST_F(DoctorTest, ASoundMachinePassesAndStaysAsItWas) {
+  Migrate();
+  const auto all = [&] {
+    return Type(
+               "sysctl -a 2>/dev/null | grep -v nf_conntrack_count | grep net.netfilter; "
+               "nft list ruleset; ip link; ls /run/netns") +
+           Sql("SELECT string_agg(relname, ',' ORDER BY relname) FROM pg_class");
+  };
+  const std::string before = all();
+  const Diagnosis diagnosis = Examine({});
+  EXPECT_THAT(diagnosis.Troubles(), IsEmpty());
+  EXPECT_EQ(diagnosis.exit_code, 0);
+  EXPECT_THAT(diagnosis.findings.at("probe").text, HasSubstr("sent = conntrack = spool row"));
+  EXPECT_EQ(all(), before);
+  EXPECT_TRUE(fs::is_empty(spool()));
+
+  // And on one screen.
+  const auto screen = gateway->Start(Command({}));
+  ASSERT_TRUE(screen.ok()) << screen.status();
+  ASSERT_TRUE((*screen)->Wait(kAtMost).ok());
+  const std::vector<std::string> lines = absl::StrSplit((*screen)->Stdout(), '\n');
+  // Long paths of a test, and perhaps the clock's remedy.
+  EXPECT_LE(lines.size(), 27u) << (*screen)->Stdout();
+  for (const std::string& line : lines) EXPECT_LE(line.size(), 80u) << line;
+}
+
+TEST_F(DoctorTest, AcctOff) {
+  Migrate();
+  Sysctl("acct", 0);
+  ExpectFoundAndMended("acct", "fail", "nf_conntrack_acct is 0");
+}
+
+TEST_F(DoctorTest, TimestampOff) {
+  Migrate();
+  Sysctl("timestamp", 0);
+  ExpectOnly(Examine({"-probe=false", "-mode=light"}), "timestamp", "fail", "is 0");
+  ExpectFoundAndMended("timestamp", "warn", "nf_conntrack_timestamp is 0");
+}
+
+TEST_F(DoctorTest, EventsNotAlways) {
+  Migrate();
+  Sysctl("events", 2);
+  ExpectOnly(Examine({"-probe=false", "-mode=light"}), "events", "fail", "is 2");
+  ExpectFoundAndMended("events", "warn", "nf_conntrack_events is 2");
+  Sysctl("events", 0);
+  ExpectFoundAndMended("events", "fail", "nf_conntrack_events is 0");
+}
+
+TEST_F(DoctorTest, TableNearlyFull) {
+  Migrate();
+  ASSERT_TRUE(gateway->FlushConntrack().ok());
+  const auto played = gateway->Play({"--udp=950"});
+  ASSERT_TRUE(played.ok()) << played.status();
+  const MachineLimit limit("nf_conntrack_max", 1000);
+  const Diagnosis ill = Examine();
+  ExpectOnly(ill, "table", "fail", "950 of at most 1000 flows (95 %)");
+  if (HasFatalFailure()) return;
+  // In the first namespace, where the limit is.
+  const auto typed = RunProcess(
+      {"sh", "-c", "PATH=$PATH:/usr/sbin:/sbin; " + ill.findings.at("table").remedies.at(0)},
+      kAtMost);
+  ASSERT_TRUE(typed.ok() && typed->exit.ok());
+  EXPECT_THAT(Examine().findings.at("table").text, HasSubstr("950 of at most 2000"));
+  EXPECT_EQ(Examine().findings.at("table").verdict, "ok");
+  ASSERT_TRUE(gateway->FlushConntrack().ok());
+}
+
+TEST_F(DoctorTest, FewBuckets) {
+  Migrate();
+  uint64_t buckets = 0;
+  std::ifstream("/proc/sys/net/netfilter/nf_conntrack_buckets") >> buckets;
+  const MachineLimit limit("nf_conntrack_max", buckets * 5);
+  ExpectOnly(Examine(), "buckets", "warn", "long chains");
+}
+
+TEST_F(DoctorTest, NoRuleTurnsConntrackOn) {
+  Migrate();
+  const std::string rules = folder_ + "/rules";
+  Type("nft list ruleset > " + rules + "; nft flush ruleset; conntrack -F");
+  ExpectFoundAndMended("conntrack on", "fail", "conntrack is off in this network namespace");
+  Type("nft flush ruleset; nft -f " + rules);
+}
+
+TEST_F(DoctorTest, RuleThatDoesNotTrack) {
+  Migrate();
+  Type(
+      "nft 'table ip raw { chain pre { type filter hook prerouting priority raw; "
+      "udp dport 53 notrack; }; }'");
+  ExpectFoundAndMended("untracked", "warn", "ip raw pre: udp dport 53 notrack");
+  Type("nft delete table ip raw");
+}
+
+TEST_F(DoctorTest, AnotherListener) {
+  Migrate();
+  const auto listens = [] {
+    const std::string sockets = Type("cat /proc/net/netlink");
+    return absl::StrContains(sockets, " 00000007 ");
+  };
+  const auto wait_until_heard = [&] {
+    for (int tries = 0; tries < 1000 && !listens(); ++tries) usleep(10'000);
+    ASSERT_TRUE(listens());
+  };
+  {
+    auto engine = gateway->Start({DataPath("engine/engine"), "-output=" + folder_ + "/empty"});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    wait_until_heard();
+    const Diagnosis well = Examine();
+    EXPECT_EQ(well.findings.at("listeners").verdict, "ok");
+    EXPECT_THAT(well.findings.at("listeners").text, HasSubstr("the engine alone, with"));
+  }
+  auto other = gateway->Start({"conntrack", "-E"});
+  ASSERT_TRUE(other.ok()) << other.status();
+  wait_until_heard();
+  ExpectFoundAndMended("listeners", "warn",
+                       absl::StrCat("conntrack (", (*other)->pid(), ") to NEW, UPDATE, DESTROY"));
+}
+
+TEST_F(DoctorTest, NoCapability) {
+  Migrate();
+  // Root, as of a container without it.
+  const Diagnosis ill =
+      Examine({}, {"setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"});
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("capability").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("capability").text, HasSubstr("no CAP_NET_ADMIN"));
+  EXPECT_EQ(ill.findings.at("receive buffer").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("receive buffer").text, HasSubstr("8 MiB asked for, "));
+  EXPECT_THAT(ill.findings.at("receive buffer").text, HasSubstr("rmem_max caps it"));
+  EXPECT_EQ(ill.findings.at("probe").verdict, "skipped");
+  EXPECT_EQ(ill.findings.at("flowtables").verdict, "skipped");
+}
+
+// It does what it can, and says what it could not see.
+TEST_F(DoctorTest, WithoutRoot) {
+  Migrate();
+  const std::string engine = folder_ + "/ctacct-engine";
+  for (const char* const program :
+       {"importer/doctor/doctor", "engine/engine", "importer/importer"}) {
+    const std::string copy = folder_ + "/ctacct-" + fs::path(program).filename().string();
+    fs::copy_file(DataPath(program), copy);
+    fs::permissions(copy, fs::perms(0755));
+  }
+  const auto examine = [&](const std::string& user) {
+    std::vector<std::string> argv = {
+        "setpriv",        "--reuid=" + user,          "--regid=65534",
+        "--clear-groups", folder_ + "/ctacct-doctor", "-engine=" + engine};
+    // The database's socket is not for everybody.
+    const std::vector<std::string> flags = Command({"-json", "-importer-flags="});
+    argv.insert(argv.end(), flags.begin() + 2, flags.end());
+    const auto doctor = gateway->Start(argv);
+    EXPECT_TRUE(doctor.ok());
+    const auto exit = (*doctor)->Wait(kAtMost);
+    EXPECT_EQ((*doctor)->Stderr(), "");
+    Diagnosis diagnosis;
+    diagnosis.exit_code = exit.value_or(ExitStatus{-1, 0}).code;
+    const auto report = nlohmann::json::parse((*doctor)->Stdout(), nullptr, false);
+    for (const auto& finding : report["findings"]) {
+      diagnosis.findings[finding["name"]] = {finding["verdict"], finding["text"],
+                                             finding["remedies"]};
+    }
+    return diagnosis;
+  };
+  // Not whom the engine runs as: nothing is wrong, much unseen.
+  Diagnosis stranger = examine(kStranger);
+  EXPECT_EQ(stranger.exit_code, 0) << testing::PrintToString(stranger.Troubles());
+  for (const char* const name : {"capability", "receive buffer", "untracked", "spool", "probe"}) {
+    EXPECT_EQ(stranger.findings.at(name).verdict, "skipped") << name;
+  }
+  EXPECT_EQ(stranger.findings.at("acct").verdict, "ok");
+  EXPECT_EQ(stranger.findings.at("flag files").verdict, "ok");
+  // Whom it runs as: an engine that this user starts hears nothing.
+  const Diagnosis ill = examine(kUser);
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("capability").verdict, "fail");
+  EXPECT_EQ(ill.findings.at("spool").verdict, "ok");
+  ASSERT_EQ(ill.findings.at("capability").remedies.size(), 2u);
+  EXPECT_EQ(ill.findings.at("capability").remedies[0], "sudo " + folder_ + "/ctacct-doctor");
+  Type(ill.findings.at("capability").remedies[1]);
+  const Diagnosis well = examine(kUser);
+  EXPECT_EQ(well.findings.at("capability").verdict, "ok");
+  EXPECT_EQ(well.exit_code, 0) << testing::PrintToString(well.Troubles());
+}
+
+TEST_F(DoctorTest, SpoolMissing) {
+  Migrate();
+  fs::remove(spool());
+  const Diagnosis ill = Examine();
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("spool").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("spool").text, HasSubstr("there is no such folder"));
+  Type(ill.findings.at("spool").remedies.at(0));
+  EXPECT_THAT(Examine().Troubles().erase("probe"), 1u);
+  EXPECT_EQ(Examine().exit_code, 0);
+}
+
+TEST_F(DoctorTest, SpoolNotWritable) {
+  Migrate();
+  ASSERT_EQ(chown(spool().c_str(), 0, 0), 0);
+  ExpectFoundAndMended("spool", "fail", "user daemon may not write there");
+  // Root's engine has no right to write everywhere, either.
+  WriteFlags("output=" + spool() + "\n", ImporterFlags());
+  ExpectFoundAndMended("spool", "fail", "user root may not write there");
+}
+
+TEST_F(DoctorTest, SpoolFull) {
+  Migrate();
+  ASSERT_EQ(mount("ctacct", spool().c_str(), "tmpfs", 0, "size=1m,uid=1,gid=1"), 0);
+  ExpectOnly(Examine(), "space", "fail", "free: files cannot be written for long");
+  ASSERT_EQ(umount(spool().c_str()), 0);
+  ASSERT_EQ(mount("ctacct", spool().c_str(), "tmpfs", 0, "size=100m,nr_inodes=50,uid=1,gid=1"), 0);
+  ExpectOnly(Examine(), "space", "fail", "inodes free: files cannot be written for long");
+}
+
+TEST_F(DoctorTest, FilesThatNobodyTakes) {
+  Migrate();
+  std::ofstream(spool() + "/1.spool") << "x";
+  EXPECT_EQ(Examine().findings.at("backlog").verdict, "ok");
+  fs::last_write_time(spool() + "/1.spool",
+                      fs::file_time_type::clock::now() - std::chrono::hours(1));
+  ExpectOnly(Examine(), "backlog", "warn", "1 file, 1 bytes, the oldest 1h");
+  fs::create_directory(spool() + "/failed");
+  std::ofstream(spool() + "/failed/2.spool.reason") << "torn\n";
+  const Diagnosis ill = Examine();
+  ExpectOnly(ill, "backlog", "warn", "1 file in ");
+  EXPECT_EQ(Type(ill.findings.at("backlog").remedies.at(0)), "torn\n");
+}
+
+TEST_F(DoctorTest, BadFlagFile) {
+  Migrate();
+  WriteFlags(EngineFlags() + "intervall=15\n", ImporterFlags());
+  ExpectOnly(Examine(), "flag files", "fail", "/engine.flags:6: unknown flag '-intervall'");
+  WriteFlags(EngineFlags(), ImporterFlags() + "once=perhaps\n");
+  ExpectOnly(Examine(), "flag files", "fail", "/importer.flags:3: flag -once: bad value 'perhaps'");
+}
+
+TEST_F(DoctorTest, DatabaseUnreachable) {
+  Migrate();
+  const Diagnosis ill = Examine({"-probe=false", "-host=" + folder_});
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("database").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("database").text, HasSubstr("No such file or directory"));
+  EXPECT_EQ(ill.findings.at("schema").verdict, "skipped");
+  EXPECT_EQ(ill.findings.at("role").verdict, "skipped");
+  const Diagnosis other = Examine({"-probe=false", "-db=nowhere"});
+  EXPECT_EQ(other.exit_code, 1);
+  EXPECT_THAT(other.findings.at("database").text, HasSubstr("nowhere"));
+}
+
+TEST_F(DoctorTest, SchemaMissingOldOrNewer) {
+  // The importer would make it.
+  Diagnosis ill = Examine();
+  EXPECT_EQ(ill.exit_code, 0);
+  EXPECT_EQ(ill.findings.at("schema").verdict, "warn");
+  EXPECT_EQ(Sql("SELECT to_regclass('ctacct_schema') IS NULL"), "t");  // It did not.
+  // A role that may not.
+  Sql(absl::StrCat("DO $$ BEGIN CREATE ROLE ", kImporterRole,
+                   " LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$"));
+  ill = Examine({"-probe=false", absl::StrCat("-user=", kImporterRole)});
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("schema").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("schema").text, HasSubstr("none of ctacct's tables"));
+  Type(ill.findings.at("schema").remedies.at(0));
+  EXPECT_THAT(Examine().findings.at("schema").text, HasSubstr(", the newest"));
+  Sql("INSERT INTO ctacct_schema VALUES (99)");
+  ExpectOnly(Examine(), "schema", "fail", "version 99, and this ctacct knows up to");
+  Sql("DELETE FROM ctacct_schema WHERE version > 2");
+  ExpectOnly(Examine(), "schema", "warn", "version 2, to become ");
+}
+
+TEST_F(DoctorTest, RoleThatMayNotAdd) {
+  Migrate();
+  Sql(absl::StrCat("DO $$ BEGIN CREATE ROLE ", kImporterRole,
+                   " LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
+                   "GRANT SELECT ON ctacct_schema TO ",
+                   kImporterRole));
+  WriteFlags(EngineFlags(), absl::StrCat("conninfo=", postgres->Conninfo(database_, kImporterRole),
+                                         "\nwatch=", spool(), "\nretention-rows=30\n"));
+  ExpectFoundAndMended("role", "fail",
+                       "adds_rows lacks EXECUTE on traffic_add, EXECUTE on traffic_drop_partition");
+  Sql(absl::StrCat("REVOKE SELECT ON ctacct_schema FROM ", kImporterRole));
+  const Diagnosis ill = Examine();
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_THAT(ill.findings.at("role").text, HasSubstr("lacks SELECT on ctacct_schema"));
+}
+
+TEST_F(DoctorTest, AnEngineThatIsNoneOrLosesRows) {
+  Migrate();
+  const std::vector<std::string> flags = {"-engine-flags=", "-output=" + spool(),
+                                          absl::StrCat("-engine-user=", kUser)};
+  std::vector<std::string> more = flags;
+  more.push_back("-engine=/bin/false");
+  Diagnosis ill = Examine(more);
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("probe").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("probe").text, HasSubstr("the engine ended with status 1"));
+  EXPECT_THAT(ill.Troubles(), SizeIs(1));
+
+  const std::string deaf = folder_ + "/deaf";
+  std::ofstream(deaf) << "#!/bin/sh\necho accounting live >&2\ntrap 'exit 0' TERM\n"
+                         "while :; do sleep 0.1; done\n";
+  fs::permissions(deaf, fs::perms(0755));
+  more.back() = "-engine=" + deaf;
+  ill = Examine(more);
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_THAT(ill.findings.at("probe").text,
+              HasSubstr("udp: conntrack has 7+3 packets, 896+3084 bytes; the spool 0+0 packets"));
+}
+
+// While it waits for a server that takes connections and never answers.
+TEST_F(DoctorTest, SecretsAreInNoProcessList) {
+  const std::string folder = folder_ + "/empty";
+  const UniqueFd silent(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (folder + "/.s.PGSQL.5432").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(bind(silent.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(silent.get(), 8), 0);
+  auto doctor = Subprocess::Start({DataPath("importer/doctor/doctor"), "-probe=false",
+                                   "-engine-flags=", "-importer-flags=", "-host=" + folder,
+                                   "-pass=hush-hush"});
+  ASSERT_TRUE(doctor.ok()) << doctor.status();
+  pollfd connects = {silent.get(), POLLIN, 0};
+  ASSERT_EQ(poll(&connects, 1, static_cast<int>(absl::ToInt64Milliseconds(kAtMost))), 1);
+  std::ifstream file(absl::StrCat("/proc/", (*doctor)->pid(), "/cmdline"), std::ios::binary);
+  std::stringstream command_line;
+  command_line << file.rdbuf();
+  EXPECT_THAT(command_line.str(), HasSubstr("-host="));
+  EXPECT_THAT(command_line.str(), Not(HasSubstr("hush")));
+  ASSERT_TRUE((*doctor)->Signal(SIGKILL).ok());
+}
+
+TEST_F(DoctorTest, BadUsageIsOneLineAndStatus2) {
+  for (const std::vector<std::string>& flags :
+       std::vector<std::vector<std::string>>{{"-no-such-flag"},
+                                             {"argument"},
+                                             {"-mode=fast"},
+                                             {"-workers=-1"},
+                                             {"-engine=/nowhere"},
+                                             {"-engine-user=nobody-of-that-name"},
+                                             {"-engine-flags=/nowhere"},
+                                             {"-conninfo=x y z"}}) {
+    const auto doctor = RunProcess(Command(flags), kAtMost);
+    ASSERT_TRUE(doctor.ok()) << doctor.status();
+    EXPECT_EQ(doctor->exit.code, 2) << flags[0];
+    EXPECT_THAT(doctor->err, StartsWith("doctor: "));
+    EXPECT_EQ(std::count(doctor->err.begin(), doctor->err.end(), '\n'), 1) << doctor->err;
+    EXPECT_EQ(doctor->out, "");
+  }
+}
+
+}  // namespace
+}  // namespace ctacct

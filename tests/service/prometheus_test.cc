@@ -1,0 +1,269 @@
+// What monitoring makes of both programs' metrics files, by Prometheus' own tools: the files of a
+// live engine and its importer are sound, every PromQL of the dashboards finds something in them,
+// and the alarms ask for nothing that is not there, and ring when they should and not else
+// (alerts_test.yml).
+#include <signal.h>
+#include <stdlib.h>
+
+#include <algorithm>
+#include <cctype>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "tests/support/gateway.h"
+#include "tests/support/private_postgres.h"
+#include "tests/support/subprocess.h"
+
+namespace ctacct {
+namespace {
+
+using ::nlohmann::json;
+using ::testing::IsSubsetOf;
+
+constexpr absl::Duration kAtMost = absl::Seconds(40);
+
+std::string FileText(const std::string& path) {
+  std::ifstream file(path);
+  return {std::istreambuf_iterator<char>(file), {}};
+}
+
+bool InCi() {
+  const char* const ci = std::getenv("CI");
+  return ci != nullptr && std::string(ci) == "true";
+}
+
+// Every metric of ours that a text speaks of: all begin alike, and no label or function does.
+std::set<std::string> MetricsIn(const std::string& text) {
+  std::set<std::string> names;
+  const auto in_name = [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) || c == '_';
+  };
+  for (size_t at = text.find("ctacct_"); at != std::string::npos; at = text.find("ctacct_", at)) {
+    size_t end = at;
+    while (end < text.size() && in_name(text[end])) ++end;
+    if (at == 0 || !in_name(text[at - 1])) names.insert(text.substr(at, end - at));
+    at = end;
+  }
+  return names;
+}
+
+struct Alarm {
+  std::string name;
+  std::string expression;
+};
+
+// The file's own style: an expression is one line.
+std::vector<Alarm> Alarms() {
+  std::vector<Alarm> alarms;
+  for (absl::string_view line :
+       absl::StrSplit(FileText(DataPath("configs/prometheus/alerts.yml")), '\n')) {
+    line = absl::StripLeadingAsciiWhitespace(line);
+    if (absl::ConsumePrefix(&line, "- alert: ")) alarms.push_back({std::string(line), ""});
+    if (absl::ConsumePrefix(&line, "expr: ")) alarms.back().expression = std::string(line);
+  }
+  return alarms;
+}
+
+std::vector<std::string> PanelExpressions() {
+  std::vector<std::string> expressions;
+  for (const char* const name : {"traffic.json", "health.json"}) {
+    const json dashboard =
+        json::parse(FileText(DataPath(absl::StrCat("configs/grafana/dashboards/", name))), nullptr,
+                    /*allow_exceptions=*/false);
+    EXPECT_FALSE(dashboard.is_discarded()) << name;
+    for (const json& panel : dashboard["panels"]) {
+      if (panel["type"] == "row" || panel["datasource"]["type"] != "prometheus") continue;
+      for (const json& target : panel["targets"]) expressions.push_back(target["expr"]);
+    }
+  }
+  return expressions;
+}
+
+class PrometheusTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (!RunProcessOrError({"promtool", "--version"}, kAtMost).ok()) {
+      if (InCi()) FAIL() << "CI=true, but there is no promtool";
+      GTEST_SKIP() << "no promtool (package prometheus)";
+    }
+    std::string folder = "/tmp/ctacct-prometheus.XXXXXX";
+    ASSERT_NE(mkdtemp(folder.data()), nullptr);
+    folder_ = folder;
+  }
+  void TearDown() override {
+    if (!folder_.empty()) std::filesystem::remove_all(folder_);
+  }
+
+  static void Expect(const std::vector<std::string>& command, const std::string& says) {
+    const auto checked = RunProcess(command, kAtMost);
+    ASSERT_TRUE(checked.ok()) << checked.status();
+    EXPECT_TRUE(checked->exit.ok()) << checked->out << checked->err;
+    EXPECT_THAT(checked->out, testing::HasSubstr(says));
+  }
+
+  std::string folder_;
+};
+
+TEST_F(PrometheusTest, AlarmsRingWhenTheyShould) {
+  const std::vector<Alarm> alarms = Alarms();
+  ASSERT_GT(alarms.size(), 10u);
+  Expect({"promtool", "check", "rules", DataPath("configs/prometheus/alerts.yml")},
+         absl::StrCat("SUCCESS: ", alarms.size(), " rules found"));
+  Expect({"promtool", "test", "rules", DataPath("tests/service/alerts_test.yml")}, "SUCCESS");
+  // And each is tried. That it is silent otherwise is in the same tests: they name all that ring.
+  const std::string tests = FileText(DataPath("tests/service/alerts_test.yml"));
+  for (const Alarm& alarm : alarms) {
+    EXPECT_THAT(tests, testing::HasSubstr(absl::StrCat("alertname=\"", alarm.name, "\"")));
+    EXPECT_NE(alarm.expression, "") << alarm.name;
+  }
+}
+
+// A live gateway with all there is to tell of.
+class LivePrometheusTest : public PrometheusTest {
+ protected:
+  void SetUp() override {
+    RequireRootOrSkip();
+    if (IsSkipped() || HasFatalFailure()) return;
+    PrometheusTest::SetUp();
+  }
+
+  std::string engine_path() const { return folder_ + "/engine.prom"; }
+  std::string importer_path() const { return folder_ + "/importer.prom"; }
+
+  static void WaitFor(const std::string& path, const std::string& name,
+                      const std::string& not_value) {
+    for (const absl::Time give_up = absl::Now() + kAtMost;;
+         absl::SleepFor(absl::Milliseconds(20))) {
+      ASSERT_LT(absl::Now(), give_up) << name << " stays " << not_value << " in\n"
+                                      << FileText(path);
+      for (absl::string_view line : absl::StrSplit(FileText(path), '\n')) {
+        if (absl::ConsumePrefix(&line, name + " ") && line != not_value) return;
+      }
+    }
+  }
+
+  void RunBoth() {
+    auto server = PrivatePostgres::Start();
+    if (!server.ok()) {
+      if (!absl::IsUnavailable(server.status()) || InCi()) FAIL() << server.status();
+      GTEST_SKIP() << server.status();
+    }
+    ASSERT_TRUE((*server)->MakeDatabase("traffic").ok());
+    auto gateway = Gateway::Up();
+    ASSERT_TRUE(gateway.ok()) << gateway.status();
+    const std::string spool = folder_ + "/spool";
+    std::filesystem::create_directory(spool);
+    auto engine = (*gateway)->Start({DataPath("engine/engine"), "-interval=1", "-workers=2",
+                                     "-output=" + spool, "-pipe=" + folder_ + "/fifo",
+                                     "-gateway=gw \"1\"", "-metrics-file=" + engine_path()});
+    ASSERT_TRUE(engine.ok()) << engine.status();
+    ASSERT_TRUE((*engine)->WaitForOutput("accounting live", kAtMost).ok());
+    ASSERT_TRUE((*gateway)->Play({"--tcp=200", "--udp=200"}).ok());
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_spool_files", "0"));
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_conntrack_entries", "0"));
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_worker_naps_total", "0"));
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_receive_buffer_bytes", "0"));
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_last_dump_seconds", "0.000000000"));
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_last_flush_seconds", "0.000000000"));
+
+    auto importer = Subprocess::Start({DataPath("importer/importer"),
+                                       "-conninfo=" + (*server)->Conninfo("traffic"),
+                                       "-watch=" + spool, "-metrics-file=" + importer_path()});
+    ASSERT_TRUE(importer.ok()) << importer.status();
+    ASSERT_NO_FATAL_FAILURE(WaitFor(importer_path(), "ctacct_importer_rows_total", "0"));
+    // What the one writes and the other takes away.
+    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_events_total{kind=\"destroy\"}", "0"));
+    for (Subprocess* const process : {engine->get(), importer->get()}) {
+      ASSERT_TRUE(process->Signal(SIGTERM).ok());
+      const auto exit = process->Wait(kAtMost);
+      ASSERT_TRUE(exit.ok() && exit->ok()) << process->Stderr();
+    }
+  }
+};
+
+TEST_F(LivePrometheusTest, FindsWhatPanelsAndAlarmsAskFor) {
+  ASSERT_NO_FATAL_FAILURE(RunBoth());
+  if (IsSkipped()) return;
+  // As the collector reads them: side by side.
+  const std::string both = FileText(engine_path()) + FileText(importer_path());
+  for (const std::string& path : {engine_path(), importer_path()}) {
+    const auto checked = RunProcess({"sh", "-c", "promtool check metrics < " + path}, kAtMost);
+    ASSERT_TRUE(checked.ok()) << checked.status();
+    EXPECT_TRUE(checked->exit.ok()) << checked->exit.ToString();
+    EXPECT_EQ(checked->out + checked->err, "");
+  }
+
+  // As if they grew. The name of the gateway is told as it is.
+  json series = json::array();
+  std::set<std::string> told;
+  for (const absl::string_view sample : absl::StrSplit(both, '\n', absl::SkipEmpty())) {
+    const std::string line(sample);
+    if (line[0] == '#') continue;
+    std::string name = line.substr(0, line.rfind(' '));
+    told.insert(name.substr(0, name.find('{')));
+    if (name.back() == '}') {
+      name.insert(name.size() - 1, ",instance=\"gw1:9100\"");
+    } else {
+      name += "{instance=\"gw1:9100\"}";
+    }
+    series.push_back({{"series", name}, {"values", "1+1x40"}});
+  }
+  ASSERT_GT(told.size(), 60u);
+
+  json tests = json::array();
+  const auto ask = [&tests](const std::string& expression, bool answers) {
+    json samples = json::array();
+    if (answers) samples.push_back({{"labels", "{}"}, {"value", 1}});
+    tests.push_back({{"expr", "count(" + expression + ") > bool 0"},
+                     {"eval_time", "8m"},
+                     {"exp_samples", samples}});
+  };
+  ask(R"(ctacct_engine_info{gateway="gw \"1\""})", true);
+  const std::vector<std::string> expressions = PanelExpressions();
+  EXPECT_GT(expressions.size(), 30u);
+  for (const std::string& expression : expressions) {
+    EXPECT_THAT(MetricsIn(expression), IsSubsetOf(told)) << expression;
+    EXPECT_FALSE(MetricsIn(expression).empty()) << expression;
+    for (const auto& [instance, answers] :
+         {std::pair("gw1:9100", true), std::pair(".*", true), std::pair("other", false)}) {
+      // What Grafana makes of a panel of the last hour and a scrape each 15 s.
+      const std::string expanded = absl::StrReplaceAll(
+          expression, {{"${instance:regex}", instance}, {"$__rate_interval", "1m"}});
+      EXPECT_EQ(expanded.find('$'), std::string::npos) << expanded;
+      EXPECT_NE(expanded, expression) << "not of the hosts that were chosen";
+      ask(expanded, answers);
+    }
+  }
+  for (const Alarm& alarm : Alarms()) {
+    EXPECT_THAT(MetricsIn(alarm.expression), IsSubsetOf(told)) << alarm.name;
+    EXPECT_FALSE(MetricsIn(alarm.expression).empty()) << alarm.name;
+  }
+
+  // YAML is a superset of JSON.
+  const std::string file = folder_ + "/test.yml";
+  std::ofstream(file) << json(
+      {{"evaluation_interval", "15s"},
+       {"tests", {{{"interval", "15s"}, {"input_series", series}, {"promql_expr_test", tests}}}}});
+  Expect({"promtool", "test", "rules", file}, "SUCCESS");
+}
+
+}  // namespace
+}  // namespace ctacct
