@@ -27,7 +27,7 @@ void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   Observe(now_ns);
   if (options_.interval_end == IntervalEnd::kByPacket) {
     const bool set_back = clock_.IsSetBack(now_ns);
-    if (set_back || clock_.IsPast(now_ns)) Mark(FrameKind::kSeal, clock_.open_end_ns());
+    if (set_back || clock_.IsPast(now_ns)) Seal();
     // Nothing moved in intervals that passed in silence, but connections were open.
     if (clock_.IsPast(now_ns) && options_.silent_intervals) SealSilentIntervals(now_ns);
     if (set_back || clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
@@ -42,7 +42,6 @@ void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   // The first worker counts it.
   if (cursor.malformed()) Keep(0, end, static_cast<size_t>(data + bytes - end));
   SendKept(now_ns);
-  Publish();
 }
 
 void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
@@ -51,10 +50,9 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
     // DESTROYs of any flow may have been among them, but they are counted once.
     Frame frame;
     frame.kind = FrameKind::kOverrun;
-    frame.number = OverrunEvents(message);
+    frame.events_dropped = OverrunEvents(message);
     frame.time_ns = now_ns;
-    frame.bytes = sizeof(before_ns_);
-    frame.data = reinterpret_cast<const uint8_t*>(&before_ns_);
+    frame.began_ns = before_ns_;
     for (FrameQueue* const queue : queues_) {
       queue->Push(frame);
       frame.kind = FrameKind::kOverrunElsewhere;
@@ -85,16 +83,18 @@ void Dispatcher::OnDumpFailed(int64_t now_ns) {
 }
 
 void Dispatcher::Finish() {
-  Mark(FrameKind::kFinish, clock_.open_end_ns());
+  Mark({.kind = FrameKind::kFinish, .time_ns = clock_.open_end_ns()});
   Publish();
 }
 
 void Dispatcher::Observe(int64_t now_ns) {
-  if (!clock_.is_open()) Mark(FrameKind::kStart, now_ns, options_.timestamps_on ? 1 : 0);
+  if (!clock_.is_open()) {
+    Mark({.kind = FrameKind::kStart, .timestamps_on = options_.timestamps_on, .time_ns = now_ns});
+  }
   clock_.Observe(now_ns);
   before_ns_ = latest_ns_.value_or(now_ns);
   if (now_ns < before_ns_ - kClockJitterNs) {
-    Mark(FrameKind::kClockSetBack, now_ns);
+    Mark({.kind = FrameKind::kClockSetBack, .time_ns = now_ns});
     latest_ns_ = now_ns;
   }
   latest_ns_ = std::max(latest_ns_.value_or(now_ns), now_ns);
@@ -104,14 +104,16 @@ void Dispatcher::BeginDump(int64_t now_ns) {
   SendKept(now_ns);
   dump_running_ = true;
   clock_.DumpBegins(now_ns);
-  Mark(FrameKind::kBeginDump, now_ns, static_cast<uint64_t>(dump_requested_ns_));
+  Mark({.kind = FrameKind::kBeginDump, .time_ns = now_ns, .requested_ns = dump_requested_ns_});
 }
 
 void Dispatcher::EndDump(bool complete) {
   dump_running_ = false;
   const bool seals = options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval();
-  Mark(FrameKind::kEndDump, clock_.open_end_ns(),
-       (complete ? kDumpComplete : 0) | (seals ? kDumpSeals : 0));
+  Mark({.kind = FrameKind::kEndDump,
+        .complete = complete,
+        .ends_interval = seals,
+        .time_ns = clock_.open_end_ns()});
   if (seals) clock_.OpenAfterDump();
 }
 
@@ -119,15 +121,13 @@ void Dispatcher::SealSilentIntervals(int64_t now_ns) {
   for (int i = 0; i < kSilentIntervalsMax; ++i) {
     clock_.OpenFollowing();
     if (!clock_.IsPast(now_ns)) return;
-    Mark(FrameKind::kSeal, clock_.open_end_ns());
+    Seal();
   }
 }
 
-void Dispatcher::Mark(FrameKind kind, int64_t time_ns, uint64_t number) {
-  Frame frame;
-  frame.kind = kind;
-  frame.time_ns = time_ns;
-  frame.number = number;
+void Dispatcher::Seal() { Mark({.kind = FrameKind::kSeal, .time_ns = clock_.open_end_ns()}); }
+
+void Dispatcher::Mark(const Frame& frame) {
   for (FrameQueue* const queue : queues_) queue->Push(frame);
 }
 
@@ -141,11 +141,9 @@ void Dispatcher::SendKept(int64_t now_ns) {
   for (size_t i = 0; i < queues_.size(); ++i) {
     if (kept_[i].empty()) continue;
     Frame frame;
-    frame.kind = FrameKind::kDatagram;
     frame.bytes = static_cast<uint32_t>(kept_[i].size());
     frame.time_ns = now_ns;
-    frame.data = kept_[i].data();
-    queues_[i]->Push(frame);
+    queues_[i]->Push(frame, kept_[i].data());
     kept_[i].clear();
   }
 }

@@ -40,14 +40,17 @@ class Dispatcher {
   // One queue per worker; they must outlive the dispatcher.
   Dispatcher(Options options, std::vector<FrameQueue*> queues);
 
-  // A datagram, received at `now_ns` since the Unix epoch.
+  // A datagram, received at `now_ns` since the Unix epoch. Workers see it after the next Publish,
+  // or sooner.
   void OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns);
 
+  void Publish();
+
   // A dump that began will not end (an error, or silence). What came of it stands. The open
-  // interval ends, if its boundary has passed.
+  // interval ends, if its boundary has passed. Published.
   void OnDumpFailed(int64_t now_ns);
 
-  // Ends what is open, whatever the time. Nothing may follow.
+  // Ends what is open, whatever the time. Nothing may follow. Published.
   void Finish();
 
   // The dump that begins next was asked for at this time, CLOCK_MONOTONIC.
@@ -65,12 +68,12 @@ class Dispatcher {
   void BeginDump(int64_t now_ns);
   void EndDump(bool complete);
   void SealSilentIntervals(int64_t now_ns);
+  void Seal();
   // To every worker, after what was kept for it.
-  void Mark(FrameKind kind, int64_t time_ns, uint64_t number = 0);
+  void Mark(const Frame& frame);
   // Keeps bytes for a worker until SendKept, so that a chunk becomes one frame.
   void Keep(size_t worker, const uint8_t* data, size_t bytes);
   void SendKept(int64_t now_ns);
-  void Publish();
 
   const Options options_;
   const std::vector<FrameQueue*> queues_;

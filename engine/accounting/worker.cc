@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -115,20 +114,17 @@ void Worker::FoldSmallRows() {
   }
 }
 
-bool Worker::OnFrame(const Frame& frame) {
+bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
   switch (frame.kind) {
-    case FrameKind::kDatagram:
-      OnDatagram(frame.data, frame.bytes, frame.time_ns);
-      return true;
     case FrameKind::kStart:
-      Start(frame.time_ns, frame.number != 0);
+      Start(frame.time_ns, frame.timestamps_on);
       return true;
-    case FrameKind::kOverrun: {
-      int64_t began_ns = frame.time_ns;
-      if (frame.bytes == sizeof(began_ns)) std::memcpy(&began_ns, frame.data, sizeof(began_ns));
-      OnOverrun(frame.number, began_ns, frame.time_ns);
+    case FrameKind::kDatagram:
+      OnDatagram(data, frame.bytes, frame.time_ns);
       return true;
-    }
+    case FrameKind::kOverrun:
+      OnOverrun(frame.events_dropped, frame.began_ns, frame.time_ns);
+      return true;
     case FrameKind::kOverrunElsewhere:
       NoteLoss();
       return true;
@@ -136,33 +132,33 @@ bool Worker::OnFrame(const Frame& frame) {
       NoteClockSetBack(frame.time_ns);
       return true;
     case FrameKind::kBeginDump:
-      BeginDump(frame.time_ns);
+      BeginDump(frame.time_ns, frame.requested_ns);
       return true;
     case FrameKind::kEndDump:
-      EndDump((frame.number & kDumpComplete) != 0);
-      if ((frame.number & kDumpSeals) != 0) Seal(frame.time_ns);
+      EndDump(frame.complete);
+      if (frame.ends_interval) Seal(frame.time_ns);
       return true;
     case FrameKind::kSeal:
       Seal(frame.time_ns);
       return true;
     case FrameKind::kFinish:
-      if (started_) {  // Else nothing was ever read.
-        while (SweepSome()) {
-        }
-        handoff_->WaitForSpare();
-        FinishSnapshot();
-        // The last snapshot must not be left out.
-        while (options_.snapshots != nullptr && !options_.snapshots->IsTaken()) {
-          std::this_thread::sleep_for(std::chrono::milliseconds(1));
-        }
-        Seal(frame.time_ns);
-        FinishSnapshot();
-      }
+      if (started_) Finish(frame.time_ns);  // Else nothing was ever read.
       return false;
-    case FrameKind::kSkip:
-      break;
   }
   return true;
+}
+
+void Worker::Finish(int64_t interval_end_ns) {
+  while (SweepSome()) {
+  }
+  handoff_->WaitForSpare();
+  FinishSnapshot();
+  // The last snapshot must not be left out.
+  while (options_.snapshots != nullptr && !options_.snapshots->IsTaken()) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  Seal(interval_end_ns);
+  FinishSnapshot();
 }
 
 void Worker::Start(int64_t now_ns, bool timestamps_on) {
@@ -201,8 +197,10 @@ void Worker::AddGap(const Gap& gap) {
   ++gaps_open_;
 }
 
-void Worker::OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns) {
+void Worker::OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
+                       int64_t over_monotonic_ns) {
   NoteLoss();
+  overrun_over_ns_ = over_monotonic_ns;
   ++counts_.overruns;
   counts_.events_dropped += events;
   handoff_->live().events_dropped += events;
@@ -225,16 +223,18 @@ void Worker::NoteLoss() {
   flows_.NoteOverrun();
 }
 
-void Worker::BeginDump(int64_t now_ns, bool asked_since_overrun) {
+void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
   ApplyPending();
   while (SweepSome()) {
   }
-  flows_.BeginDump(now_ns, asked_since_overrun);
+  dump_running_ = true;
+  flows_.BeginDump(now_ns, requested_ns >= overrun_over_ns_);
 }
 
 void Worker::EndDump(bool complete) {
   ApplyPending();
   const bool had_lost = flows_.needs_resync();
+  dump_running_ = false;
   flows_.FinishDump(complete);
   if (had_lost && !flows_.needs_resync()) ++counts_.resyncs;
   AccountingTable& table = handoff_->live();

@@ -80,12 +80,14 @@ class Worker {
   // The same for a message that is parsed already.
   void OnFlow(const FlowEvent& event, int64_t now_ns);
 
-  // Does what a dispatcher says. False after kFinish.
-  bool OnFrame(const Frame& frame);
+  // Does what a dispatcher says; `data`: of the frame. False after kFinish.
+  bool OnFrame(const Frame& frame, const uint8_t* data);
 
   // The kernel dropped `events` (0 if it could not allocate, and does not know), after `began_ns`
-  // and not after `ended_ns`.
-  void OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns);
+  // and not after `ended_ns`. A dump that was not asked for after `over_monotonic_ns` may show the
+  // table as it was before; 0 in a replay.
+  void OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
+                 int64_t over_monotonic_ns = 0);
   // Some of which may have been this worker's; they are counted elsewhere.
   void NoteLoss();
   // The clock shows `now_ns`, and has shown a later time before.
@@ -102,12 +104,15 @@ class Worker {
   bool SnapshotSome();
   bool snapshot_running() const { return flows_.snapshot_running(); }
 
-  // `asked_since_overrun`: it cannot have been made before events were lost.
-  void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
+  // `requested_ns`: CLOCK_MONOTONIC; 0 in a replay.
+  void BeginDump(int64_t now_ns, int64_t requested_ns = 0);
   void EndDump(bool complete);
+  bool dump_running() const { return dump_running_; }
   // Hands the table over. Without a spare one, the rows go on with the next interval's.
   void Seal(int64_t interval_end_ns);
 
+  // How many intervals have ended.
+  uint64_t seal() const { return seal_; }
   bool needs_resync() const { return flows_.needs_resync(); }
   size_t flows() const { return flows_.size(); }
   const WorkerCounts& counts() const { return counts_; }
@@ -126,6 +131,7 @@ class Worker {
 
   // Looks at the event in the next pending place; it stays there if it is to be applied.
   void Admit(int64_t now_ns);
+  void Finish(int64_t interval_end_ns);
   void FinishSnapshot();
   void AddGap(const Gap& gap);
   void EndGaps(AccountingTable* table);
@@ -142,7 +148,9 @@ class Worker {
   WorkerCounts counts_;
   FlowTable flows_;
   bool started_ = false;
-  uint64_t seal_ = 0;     // How many intervals have ended.
+  bool dump_running_ = false;
+  int64_t overrun_over_ns_ = 0;  // CLOCK_MONOTONIC: when the last one was; 0 in a replay.
+  uint64_t seal_ = 0;
   size_t gaps_open_ = 0;  // How many of the live table's gaps, its last ones, no dump has followed.
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];

@@ -165,6 +165,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   // interface would, with a request for a dump.
   const Datagram request = dump_socket_->last_request();
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
+  dispatcher_->Publish();
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
     TellAlive();
@@ -201,6 +202,7 @@ bool Collector::TakeChunk() {
   dump_progress_ns_ = now_ns;
   const bool was_running = dispatcher_->dump_running();
   dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
+  dispatcher_->Publish();
   dump_requested_ = dispatcher_->dump_running();
   if (!dump_requested_) {
     dumped_ = true;

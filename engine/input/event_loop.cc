@@ -71,33 +71,33 @@ void EventLoop::Run(Worker* worker) {
   if (!overrun_) TakeUpReliable(worker);
   for (;;) {
     turns_.store(turns() + 1, std::memory_order_relaxed);
-    const uint64_t snapshot = queue_.Snapshot();
+    queue_.Take();
     const size_t taken = TakeEvents(worker);
     waits_.queued_events_peak = std::max(waits_.queued_events_peak, taken);
     Frame frame;
-    while (queue_.Next(snapshot, &frame)) {
-      if (frame.kind == FrameKind::kDatagram && options_.capture != nullptr) {
-        options_.capture->Write(frame.data, frame.bytes, frame.time_ns);
+    const uint8_t* data = nullptr;
+    while (queue_.Next(&frame, &data)) {
+      if (frame.bytes != 0 && options_.capture != nullptr) {
+        options_.capture->Write(data, frame.bytes, frame.time_ns);
       }
-      if (frame.kind == FrameKind::kBeginDump) {
-        worker->BeginDump(frame.time_ns, static_cast<int64_t>(frame.number) > overrun_over_ns_);
-        dump_running_ = true;
-        RunOn(all_cpus_);
-        continue;
-      }
-      if (!worker->OnFrame(frame)) return;
-      if (frame.kind == FrameKind::kEndDump) {
-        dump_running_ = false;
-        RunOn(own_cpu_);
-        flows_.store(worker->flows(), std::memory_order_relaxed);
-        needs_resync_.store(worker->needs_resync(), std::memory_order_relaxed);
-        PublishWaits((frame.number & kDumpSeals) != 0);
-      }
+      if (!worker->OnFrame(frame, data)) return;
+      FollowDump(*worker);
     }
     worker->ApplyPending();
     const bool more = worker->SnapshotSome() || worker->SweepSome();
-    if (!more && queue_.Snapshot() == snapshot) Wait(taken, worker->snapshot_running());
+    if (!more && !queue_.Ready()) Wait(taken, worker->snapshot_running());
   }
+}
+
+void EventLoop::FollowDump(const Worker& worker) {
+  if (worker.dump_running() == dump_running_) return;
+  dump_running_ = worker.dump_running();
+  RunOn(dump_running_ ? all_cpus_ : own_cpu_);
+  if (dump_running_) return;
+  flows_.store(worker.flows(), std::memory_order_relaxed);
+  needs_resync_.store(worker.needs_resync(), std::memory_order_relaxed);
+  const bool interval_ended = std::exchange(seal_, worker.seal()) != worker.seal();
+  ShowWaits(interval_ended);
 }
 
 size_t EventLoop::TakeEvents(Worker* worker) {
@@ -140,12 +140,11 @@ void EventLoop::NoteOverrun(Worker* worker) {
   const uint32_t lost = drops - drops_seen_;
   drops_seen_ = drops;
   events_->NoteDropsTold(drops);
-  overrun_over_ns_ = ClockNs(CLOCK_MONOTONIC);
   if (options_.capture != nullptr) {
     const OverrunMessage message(lost);
     options_.capture->Write(message.bytes(), sizeof(message), ClockNs(CLOCK_REALTIME));
   }
-  worker->OnOverrun(lost, drained_ns_, ClockNs(CLOCK_REALTIME));
+  worker->OnOverrun(lost, drained_ns_, ClockNs(CLOCK_REALTIME), ClockNs(CLOCK_MONOTONIC));
   needs_resync_.store(true, std::memory_order_relaxed);
   CallAttention();
   options_.log(absl::StrCat("netlink overrun: the kernel dropped ", lost,
@@ -191,10 +190,10 @@ void EventLoop::EndReliable() {
   if (options_.reliable) events_->NoteDropsTold(events_->SetReliable(false));
 }
 
-void EventLoop::PublishWaits(bool interval_ends) {
+void EventLoop::ShowWaits(bool interval_ended) {
   wakeups_.store(waits_.wakeups, std::memory_order_relaxed);
   naps_.store(waits_.naps, std::memory_order_relaxed);
-  if (!interval_ends) return;
+  if (!interval_ended) return;
   queued_events_peak_.store(waits_.queued_events_peak, std::memory_order_relaxed);
   waits_.queued_events_peak = 0;
 }

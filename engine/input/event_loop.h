@@ -6,8 +6,8 @@
 //
 // Order. The kernel made a dump's chunk before it was received. Every event that is older has been
 // queued by then, and is taken first: an event may say that a flow which the chunk shows is another
-// one by now. So the loop looks at how far its queue is filled, takes all events that wait, and
-// then the frames up to there. (A chunk that is older than the events taken is no harm: see
+// one by now. So the loop takes what frames there are, then all events that wait, and looks at the
+// events first. (A chunk that is older than the events taken is no harm: see
 // FlowTable.)
 //
 // Thread safety: Run by one thread; the rest by one other, and as each says.
@@ -107,8 +107,10 @@ class EventLoop {
   void CallAttention() const;
   void RunOn(const cpu_set_t& cpus);
   void Wait(size_t taken, bool snapshot_running);
-  // Shows `waits_` to others; `interval_ends`: its peak begins anew.
-  void PublishWaits(bool interval_ends);
+  // A dump has begun or ended, if the worker says so.
+  void FollowDump(const Worker& worker);
+  // To other threads; `interval_ended`: the peak begins anew.
+  void ShowWaits(bool interval_ended);
 
   const Options options_;
   const std::unique_ptr<EventSocket> events_;
@@ -122,8 +124,8 @@ class EventLoop {
   bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
   uint32_t drops_seen_;
   Waits waits_;
-  int64_t overrun_over_ns_ = 0;  // Monotonic: when the last one's queue was drained.
-  int64_t drained_ns_ = 0;       // Since the epoch: when the queue was last known to be empty.
+  uint64_t seal_ = 0;
+  int64_t drained_ns_ = 0;  // Since the epoch: when the queue was last known to be empty.
   // Shared.
   std::atomic<bool> needs_resync_{false};
   std::atomic<bool> failed_{false};

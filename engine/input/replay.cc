@@ -17,13 +17,14 @@ namespace {
 
 void Work(Worker* worker, FrameQueue* queue) {
   for (;;) {
-    const uint64_t snapshot = queue->Snapshot();
+    queue->Take();
     Frame frame;
-    while (queue->Next(snapshot, &frame)) {
-      if (!worker->OnFrame(frame)) return;
+    const uint8_t* data = nullptr;
+    while (queue->Next(&frame, &data)) {
+      if (!worker->OnFrame(frame, data)) return;
     }
     worker->ApplyPending();
-    if (!worker->SweepSome()) queue->WaitNotEmpty();
+    if (!worker->SweepSome()) queue->WaitReady();
   }
 }
 

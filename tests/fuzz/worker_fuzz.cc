@@ -19,10 +19,11 @@ struct Share {
   std::unique_ptr<ctacct::Worker> worker;
 
   void Work() {
-    const uint64_t snapshot = queue.Snapshot();
+    queue.Take();
     ctacct::Frame frame;
-    while (queue.Next(snapshot, &frame)) {
-      if (!worker->OnFrame(frame)) break;
+    const uint8_t* bytes = nullptr;
+    while (queue.Next(&frame, &bytes)) {
+      if (!worker->OnFrame(frame, bytes)) break;
     }
     worker->ApplyPending();
     if (ctacct::AccountingTable* table = handoff.Take(); table != nullptr) handoff.GiveBack(table);
@@ -57,6 +58,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     bytes -= 3;
     const size_t take = wanted < bytes ? wanted : bytes;
     dispatcher.OnDatagram(data, take, now_ns);
+    dispatcher.Publish();
     for (Share& share : shares) share.Work();
     data += take;
     bytes -= take;
