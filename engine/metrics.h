@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
+#include "engine/input/live_metrics.h"
 #include "engine/rows/gap.h"
 #include "engine/rows/traffic_row.h"
 #include "engine/spool/spool_backlog.h"
@@ -35,25 +36,6 @@ struct IntervalTotals {
   int64_t last_end_ns = 0;                    // Since the Unix epoch; 0: none has ended.
 
   void Note(int64_t end_ns, Completeness completeness, const std::vector<Gap>& gaps);
-};
-
-// Of an engine that listens to the kernel; a replay has none of it. As of the end of the last dump.
-struct LiveMetrics {
-  uint64_t dumps = 0;
-  uint64_t dumps_failed = 0;  // Of these.
-  int64_t dump_ns = 0;        // From asking for it to its end; of all dumps, and of the last one.
-  int64_t last_dump_ns = 0;
-  // Of all workers: rounds of looking at what waits, and how many of these were followed by a nap,
-  // in which events pile up to be read together. Without one a worker has no time left.
-  uint64_t wakeups = 0;
-  uint64_t naps = 0;
-  uint64_t receive_buffer_bytes = 0;  // Granted.
-  // The largest share of its receive buffer that a worker found filled during the last interval.
-  double receive_buffer_peak = 0;
-  uint64_t times_reliable_left = 0;
-  // Of this network namespace. A maximum of 0: there is none, or conntrack does not tell.
-  uint64_t conntrack_entries = 0;
-  uint64_t conntrack_entries_max = 0;
 };
 
 struct EngineMetrics {
