@@ -202,12 +202,22 @@ void Engine::MakeWorkers() {
 
 absl::Status Engine::RestartFromCheckpoint() {
   if (checkpoint_ == nullptr) return absl::OkStatus();
+  const absl::StatusOr<KernelIdentity> kernel = ThisKernel();
+  if (!kernel.ok()) return kernel.status();
   RestartOptions options;
   options.rules = config_.rules;
   options.engine_id = id_;
+  options.kernel = *kernel;
+  options.subscribed_ns = collector_->subscribed_ns();
+  options.timestamps_on = TimestampsAreOn();
+  options.events_kept = collector_->events_kept();
   options.recorded = !config_.record.empty();
   options.log = Log;
-  return Restart(options, workers_, collector_.get(), checkpoint_.get());
+  const absl::StatusOr<Resumed> resumed = Restart(options, workers_, checkpoint_.get());
+  if (!resumed.ok()) return resumed.status();
+  if (resumed->drained_ns != 0) collector_->NoteDrained(resumed->drained_ns);
+  collector_->NoteIntervalEnded(resumed->interval_ended_ns);
+  return absl::OkStatus();
 }
 
 void Engine::Run() {

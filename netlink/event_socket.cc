@@ -45,12 +45,12 @@ int IntegerOption(int socket, int option) {
 }  // namespace
 
 EventSocket::EventSocket(mnl_socket* socket)
-    : socket_(socket),
+    : datagrams_(kBatchDatagrams),
+      socket_(socket),
       buffer_(kBatchDatagrams * kDatagramBytesMax),
       vectors_(kBatchDatagrams),
       headers_(kBatchDatagrams),
-      senders_(kBatchDatagrams),
-      datagrams_(kBatchDatagrams) {
+      senders_(kBatchDatagrams) {
   for (size_t i = 0; i < kBatchDatagrams; ++i) {
     vectors_[i] = {buffer_.data() + i * kDatagramBytesMax, kDatagramBytesMax};
     headers_[i].msg_hdr = msghdr{};

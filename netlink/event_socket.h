@@ -31,8 +31,11 @@ struct Datagram {
   size_t bytes = 0;
 };
 
+// Virtual, so that a test can stand in for the kernel.
 class EventSocket {
  public:
+  virtual ~EventSocket() = default;
+
   struct Options {
     // For SO_RCVBUFFORCE, which makes twice as much of it; each queued event takes about 1,280
     // bytes of that.
@@ -60,29 +63,33 @@ class EventSocket {
     bool overrun = false;  // The kernel has dropped events since the last batch.
   };
   // Takes what waits, up to kBatchDatagrams; never blocks.
-  [[nodiscard]] absl::StatusOr<Batch> Receive();
+  [[nodiscard]] virtual absl::StatusOr<Batch> Receive();
   const Datagram& at(size_t i) const { return datagrams_[i]; }
 
   // Events the kernel has dropped since the socket was opened (SO_MEMINFO). A 32-bit counter of the
   // kernel.
-  [[nodiscard]] uint32_t Drops() const;
+  [[nodiscard]] virtual uint32_t Drops() const;
   // A number that lives as long as the socket, whoever has it: the drops that somebody was told of.
   // Zero at first. Needs CAP_NET_ADMIN; without it nothing is noted.
-  [[nodiscard]] uint32_t DropsTold() const;
-  void NoteDropsTold(uint32_t drops) const;
+  [[nodiscard]] virtual uint32_t DropsTold() const;
+  virtual void NoteDropsTold(uint32_t drops) const;
   // Reliable delivery, off at first: an event that finds no room is not lost. A DESTROY is sent
   // again until it is delivered (until then its flow stays in the table: see CountDyingFlows), the
   // others with their flow's next packet; other listeners may get them twice. There is no ENOBUFS
   // then, and Drops() counts attempts. Whoever turns it off goes on with what Drops() said just
   // before, which is returned. Any thread.
-  uint32_t SetReliable(bool reliable) const;
+  virtual uint32_t SetReliable(bool reliable) const;
   // What the kernel granted, in its own doubled count.
-  [[nodiscard]] size_t ReceiveBufferBytes() const;
-  int fd() const { return mnl_socket_get_fd(socket_.get()); }
+  [[nodiscard]] virtual size_t ReceiveBufferBytes() const;
+  virtual int fd() const { return mnl_socket_get_fd(socket_.get()); }
 
   static constexpr size_t kBatchDatagrams = 64;
   // An event has about 200 bytes; helpers, labels and security contexts add some hundreds.
   static constexpr size_t kDatagramBytesMax = 8192;
+
+ protected:
+  EventSocket() = default;
+  std::vector<Datagram> datagrams_;  // The batch.
 
  private:
   struct Closer {
@@ -100,7 +107,6 @@ class EventSocket {
   std::vector<iovec> vectors_;
   std::vector<mmsghdr> headers_;
   std::vector<sockaddr_nl> senders_;
-  std::vector<Datagram> datagrams_;
 };
 
 }  // namespace ctacct

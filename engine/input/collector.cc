@@ -22,19 +22,9 @@ namespace ctacct {
 namespace {
 
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
-constexpr int64_t kNanosPerMilli = 1'000'000;
-
-// The kernel makes a dump's chunks while we ask for them: it is silent only if something is broken.
-constexpr int64_t kDumpSilenceMaxNs = 10 * kNanosPerSecond;
-constexpr int64_t kDumpRetryNs = kNanosPerSecond;
 // At the end, for flows whose DESTROY waits for room: the kernel sends again every 10 ms.
 constexpr int64_t kUndeliveredMaxNs = 30 * kNanosPerSecond;
 constexpr int kUndeliveredPollMillis = 10;
-// Looks at the clock at least so often, in case the wall clock is set.
-constexpr int64_t kPollMillisMax = 1000;
-constexpr int64_t kCatchUpPollMillis = 1;
-// A dump is due, but the flusher has no spare table, or the last one failed just now.
-constexpr int64_t kBlockedPollMillis = 10;
 
 int64_t NowNs(clockid_t clock) {
   timespec now{};
@@ -95,7 +85,8 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   }
   // Of a flow that ended while no engine ran, only its start time tells that it is old.
   absl::StatusOr<KeptEvents> events =
-      OpenEventSockets(sockets, TimestampsAreOn(), !asked.reliable, *asked.manager, asked.log);
+      OpenEventSockets(sockets, asked.manager->TakeHandedBack(), TimestampsAreOn(), !asked.reliable,
+                       *asked.manager, asked.log);
   if (!events.ok()) return events.status();
   collector->events_kept_ = events->kept;
   collector->kept_names_ = events->names;
@@ -169,21 +160,28 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
     TellAlive();
-    if (dump_requested_) {
+    if (dumps_.running()) {
       if (!TakeChunk()) Wait(wake_fd);
       continue;
     }
-    if (AllCaughtUp()) {
-      NoteBaseline();
-      const bool wanted =
-          dispatcher_->DumpWouldEndInterval(NowNs(CLOCK_REALTIME)) || AnyNeedsResync() || !dumped_;
-      if (wanted && CanSeal() && NowNs(CLOCK_MONOTONIC) >= next_request_ns_) {
-        RequestDump();
-        continue;
-      }
+    const DumpSchedule::Need need = NeedOfDump();
+    if (need.caught_up) NoteBaseline();
+    if (dumps_.IsDue(need, NowNs(CLOCK_MONOTONIC))) {
+      RequestDump();
+    } else {
+      Wait(wake_fd);
     }
-    Wait(wake_fd);
   }
+}
+
+DumpSchedule::Need Collector::NeedOfDump() const {
+  DumpSchedule::Need need;
+  need.caught_up = AllCaughtUp();
+  if (!need.caught_up) return need;
+  need.interval_is_over = dispatcher_->DumpWouldEndInterval(NowNs(CLOCK_REALTIME));
+  need.resync = AnyNeedsResync();
+  need.can_seal = CanSeal();
+  return need;
 }
 
 bool Collector::TakeChunk() {
@@ -194,38 +192,36 @@ bool Collector::TakeChunk() {
   }
   const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
   if (*chunk == nullptr) {
-    if (now_ns - dump_progress_ns_ > kDumpSilenceMaxNs) {
+    if (dumps_.IsSilent(now_ns)) {
       FailDump("conntrack dump: the kernel fell silent before its end");
     }
     return false;
   }
-  dump_progress_ns_ = now_ns;
+  dumps_.Progress(now_ns);
   const bool was_running = dispatcher_->dump_running();
   dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
   dispatcher_->Publish();
-  dump_requested_ = dispatcher_->dump_running();
-  if (!dump_requested_) {
-    dumped_ = true;
-    NoteDumpEnded(/*failed=*/false);
+  const bool ended = !dispatcher_->dump_running();
+  if (ended) {
+    dumps_.Ended(now_ns);
+    ShowDumps();
   }
   // In the middle of a dump they look by themselves.
-  if (!was_running || !dump_requested_) WakeWorkers();
+  if (!was_running || ended) WakeWorkers();
   return true;
 }
 
 void Collector::RequestDump() {
   dispatcher_->set_dump_requested_ns(NowNs(CLOCK_MONOTONIC));
   const absl::Status status = dump_socket_->Request();
-  dump_requested_ = true;
-  dump_begun_ns_ = dump_progress_ns_ = NowNs(CLOCK_MONOTONIC);
+  dumps_.Requested(NowNs(CLOCK_MONOTONIC));
   if (!status.ok()) FailDump(std::string(status.message()));
 }
 
 void Collector::FailDump(const std::string& why) {
   options_.log(why);
-  dump_requested_ = false;
-  next_request_ns_ = NowNs(CLOCK_MONOTONIC) + kDumpRetryNs;
-  NoteDumpEnded(/*failed=*/true);
+  dumps_.Failed(NowNs(CLOCK_MONOTONIC));
+  ShowDumps();
   dispatcher_->OnDumpFailed(NowNs(CLOCK_REALTIME));
   WakeWorkers();
   // A fresh socket: the old one may hold half a dump.
@@ -234,20 +230,20 @@ void Collector::FailDump(const std::string& why) {
   }
 }
 
-void Collector::NoteDumpEnded(bool failed) {
-  const int64_t took_ns = NowNs(CLOCK_MONOTONIC) - dump_begun_ns_;
-  dumps_.fetch_add(1, std::memory_order_relaxed);
-  dumps_failed_.fetch_add(failed ? 1 : 0, std::memory_order_relaxed);
-  dump_ns_.fetch_add(took_ns, std::memory_order_relaxed);
-  last_dump_ns_.store(took_ns, std::memory_order_relaxed);
+void Collector::ShowDumps() {
+  const std::lock_guard lock(dump_counts_mutex_);
+  dump_counts_ = dumps_.counts();
 }
 
 LiveMetrics Collector::metrics() const {
   LiveMetrics metrics;
-  metrics.dumps = dumps_.load(std::memory_order_relaxed);
-  metrics.dumps_failed = dumps_failed_.load(std::memory_order_relaxed);
-  metrics.dump_ns = dump_ns_.load(std::memory_order_relaxed);
-  metrics.last_dump_ns = last_dump_ns_.load(std::memory_order_relaxed);
+  {
+    const std::lock_guard lock(dump_counts_mutex_);
+    metrics.dumps = dump_counts_.dumps;
+    metrics.dumps_failed = dump_counts_.failed;
+    metrics.dump_ns = dump_counts_.all_ns;
+    metrics.last_dump_ns = dump_counts_.last_ns;
+  }
   for (const std::unique_ptr<EventLoop>& loop : loops_) {
     const EventLoop::Waits waits = loop->waits();
     metrics.wakeups += waits.wakeups;
@@ -262,12 +258,12 @@ LiveMetrics Collector::metrics() const {
 
 void Collector::TakeLastDump() {
   // The one that runs, then one of its own: what the kernel counted up to now belongs to us.
-  for (int dumps = dump_requested_ ? 0 : 1; dumps < 2; ++dumps) {
-    if (!dump_requested_) RequestDump();
-    while (dump_requested_) {
+  for (int dumps = dumps_.running() ? 0 : 1; dumps < 2; ++dumps) {
+    if (!dumps_.running()) RequestDump();
+    while (dumps_.running()) {
       if (TakeChunk()) continue;
       pollfd fd = {dump_socket_->fd(), POLLIN, 0};
-      if (dump_requested_) poll(&fd, 1, 10);
+      if (dumps_.running()) poll(&fd, 1, 10);
     }
   }
 }
@@ -301,7 +297,7 @@ void Collector::OnTableRoom(bool room, const TableFill& fill) {
 }
 
 void Collector::NoteBaseline() {
-  if (!dumped_ || baseline_told_) return;
+  if (!dumps_.any_ended() || baseline_told_) return;
   baseline_told_ = true;
   size_t flows = 0;
   size_t buffer_bytes = 0;
@@ -350,16 +346,12 @@ void Collector::WakeWorkers() {
 }
 
 void Collector::Wait(int wake_fd) {
-  int64_t millis = kCatchUpPollMillis;
-  if (AllCaughtUp()) {
-    const int64_t until_end_ns = dispatcher_->open_end_ns() - NowNs(CLOCK_REALTIME);
-    millis = until_end_ns <= 0 ? kBlockedPollMillis
-                               : std::min(until_end_ns / kNanosPerMilli + 1, kPollMillisMax);
-  }
+  const int millis =
+      DumpSchedule::WaitMillis(AllCaughtUp(), dispatcher_->open_end_ns() - NowNs(CLOCK_REALTIME));
   pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
                   {wake_fd, POLLIN, 0},
-                  {dump_requested_ ? dump_socket_->fd() : -1, POLLIN, 0}};
-  poll(fds, 3, static_cast<int>(millis));
+                  {dumps_.running() ? dump_socket_->fd() : -1, POLLIN, 0}};
+  poll(fds, 3, millis);
   if (fds[0].revents != 0) {
     uint64_t drained = 0;
     [[maybe_unused]] const ssize_t ignored = read(attention_fd_.get(), &drained, sizeof(drained));

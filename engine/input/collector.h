@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -21,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "engine/accounting/dispatcher.h"
 #include "engine/accounting/worker.h"
+#include "engine/input/dump_schedule.h"
 #include "engine/input/event_loop.h"
 #include "engine/input/live_metrics.h"
 #include "engine/input/table_guard.h"
@@ -84,7 +86,8 @@ class Collector {
   // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
   bool TakeChunk();
   void FailDump(const std::string& why);
-  void NoteDumpEnded(bool failed);
+  DumpSchedule::Need NeedOfDump() const;
+  void ShowDumps();
   // Every worker has applied all that was dispatched.
   bool AllCaughtUp() const;
   bool AnyNeedsResync() const;
@@ -112,18 +115,12 @@ class Collector {
   int64_t interval_ended_ns_ = 0;
   std::vector<std::string> kept_names_;
   std::atomic<uint64_t> times_reliable_left_{0};
-  // Written by the thread of Run.
-  std::atomic<uint64_t> dumps_{0};
-  std::atomic<uint64_t> dumps_failed_{0};
-  std::atomic<int64_t> dump_ns_{0};
-  std::atomic<int64_t> last_dump_ns_{0};
-  bool dumped_ = false;  // The first dump is over.
+  // As of the last dump, for any thread.
+  mutable std::mutex dump_counts_mutex_;
+  DumpSchedule::Counts dump_counts_;
+  DumpSchedule dumps_;
   bool baseline_told_ = false;
   std::vector<uint64_t> turns_told_;  // Of each worker's loop, at the last sign of life.
-  bool dump_requested_ = false;       // And not done yet.
-  int64_t dump_begun_ns_ = 0;         // Monotonic: when it was requested.
-  int64_t dump_progress_ns_ = 0;      // Monotonic: the last sign of life of the dump.
-  int64_t next_request_ns_ = 0;       // Monotonic: not before, after a dump that failed.
 };
 
 }  // namespace ctacct

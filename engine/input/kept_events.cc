@@ -24,15 +24,14 @@ std::string KeptEventsName(const EventSocket::Options& options, size_t worker, s
 }
 
 absl::StatusOr<KeptEvents> OpenEventSockets(const std::vector<EventSocket::Options>& options,
-                                            bool usable, bool store, ServiceManager& manager,
+                                            std::vector<ServiceManager::Descriptor> handed_back,
+                                            bool usable, bool store, const ServiceManager& manager,
                                             const std::function<void(const std::string&)>& log) {
   KeptEvents events;
   std::vector<std::string>& names = events.names;
   for (size_t i = 0; i < options.size(); ++i) {
     names.push_back(KeptEventsName(options[i], i, options.size()));
   }
-  std::vector<ServiceManager::Descriptor> handed_back = manager.TakeHandedBack();
-
   std::string why;
   std::map<std::string, UniqueFd> by_name;
   for (ServiceManager::Descriptor& descriptor : handed_back) {

@@ -30,13 +30,15 @@ struct KeptEvents {
   std::vector<std::string> names;  // To store them under.
 };
 
-// The sockets of these settings: all of the store, or all new (and stored, for the next engine).
-// What else is in the store is removed: nobody will ask for it, and the kernel goes on filling it.
-// `usable`: false where kept events would do harm; then all are new. `store`: false if the sockets
-// shall not outlive a crash; then the caller stores them before a good end.
+// The sockets of these settings: all of `handed_back`, or all new (and stored, for the next
+// engine). What else was handed back is removed from the store: nobody will ask for it, and the
+// kernel goes on filling it. `usable`: false where kept events would do harm; then all are new.
+// `store`: false if the sockets shall not outlive a crash; then the caller stores them before a
+// good end.
 [[nodiscard]] absl::StatusOr<KeptEvents> OpenEventSockets(
-    const std::vector<EventSocket::Options>& options, bool usable, bool store,
-    ServiceManager& manager, const std::function<void(const std::string&)>& log);
+    const std::vector<EventSocket::Options>& options,
+    std::vector<ServiceManager::Descriptor> handed_back, bool usable, bool store,
+    const ServiceManager& manager, const std::function<void(const std::string&)>& log);
 
 }  // namespace ctacct
 

@@ -1,0 +1,222 @@
+#include "engine/input/event_loop.h"
+
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "netlink/test_messages.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::HasSubstr;
+using Kind = TestMessage::Kind;
+
+constexpr int64_t kSecond = 1'000'000'000;
+
+// Plays the kernel: what each Receive gives, in order; then the queue is empty.
+class ScriptedSocket : public EventSocket {
+ public:
+  struct Step {
+    std::vector<std::string> datagrams = {};
+    bool drained = false;
+    bool overrun = false;
+    absl::Status error = absl::OkStatus();
+  };
+  void Add(Step step) {
+    const std::lock_guard lock(mutex_);
+    steps_.push_back(std::move(step));
+    const uint64_t one = 1;
+    ASSERT_EQ(write(ready_fd_.get(), &one, sizeof(one)), 8);
+  }
+  void set_drops(uint32_t drops) { drops_ = drops; }
+  uint32_t told() const { return told_; }
+
+  absl::StatusOr<Batch> Receive() override {
+    const std::lock_guard lock(mutex_);
+    uint64_t ignored = 0;
+    if (steps_.empty()) {
+      (void)!read(ready_fd_.get(), &ignored, sizeof(ignored));
+      return Batch{.drained = true};
+    }
+    step_ = std::move(steps_.front());
+    steps_.pop_front();
+    if (!step_.error.ok()) return step_.error;
+    datagrams_.clear();
+    for (const std::string& bytes : step_.datagrams) {
+      datagrams_.push_back({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()});
+    }
+    return Batch{step_.datagrams.size(), step_.drained, step_.overrun};
+  }
+  uint32_t Drops() const override { return drops_; }
+  uint32_t DropsTold() const override { return told_; }
+  void NoteDropsTold(uint32_t drops) const override { told_ = drops; }
+  uint32_t SetReliable(bool) const override { return drops_; }
+  size_t ReceiveBufferBytes() const override { return 1 << 20; }
+  int fd() const override { return ready_fd_.get(); }
+
+ private:
+  std::mutex mutex_;
+  std::deque<Step> steps_;
+  Step step_;
+  std::atomic<uint32_t> drops_{0};
+  mutable std::atomic<uint32_t> told_{0};
+  const UniqueFd ready_fd_{eventfd(0, EFD_NONBLOCK)};
+};
+
+std::string Message(Kind kind, uint32_t id, uint64_t packets) {
+  TestMessage message;
+  message.kind = kind;
+  message.id = id;
+  if (kind == Kind::kDestroy || kind == Kind::kDump) {
+    message.original = TestCounters{packets, packets * 100};
+    message.reply = TestCounters{0, 0};
+  }
+  if (kind == Kind::kDump) message.sequence = 1;
+  return BuildMessage(message);
+}
+
+class EventLoopTest : public testing::Test {
+ protected:
+  EventLoopTest() {
+    auto socket = std::make_unique<ScriptedSocket>();
+    socket_ = socket.get();
+    EventLoop::Options options;
+    options.attention_fd = attention_fd_.get();
+    options.log = [this](const std::string& line) {
+      const std::lock_guard lock(mutex_);
+      log_ += line + "\n";
+    };
+    loop_ = *EventLoop::Open(std::move(options), std::move(socket));
+    Worker::Options worker;
+    worker.rules.interval_ns = kSecond;
+    worker_ = std::make_unique<Worker>(std::move(worker), &handoff_, &ports_);
+    worker_->Start(0, /*timestamps_on=*/false);
+  }
+
+  void Start() { thread_ = std::thread(&EventLoop::Run, loop_.get(), worker_.get()); }
+  void Send(const Frame& frame, const std::string& bytes = "") {
+    Frame sized = frame;
+    sized.bytes = static_cast<uint32_t>(bytes.size());
+    loop_->queue()->Push(sized, reinterpret_cast<const uint8_t*>(bytes.data()));
+  }
+  void Dump(const std::vector<std::string>& entries, bool ends_interval, int64_t requested_ns) {
+    Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond, .requested_ns = requested_ns});
+    for (const std::string& entry : entries) Send({.time_ns = kSecond}, entry);
+    Send({.kind = FrameKind::kEndDump,
+          .complete = true,
+          .ends_interval = ends_interval,
+          .time_ns = kSecond});
+    Deliver();
+  }
+  void Deliver() {
+    loop_->queue()->Publish();
+    loop_->Wake();
+    while (!loop_->queue()->Empty()) std::this_thread::yield();
+  }
+  // Ends the thread; the interval ends with it.
+  void Finish() {
+    Send({.kind = FrameKind::kFinish, .time_ns = kSecond});
+    loop_->queue()->Publish();
+    loop_->Wake();
+    thread_.join();
+  }
+  uint64_t PacketsOf(AccountingTable* table) {
+    uint64_t packets = 0;
+    for (const auto& [key, sums] : table->rows) packets += sums.original.packets;
+    return packets;
+  }
+  static int64_t Now() {
+    timespec now{};
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec * kSecond + now.tv_nsec;
+  }
+
+  std::mutex mutex_;
+  std::string log_;  // Guarded by mutex_ until the thread has ended.
+  const UniqueFd attention_fd_{eventfd(0, EFD_NONBLOCK)};
+  PortListFile ports_{""};
+  AccountingHandoff handoff_;
+  ScriptedSocket* socket_ = nullptr;
+  std::unique_ptr<EventLoop> loop_;
+  std::unique_ptr<Worker> worker_;
+  std::thread thread_;
+};
+
+TEST_F(EventLoopTest, EventsAreAccounted) {
+  Start();
+  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0), Message(Kind::kDestroy, 1, 7)}});
+  while (loop_->turns() < 3) std::this_thread::yield();
+  Finish();
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(PacketsOf(table), 7u);
+  EXPECT_EQ(table->completeness, Completeness::kComplete);
+  EXPECT_TRUE(loop_->status().ok());
+}
+
+// A chunk shows a flow as it was before an event that waits: its end. Were the chunk applied first
+// and the flow unknown, it would be taken for older than the engine.
+TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
+  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0)}});
+  Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond});
+  Send({.time_ns = kSecond}, Message(Kind::kDump, 1, 5));
+  Send({.kind = FrameKind::kEndDump, .complete = true, .time_ns = kSecond});
+  Start();
+  Deliver();
+  Finish();
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(PacketsOf(table), 5u);
+}
+
+// Until the queue was empty the kernel goes on dropping, without a word.
+TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
+  Start();
+  socket_->set_drops(5);
+  socket_->Add({.overrun = true});
+  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0)}});
+  socket_->set_drops(9);
+  while (!loop_->needs_resync()) std::this_thread::yield();
+  uint64_t called = 0;
+  EXPECT_EQ(read(attention_fd_.get(), &called, sizeof(called)), 8);
+  EXPECT_EQ(socket_->told(), 9u);
+  // A dump asked for before that may not show what lives since; one asked for after it does.
+  Dump({}, true, 1);
+  EXPECT_TRUE(loop_->needs_resync());
+  AccountingTable* table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(table->events_dropped, 9u);
+  EXPECT_EQ(table->completeness, Completeness::kPartial);
+  handoff_.GiveBack(table);
+  Dump({Message(Kind::kDump, 1, 3)}, false, Now());
+  EXPECT_FALSE(loop_->needs_resync());
+  Finish();
+  EXPECT_THAT(log_, HasSubstr("dropped 9 events"));
+}
+
+TEST_F(EventLoopTest, ASocketThatFailsIsToldAndFramesGoOn) {
+  Start();
+  socket_->Add({.error = absl::UnavailableError("netlink event socket: gone")});
+  while (!loop_->failed()) std::this_thread::yield();
+  Dump({}, true, 0);
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  handoff_.GiveBack(table);
+  Finish();
+  EXPECT_THAT(std::string(loop_->status().message()), HasSubstr("gone"));
+}
+
+}  // namespace
+}  // namespace ctacct
