@@ -251,16 +251,13 @@ class Bench:
                          target="exact, nothing dropped, memory flat", reached=results["good"])
 
     def imports(self):
-        work = "import of 1 M rows into PostgreSQL"
-        told = self.run("Import of a million rows against psql's binary \\copy",
-                        [ROOT / "bench/import_vs_psql.sh", 5 if self.all else 1])
-        found = re.search(r"importer (\d+) ms .* psql (\d+) ms", told or "")
-        if not found:
-            self.missing(work, "import_vs_psql.sh failed")
+        work = f"import of {self.size('1 M', '1 M', '10,000')} rows into PostgreSQL"
+        results = self.script("Import against psql's binary \\copy", work, "season.py", "--only=compare", "--files=10", "--compared=10",
+                              f"--rows={self.size(100_000, 100_000, 1000)}", f"--compare-runs={self.size(5, 1, 1)}", root=False)
+        if results is None:
             return
-        ours, other = int(found[1]), int(found[2])
-        self.row(work, f"{ours / 1e3:.2f} s", f"psql binary \\copy {other / 1e3:.2f} s", f"{ours / other:.2f}")
-
+        ours, other = (median(results["compare"][who]) for who in ("importer_s", "psql_s"))
+        self.row(work, f"{ours:.2f} s", f"psql binary \\copy {other:.2f} s", f"{ours / other:.2f}")
 
     def season(self):
         """A whole game; in a fast run a fiftieth of it, where only the ratio says something."""

@@ -1,5 +1,7 @@
-// Writes spool files with rows as a real gateway makes them: every pair of so many client and
-// server networks, on so many ports, over TCP and UDP. The same flags make the same rows.
+// Writes spool files with rows as a real gateway makes them: every pair of a number of client and
+// server networks, on several ports, over TCP and UDP. The same flags make the same rows. Prints a
+// line for each file: name, rows, packets sent, bytes sent, bytes received. Only one who knows
+// these can tell whether all rows arrived somewhere.
 #include <algorithm>
 #include <cstdint>
 #include <iostream>
@@ -19,14 +21,15 @@
 #include "engine/traffic_row.h"
 
 ABSL_FLAG(std::string, output, "", "folder for the files");
-ABSL_FLAG(int, files, 10, "how many; one interval each");
+ABSL_FLAG(int, files, 10, "number of files; one interval each");
 ABSL_FLAG(int, rows, 100'000, "in each file; at most 200,000");
-ABSL_FLAG(int, keys, 0,
-          "a game: so many of the 200,000 keys are in use at all, of which each interval has about "
-          "-rows; 0: the first -rows keys, in every interval");
+ABSL_FLAG(
+    int, keys, 0,
+    "a game: number of keys in use, of 200,000; each interval has about -rows of them; 0: the "
+    "first -rows keys, in every interval");
 ABSL_FLAG(int64_t, first, 1'600'000'005, "end of the first interval, seconds since the epoch");
 ABSL_FLAG(std::string, gateway, "bench-gateway", "name of the gateway");
-ABSL_FLAG(int, pace, 0, "one file every so many milliseconds; 0: as fast as it goes");
+ABSL_FLAG(int, pace, 0, "milliseconds from one file to the next; 0: as fast as possible");
 ABSL_FLAG(uint64_t, seed, 1, "of the random numbers");
 
 namespace ctacct {
@@ -103,12 +106,16 @@ int Main(int argc, char** argv) {
     header.interval_end_ns = absl::GetFlag(FLAGS_first) * 1'000'000'000 + file * kIntervalNs;
     header.created_ns = header.interval_end_ns;
     rows.clear();
+    uint64_t packets_src = 0, bytes_src = 0, bytes_dst = 0;
     for (const int index : indexes) {
       if (keys != rows_per_file &&
           random() % static_cast<uint64_t>(keys) >= static_cast<uint64_t>(rows_per_file)) {
         continue;
       }
       rows.push_back(MakeRow(index, header.interval_end_ns, random));
+      packets_src += rows.back().packets_src;
+      bytes_src += rows.back().bytes_src;
+      bytes_dst += rows.back().bytes_dst;
     }
     if (file != 0 && absl::GetFlag(FLAGS_pace) != 0) {
       absl::SleepFor(absl::Milliseconds(absl::GetFlag(FLAGS_pace)));
@@ -119,6 +126,8 @@ int Main(int argc, char** argv) {
       PrintError(kProgram, name.status());
       return kExitOperatingError;
     }
+    std::cout << *name << ' ' << rows.size() << ' ' << packets_src << ' ' << bytes_src << ' '
+              << bytes_dst << std::endl;
   }
   return kExitOk;
 }
