@@ -21,6 +21,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -73,7 +74,7 @@ class Bench:
     def generator(self, folder, files, rows, keys, first, pace=0):
         folder.mkdir()
         return [str(a) for a in (self.bin / "bench/spool_generator", f"-output={folder}", f"-files={files}", f"-rows={rows}",
-                                 f"-keys={keys}", f"-first={first}", f"-pace={pace}", "-gateway=vpn1")]
+                                 f"-keys={keys}", f"-first={first}", f"-pace={pace}")]
 
     def note(self, lines):
         """What the generator prints; returns the files' names."""
@@ -281,6 +282,7 @@ def main():
     args = flags.parse_args()
     if unknown := set(args.only.split(",")) - set(parts):
         flags.error(f"no such part: {', '.join(unknown)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ctacct_season.", dir=args.work) as folder:
         os.chmod(folder, 0o755)
         bench = Bench(args, pathlib.Path(folder))

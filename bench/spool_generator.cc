@@ -28,9 +28,7 @@ ABSL_FLAG(
     "a game: number of keys in use, of 200,000; each interval has about -rows of them; 0: the "
     "first -rows keys, in every interval");
 ABSL_FLAG(int64_t, first, 1'600'000'005, "end of the first interval, seconds since the epoch");
-ABSL_FLAG(std::string, gateway, "bench-gateway", "name of the gateway");
 ABSL_FLAG(int, pace, 0, "milliseconds from one file to the next; 0: as fast as possible");
-ABSL_FLAG(uint64_t, seed, 1, "of the random numbers");
 
 namespace ctacct {
 namespace {
@@ -73,28 +71,19 @@ int Main(int argc, char** argv) {
     return kExitOk;
   }
   const int rows_per_file = absl::GetFlag(FLAGS_rows);
-  if (rows_per_file < 0 || rows_per_file > kRowsMax || absl::GetFlag(FLAGS_output).empty()) {
-    PrintError(kProgram, absl::InvalidArgumentError(
-                             absl::StrCat("give -output, and -rows of at most ", kRowsMax)));
+  const int keys = absl::GetFlag(FLAGS_keys) == 0 ? rows_per_file : absl::GetFlag(FLAGS_keys);
+  if (rows_per_file < 0 || keys < rows_per_file || keys > kRowsMax ||
+      absl::GetFlag(FLAGS_output).empty()) {
+    PrintError(kProgram, absl::InvalidArgumentError(absl::StrCat(
+                             "give -output, -rows, and -keys from -rows to ", kRowsMax)));
     return kExitUsageError;
   }
-  std::mt19937_64 random(absl::GetFlag(FLAGS_seed));
+  std::mt19937_64 random(1);
   SpoolHeader header;
-  const absl::StatusOr<EngineId> engine_id = NewEngineId();
-  if (!engine_id.ok()) {
-    PrintError(kProgram, engine_id.status());
-    return kExitOperatingError;
-  }
-  header.engine_id = *engine_id;
+  header.engine_id = NewEngineId().value();
   header.interval_length_ns = kIntervalNs;
   header.track_open = true;
-  header.gateway = absl::GetFlag(FLAGS_gateway);
-  const int keys = absl::GetFlag(FLAGS_keys) == 0 ? rows_per_file : absl::GetFlag(FLAGS_keys);
-  if (keys < rows_per_file || keys > kRowsMax) {
-    PrintError(kProgram,
-               absl::InvalidArgumentError(absl::StrCat("-keys: from -rows to ", kRowsMax)));
-    return kExitUsageError;
-  }
+  header.gateway = "vpn1";
   std::vector<int> indexes(kRowsMax);
   std::iota(indexes.begin(), indexes.end(), 0);
   if (keys != rows_per_file) std::shuffle(indexes.begin(), indexes.end(), random);
