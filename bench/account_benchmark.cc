@@ -11,7 +11,6 @@
 //   worker         Worker, as the engine runs it
 //   two_workers    two of them on two CPUs, messages distributed beforehand as the filter does
 //   nfct_fresh     nfct_nlmsg_parse into a new object each, feeding the same tables
-//   nfct_reused    the same with one object for all messages
 //
 // Packets, bytes and connections of all rows must be those of the messages, or the exit status
 // is 1.
@@ -358,20 +357,14 @@ void OneWorker(benchmark::State& state, bool filtered, Run run) {
   state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(share.stream().messages));
 }
 
-void Nfct(benchmark::State& state, bool fresh) {
-  const NfctPointer empty(nfct_new());
-  NfctPointer object(nfct_new());
-  OneWorker(state, false, [&](Share& share) {
+void NfctFresh(benchmark::State& state) {
+  OneWorker(state, false, [](Share& share) {
     Worker& worker = share.worker();
     const std::vector<uint8_t>& bytes = share.stream().bytes;
     bool dumping = false;
     for (size_t at = 0; at < bytes.size();) {
       const auto* header = reinterpret_cast<const nlmsghdr*>(bytes.data() + at);
-      if (fresh) {
-        object.reset(nfct_new());
-      } else {
-        nfct_copy(object.get(), empty.get(), NFCT_CP_OVERRIDE);
-      }
+      const NfctPointer object(nfct_new());
       if (nfct_nlmsg_parse(header, object.get()) != 0) abort();
       const FlowEvent event = EventOf(object.get(), header);
       if (!dumping && event.kind == FlowEventKind::kDump) {
@@ -387,9 +380,9 @@ void Nfct(benchmark::State& state, bool fresh) {
 }
 
 // Wall time from when the first begins until the last is done.
-void TwoWorkers(benchmark::State& state, bool filtered) {
-  Share first(filtered, 0, 2);
-  Share second(filtered, 1, 2);
+void TwoWorkers(benchmark::State& state) {
+  Share first(false, 0, 2);
+  Share second(false, 1, 2);
   Clock::time_point started[2], ended[2];
   std::atomic<bool> over{false};
   std::barrier begin(3);
@@ -429,11 +422,9 @@ absl::Status Prepare() {
   };
   const auto run = [](Share& share) { share.Run(); };
   add("all/worker", [=](benchmark::State& state) { OneWorker(state, false, run); });
-  add("all/two_workers", [](benchmark::State& state) { TwoWorkers(state, false); });
-  add("all/nfct_fresh", [](benchmark::State& state) { Nfct(state, true); });
-  add("all/nfct_reused", [](benchmark::State& state) { Nfct(state, false); });
+  add("all/two_workers", TwoWorkers);
+  add("all/nfct_fresh", NfctFresh);
   add("filtered/worker", [=](benchmark::State& state) { OneWorker(state, true, run); });
-  add("filtered/two_workers", [](benchmark::State& state) { TwoWorkers(state, true); });
   return Load();
 }
 
