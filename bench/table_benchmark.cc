@@ -247,7 +247,8 @@ void FlowGrowth(benchmark::State& state) {
       ending.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
       if (i % 1'000'000 == 0) ending.Time([&] { table.EndInterval(); });
     }
-    if (table.size() != 0 || sums.connection_count != flows || sums.reply.packets != 2 * flows) {
+    if (table.size() != 0 || sums.connection_count != flows || sums.original.packets != 2 * flows ||
+        sums.reply.packets != 2 * flows) {
       Fail(state, kNotExact);
     }
     state.counters["longest_stop_us"] = growing;
