@@ -416,21 +416,23 @@ void TwoWorkers(benchmark::State& state) {
                           static_cast<int64_t>(first.stream().messages + second.stream().messages));
 }
 
-absl::Status Prepare() {
-  const auto add = [](const char* name, auto function) {
-    benchmark::RegisterBenchmark(name, function)->UseManualTime()->Unit(benchmark::kMillisecond);
-  };
-  const auto run = [](Share& share) { share.Run(); };
-  add("all/worker", [=](benchmark::State& state) { OneWorker(state, false, run); });
-  add("all/two_workers", TwoWorkers);
-  add("all/nfct_fresh", NfctFresh);
-  add("filtered/worker", [=](benchmark::State& state) { OneWorker(state, true, run); });
-  return Load();
+void AsInEngine(benchmark::State& state, bool filtered) {
+  OneWorker(state, filtered, [](Share& share) { share.Run(); });
 }
+BENCHMARK_CAPTURE(AsInEngine, all, false)
+    ->Name("all/worker")
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK(TwoWorkers)->Name("all/two_workers")->UseManualTime()->Unit(benchmark::kMillisecond);
+BENCHMARK(NfctFresh)->Name("all/nfct_fresh")->UseManualTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(AsInEngine, filtered, true)
+    ->Name("filtered/worker")
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 
 }  // namespace
 }  // namespace ctacct
 
 int main(int argc, char** argv) {
-  return ctacct::GoogleMain(argc, argv, "account_benchmark", ctacct::Prepare);
+  return ctacct::GoogleMain(argc, argv, "account_benchmark", ctacct::Load);
 }

@@ -15,7 +15,7 @@ void Fail(benchmark::State& state, const char* why);
 
 // Parses both kinds of flags, calls `prepare` and runs the benchmarks. Returns the exit status.
 int GoogleMain(int argc, char** argv, const char* program,
-               const std::function<absl::Status()>& prepare);
+               const std::function<absl::Status()>& prepare = absl::OkStatus);
 
 }  // namespace ctacct
 

@@ -123,11 +123,12 @@ absl::Status Prepare() {
     return absl::InternalError(absl::StrCat("the parsers disagree on ", disagree, " of ",
                                             places.size(), " messages of ", path));
   }
-  benchmark::RegisterBenchmark("Ctacct/all", Ctacct);
-  benchmark::RegisterBenchmark("NfctFresh/all", NfctFresh);
-  benchmark::RegisterBenchmark("NfctReused/all", NfctReused);
   return absl::OkStatus();
 }
+
+BENCHMARK(Ctacct)->Name("Ctacct/all");
+BENCHMARK(NfctFresh)->Name("NfctFresh/all");
+BENCHMARK(NfctReused)->Name("NfctReused/all");
 
 }  // namespace
 }  // namespace ctacct

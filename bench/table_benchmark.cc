@@ -203,7 +203,7 @@ int64_t WallNs() {
   return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
-// The longest of many calls, in microseconds of wall time.
+// The longest of many calls, by the wall clock.
 class LongestStop {
  public:
   template <typename Work>
@@ -212,7 +212,7 @@ class LongestStop {
     work();
     longest_ns_ = std::max(longest_ns_, WallNs() - began);
   }
-  operator benchmark::Counter() const { return static_cast<double>(longest_ns_) * 1e-3; }
+  double microseconds() const { return static_cast<double>(longest_ns_) * 1e-3; }
 
  private:
   int64_t longest_ns_ = 0;
@@ -251,9 +251,9 @@ void FlowGrowth(benchmark::State& state) {
         sums.reply.packets != 2 * flows) {
       Fail(state, kNotExact);
     }
-    state.counters["longest_stop_us"] = growing;
-    state.counters["sweep_stop_us"] = sweeping;
-    state.counters["destroy_stop_us"] = ending;
+    state.counters["longest_stop_us"] = growing.microseconds();
+    state.counters["sweep_stop_us"] = sweeping.microseconds();
+    state.counters["destroy_stop_us"] = ending.microseconds();
   }
 }
 
@@ -325,7 +325,7 @@ void AccountingGrowth(benchmark::State& state) {
         const AccountingKey key = KeyOf(i);
         filling.Time([&] { table.rows[key].connection_count += i; });
       }
-      state.counters[counter] = filling;
+      state.counters[counter] = filling.microseconds();
       uint64_t count = 0;
       for (const auto& [key, sums] : table.rows) count += sums.connection_count;
       if (count != uint64_t{keys} * (keys - 1) / 2) Fail(state, kNotExact);
@@ -333,35 +333,21 @@ void AccountingGrowth(benchmark::State& state) {
   }
 }
 
-absl::Status Prepare() {
-  const auto add = [](const char* name, auto function, const std::vector<int64_t>& sizes) {
-    for (const int64_t size : sizes) {
-      benchmark::RegisterBenchmark(name, function)->Arg(size)->UseManualTime();
-    }
-  };
-  const std::vector<int64_t> flows = {10'000, 50'000, 1'000'000, 4'000'000};
-  add("FlowDumpEntry", FlowDumpEntry, flows);
-  add("FlowDumpEntryOneByOne", FlowDumpEntryOneByOne, flows);
-  add("PlainMapDumpEntry", PlainMapDumpEntry, flows);
-  const std::vector<int64_t> keys = {10'000, 100'000, 1'000'000, 2'000'000};
-  add("AccountingAdd", AccountingAdd, keys);
-  add("PlainMapAdd", PlainMapAdd, keys);
-  const auto add_growth = [](const char* name, auto function, const std::vector<int64_t>& sizes) {
-    for (const int64_t size : sizes) {
-      benchmark::RegisterBenchmark(name, function)
-          ->Arg(size)
-          ->Iterations(1)
-          ->Unit(benchmark::kMillisecond);
-    }
-  };
-  add_growth("FlowGrowth", FlowGrowth, {10'000, 1'000'000, 4'000'000, 16'000'000});
-  add_growth("AccountingGrowth", AccountingGrowth, {10'000, 2'000'000});
-  return absl::OkStatus();
+void Sizes(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Arg(10'000)->Arg(50'000)->Arg(1'000'000)->Arg(4'000'000)->UseManualTime();
 }
+void Growth(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Iterations(1)->Unit(benchmark::kMillisecond);
+}
+BENCHMARK(FlowDumpEntry)->Apply(Sizes);
+BENCHMARK(FlowDumpEntryOneByOne)->Apply(Sizes);
+BENCHMARK(PlainMapDumpEntry)->Apply(Sizes);
+BENCHMARK(AccountingAdd)->Apply(Sizes);
+BENCHMARK(PlainMapAdd)->Apply(Sizes);
+BENCHMARK(FlowGrowth)->Arg(10'000)->Arg(1'000'000)->Arg(4'000'000)->Arg(16'000'000)->Apply(Growth);
+BENCHMARK(AccountingGrowth)->Arg(10'000)->Arg(2'000'000)->Apply(Growth);
 
 }  // namespace
 }  // namespace ctacct
 
-int main(int argc, char** argv) {
-  return ctacct::GoogleMain(argc, argv, "table_benchmark", ctacct::Prepare);
-}
+int main(int argc, char** argv) { return ctacct::GoogleMain(argc, argv, "table_benchmark"); }
