@@ -80,7 +80,8 @@ class Bench:
         self.failed = True
         if self.toy:
             print("".join("  " + line for line in lines[-40:]), end="")
-        print(f"  FAILED after {seconds:.0f} s, exit status {process.returncode}", flush=True)
+        late = self.toy and time.monotonic() > self.start + TOY_SECONDS_MAX
+        print(f"  FAILED after {seconds:.0f} s, exit status {process.returncode}" + late * "; stopped: no time is left", flush=True)
         return None
 
     def last_words(self):
