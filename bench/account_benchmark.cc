@@ -346,15 +346,20 @@ constexpr char kNotExact[] = "wrong sums: flows or traffic were lost or counted 
 template <typename Run>
 void OneWorker(benchmark::State& state, bool filtered, Run run) {
   Share share(filtered, 0, 1);
+  double cpu_ms = 0;
   for ([[maybe_unused]] auto _ : state) {
     share.BeginPass();
     const auto start = Clock::now();
+    const double cpu_start_ms = ThreadCpuMillis();
     run(share);
+    cpu_ms += ThreadCpuMillis() - cpu_start_ms;
     state.SetIterationTime(Seconds(Clock::now() - start));
     share.EndPass();
   }
   if (!Share::Exact({&share})) Fail(state, kNotExact);
-  state.SetItemsProcessed(state.iterations() * static_cast<int64_t>(share.stream().messages));
+  const auto items = state.iterations() * static_cast<int64_t>(share.stream().messages);
+  state.SetItemsProcessed(items);
+  state.counters["cpu_ns"] = cpu_ms * 1e6 / static_cast<double>(items);  // On a busy machine.
 }
 
 void NfctFresh(benchmark::State& state) {
