@@ -6,8 +6,8 @@
 // datagrams, events the kernel dropped, and the process's own CPU seconds. With -interval it also
 // takes a dump, as below, at each interval's end, as the engine does.
 //
-// -dump: asks for one dump of the IPv4 table and takes it with a bare recv of 64 KiB; looks only
-// for the NLMSG_DONE at the end. One line of JSON: bytes, receive calls, wall and CPU seconds from
+// -dump: asks for one dump of the IPv4 table and takes it with a bare recv of 64 KiB; looks only at
+// the messages' headers. One line of JSON: entries, bytes, receive calls, wall and CPU seconds from
 // the request on.
 #include <errno.h>
 #include <libmnl/libmnl.h>
@@ -39,6 +39,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "bench/threads.h"
 #include "engine/system/command_line.h"
 #include "netlink/event_filter.h"
 #include "netlink/event_socket.h"
@@ -47,8 +48,6 @@
 ABSL_FLAG(std::string, mode, "precise", "events as the engine's mode has them: precise or light");
 ABSL_FLAG(uint32_t, workers, 1, "sockets and threads");
 ABSL_FLAG(std::string, src, "", "as the engine's: the filter lets only these original sources in");
-ABSL_FLAG(int, nap_us, 5000, "microseconds between draining the queue and looking again");
-ABSL_FLAG(int, receive_buffer, 128 << 20, "bytes of all sockets; the kernel doubles it");
 ABSL_FLAG(int, interval, 0, "seconds between dumps, aligned to the epoch; 0: none");
 ABSL_FLAG(bool, dump, false, "time one dump instead of listening");
 
@@ -56,10 +55,9 @@ namespace ctacct {
 namespace {
 
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
-constexpr uint32_t kWorkersMax = 64;
-constexpr int kIntervalSecondsMax = 86400;
-constexpr int kNapMicrosMax = 100'000;
-constexpr int kPollMillis = 100;  // How late SIGTERM may be seen.
+constexpr size_t kReceiveBufferBytes = 128 << 20;  // Of all sockets; the kernel doubles it.
+constexpr timespec kNap = {0, 5'000'000};          // As the engine's.
+constexpr int kPollMillis = 100;                   // How late SIGTERM may be seen.
 // As the engine's: no nap where the events of one would take more than this part of the buffer.
 constexpr size_t kQueuedEventBytes = 1280;
 constexpr size_t kNapBufferShare = 8;
@@ -120,17 +118,11 @@ size_t Drain(Listener* listener) {
 }
 
 void Listen(Listener* listener, const std::atomic<bool>& stop) {
-  if (listener->cpu >= 0) {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    CPU_SET(static_cast<size_t>(listener->cpu), &set);
-    pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
-  }
-  const timespec nap = {0, absl::GetFlag(FLAGS_nap_us) * 1000L};
+  if (listener->cpu >= 0) PinTo(static_cast<size_t>(listener->cpu));
   while (!stop.load(std::memory_order_relaxed) && listener->status.ok()) {
     const size_t taken = Drain(listener);
     if (taken * kQueuedEventBytes * kNapBufferShare < listener->socket->ReceiveBufferBytes()) {
-      nanosleep(&nap, nullptr);
+      nanosleep(&kNap, nullptr);
     }
     pollfd fd = {listener->socket->fd(), POLLIN, 0};
     poll(&fd, 1, kPollMillis);
@@ -138,17 +130,8 @@ void Listen(Listener* listener, const std::atomic<bool>& stop) {
   Drain(listener);
 }
 
-// NLMSG_DONE is the last message of the last datagram, behind the last entries or alone: a header
-// and the error code.
-bool EndsInDone(const uint8_t* data, size_t bytes) {
-  constexpr size_t kDoneBytes = sizeof(nlmsghdr) + sizeof(int);
-  if (bytes < kDoneBytes) return false;
-  nlmsghdr header;
-  memcpy(&header, data + bytes - kDoneBytes, sizeof(header));
-  return header.nlmsg_type == NLMSG_DONE && header.nlmsg_len == kDoneBytes;
-}
-
 struct DumpFigures {
+  uint64_t entries = 0;
   uint64_t bytes = 0;
   uint64_t calls = 0;
   double seconds = 0;
@@ -182,7 +165,12 @@ absl::StatusOr<DumpFigures> TakeDump() {
     const ssize_t received = recv(fd, buffer.data(), buffer.size(), 0);
     if (received <= 0) return ErrnoStatus("conntrack dump");
     figures.bytes += static_cast<uint64_t>(received);
-    done = EndsInDone(buffer.data(), static_cast<size_t>(received));
+    auto left = static_cast<int>(received);
+    for (const auto* header = reinterpret_cast<const nlmsghdr*>(buffer.data());
+         mnl_nlmsg_ok(header, left); header = mnl_nlmsg_next(header, &left)) {
+      done = header->nlmsg_type == NLMSG_DONE;
+      figures.entries += !done;
+    }
   }
   figures.seconds = static_cast<double>(NowNs(CLOCK_MONOTONIC) - start_ns) * 1e-9;
   figures.cpu_seconds = CpuSeconds() - start_cpu;
@@ -192,10 +180,12 @@ absl::StatusOr<DumpFigures> TakeDump() {
 absl::Status Dump() {
   const absl::StatusOr<DumpFigures> figures = TakeDump();
   if (!figures.ok()) return figures.status();
-  std::printf("{\"bytes\": %llu, \"calls\": %llu, \"seconds\": %.6f, \"cpu_seconds\": %.6f}\n",
-              static_cast<unsigned long long>(figures->bytes),
-              static_cast<unsigned long long>(figures->calls), figures->seconds,
-              figures->cpu_seconds);
+  std::printf(
+      "{\"entries\": %llu, \"bytes\": %llu, \"calls\": %llu, \"seconds\": %.6f, \"cpu_seconds\": "
+      "%.6f}\n",
+      static_cast<unsigned long long>(figures->entries),
+      static_cast<unsigned long long>(figures->bytes),
+      static_cast<unsigned long long>(figures->calls), figures->seconds, figures->cpu_seconds);
   return absl::OkStatus();
 }
 
@@ -226,8 +216,7 @@ absl::Status ListenUntilSigterm(const Ipv4Cidr& src) {
     rules.worker = worker;
     rules.workers = workers;
     EventSocket::Options options;
-    options.receive_buffer_bytes =
-        static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer)) / workers;
+    options.receive_buffer_bytes = kReceiveBufferBytes / workers;
     options.destroy_only = absl::GetFlag(FLAGS_mode) == "light";
     options.filter = BuildEventFilter(rules);
     absl::StatusOr<std::unique_ptr<EventSocket>> socket = EventSocket::Open(options);
@@ -269,54 +258,30 @@ absl::Status ListenUntilSigterm(const Ipv4Cidr& src) {
   return absl::OkStatus();
 }
 
-absl::Status CheckFlags(Ipv4Cidr* src) {
-  const std::string mode = absl::GetFlag(FLAGS_mode);
-  if (mode != "precise" && mode != "light") {
-    return absl::InvalidArgumentError("flag -mode: precise or light");
-  }
-  const uint32_t workers = absl::GetFlag(FLAGS_workers);
-  if (workers < 1 || workers > kWorkersMax) {
-    return absl::InvalidArgumentError(absl::StrCat("flag -workers: 1 to ", kWorkersMax));
-  }
-  const int interval = absl::GetFlag(FLAGS_interval);
-  if (interval < 0 || interval > kIntervalSecondsMax) {
-    return absl::InvalidArgumentError(absl::StrCat("flag -interval: 0 to ", kIntervalSecondsMax));
-  }
-  const int nap_us = absl::GetFlag(FLAGS_nap_us);
-  if (nap_us < 0 || nap_us > kNapMicrosMax) {
-    return absl::InvalidArgumentError(absl::StrCat("flag -nap-us: 0 to ", kNapMicrosMax));
-  }
-  const std::string network = absl::GetFlag(FLAGS_src);
-  const std::optional<Ipv4Cidr> parsed = network.empty() ? kIpv4Everything : ParseIpv4Cidr(network);
-  if (!parsed.has_value()) {
-    return absl::InvalidArgumentError("flag -src: not a network like 10.32.0.0/11");
-  }
-  *src = *parsed;
-  return absl::OkStatus();
-}
-
 int Main(int argc, char** argv) {
   constexpr char kProgram[] = "floor";
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
-  absl::Status usage = line.status();
   if (line.ok() && line->help) {
     std::cout << FlagsHelp("usage: floor [FLAGS]\nListens to conntrack, and does nothing else.");
     return kExitOk;
   }
-  if (line.ok() && !line->arguments.empty())
-    usage = absl::InvalidArgumentError("takes no argument");
-  Ipv4Cidr src = kIpv4Everything;
-  if (usage.ok()) usage = CheckFlags(&src);
-  if (!usage.ok()) {
-    PrintError(kProgram, usage);
-    return kExitUsageError;
+  const std::string mode = absl::GetFlag(FLAGS_mode);
+  const std::string network = absl::GetFlag(FLAGS_src);
+  const std::optional<Ipv4Cidr> src = network.empty() ? kIpv4Everything : ParseIpv4Cidr(network);
+  absl::Status status = line.status();
+  if (status.ok() && ((mode != "precise" && mode != "light") || !src.has_value() ||
+                      absl::GetFlag(FLAGS_workers) < 1)) {
+    status = absl::InvalidArgumentError(
+        "flags: -mode=precise or light, -workers of at least 1, -src like 10.32.0.0/11");
   }
-  const absl::Status status = absl::GetFlag(FLAGS_dump) ? Dump() : ListenUntilSigterm(src);
   if (!status.ok()) {
     PrintError(kProgram, status);
-    return kExitOperatingError;
+    return kExitUsageError;
   }
-  return kExitOk;
+  status = absl::GetFlag(FLAGS_dump) ? Dump() : ListenUntilSigterm(*src);
+  if (status.ok()) return kExitOk;
+  PrintError(kProgram, status);
+  return kExitOperatingError;
 }
 
 }  // namespace

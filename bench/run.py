@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """All measurements behind our claims of speed, and one table of them. `./dev bench` calls it.
 
+  run.py toy    two minutes; every program of this folder at a tiny size: do they run, and are their sums right?
   run.py fast   a few minutes; shows that everything works, its figures are rough
   run.py all    an hour, on a machine that does nothing else; writes bench/RESULTS.md
 
-What this user or machine cannot run is left out with the reason; no figure is ever made up or kept from another run.
-Exit status 1 if a measurement failed (an engine that miscounts, a program that does not run); a target that is not
-reached is no failure, the table says it.
+What this user or machine cannot run is left out with the reason (an error where CI is true); no figure is ever made up or
+kept from another run. Exit status 1 if a measurement failed (an engine that miscounts, a program that does not run); a
+target that is not reached is no failure, the table says it.
 """
 import argparse
 import collections
@@ -21,53 +22,78 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from statistics import median
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BUSY_LOAD = 0.5
+TOY_SECONDS_MAX = 240  # Of all programs together; a machine of two idle cores takes 60.
 HEADINGS = ("work", "ours", "other", "ratio", "target", "reached?")
 
 
 class Bench:
     def __init__(self, args, folder):
         self.args, self.folder = args, pathlib.Path(folder)
-        self.all = args.what == "all"
-        self.rows, self.logs, self.failed = [], [], False
+        self.all, self.toy = args.what == "all", args.what == "toy"
+        self.rows, self.logs, self.failed, self.ran = [], [], False, set()
+        self.start = time.monotonic()
+
+    def size(self, all, fast, toy):
+        return toy if self.toy else all if self.all else fast
 
     def row(self, work, ours, other="", ratio="", target="", reached=None):
         self.rows.append((work, ours, other, ratio, target, {True: "yes", False: "NO", None: "-"}[reached]))
 
     def missing(self, work, why, target=""):
         self.row(work, f"not measured: {why}", target=target)
+        self.failed |= os.environ.get("CI") == "true"
+        if self.toy:
+            print(f"  NO RESULT: {work}: {why}", flush=True)
 
     def run(self, title, argv):
-        """Runs a program and shows its output; returns that, or None if it failed."""
-        print(f"\n{title}", flush=True)
-        lines = []
+        """Runs a program and shows its output, at toy size only if it failed; returns that, or None if it failed."""
+        print(f"\n{title}" if not self.toy else title, flush=True)
+        lines, start = [], time.monotonic()
+        self.ran.add(pathlib.Path(argv[0]).name)
         with subprocess.Popen([str(word) for word in argv], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                               text=True) as process:
+            timer = threading.Timer(max(1, self.start + TOY_SECONDS_MAX - start), process.terminate)
+            if self.toy:
+                timer.start()
             try:
                 for line in process.stdout:
-                    print("  " + line, end="", flush=True)
+                    if not self.toy:
+                        print("  " + line, end="", flush=True)
                     lines.append(line)
             except BaseException:
                 process.terminate()  # And it takes down its gateway.
                 raise
+            finally:
+                timer.cancel()
+        seconds = time.monotonic() - start
         self.logs.append((title, "".join(lines).strip()))
         if process.returncode == 0:
+            if self.toy:
+                print(f"  good, {seconds:.1f} s", flush=True)
             return "".join(lines)
         self.failed = True
-        print(f"  FAILED, exit status {process.returncode}")
+        if self.toy:
+            print("".join("  " + line for line in lines[-40:]), end="")
+        late = self.toy and time.monotonic() > self.start + TOY_SECONDS_MAX
+        print(f"  FAILED after {seconds:.0f} s, exit status {process.returncode}" + late * "; stopped: no time is left", flush=True)
         return None
 
     def last_words(self):
         return (self.logs[-1][1].splitlines() or ["it failed without a word"])[-1]
 
-    def script(self, title, work, name, *flags):
+    def script(self, title, work, name, *flags, gateway=True):
         """Runs one of our scripts; returns its JSON, also if its verdict is bad."""
-        if os.geteuid() != 0:
-            self.missing(work, "needs root")
-            return None
+        if gateway:
+            check = subprocess.run([ROOT / "tests/support/gateway.sh", "check"], capture_output=True, text=True)
+            if check.returncode != 0:
+                self.missing(work, check.stderr.strip())
+                return None
         path = self.folder / "result.json"
         path.unlink(missing_ok=True)
         if self.run(title, [ROOT / "bench" / name, f"--bin={self.args.bin}", f"--json={path}", *flags]) is None:
@@ -75,18 +101,19 @@ class Bench:
                 self.missing(work, self.last_words())
         return json.loads(path.read_text()) if path.exists() else None
 
-    def google_benchmark(self, work, name, pattern, many=9):
+    def google_benchmark(self, work, name, pattern, *flags, many=9):
         """{benchmark: {counter: its values, one for each repetition}}; "ns" is that of one item. Empty if it cannot run."""
         program = self.args.bin / "bench" / name
         if not program.exists():
             self.missing(work, f"bench/{name} is not built")
             return {}
         path = self.folder / f"{name}.json"
-        repetitions, seconds = (many, 0.5) if self.all else (min(many, 3), 0.1)
+        repetitions, seconds = self.size((many, 0.5), (min(many, 3), 0.1), (1, 0.01))
         if self.run(f"{name} ({pattern})", [
                 program, f"--benchmark_filter={pattern}", f"--benchmark_repetitions={repetitions}",
                 f"--benchmark_min_time={seconds}", "--benchmark_enable_random_interleaving=true",
-                "--benchmark_display_aggregates_only=true", f"--benchmark_out={path}", "--benchmark_out_format=json"]) is None:
+                "--benchmark_display_aggregates_only=true", f"--benchmark_out={path}", "--benchmark_out_format=json",
+                *flags]) is None:
             self.missing(work, self.last_words())
             return {}
         results = collections.defaultdict(lambda: collections.defaultdict(list))
@@ -116,7 +143,8 @@ class Bench:
 
     def account(self):
         work = "parse and account one message, 50,000 flows live"
-        results = self.google_benchmark(work, "account_benchmark", "^(all|filtered)/")
+        results = self.google_benchmark(work, "account_benchmark", "^(all|filtered)/",
+                                        *self.size((), (), ("-live=1000", "-connections=2000")))
         if not results:
             return
         ours, fresh, two = (median(results[f"all/{who}"]["ns"]) for who in ("worker", "nfct_fresh", "two_workers"))
@@ -127,33 +155,39 @@ class Bench:
                  ours >= 1.8 * two)
 
     def tables(self):
+        sizes = self.size(*[((50_000, "50,000"), (1_000_000, "1 M"), (4_000_000, "4 M"))] * 2, ((10_000, "10,000"),))
+        large, label_large = sizes[min(1, len(sizes) - 1)]
+        keys, label_keys = self.size(*[(2_000_000, "2 M")] * 2, sizes[0])
         results = self.google_benchmark(
             "tables at scale", "table_benchmark",
-            "^(FlowDumpEntry|PlainMapDumpEntry)/(50000|1000000|4000000)/|^(AccountingAdd|PlainMapAdd)/1000000/"
-            "|^FlowGrowth/(1000000|4000000)/|^AccountingGrowth/2000000/", many=3)
+            f"^(Flow|PlainMap)DumpEntry.*/({'|'.join(str(size) for size, _ in sizes)})/|^(AccountingAdd|PlainMapAdd)/{large}/"
+            f"|^FlowGrowth/({'|'.join(str(size) for size, _ in sizes[-2:])})/|^AccountingGrowth/{keys}/", many=3)
         if not results:
             return
-        for flows, label in ((50_000, "50,000"), (1_000_000, "1 M"), (4_000_000, "4 M")):
-            ours, plain = (median(results[f"{who}/{flows}"]["ns_per_event"]) for who in ("FlowDumpEntry", "PlainMapDumpEntry"))
-            self.row(f"flow table, one dump entry of {label} flows", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns",
-                     f"{plain / ours:.1f} x")
-        ours, plain = (median(results[f"{who}/1000000"]["ns_per_add"]) for who in ("AccountingAdd", "PlainMapAdd"))
-        self.row("accounting table, one addition, 1 M keys", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns", f"{plain / ours:.1f} x")
-        for flows, label in ((1_000_000, "1 M"), (4_000_000, "4 M")):
+        for flows, label in sizes:
+            ours, single, plain = (median(results[f"{who}/{flows}"]["ns"])
+                                   for who in ("FlowDumpEntry", "FlowDumpEntryOneByOne", "PlainMapDumpEntry"))
+            self.row(f"flow table, one dump entry of {label} flows", f"{ours:.1f} ns; one by one {single:.1f} ns",
+                     f"flat_hash_map {plain:.1f} ns", f"{plain / ours:.1f} x")
+        ours, plain = (median(results[f"{who}/{large}"]["ns"]) for who in ("AccountingAdd", "PlainMapAdd"))
+        self.row(f"accounting table, one addition, {label_large} keys", f"{ours:.1f} ns", f"flat_hash_map {plain:.1f} ns",
+                 f"{plain / ours:.1f} x")
+        for flows, label in sizes[-2:]:
             growth = results[f"FlowGrowth/{flows}"]
             size, stop = median(growth["bytes_per_flow"]), median(growth["longest_stop_us"])
             self.row(f"flow table, {label} flows: memory per flow", f"{size:.0f} B", target="<= 128 B", reached=size <= 128)
             self.row("... longest stop while it grows", f"{stop:.0f} us", target="<= 1 ms", reached=stop <= 1000)
-        growth = results["AccountingGrowth/2000000"]
+        growth = results[f"AccountingGrowth/{keys}"]
         stop, again = median(growth["longest_stop_us"]), median(growth["longest_stop_again_us"])
-        self.row("accounting table, flush of 2 M keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
+        self.row(f"accounting table, flush of {label_keys} keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
                  target="<= 1 ms", reached=max(stop, again) <= 1000)
 
     def flush(self):
         work = "flush of 1 M keys: longest time of a worker's batch"
         runs = []
         for _ in range(5 if self.all else 1):
-            told = self.run("flush_benchmark", [self.args.bin / "bench/flush_benchmark"])
+            told = self.run("flush_benchmark", [self.args.bin / "bench/flush_benchmark",
+                                                *self.size((), (), ("-keys=1000", "-seal-seconds=0.1", "-flushes=3"))])
             if told is None:
                 self.missing(work, self.last_words(), "<= 1 ms")
                 return
@@ -173,7 +207,9 @@ class Bench:
 
     def checkpoint(self):
         work = "checkpoint of 1 M flows: a worker's CPU for an event"
-        told = self.run("checkpoint_benchmark", [self.args.bin / "bench/checkpoint_benchmark"])
+        told = self.run("checkpoint_benchmark", [
+            self.args.bin / "bench/checkpoint_benchmark",
+            *self.size((), (), ("-flows=10000", "-pairs=100", "-seal-seconds=0.1", "-intervals=3"))])
         if told is None:
             self.missing(work, self.last_words())
             return
@@ -190,10 +226,11 @@ class Bench:
                  f"without: {median(run['longest_batch_ms']['cpu'] for run in without):.1f} ms")
 
     def live(self):
-        rounds, connections = (3, 200_000) if self.all else (1, 100_000)
-        flags = [f"--rounds={rounds}", f"--connections={connections}"]
+        rounds, connections, interval = self.size((3, 200_000, 15), (1, 100_000, 15), (1, 2000, 2))
+        flags = [f"--rounds={rounds}", f"--connections={connections}", f"--interval={interval}"]
         if not self.all:
-            flags.append("--listeners=none,floor-precise,engine-precise,floor-light,engine-light")
+            flags.append("--listeners=none,floor-precise,engine-precise,floor-light,engine-light"
+                         + self.size("", "", ",floor-light-no-dumps,engine-light-no-dumps,conntrack"))
         results = self.script("Live: what listening costs", "CPU and connection rate, live", "live.py", *flags)
         if results is None:
             return
@@ -221,10 +258,11 @@ class Bench:
                          f"{cpu / ours:.1f} x")
 
     def dumps(self):
-        for flows, rounds in ((1_000_000, 3), (4_000_000, 1)) if self.all else ((200_000, 1),):
+        for flows, rounds, interval in self.size(((1_000_000, 3, 20), (4_000_000, 1, 80)), ((200_000, 1, 20),), ((5000, 1, 5),)):
             label = f"{flows // 1_000_000} M" if flows >= 1_000_000 else f"{flows:,}"
             work = f"dump of {label} flows"
-            results = self.script(f"Dump and memory, {label} flows", work, "dump.py", f"--flows={flows}", f"--rounds={rounds}")
+            results = self.script(f"Dump and memory, {label} flows", work, "dump.py", f"--flows={flows}", f"--rounds={rounds}",
+                                  f"--interval={interval}")
             if results is None:
                 continue
             seconds = {who: figures["seconds"] for who, figures in results["medians"].items()}
@@ -241,9 +279,12 @@ class Bench:
                      reached=in_all <= 128 if judged else None)
 
     def soak(self):
-        for mode in ("precise", "light") if self.all else ():
-            work = f"soak, 10 minutes at full speed, {mode}"
-            results = self.script(f"Soak, {mode}", work, "soak.py", f"--mode={mode}")
+        # In seconds, tables still grow to their size.
+        minutes, connections, growth = self.size((10, 200_000, 4), (0, 0, 0), (0.1, 4000, 64))
+        for mode in ("precise", "light") if minutes else ():
+            work = f"soak, {minutes:g} minutes at full speed, {mode}"
+            results = self.script(f"Soak, {mode}", work, "soak.py", f"--mode={mode}", f"--minutes={minutes}",
+                                  f"--connections={connections}", f"--growth-mib={growth}")
             if results is not None:
                 self.row(work, f"{results['flows'] / 1e6:.1f} M flows, {results['packets'] / 1e6:.0f} M packets, "
                                f"{results['resident_last_quarter_bytes'] / 2**20:.0f} MiB"
@@ -251,22 +292,19 @@ class Bench:
                          target="exact, nothing dropped, memory flat", reached=results["good"])
 
     def imports(self):
-        work = "import of 1 M rows into PostgreSQL"
-        told = self.run("Import of a million rows against psql's binary \\copy",
-                        [ROOT / "bench/import_vs_psql.sh", 5 if self.all else 1])
-        found = re.search(r"importer (\d+) ms .* psql (\d+) ms", told or "")
-        if not found:
-            self.missing(work, "import_vs_psql.sh failed")
+        work = f"import of {self.size('1 M', '1 M', '10,000')} rows into PostgreSQL"
+        results = self.script("Import against psql's binary \\copy", work, "season.py", "--only=compare", "--files=10", "--compared=10",
+                              f"--rows={self.size(100_000, 100_000, 1000)}", f"--compare-runs={self.size(5, 1, 1)}", gateway=False)
+        if results is None:
             return
-        ours, other = int(found[1]), int(found[2])
-        self.row(work, f"{ours / 1e3:.2f} s", f"psql binary \\copy {other / 1e3:.2f} s", f"{ours / other:.2f}")
-
+        ours, other = (median(results["compare"][who]) for who in ("importer_s", "psql_s"))
+        self.row(work, f"{ours:.2f} s", f"psql binary \\copy {other:.2f} s", f"{ours / other:.2f}")
 
     def season(self):
         """A whole game; in a fast run a fiftieth of it, where only the ratio says something."""
-        work = f"PostgreSQL: a game of {100 if self.all else 2} M rows"
-        results = self.script("A game in the database", work, "season.py", f"--files={1920 if self.all else 40}",
-                              f"--work={self.folder / 'season'}")
+        work = f"PostgreSQL: a game of {self.size('100 M', '2 M', '2,000')} rows"
+        results = self.script("A game in the database", work, "season.py", f"--files={self.size(1920, 40, 4)}",
+                              *self.size((), (), ("--rows=500", "--live-rows=500", "--runs=1", "--compare-runs=1")), gateway=False)
         if results is None:
             return
         self.row(f"{work}, loaded with rollups", f"{results['load']['rows_per_s']:,.0f} rows/s", "the Go tool 55,000 rows/s (elsewhere)",
@@ -277,12 +315,23 @@ class Bench:
         size = results["size"]["bytes_per_row"] + results["size"]["rollups"]
         self.row("... bytes a row, with rollups", f"{size:.1f} B", "the Go tool 247 B", f"{size / 247:.2f}", "<= 0.5", size / 247 <= 0.5)
         for hours, limit in ((8, 100), (1, 30)):
-            worst, name = max((value["median_ms"], name) for name, value in results["panels"].items() if name.endswith(f", {hours} h"))
-            self.row(f"... slowest panel over {hours} h while loading ({name.rsplit(',', 1)[0]})", f"{worst:.0f} ms",
+            worst, name = max((value["median_ms"], name) for name, value in results["panels"].items() if f", {hours} h, " in name)
+            self.row(f"... slowest panel while loading ({name})", f"{worst:.0f} ms",
                      target=f"<= {limit} ms", reached=worst <= limit if self.all else None)
         alone, busy = (statistics.median(results["slowdown"][who]) for who in ("alone_s", "with_queries_s"))
         self.row("... import of an interval of 117,000 rows while panels are asked without a pause", f"{busy:.2f} s",
                  f"alone {alone:.2f} s", f"{100 * (busy / alone - 1):+.0f} %", "<= +20 %", busy <= 1.2 * alone)
+
+
+# What others start, and whose result they check.
+STARTED_BY = {"live.py": ["floor"], "season.py": ["spool_generator"]}
+
+
+def programs():
+    """All benchmarks of this folder."""
+    folder = ROOT / "bench"
+    return ({path.stem for path in folder.glob("*.cc") if "\nint main(" in path.read_text()}
+            | {path.name for path in folder.glob("*.py") if path.name not in ("run.py", "harness.py")})
 
 
 def machine():
@@ -316,10 +365,10 @@ def markdown(header, bench):
 
 def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("what", choices=["fast", "all"], nargs="?", default="fast")
+    flags.add_argument("what", choices=["toy", "fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
     flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports,season (writes no RESULTS.md)")
-    flags.add_argument("--skip", default="", help="likewise; these are left out")
+    flags.add_argument("--skip", default="", help="the same; these are left out")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
@@ -336,7 +385,14 @@ def main():
                 getattr(bench, step)()
             except (KeyError, statistics.StatisticsError, ValueError) as error:
                 bench.failed = True
-                bench.missing(step, f"its program does not tell {error}")
+                bench.missing(step, f"its program does not report {error}")
+    if bench.toy:
+        left_out = programs() - bench.ran - {program for name in bench.ran for program in STARTED_BY.get(name, ())}
+        if left_out and not args.only and not bench.failed:
+            print(f"Not run: {', '.join(sorted(left_out))}")
+        bench.failed |= bool(left_out) and not args.only and os.geteuid() == 0
+        print("A benchmark FAILED." if bench.failed else f"All that ran is right; {time.monotonic() - bench.start:.0f} s.")
+        return 1 if bench.failed else 0
     print("\n" + "\n".join(header) + "\n\n" + text_table(bench.rows))
     if bench.all and not args.only:
         (ROOT / "bench/RESULTS.md").write_text(markdown(header, bench))

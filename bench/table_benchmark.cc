@@ -4,9 +4,10 @@
 //   bazel run //bench:table_benchmark                      all of it, a few minutes
 //   ... -- --benchmark_filter='Flow.*/1000000'
 //
-// Events come in batches of 64, prefetched, in random order of flows. `bytes_per_flow` is resident
-// memory. Times are the thread's CPU time; still, what else runs on the machine shows in the
-// caches, and the stops are maxima of wall time, whatever the cause.
+// Events come in batches of 64, in random order of flows. `bytes_per_flow` is resident memory.
+// Times are the thread's CPU time; still, what else runs on the machine shows in the caches, and
+// the stops are maxima of wall time, whatever the cause. The sums that come out must be those that
+// went in, or the exit status is 1. Sizes of 10,000 are for a quick look.
 #include <malloc.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,11 +17,11 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
-#include <utility>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
-#include "benchmark/benchmark.h"
+#include "bench/google_main.h"
+#include "bench/threads.h"
 #include "engine/accounting/accounting_table.h"
 #include "engine/accounting/flow_table.h"
 
@@ -37,13 +38,6 @@ size_t ResidentBytes() {
     fclose(file);
   }
   return static_cast<size_t>(pages) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-}
-
-// Of this thread: others on the machine shall not count.
-int64_t NowNs() {
-  timespec time{};
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
 // Cheap and of full period over the powers of two: the n-th of so many, in random order.
@@ -78,38 +72,32 @@ FlowIdentity IdentityOf(uint32_t flow) {
   return identity;
 }
 
-FlowEvent EventOf(FlowEventKind kind, uint32_t flow, uint64_t life, uint64_t packets) {
+FlowEvent EventOf(FlowEventKind kind, uint32_t flow, uint64_t packets) {
   FlowEvent event;
   event.kind = kind;
   event.identity = IdentityOf(flow);
   event.event_ns = kStartNs + 1'000;
-  if (kind == FlowEventKind::kUpdate) {
-    event.has_tcp_state = true;
-    event.tcp_state = TcpState::kCloseWait;
-  }
-  if (kind == FlowEventKind::kDump || kind == FlowEventKind::kDestroy) {
-    event.has_counters = true;
-    event.original = {packets, packets * 100};
-    event.reply = {packets, packets * 1000};
-    event.start_ns = kStartNs + static_cast<int64_t>(life * 5'000'000'000 + flow);
-  }
+  event.has_counters = true;
+  event.original = {packets, packets * 100};
+  event.reply = {packets, packets * 1000};
+  event.start_ns = kStartNs + 5'000'000'000 + flow;
   return event;
 }
 
-// A table with flows 0 to `flows` - 1 alive, all shown by a dump.
+// A table with flows 0 to `flows` - 1 alive, all shown by a dump; the next one has begun.
 struct Population {
-  explicit Population(uint32_t flows) : table(&counts), order(flows) {
+  explicit Population(uint32_t flows) : table(&counts) {
     table.Start(kStartNs, true);
     table.BeginDump(kStartNs);
     for (uint32_t i = 0; i < flows; ++i) {
-      table.Apply(EventOf(FlowEventKind::kDump, i, 1, 1), kStartNs);
+      table.Apply(EventOf(FlowEventKind::kDump, i, 1), kStartNs);
     }
     (void)table.EndDump(true);
+    table.BeginDump(kStartNs + 1);
   }
 
   WorkerCounts counts;
   FlowTable table;
-  RandomOrder order;
 };
 
 struct Batch {
@@ -117,71 +105,71 @@ struct Batch {
   size_t hashes[kBatch];
 };
 
-uint64_t ApplyBatch(Batch* batch, FlowTable* table) {
-  for (size_t i = 0; i < kBatch; ++i) {
-    batch->hashes[i] = FlowTable::Hash(batch->events[i].identity);
-    table->Prefetch(batch->events[i], batch->hashes[i]);
-  }
-  for (size_t i = 0; i < kBatch; ++i) table->PrefetchEntry(batch->events[i], batch->hashes[i]);
-  uint64_t grown = 0;
-  for (size_t i = 0; i < kBatch; ++i) {
-    const FlowChange change = table->Apply(batch->events[i], batch->hashes[i], kStartNs);
-    grown += change.growth.original.packets;
-  }
-  return grown;
-}
+constexpr char kNotExact[] = "wrong sums";
+constexpr int kBatches = 16;
 
-uint64_t ApplyOneByOne(Batch* batch, FlowTable* table) {
-  uint64_t grown = 0;
-  for (const FlowEvent& event : batch->events) {
-    grown += table->Apply(event, kStartNs).growth.original.packets;
-  }
-  return grown;
-}
-
-// Only the table's work is timed, not the making of events.
-template <typename Fill, typename Work>
+// `Batches` is what `fill` makes and `work` takes. Only `work` is timed.
+template <typename Batches, typename Fill, typename Work>
 void Measure(benchmark::State& state, Fill fill, Work work) {
-  auto batches = std::make_unique<Batch[]>(16);
+  const auto batches = std::make_unique<Batches[]>(kBatches);
   for ([[maybe_unused]] auto _ : state) {
-    for (int b = 0; b < 16; ++b) fill(&batches[b]);
-    const int64_t began = NowNs();
-    for (int b = 0; b < 16; ++b) benchmark::DoNotOptimize(work(&batches[b]));
-    state.SetIterationTime(static_cast<double>(NowNs() - began) * 1e-9);
+    for (int b = 0; b < kBatches; ++b) fill(&batches[b]);
+    const double began_ms = ThreadCpuMillis();
+    for (int b = 0; b < kBatches; ++b) work(&batches[b]);
+    state.SetIterationTime((ThreadCpuMillis() - began_ms) * 1e-3);
   }
-  state.counters["ns_per_event"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * 16 * kBatch * 1e-9,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
+  state.SetItemsProcessed(state.iterations() * kBatches * static_cast<int64_t>(kBatch));
+}
+
+// Dump entries of flows in random order. `apply` returns the packets by which a batch has grown.
+template <typename Apply>
+void MeasureDump(benchmark::State& state, Apply apply) {
+  RandomOrder order(static_cast<uint64_t>(state.range(0)));
+  std::vector<uint32_t> shown(static_cast<size_t>(state.range(0)), 1);
+  uint32_t packets = 1;
+  uint64_t expected = 0;
+  uint64_t grown = 0;
+  Measure<Batch>(
+      state,
+      [&](Batch* batch) {
+        ++packets;
+        for (FlowEvent& event : batch->events) {
+          const uint32_t flow = order.Next();
+          event = EventOf(FlowEventKind::kDump, flow, packets);
+          expected += packets - shown[flow];
+          shown[flow] = packets;
+        }
+      },
+      [&](Batch* batch) { grown += apply(batch); });
+  if (grown != expected) Fail(state, kNotExact);
 }
 
 void FlowDumpEntry(benchmark::State& state) {
   Population population(static_cast<uint32_t>(state.range(0)));
-  population.table.BeginDump(kStartNs + 1);
-  uint64_t packets = 2;
-  Measure(
-      state,
-      [&](Batch* batch) {
-        ++packets;
-        for (FlowEvent& event : batch->events) {
-          event = EventOf(FlowEventKind::kDump, population.order.Next(), 1, packets);
-        }
-      },
-      [&](Batch* batch) { return ApplyBatch(batch, &population.table); });
+  FlowTable& table = population.table;
+  MeasureDump(state, [&](Batch* batch) {
+    for (size_t i = 0; i < kBatch; ++i) {
+      batch->hashes[i] = FlowTable::Hash(batch->events[i].identity);
+      table.Prefetch(batch->events[i], batch->hashes[i]);
+    }
+    for (size_t i = 0; i < kBatch; ++i) table.PrefetchEntry(batch->events[i], batch->hashes[i]);
+    uint64_t grown = 0;
+    for (size_t i = 0; i < kBatch; ++i) {
+      grown += table.Apply(batch->events[i], batch->hashes[i], kStartNs).growth.original.packets;
+    }
+    return grown;
+  });
 }
 
 void FlowDumpEntryOneByOne(benchmark::State& state) {
   Population population(static_cast<uint32_t>(state.range(0)));
-  population.table.BeginDump(kStartNs + 1);
-  uint64_t packets = 2;
-  Measure(
-      state,
-      [&](Batch* batch) {
-        ++packets;
-        for (FlowEvent& event : batch->events) {
-          event = EventOf(FlowEventKind::kDump, population.order.Next(), 1, packets);
-        }
-      },
-      [&](Batch* batch) { return ApplyOneByOne(batch, &population.table); });
+  MeasureDump(state, [&](Batch* batch) {
+    uint64_t grown = 0;
+    for (const FlowEvent& event : batch->events) {
+      grown += population.table.Apply(event, kStartNs).growth.original.packets;
+    }
+    return grown;
+  });
 }
 
 // The same work on abseil's table, without what the flow table's rules cost.
@@ -196,80 +184,17 @@ void PlainMapDumpEntry(benchmark::State& state) {
   };
   absl::flat_hash_map<FlowIdentity, Flow, Hash> map;
   const auto flows = static_cast<uint32_t>(state.range(0));
-  const size_t before = ResidentBytes();
-  for (uint32_t i = 0; i < flows; ++i) map[IdentityOf(i)].start_ns = 1;
-  state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
-  RandomOrder order(flows);
-  Measure(
-      state,
-      [&](Batch* batch) {
-        for (FlowEvent& event : batch->events) {
-          event = EventOf(FlowEventKind::kDump, order.Next(), 1, 2);
-        }
-      },
-      [&](Batch* batch) {
-        uint64_t grown = 0;
-        for (const FlowEvent& event : batch->events) {
-          Flow& flow = map.find(event.identity)->second;
-          grown += event.original.packets - flow.original.packets;
-          flow.original = event.original;
-          flow.reply = event.reply;
-        }
-        return grown;
-      });
-}
-
-// NEW and DESTROY of short lives beside those that stay; with closing UPDATEs between.
-void FlowNewUpdateDestroy(benchmark::State& state) {
-  const auto flows = static_cast<uint32_t>(state.range(0));
-  Population population(flows);
-  constexpr uint32_t kTogether = 4 * kBatch;  // Alive at once, of the short ones.
-  uint32_t next = flows;
-  uint64_t life = 1;
-  int phase = 0;
-  Measure(
-      state,
-      [&](Batch* batch) {
-        // Four batches of each kind in turn.
-        const FlowEventKind kind = phase / 4 == 0   ? FlowEventKind::kNew
-                                   : phase / 4 == 1 ? FlowEventKind::kUpdate
-                                                    : FlowEventKind::kDestroy;
-        const uint32_t first = next + static_cast<uint32_t>(phase % 4 * kBatch);
-        for (uint32_t i = 0; i < kBatch; ++i) {
-          batch->events[i] = EventOf(kind, first + i, life, 3);
-        }
-        if (++phase == 12) {
-          phase = 0;
-          next += kTogether;
-          if (next > flows + (1 << 20)) {
-            next = flows;
-            ++life;
-            population.table.EndInterval();
-          }
-        }
-      },
-      [&](Batch* batch) { return ApplyBatch(batch, &population.table); });
-}
-
-// DESTROYs alone: mode=light, of flows that no dump showed.
-void FlowDestroyUnseen(benchmark::State& state) {
-  const auto flows = static_cast<uint32_t>(state.range(0));
-  Population population(flows);
-  uint32_t next = flows;
-  uint64_t life = 1;
-  Measure(
-      state,
-      [&](Batch* batch) {
-        for (FlowEvent& event : batch->events) {
-          event = EventOf(FlowEventKind::kDestroy, next++, life, 3);
-        }
-        if (next > flows + (1 << 19)) {
-          next = flows;
-          ++life;
-          population.table.EndInterval();
-        }
-      },
-      [&](Batch* batch) { return ApplyBatch(batch, &population.table); });
+  for (uint32_t i = 0; i < flows; ++i) map[IdentityOf(i)].original.packets = 1;
+  MeasureDump(state, [&](Batch* batch) {
+    uint64_t grown = 0;
+    for (const FlowEvent& event : batch->events) {
+      Flow& flow = map.find(event.identity)->second;
+      grown += event.original.packets - flow.original.packets;
+      flow.original = event.original;
+      flow.reply = event.reply;
+    }
+    return grown;
+  });
 }
 
 int64_t WallNs() {
@@ -278,25 +203,19 @@ int64_t WallNs() {
   return time.tv_sec * int64_t{1'000'000'000} + time.tv_nsec;
 }
 
-// Of wall time, whatever the cause: on a shared machine others are among them.
-struct Stops {
-  int64_t longest_ns = 0;
-  uint64_t over_100us = 0;
-  uint64_t over_300us = 0;
-  uint64_t over_1ms = 0;
+// The longest of many calls, by the wall clock.
+class LongestStop {
+ public:
+  template <typename Work>
+  void Time(Work work) {
+    const int64_t began = WallNs();
+    work();
+    longest_ns_ = std::max(longest_ns_, WallNs() - began);
+  }
+  double microseconds() const { return static_cast<double>(longest_ns_) * 1e-3; }
 
-  void Add(int64_t ns) {
-    longest_ns = std::max(longest_ns, ns);
-    over_100us += ns > 100'000;
-    over_300us += ns > 300'000;
-    over_1ms += ns > 1'000'000;
-  }
-  void Report(benchmark::State& state) const {
-    state.counters["longest_stop_us"] = static_cast<double>(longest_ns) * 1e-3;
-    state.counters["over_100us"] = static_cast<double>(over_100us);
-    state.counters["over_300us"] = static_cast<double>(over_300us);
-    state.counters["over_1ms"] = static_cast<double>(over_1ms);
-  }
+ private:
+  int64_t longest_ns_ = 0;
 };
 
 // From nothing to so many, as a dump brings them; then the sweep, and the end of all.
@@ -305,75 +224,36 @@ void FlowGrowth(benchmark::State& state) {
   for ([[maybe_unused]] auto _ : state) {
     malloc_trim(0);
     const size_t before = ResidentBytes();
-    double most = 0;
-    Stops stops;
-    Stops sweep;
-    Stops destroy;
-    {
-      WorkerCounts counts;
-      FlowTable table(&counts);
-      table.Start(kStartNs, true);
-      table.BeginDump(kStartNs);
-      for (uint32_t i = 0; i < flows; ++i) {
-        const FlowEvent event = EventOf(FlowEventKind::kDump, i, 1, 1);
-        const int64_t began = WallNs();
-        table.Apply(event, kStartNs);
-        stops.Add(WallNs() - began);
-        if (i % 100'000 == 0 && i >= 500'000) {
-          most = std::max(most, static_cast<double>(ResidentBytes() - before) / i);
-        }
-      }
-      state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
-      state.counters["bytes_per_flow_most"] = most;
-      table.NoteOverrun();
-      (void)table.EndDump(true);
-      table.BeginDump(kStartNs + 1);
-      std::vector<FlowIdentity> ghosts;
-      int64_t began = WallNs();
-      table.FinishDump(true);
-      bool more = true;
-      while (more) {
-        more = table.SweepSome(&ghosts);
-        sweep.Add(WallNs() - began);
-        began = WallNs();
-      }
-      for (uint32_t i = 0; i < flows; ++i) {
-        const FlowEvent event = EventOf(FlowEventKind::kDestroy, i, 1, 1);
-        began = WallNs();
-        table.Apply(event, kStartNs);
-        destroy.Add(WallNs() - began);
-        if (i % 1'000'000 == 0) {
-          began = WallNs();
-          table.EndInterval();
-          destroy.Add(WallNs() - began);
-        }
-      }
-      state.counters["bytes_per_dead"] = static_cast<double>(ResidentBytes() - before) / flows;
-    }
-    stops.Report(state);
-    state.counters["sweep_stop_us"] = static_cast<double>(sweep.longest_ns) * 1e-3;
-    state.counters["destroy_stop_us"] = static_cast<double>(destroy.longest_ns) * 1e-3;
-  }
-}
-
-void PlainMapGrowth(benchmark::State& state) {
-  struct Hash {
-    size_t operator()(const FlowIdentity& identity) const { return FlowTable::Hash(identity); }
-  };
-  struct Flow {
-    char bytes[44];
-  };
-  const auto flows = static_cast<uint32_t>(state.range(0));
-  for ([[maybe_unused]] auto _ : state) {
-    Stops stops;
-    absl::flat_hash_map<FlowIdentity, Flow, Hash> map;
+    LongestStop growing, sweeping, ending;
+    TrafficSums sums;
+    WorkerCounts counts;
+    FlowTable table(&counts);
+    table.Start(kStartNs, true);
+    table.BeginDump(kStartNs);
     for (uint32_t i = 0; i < flows; ++i) {
-      const FlowIdentity identity = IdentityOf(i);
-      const int64_t began = WallNs();
-      map[identity].bytes[0] = 1;
-      stops.Add(WallNs() - began);
+      const FlowEvent event = EventOf(FlowEventKind::kDump, i, 1);
+      growing.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
     }
-    stops.Report(state);
+    state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
+    table.NoteOverrun();
+    (void)table.EndDump(true);
+    table.BeginDump(kStartNs + 1);
+    std::vector<FlowIdentity> ghosts;
+    table.FinishDump(true);
+    for (bool more = true; more;) sweeping.Time([&] { more = table.SweepSome(&ghosts); });
+    if (table.size() != flows) Fail(state, "flows were lost");
+    for (uint32_t i = 0; i < flows; ++i) {
+      const FlowEvent event = EventOf(FlowEventKind::kDestroy, i, 2);
+      ending.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
+      if (i % 1'000'000 == 0) ending.Time([&] { table.EndInterval(); });
+    }
+    if (table.size() != 0 || sums.connection_count != flows || sums.original.packets != 2 * flows ||
+        sums.reply.packets != 2 * flows) {
+      Fail(state, kNotExact);
+    }
+    state.counters["longest_stop_us"] = growing.microseconds();
+    state.counters["sweep_stop_us"] = sweeping.microseconds();
+    state.counters["destroy_stop_us"] = ending.microseconds();
   }
 }
 
@@ -391,117 +271,83 @@ struct KeyBatch {
   size_t hashes[kBatch];
 };
 
-template <typename Work>
-void MeasureKeys(benchmark::State& state, Work work) {
-  RandomOrder order(static_cast<uint64_t>(state.range(0)));
-  auto batches = std::make_unique<KeyBatch[]>(16);
-  for ([[maybe_unused]] auto _ : state) {
-    for (int b = 0; b < 16; ++b) {
-      for (AccountingKey& key : batches[b].keys) key = KeyOf(order.Next());
-    }
-    const int64_t began = NowNs();
-    for (int b = 0; b < 16; ++b) work(&batches[b]);
-    state.SetIterationTime(static_cast<double>(NowNs() - began) * 1e-9);
-  }
-  state.counters["ns_per_add"] =
-      benchmark::Counter(static_cast<double>(state.iterations()) * 16 * kBatch * 1e-9,
-                         benchmark::Counter::kIsRate | benchmark::Counter::kInvert);
-}
+const TrafficSums kSums = {{1, 2}, {3, 4}};
 
-TrafficSums SomeSums() {
-  TrafficSums sums;
-  sums.original = {1, 2};
-  sums.reply = {3, 4};
-  return sums;
+// Additions to keys in random order: `add` adds kSums to each key of a batch.
+template <typename Add, typename Rows>
+void MeasureKeys(benchmark::State& state, Rows& rows, Add add) {
+  const auto keys = static_cast<uint32_t>(state.range(0));
+  for (uint32_t i = 0; i < keys; ++i) rows[KeyOf(i)];
+  RandomOrder order(keys);
+  Measure<KeyBatch>(
+      state,
+      [&](KeyBatch* batch) {
+        for (AccountingKey& key : batch->keys) key = KeyOf(order.Next());
+      },
+      add);
+  uint64_t packets = 0;
+  for (const auto& [key, sums] : rows) packets += sums.reply.packets;
+  if (packets != 3 * static_cast<uint64_t>(state.iterations()) * kBatches * kBatch) {
+    Fail(state, kNotExact);
+  }
 }
 
 void AccountingAdd(benchmark::State& state) {
   AccountingTable table;
-  const auto keys = static_cast<uint32_t>(state.range(0));
-  const size_t before = ResidentBytes();
-  for (uint32_t i = 0; i < keys; ++i) table.rows[KeyOf(i)];
-  state.counters["bytes_per_key"] = static_cast<double>(ResidentBytes() - before) / keys;
-  const TrafficSums sums = SomeSums();
-  MeasureKeys(state, [&](KeyBatch* batch) {
+  MeasureKeys(state, table.rows, [&](KeyBatch* batch) {
     for (size_t i = 0; i < kBatch; ++i) {
       batch->hashes[i] = table.rows.Hash(batch->keys[i]);
       table.rows.Prefetch(batch->hashes[i]);
     }
     for (const size_t hash : batch->hashes) table.rows.PrefetchEntry(hash);
     for (size_t i = 0; i < kBatch; ++i) {
-      table.rows.FindOrAdd(batch->keys[i], batch->hashes[i]).Add(sums);
+      table.rows.FindOrAdd(batch->keys[i], batch->hashes[i]).Add(kSums);
     }
   });
 }
 
 void PlainMapAdd(benchmark::State& state) {
   absl::flat_hash_map<AccountingKey, TrafficSums> rows;
-  const auto keys = static_cast<uint32_t>(state.range(0));
-  const size_t before = ResidentBytes();
-  for (uint32_t i = 0; i < keys; ++i) rows[KeyOf(i)];
-  state.counters["bytes_per_key"] = static_cast<double>(ResidentBytes() - before) / keys;
-  const TrafficSums sums = SomeSums();
-  MeasureKeys(state, [&](KeyBatch* batch) {
-    for (const AccountingKey& key : batch->keys) rows[key].Add(sums);
+  MeasureKeys(state, rows, [&](KeyBatch* batch) {
+    for (const AccountingKey& key : batch->keys) rows[key].Add(kSums);
   });
 }
 
+// Filled, cleared after a flush, and filled again.
 void AccountingGrowth(benchmark::State& state) {
   const auto keys = static_cast<uint32_t>(state.range(0));
   for ([[maybe_unused]] auto _ : state) {
-    Stops stops;
-    Stops again;
     AccountingTable table;
-    for (uint32_t i = 0; i < keys; ++i) {
-      const AccountingKey key = KeyOf(i);
-      const int64_t began = WallNs();
-      table.rows[key].connection_count = 1;
-      stops.Add(WallNs() - began);
+    for (const char* counter : {"longest_stop_us", "longest_stop_again_us"}) {
+      LongestStop filling;
+      filling.Time([&] { table.Clear(); });
+      for (uint32_t i = 0; i < keys; ++i) {
+        const AccountingKey key = KeyOf(i);
+        filling.Time([&] { table.rows[key].connection_count += i; });
+      }
+      state.counters[counter] = filling.microseconds();
+      uint64_t count = 0;
+      for (const auto& [key, sums] : table.rows) count += sums.connection_count;
+      if (count != uint64_t{keys} * (keys - 1) / 2) Fail(state, kNotExact);
     }
-    int64_t began = WallNs();
-    table.Clear();
-    state.counters["clear_us"] = static_cast<double>(WallNs() - began) * 1e-3;
-    for (uint32_t i = 0; i < keys; ++i) {
-      const AccountingKey key = KeyOf(i);
-      began = WallNs();
-      table.rows[key].connection_count = 1;
-      again.Add(WallNs() - began);
-    }
-    stops.Report(state);
-    state.counters["longest_stop_again_us"] = static_cast<double>(again.longest_ns) * 1e-3;
   }
 }
 
 void Sizes(benchmark::internal::Benchmark* benchmark) {
-  benchmark->Arg(10'000)->Arg(50'000)->Arg(100'000)->Arg(1'000'000)->Arg(4'000'000);
-  benchmark->UseManualTime();
+  benchmark->Arg(10'000)->Arg(50'000)->Arg(1'000'000)->Arg(4'000'000)->UseManualTime();
 }
-void Keys(benchmark::internal::Benchmark* benchmark) {
-  benchmark->Arg(1'000)->Arg(10'000)->Arg(100'000)->Arg(1'000'000)->Arg(2'000'000);
-  benchmark->UseManualTime();
+void Growth(benchmark::internal::Benchmark* benchmark) {
+  benchmark->Iterations(1)->Unit(benchmark::kMillisecond);
 }
 BENCHMARK(FlowDumpEntry)->Apply(Sizes);
 BENCHMARK(FlowDumpEntryOneByOne)->Apply(Sizes);
 BENCHMARK(PlainMapDumpEntry)->Apply(Sizes);
-BENCHMARK(FlowNewUpdateDestroy)->Apply(Sizes);
-BENCHMARK(FlowDestroyUnseen)->Apply(Sizes);
-BENCHMARK(FlowGrowth)
-    ->Arg(500'000)
-    ->Arg(1'000'000)
-    ->Arg(4'000'000)
-    ->Arg(16'000'000)
-    ->Iterations(1)
-    ->Unit(benchmark::kMillisecond);
-BENCHMARK(PlainMapGrowth)->Arg(4'000'000)->Iterations(1)->Unit(benchmark::kMillisecond);
-BENCHMARK(AccountingAdd)->Apply(Keys);
-BENCHMARK(PlainMapAdd)->Apply(Keys);
-BENCHMARK(AccountingGrowth)
-    ->Arg(100'000)
-    ->Arg(2'000'000)
-    ->Iterations(1)
-    ->Unit(benchmark::kMillisecond);
+BENCHMARK(AccountingAdd)->Apply(Sizes);
+BENCHMARK(PlainMapAdd)->Apply(Sizes);
+BENCHMARK(FlowGrowth)->Arg(10'000)->Arg(1'000'000)->Arg(4'000'000)->Arg(16'000'000)->Apply(Growth);
+BENCHMARK(AccountingGrowth)->Arg(10'000)->Arg(2'000'000)->Apply(Growth);
 
 }  // namespace
 }  // namespace ctacct
 
-BENCHMARK_MAIN();
+int main(int argc, char** argv) { return ctacct::GoogleMain(argc, argv, "table_benchmark"); }
