@@ -253,7 +253,7 @@ std::vector<Stream> MakeTurns(const Templates& templates, bool filtered, uint32_
 // A worker that lives through one pass after the other.
 class Pass {
  public:
-  Pass() : ports_("") {
+  Pass() {
     Worker::Options options;
     options.rules.src_group_mask = options.rules.dst_group_mask =
         Ipv4Address::FromHostOrder(0xffffff00);
@@ -314,7 +314,7 @@ class Pass {
 
  private:
   AccountingHandoff handoff_;
-  PortListFile ports_;
+  CurrentPortList ports_;
   std::unique_ptr<Worker> worker_;
   int64_t interval_ = kStartNs / kIntervalNs + 1;
   uint64_t closed_ = 0;

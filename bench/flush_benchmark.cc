@@ -125,7 +125,7 @@ int Run() {
     return kExitOperatingError;
   }
   AccountingHandoff handoff;
-  PortListFile ports("");
+  CurrentPortList ports;
   Worker::Options options;
   options.rules.interval_ns = kSecond;
   Worker worker(options, &handoff, &ports);

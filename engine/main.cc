@@ -45,6 +45,7 @@
 #include "engine/output/checkpoint.h"
 #include "engine/output/flusher.h"
 #include "engine/output/pipe_writer.h"
+#include "engine/port_list_file.h"
 #include "engine/restart.h"
 #include "engine/rows/gateway_name.h"
 #include "engine/rows/influx_line.h"
@@ -571,8 +572,8 @@ void ReloadPorts(PortListFile* ports, const Privileges& privileges, bool forced,
     return;
   }
   if (*changed) health->failing = false;
-  if (*changed && ports->Newest() != nullptr) {
-    Log(absl::StrCat("port list re-read: ", ports->Newest()->size(), " ports"));
+  if (const auto list = ports->current().Get(); *changed && list != nullptr) {
+    Log(absl::StrCat("port list re-read: ", list->size(), " ports"));
   }
 }
 
@@ -677,7 +678,7 @@ absl::Status RunEngine(const Config& config) {
   if (absl::GetFlag(FLAGS_pipe_format) == PipeFormat::kInflux) {
     flusher_options.influx.emplace(config.gateway);
   }
-  flusher_options.ports = &ports;
+  flusher_options.ports = &ports.current();
   flusher_options.checkpoint = checkpoint.get();
   for (size_t i = 0; checkpoint != nullptr && i < config.workers; ++i) {
     snapshots.push_back(std::make_unique<SnapshotStream>());
@@ -696,12 +697,11 @@ absl::Status RunEngine(const Config& config) {
     Worker::Options options;
     options.rules = config.rules;
     options.tcp_timeouts = tcp_timeouts;
-    options.index = i;
     options.snapshots = checkpoint == nullptr ? nullptr : snapshots[i].get();
     options.wait_for_spare = !replay.empty();
     options.rows_max = config.rows_max;
     options.sealed = [&] { notify(sealed_fd); };
-    workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports));
+    workers.push_back(std::make_unique<Worker>(std::move(options), handoffs[i], &ports.current()));
   }
   if (checkpoint != nullptr) {
     RestartOptions restart;
