@@ -328,12 +328,12 @@ void FlowGrowth(benchmark::State& state) {
       table.NoteOverrun();
       (void)table.EndDump(true);
       table.BeginDump(kStartNs + 1);
-      std::vector<FlowIdentity> ghosts;
+      std::vector<FlowIdentity> no_longer_open;
       int64_t began = WallNs();
       table.FinishDump(true);
       bool more = true;
       while (more) {
-        more = table.SweepSome(&ghosts);
+        more = table.SweepSome(&no_longer_open);
         sweep.Add(WallNs() - began);
         began = WallNs();
       }
