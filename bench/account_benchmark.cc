@@ -251,9 +251,7 @@ double Seconds(Clock::duration time) { return std::chrono::duration<double>(time
 class Share {
  public:
   Share(bool filtered, uint32_t share, uint32_t shares)
-      : stream_(MakeStream(filtered, share, shares)),
-        ports_(""),
-        worker_(MakeOptions(), &handoff_, &ports_) {
+      : stream_(MakeStream(filtered, share, shares)), worker_(MakeOptions(), &handoff_, &ports_) {
     worker_.Start(kStartNs, true);
     // The flows that live when the first pass begins.
     const uint32_t connections = absl::GetFlag(FLAGS_connections);
@@ -333,7 +331,7 @@ class Share {
 
   Stream stream_;
   AccountingHandoff handoff_;
-  PortListFile ports_;
+  CurrentPortList ports_;
   Worker worker_;
   int64_t passes_ = 0;
   int64_t interval_ = kStartNs / kIntervalNs + 1;

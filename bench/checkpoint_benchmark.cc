@@ -74,7 +74,7 @@ absl::Status RunOnce(const std::string& folder, bool checkpoints) {
   const uint32_t pairs = absl::GetFlag(FLAGS_pairs);
   AccountingHandoff handoff;
   SnapshotStream stream;
-  PortListFile ports("");
+  CurrentPortList ports;
   Worker::Options options;
   options.rules.interval_ns = kSecond;
   if (checkpoints) options.snapshots = &stream;

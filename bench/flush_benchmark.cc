@@ -55,7 +55,7 @@ FlowEvent Ended(uint32_t number, uint32_t keys) {
 absl::Status Run(const std::string& folder) {
   const uint32_t keys = absl::GetFlag(FLAGS_keys);
   AccountingHandoff handoff;
-  PortListFile ports("");
+  CurrentPortList ports;
   Worker::Options options;
   options.rules.interval_ns = kSecond;
   Worker worker(options, &handoff, &ports);

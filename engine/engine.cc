@@ -176,7 +176,7 @@ void Engine::MakeFlusher() {
   options.sink = std::move(sink_);
   options.pipe = pipe_.get();
   if (config_.influx_lines) options.influx.emplace(config_.gateway);
-  options.ports = &*ports_;
+  options.ports = &ports_->current();
   options.checkpoint = checkpoint_.get();
   for (const auto& snapshot : snapshots_) options.snapshots.push_back(snapshot.get());
   options.log = Log;
@@ -191,12 +191,12 @@ void Engine::MakeWorkers() {
     Worker::Options options;
     options.rules = config_.rules;
     options.tcp_timeouts = tcp_timeouts_;
-    options.index = i;
     options.snapshots = snapshots_.empty() ? nullptr : snapshots_[i].get();
     options.wait_for_spare = !config_.live();
     options.rows_max = config_.rows_max;
     options.sealed = [this] { Notify(sealed_fd_); };
-    workers_.push_back(std::make_unique<Worker>(std::move(options), handoffs_[i], &*ports_));
+    workers_.push_back(
+        std::make_unique<Worker>(std::move(options), handoffs_[i], &ports_->current()));
   }
 }
 

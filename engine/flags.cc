@@ -12,7 +12,6 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
-#include "engine/accounting/port_list.h"
 #include "engine/rows/gateway_name.h"
 #include "engine/rows/influx_line.h"
 #include "netlink/ipv4_text.h"

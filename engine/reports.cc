@@ -1,26 +1,14 @@
 #include "engine/reports.h"
 
-#include <time.h>
-
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "engine/system/clock.h"
 #include "engine/system/command_line.h"
 #include "netlink/conntrack_settings.h"
 
 namespace ctacct {
-namespace {
-
-int64_t ClockNs(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
-int64_t WallClockNs() { return ClockNs(CLOCK_REALTIME); }
-int64_t MonotonicNs() { return ClockNs(CLOCK_MONOTONIC); }
-
-}  // namespace
 
 void Log(const std::string& line) { PrintError("engine", absl::UnknownError(line)); }
 
@@ -69,8 +57,8 @@ void PortListReporter::Reload(bool forced) {
     return;
   }
   if (*changed) failing_ = false;
-  if (*changed && ports_->Newest() != nullptr) {
-    Log(absl::StrCat("port list re-read: ", ports_->Newest()->size(), " ports"));
+  if (const auto list = ports_->current().Get(); *changed && list != nullptr) {
+    Log(absl::StrCat("port list re-read: ", list->size(), " ports"));
   }
 }
 

@@ -1,34 +1,29 @@
-// The list of ports that are accounted one by one; all others of their protocol fall under
+// The ports that are accounted one by one. All other ports of their protocol are summed under
 // kPortNotListed.
 //
-// File format: one `proto:port` a line (protocol by name or decimal number, port 0 to 65535); `#`
-// starts a comment.
+// Text format: one `protocol:port` a line (protocol by name or decimal number, port 0 to 65535);
+// `#` starts a comment. The file is read and watched by engine/port_list_file.h.
 #ifndef CTACCT_ENGINE_ACCOUNTING_PORT_LIST_H_
 #define CTACCT_ENGINE_ACCOUNTING_PORT_LIST_H_
 
-#include <sys/stat.h>
-
-#include <array>
 #include <atomic>
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
-#include <vector>
+#include <utility>
 
-#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace ctacct {
 
-// Immutable once read; thread-safe.
+// Immutable once parsed; thread-safe.
 class PortList {
  public:
-  // Reads a file; an error names the path and the line.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<const PortList>> Read(
-      const std::string& path);
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<const PortList>> Parse(
+  // An error names `path` and the line.
+  [[nodiscard]] static absl::StatusOr<std::shared_ptr<const PortList>> Parse(
       const std::string& text, const std::string& path);
 
   bool Contains(uint8_t protocol, uint16_t port) const {
@@ -44,66 +39,48 @@ class PortList {
   size_t size_ = 0;
 };
 
-// A limit on the threads of one engine. Each may map some 4,000 pieces of memory for its tables, of
-// the 65,530 that a process gets (vm.max_map_count).
-inline constexpr size_t kWorkersMax = 12;
-
-// A file's port list that workers use while another thread replaces it.
+// The port list in force, which one thread replaces while workers use it. Without a list (nullptr)
+// every port is accounted.
 //
-// Thread safety: Current by each worker under its own index; Load and ReloadIfChanged by one other
-// thread. A worker calls Current between batches and may use what it got until its next call.
-class PortListFile {
+// A worker asks its Reader before each batch. That costs one load of a version that hardly ever
+// changes; only a new list is fetched under the mutex. The old list is freed with its last holder.
+//
+// Thread safety: Replace and Get by any thread; each Reader by one.
+class CurrentPortList {
  public:
-  explicit PortListFile(std::string path) : path_(std::move(path)) {}
-
-  // Reads the file now. On an error the last good list stays in force.
-  [[nodiscard]] absl::Status Load();
-
-  // Reads the file if it changed (inode, size or time) since the last attempt. A deleted file is
-  // one error, once. True if there is a new list.
-  [[nodiscard]] absl::StatusOr<bool> ReloadIfChanged();
-
-  // The list in force; nullptr if there is no file (every port is accounted). `worker`: 0 to
-  // kWorkersMax - 1.
-  const PortList* Current(size_t worker) {
-    std::atomic<const PortList*>& in_use = in_use_[worker].list;
-    // A hazard pointer: the loader frees what is neither published nor shown here. The second look
-    // is needed since the list may have been replaced, and freed, before it was shown; both sides
-    // are sequentially consistent for it.
-    const PortList* list = published_.load();
-    for (;;) {
-      in_use.store(list);
-      const PortList* again = published_.load();
-      if (again == list) return list;
-      list = again;
-    }
+  void Replace(std::shared_ptr<const PortList> list) {
+    const std::lock_guard lock(mutex_);
+    list_ = std::move(list);
+    version_.fetch_add(1, std::memory_order_relaxed);
   }
-  bool has_file() const { return !path_.empty(); }
-  // For the thread that loads.
-  const PortList* Newest() const { return lists_.empty() ? nullptr : lists_.back().get(); }
+  std::shared_ptr<const PortList> Get() const {
+    const std::lock_guard lock(mutex_);
+    return list_;
+  }
+
+  class Reader {
+   public:
+    explicit Reader(const CurrentPortList& current) : current_(current) {}
+    // Valid until the next call.
+    const PortList* Get() {
+      const uint64_t version = current_.version_.load(std::memory_order_relaxed);
+      if (version != version_) [[unlikely]] {
+        version_ = version;
+        list_ = current_.Get();  // Of this version or a later one: the mutex orders them.
+      }
+      return list_.get();
+    }
+
+   private:
+    const CurrentPortList& current_;
+    uint64_t version_ = 0;
+    std::shared_ptr<const PortList> list_;
+  };
 
  private:
-  struct Stamp {
-    bool exists = false;
-    ino_t inode = 0;
-    off_t bytes = 0;
-    timespec changed{};
-    bool operator==(const Stamp& other) const {
-      return exists == other.exists && inode == other.inode && bytes == other.bytes &&
-             changed.tv_sec == other.changed.tv_sec && changed.tv_nsec == other.changed.tv_nsec;
-    }
-  };
-  Stamp StampNow() const;
-
-  const std::string path_;  // Empty: no list.
-  Stamp stamp_;
-  // The newest at the back. An older one is freed once no worker shows that it uses it.
-  std::vector<std::unique_ptr<const PortList>> lists_;
-  std::atomic<const PortList*> published_{nullptr};
-  struct alignas(64) InUse {  // A cache line for each worker.
-    std::atomic<const PortList*> list{nullptr};
-  };
-  std::array<InUse, kWorkersMax> in_use_;
+  mutable std::mutex mutex_;
+  std::shared_ptr<const PortList> list_;  // Guarded by mutex_.
+  std::atomic<uint64_t> version_{0};
 };
 
 }  // namespace ctacct

@@ -1,10 +1,7 @@
 #include "engine/accounting/port_list.h"
 
-#include <sys/stat.h>
-
 #include <atomic>
-#include <filesystem>
-#include <fstream>
+#include <memory>
 #include <string>
 #include <thread>
 
@@ -16,19 +13,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-class PortListTest : public testing::Test {
- protected:
-  void SetUp() override { path_ = testing::TempDir() + "/ports"; }
-  void TearDown() override { std::filesystem::remove(path_); }
-  void Write(const std::string& text) {
-    // As editors and configuration tools do it: a new file in the old one's place.
-    std::ofstream(path_ + ".new") << text;
-    std::filesystem::rename(path_ + ".new", path_);
-  }
-  std::string path_;
-};
-
-TEST_F(PortListTest, Parses) {
+TEST(PortListTest, Parses) {
   const auto list =
       PortList::Parse("# services\ntcp:443\n\n 6:22 # ssh\r\nudp: 53\ntcp:443\n", "f");
   ASSERT_TRUE(list.ok()) << list.status();
@@ -40,7 +25,7 @@ TEST_F(PortListTest, Parses) {
   EXPECT_FALSE((*list)->Contains(132, 443));
 }
 
-TEST_F(PortListTest, ABadLineIsNamed) {
+TEST(PortListTest, ABadLineIsNamed) {
   for (const char* bad : {"tcp", "tcp:", "tcp:65536", "tcp:-1", "nosuch:80", "256:80", ":80",
                           "tcp:80 tcp:81", "tcp:0x50"}) {
     const auto list = PortList::Parse(std::string("tcp:1\n") + bad + "\n", "some/file");
@@ -49,63 +34,41 @@ TEST_F(PortListTest, ABadLineIsNamed) {
   }
 }
 
-// It is read by the thread that writes rows and takes signals: nothing may hold that up.
-TEST_F(PortListTest, WhatIsNoFileIsAnErrorAtOnce) {
-  ASSERT_EQ(mkfifo(path_.c_str(), 0600), 0);
-  EXPECT_THAT(std::string(PortList::Read(path_).status().message()), HasSubstr(path_));
-  EXPECT_FALSE(PortList::Read(testing::TempDir()).ok());
-  EXPECT_FALSE(PortList::Read("/dev/zero").ok());  // Without an end.
-}
-
-TEST_F(PortListTest, NoFileMeansNoList) {
-  PortListFile ports("");
-  ASSERT_TRUE(ports.Load().ok());
-  EXPECT_EQ(ports.Current(0), nullptr);
-  EXPECT_FALSE(*ports.ReloadIfChanged());
-}
-
-TEST_F(PortListTest, TheLastGoodListStays) {
-  Write("tcp:80\n");
-  PortListFile ports(path_);
-  ASSERT_TRUE(ports.Load().ok());
-  EXPECT_FALSE(*ports.ReloadIfChanged());
-  Write("tcp:80\ntcp:81\n");
-  EXPECT_TRUE(*ports.ReloadIfChanged());
-  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
-  Write("rubbish\n");
-  EXPECT_FALSE(ports.ReloadIfChanged().ok());
-  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
-  EXPECT_FALSE(*ports.ReloadIfChanged());  // Said once.
-  std::filesystem::remove(path_);
-  EXPECT_FALSE(ports.ReloadIfChanged().ok());
-  EXPECT_FALSE(*ports.ReloadIfChanged());
-  EXPECT_TRUE(ports.Current(0)->Contains(6, 81));
-  Write("tcp:82\n");
-  EXPECT_TRUE(*ports.ReloadIfChanged());
-  EXPECT_FALSE(ports.Current(0)->Contains(6, 81));
-  EXPECT_TRUE(ports.Current(0)->Contains(6, 82));
+TEST(CurrentPortListTest, AReaderKeepsItsListUntilItAsksAgain) {
+  CurrentPortList current;
+  CurrentPortList::Reader reader(current);
+  EXPECT_EQ(reader.Get(), nullptr);
+  current.Replace(PortList::Parse("tcp:80\n", "f").value());
+  const PortList* const first = reader.Get();
+  ASSERT_NE(first, nullptr);
+  current.Replace(PortList::Parse("tcp:81\n", "f").value());
+  EXPECT_TRUE(first->Contains(6, 80));
+  EXPECT_TRUE(reader.Get()->Contains(6, 81));
+  EXPECT_EQ(reader.Get(), current.Get().get());
 }
 
 // Under the address and thread sanitizers: the list in use is never freed.
-TEST_F(PortListTest, ReplacedWhileInUse) {
-  Write("tcp:80\n");
-  PortListFile ports(path_);
-  ASSERT_TRUE(ports.Load().ok());
+TEST(CurrentPortListTest, ReplacedWhileInUse) {
+  CurrentPortList current;
+  current.Replace(PortList::Parse("tcp:80\n", "f").value());
   std::atomic<bool> done{false};
   std::atomic<uint64_t> listed{0};
-  const auto work = [&](size_t index) {
+  const auto work = [&] {
+    CurrentPortList::Reader reader(current);
     while (!done.load()) {
-      const PortList* list = ports.Current(index);
+      const PortList* list = reader.Get();
       for (int i = 0; i < 100; ++i) listed += list->Contains(6, 80);
     }
   };
-  std::thread first(work, 0);
-  std::thread last(work, kWorkersMax - 1);
+  std::thread first(work);
+  std::thread second(work);
   // As long as it takes the threads to meet.
-  for (int i = 0; i < 300 || listed.load() < 10'000; ++i) EXPECT_TRUE(ports.Load().ok());
+  for (int i = 0; i < 300 || listed.load() < 10'000; ++i) {
+    current.Replace(PortList::Parse("tcp:80\n", "f").value());
+  }
   done.store(true);
   first.join();
-  last.join();
+  second.join();
 }
 
 }  // namespace

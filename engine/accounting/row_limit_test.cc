@@ -144,7 +144,7 @@ TEST(RowLimitTest, AWorkerFoldsWhatItsEventsAdd) {
   constexpr uint32_t kRowsMax = 50'000;
   constexpr uint32_t kPairs = 400'000;
   AccountingHandoff handoff;
-  PortListFile ports("");
+  CurrentPortList ports;
   Worker::Options options;
   options.rules.interval_ns = 1'000'000'000;
   options.rows_max = kRowsMax;

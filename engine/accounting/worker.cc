@@ -18,10 +18,10 @@ constexpr size_t kGapsMax = 64;
 
 }  // namespace
 
-Worker::Worker(Options options, AccountingHandoff* handoff, PortListFile* ports)
+Worker::Worker(Options options, AccountingHandoff* handoff, const CurrentPortList* ports)
     : options_(std::move(options)),
       handoff_(handoff),
-      ports_(ports),
+      ports_(*ports),
       flows_(&counts_, options_.tcp_timeouts),
       row_limit_(options_.rows_max) {}
 
@@ -77,7 +77,7 @@ void Worker::Admit(int64_t now_ns) {
   pending.flow_hash = flows_.Hash(event.identity);
   flows_.Prefetch(event, pending.flow_hash);
   // A flow's growth comes with its counters; of its close, only some events tell.
-  if (pending_count_ == 0 && ports_->has_file()) port_list_ = ports_->Current(options_.index);
+  if (pending_count_ == 0) port_list_ = ports_.Get();
   if (event.kind != FlowEventKind::kNew) {
     pending.key = KeyOf(event.identity);
     pending.key_hash = handoff_->live().rows.Hash(pending.key);

@@ -28,6 +28,10 @@
 
 namespace ctacct {
 
+// A limit on the threads of one engine. Each may map some 4,000 pieces of memory for its tables, of
+// the 65,530 that a process gets (vm.max_map_count).
+inline constexpr size_t kWorkersMax = 12;
+
 // What is accounted, and under which key.
 struct AccountingRules {
   Ipv4Cidr src = kIpv4Everything;
@@ -52,7 +56,6 @@ class Worker {
   struct Options {
     AccountingRules rules;
     TcpTimeouts tcp_timeouts;
-    size_t index = 0;  // Among the workers: 0 to kWorkersMax - 1.
     // Where a snapshot of the flows goes whenever a table is handed over; nullptr: nowhere.
     SnapshotStream* snapshots = nullptr;
     // If the flusher is behind, wait for it (a replay), rather than go on adding (live).
@@ -60,7 +63,7 @@ class Worker {
     size_t rows_max = RowLimit::kDefault;  // Of an interval.
     std::function<void()> sealed;  // Called after each table or snapshot, to wake the flusher.
   };
-  Worker(Options options, AccountingHandoff* handoff, PortListFile* ports);
+  Worker(Options options, AccountingHandoff* handoff, const CurrentPortList* ports);
 
   // Accounting begins: flows that start later count from zero. Before anything else; only the first
   // call has an effect.
@@ -143,7 +146,7 @@ class Worker {
 
   const Options options_;
   AccountingHandoff* const handoff_;
-  PortListFile* const ports_;
+  CurrentPortList::Reader ports_;
   const PortList* port_list_ = nullptr;  // As of the present batch.
   WorkerCounts counts_;
   FlowTable flows_;

@@ -5,7 +5,6 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/input/kept_events.h"
+#include "engine/system/clock.h"
 #include "netlink/conntrack_settings.h"
 #include "netlink/dying_list.h"
 #include "netlink/event_filter.h"
@@ -21,16 +21,9 @@
 namespace ctacct {
 namespace {
 
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 // At the end, for flows whose DESTROY waits for room: the kernel sends again every 10 ms.
 constexpr int64_t kUndeliveredMaxNs = 30 * kNanosPerSecond;
 constexpr int kUndeliveredPollMillis = 10;
-
-int64_t NowNs(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return now.tv_sec * kNanosPerSecond + now.tv_nsec;
-}
 
 // The CPU of each worker: spread over those this process may use. A single worker is not pinned:
 // the scheduler knows better which CPU is idle.
@@ -67,7 +60,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     if (!capture.ok()) return capture.status();
     collector->capture_ = *std::move(capture);
   }
-  collector->subscribed_ns_ = NowNs(CLOCK_REALTIME);
+  collector->subscribed_ns_ = WallClockNs();
   const size_t workers = handoffs.size();
   const std::vector<int> cpus = WorkerCpus(workers);
   std::vector<EventSocket::Options> sockets(workers);
@@ -166,7 +159,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
     }
     const DumpSchedule::Need need = NeedOfDump();
     if (need.caught_up) NoteBaseline();
-    if (dumps_.IsDue(need, NowNs(CLOCK_MONOTONIC))) {
+    if (dumps_.IsDue(need, MonotonicNs())) {
       RequestDump();
     } else {
       Wait(wake_fd);
@@ -178,7 +171,7 @@ DumpSchedule::Need Collector::NeedOfDump() const {
   DumpSchedule::Need need;
   need.caught_up = AllCaughtUp();
   if (!need.caught_up) return need;
-  need.interval_is_over = dispatcher_->DumpWouldEndInterval(NowNs(CLOCK_REALTIME));
+  need.interval_is_over = dispatcher_->DumpWouldEndInterval(WallClockNs());
   need.resync = AnyNeedsResync();
   need.can_seal = CanSeal();
   return need;
@@ -190,7 +183,7 @@ bool Collector::TakeChunk() {
     FailDump(std::string(chunk.status().message()));
     return false;
   }
-  const int64_t now_ns = NowNs(CLOCK_MONOTONIC);
+  const int64_t now_ns = MonotonicNs();
   if (*chunk == nullptr) {
     if (dumps_.IsSilent(now_ns)) {
       FailDump("conntrack dump: the kernel fell silent before its end");
@@ -199,7 +192,7 @@ bool Collector::TakeChunk() {
   }
   dumps_.Progress(now_ns);
   const bool was_running = dispatcher_->dump_running();
-  dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, NowNs(CLOCK_REALTIME));
+  dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, WallClockNs());
   dispatcher_->Publish();
   const bool ended = !dispatcher_->dump_running();
   if (ended) {
@@ -212,17 +205,17 @@ bool Collector::TakeChunk() {
 }
 
 void Collector::RequestDump() {
-  dispatcher_->set_dump_requested_ns(NowNs(CLOCK_MONOTONIC));
+  dispatcher_->set_dump_requested_ns(MonotonicNs());
   const absl::Status status = dump_socket_->Request();
-  dumps_.Requested(NowNs(CLOCK_MONOTONIC));
+  dumps_.Requested(MonotonicNs());
   if (!status.ok()) FailDump(std::string(status.message()));
 }
 
 void Collector::FailDump(const std::string& why) {
   options_.log(why);
-  dumps_.Failed(NowNs(CLOCK_MONOTONIC));
+  dumps_.Failed(MonotonicNs());
   ShowDumps();
-  dispatcher_->OnDumpFailed(NowNs(CLOCK_REALTIME));
+  dispatcher_->OnDumpFailed(WallClockNs());
   WakeWorkers();
   // A fresh socket: the old one may hold half a dump.
   if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(); fresh.ok()) {
@@ -271,12 +264,12 @@ void Collector::TakeLastDump() {
 // The ends of flows that the kernel could not deliver so far.
 void Collector::AwaitUndelivered() {
   if (!options_.reliable) return;
-  const int64_t give_up_ns = NowNs(CLOCK_MONOTONIC) + kUndeliveredMaxNs;
+  const int64_t give_up_ns = MonotonicNs() + kUndeliveredMaxNs;
   for (;;) {
     const absl::StatusOr<size_t> flows = CountDyingFlows();
     if (!flows.ok()) options_.log(std::string(flows.status().message()));
     if (!flows.ok() || *flows == 0) return;
-    if (NowNs(CLOCK_MONOTONIC) > give_up_ns) {
+    if (MonotonicNs() > give_up_ns) {
       options_.log(absl::StrCat("reliable delivery: the ends of ", *flows,
                                 " flows were not delivered in time, and are lost"));
       return;
@@ -347,7 +340,7 @@ void Collector::WakeWorkers() {
 
 void Collector::Wait(int wake_fd) {
   const int millis =
-      DumpSchedule::WaitMillis(AllCaughtUp(), dispatcher_->open_end_ns() - NowNs(CLOCK_REALTIME));
+      DumpSchedule::WaitMillis(AllCaughtUp(), dispatcher_->open_end_ns() - WallClockNs());
   pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
                   {wake_fd, POLLIN, 0},
                   {dumps_.running() ? dump_socket_->fd() : -1, POLLIN, 0}};

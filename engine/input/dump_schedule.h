@@ -8,11 +8,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "engine/system/clock.h"
+
 namespace ctacct {
 
 class DumpSchedule {
  public:
-  static constexpr int64_t kNanosPerSecond = 1'000'000'000;
   // The kernel makes a dump's chunks while we ask for them: it is silent only if something is
   // broken.
   static constexpr int64_t kSilenceMaxNs = 10 * kNanosPerSecond;

@@ -5,7 +5,7 @@
 namespace ctacct {
 namespace {
 
-constexpr int64_t kSecond = DumpSchedule::kNanosPerSecond;
+constexpr int64_t kSecond = kNanosPerSecond;
 constexpr DumpSchedule::Need kIdle = {.caught_up = true, .can_seal = true};
 
 TEST(DumpScheduleTest, TheBaselineIsDueAtOnceAndOnce) {

@@ -6,18 +6,17 @@
 #include <sched.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "engine/system/clock.h"
 #include "netlink/ctnetlink_parser.h"
 
 namespace ctacct {
 namespace {
 
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr long kNanosPerMilli = 1'000'000;
 
 // Of the receive buffer; measured on kernel 6.18.
@@ -36,12 +35,6 @@ constexpr size_t kNapBufferShare = 8;
 // An allocation failure in the kernel (ENOBUFS) does not wake a poll.
 constexpr int kPollMillis = 1000;
 
-int64_t ClockNs(clockid_t clock) {
-  timespec now{};
-  clock_gettime(clock, &now);
-  return now.tv_sec * kNanosPerSecond + now.tv_nsec;
-}
-
 void Nap(long nanoseconds) {
   const timespec nap = {0, nanoseconds};
   nanosleep(&nap, nullptr);
@@ -51,7 +44,7 @@ void Nap(long nanoseconds) {
 
 absl::StatusOr<std::unique_ptr<EventLoop>> EventLoop::Open(Options options,
                                                            std::unique_ptr<EventSocket> events) {
-  const int64_t subscribed_ns = ClockNs(CLOCK_REALTIME);
+  const int64_t subscribed_ns = WallClockNs();
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!wake_fd.valid()) {
     return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
@@ -114,7 +107,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       CallAttention();
       break;
     }
-    const int64_t now_ns = ClockNs(CLOCK_REALTIME);
+    const int64_t now_ns = WallClockNs();
     if (now_ns < drained_ns_) worker->NoteClockSetBack(now_ns);
     for (size_t d = 0; d < batch->datagrams; ++d) {
       const Datagram& datagram = events_->at(d);
@@ -142,9 +135,9 @@ void EventLoop::NoteOverrun(Worker* worker) {
   events_->NoteDropsTold(drops);
   if (options_.capture != nullptr) {
     const OverrunMessage message(lost);
-    options_.capture->Write(message.bytes(), sizeof(message), ClockNs(CLOCK_REALTIME));
+    options_.capture->Write(message.bytes(), sizeof(message), WallClockNs());
   }
-  worker->OnOverrun(lost, drained_ns_, ClockNs(CLOCK_REALTIME), ClockNs(CLOCK_MONOTONIC));
+  worker->OnOverrun(lost, drained_ns_, WallClockNs(), MonotonicNs());
   needs_resync_.store(true, std::memory_order_relaxed);
   CallAttention();
   options_.log(absl::StrCat("netlink overrun: the kernel dropped ", lost,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "engine/system/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "netlink/test_messages.h"
@@ -137,16 +138,11 @@ class EventLoopTest : public testing::Test {
     for (const auto& [key, sums] : table->rows) packets += sums.original.packets;
     return packets;
   }
-  static int64_t Now() {
-    timespec now{};
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * kSecond + now.tv_nsec;
-  }
 
   std::mutex mutex_;
   std::string log_;  // Guarded by mutex_ until the thread has ended.
   const UniqueFd attention_fd_{eventfd(0, EFD_NONBLOCK)};
-  PortListFile ports_{""};
+  CurrentPortList ports_;
   AccountingHandoff handoff_;
   ScriptedSocket* socket_ = nullptr;
   std::unique_ptr<EventLoop> loop_;
@@ -200,7 +196,7 @@ TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
   EXPECT_EQ(table->events_dropped, 9u);
   EXPECT_EQ(table->completeness, Completeness::kPartial);
   handoff_.GiveBack(table);
-  Dump({Message(Kind::kDump, 1, 3)}, false, Now());
+  Dump({Message(Kind::kDump, 1, 3)}, false, MonotonicNs());
   EXPECT_FALSE(loop_->needs_resync());
   Finish();
   EXPECT_THAT(log_, HasSubstr("dropped 9 events"));

@@ -266,7 +266,7 @@ Flusher::OpenConnections Flusher::TakeOpen(const AccountingTable& table) {
     it->second += change;
     if (it->second == 0) open_.erase(it);
   }
-  const PortList* ports = options_.ports == nullptr ? nullptr : options_.ports->Newest();
+  const auto ports = options_.ports == nullptr ? nullptr : options_.ports->Get();
   for (const auto& [key, count] : open_) {
     AccountingKey listed = key;
     if (ports != nullptr &&

@@ -83,7 +83,7 @@ class Flusher {
     RowSink sink;                // May be empty if there is a pipe.
     PipeWriter* pipe = nullptr;  // Not owned; may be nullptr.
     std::optional<InfluxLineEncoder> influx;  // Of the pipe's lines; none: CSV.
-    const PortListFile* ports = nullptr;
+    const CurrentPortList* ports = nullptr;
     // Of files of rows; nullptr: none. Started, with one stream for each worker.
     Checkpoint* checkpoint = nullptr;
     std::vector<SnapshotStream*> snapshots;

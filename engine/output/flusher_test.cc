@@ -358,10 +358,8 @@ TEST_F(FlusherTest, OfEquallySmallRowsTheKeysDecide) {
 }
 
 TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
-  const std::string path = folder_ + "/ports";
-  std::ofstream(path) << "tcp:80\n";
-  PortListFile ports(path);
-  ASSERT_TRUE(ports.Load().ok());
+  CurrentPortList ports;
+  ports.Replace(PortList::Parse("tcp:80\n", "ports").value());
   Flusher::Options options = Options();
   options.track_open = true;
   options.ports = &ports;
@@ -371,8 +369,7 @@ TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
   handoff_.live().open_changes[Key(1, 82)] = 1;
   Seal(1);
   ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
-  std::ofstream(path) << "udp:1\n";
-  ASSERT_TRUE(ports.Load().ok());
+  ports.Replace(PortList::Parse("udp:1\n", "ports").value());
   Seal(2);
   ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   ASSERT_EQ(kept_[0].rows.size(), 2u);

@@ -33,7 +33,7 @@ struct Share {
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
-  static ctacct::PortListFile ports("");
+  static ctacct::CurrentPortList ports;
   Share shares[kWorkers];
   std::vector<ctacct::FrameQueue*> queues;
   for (size_t i = 0; i < kWorkers; ++i) {
