@@ -1,4 +1,4 @@
-// The schema's versions, on a real PostgreSQL. The importer has one version; the
+// The schema's versions and its functions, on a real PostgreSQL. The importer has one version; the
 // tests add a step of their own.
 #include <fcntl.h>
 
@@ -166,6 +166,39 @@ TEST_F(SchemaTest, AnImporterOlderThanTheDatabaseRefuses) {
   ExpectFails(Run({"-watch=" + watch_}), 1, kRefused);
   EXPECT_THAT(Names(watch_), UnorderedElementsAre(name));
   ExpectSums();
+}
+
+// Functions in SQL are checked by PostgreSQL when they are created, those in PL/pgSQL only as far
+// as they run.
+TEST_F(SchemaTest, PlpgsqlCheckFindsNothing) {
+  if (Sql("SELECT count(*) FROM pg_available_extensions WHERE name = 'plpgsql_check'") == "0") {
+    if (InCi()) FAIL() << "plpgsql_check is not installed (./dev setup)";
+    GTEST_SKIP() << "plpgsql_check is not installed (./dev setup)";
+  }
+  EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
+  Sql("CREATE SCHEMA lint; CREATE EXTENSION plpgsql_check SCHEMA lint");
+  EXPECT_EQ(
+      Sql("SELECT lanname, count(*) FROM pg_proc JOIN pg_language ON pg_language.oid = prolang "
+          "WHERE pronamespace = 'public'::regnamespace GROUP BY 1 ORDER BY 1"),
+      "plpgsql|9\nsql|1");
+  // traffic_adopt() makes this view before it reads it.
+  const std::string lint =
+      "CREATE TEMPORARY VIEW traffic_adopted AS SELECT * FROM vpn_traffic; "
+      "SELECT pg_proc.oid::regproc, lineno, level, message, detail "
+      "FROM pg_proc JOIN pg_language ON pg_language.oid = prolang "
+      "CROSS JOIN lint.plpgsql_check_function_tb(pg_proc.oid, fatal_errors => false, "
+      "  all_warnings => true) "
+      "WHERE pronamespace = 'public'::regnamespace AND lanname = 'plpgsql' "
+      // It cannot look into the text of a dynamic query, and says so for each result column.
+      "AND coalesce(detail, '') NOT LIKE '%determine%dynamic SQL%' "
+      // These queries are put together from lists of columns, which are constants or the owner's
+      // tables; whatever a caller gives goes in by USING or %L. It warns of each variable.
+      "AND NOT (message = 'text type variable is not sanitized' AND proname IN ('traffic', "
+      "  'traffic_open_connections', 'traffic_add', 'traffic_roll_up'))";
+  EXPECT_EQ(Sql(lint), "");
+  Sql("CREATE FUNCTION wrong() RETURNS void LANGUAGE plpgsql AS "
+      "'DECLARE unused text; BEGIN PERFORM no_such_column FROM vpn_traffic; END'");
+  EXPECT_THAT(Sql(lint), HasSubstr("column \"no_such_column\" does not exist"));
 }
 
 }  // namespace
