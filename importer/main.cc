@@ -48,6 +48,8 @@
 #include "importer/postgres/connection_flags.h"
 #include "importer/postgres/pg_connection.h"
 #include "importer/tables/load.h"
+#include "importer/tables/partitions.h"
+#include "importer/tables/versions.h"
 
 ABSL_FLAG(std::string, watch, "", "spool folder to drain: what is there, then what appears");
 ABSL_FLAG(std::string, move, "", "folder for files done; without it they are deleted");

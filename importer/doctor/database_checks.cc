@@ -15,7 +15,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "importer/doctor/checks.h"
-#include "importer/tables/load.h"
+#include "importer/tables/versions.h"
 
 namespace ctacct {
 namespace {

@@ -11,7 +11,7 @@ namespace ctacct {
 namespace {
 
 constexpr int16_t kFields = 13;
-constexpr char kSignature[] = "PGCOPY\n\377\r\n";  // Its closing NUL is part of it.
+constexpr char kSignature[] = "PGCOPY\n\377\r\n";  // With the closing NUL.
 
 absl::Status TooLarge(absl::string_view column) {
   return absl::InvalidArgumentError(absl::StrCat(column, " is larger than its column"));

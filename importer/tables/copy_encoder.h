@@ -1,5 +1,5 @@
-// Rows to the bytes of PostgreSQL's COPY ... (FORMAT binary): big-endian, every field behind its
-// length.
+// Encodes rows as PostgreSQL's COPY ... (FORMAT binary) expects them: big-endian, the length before
+// every field.
 //
 // Pure and bounded: no database, no clock; a row adds at most kCopyRowBytesMax bytes and the
 // gateway. Thread-compatible.
@@ -22,12 +22,11 @@ inline constexpr char kCopyColumns[] =
     "connection_count, open_connections, port, src, dst, proto, gateway";
 
 // 98 bytes of numbers with their lengths, two addresses of 24, a protocol name of 13: 159, rounded
-// up. The gateway comes on top.
+// up. The gateway is not included.
 inline constexpr size_t kCopyRowBytesMax = 256;
 
-// Of packets, bytes and milliseconds: a petabyte in one interval is no measurement. Sums of such
-// rows would not fit into the rollups' columns, and good files would be refused for what a bad one
-// has left there.
+// The limit for packets, bytes and milliseconds of a row: a petabyte in one interval is not a
+// measurement. Without it a bad file could fill a rollup's sum, and good files would be refused.
 inline constexpr uint64_t kCounterMax = uint64_t{1} << 50;
 
 class CopyEncoder {
@@ -35,7 +34,7 @@ class CopyEncoder {
   // All rows get this gateway, in UTF-8.
   explicit CopyEncoder(absl::string_view gateway);
 
-  // What precedes the first row and follows the last.
+  // Before the first row, and after the last.
   static void AppendHeader(std::string* out);
   static void AppendTrailer(std::string* out);
 

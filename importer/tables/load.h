@@ -1,12 +1,11 @@
-// What the importer does in the database: its tables, and files' rows, exactly once.
+// How rows get into the tables: files, each exactly once, and the Go tool's table.
 //
-// A transaction is some files' ledger rows, gaps, rows by COPY, and what all these rows add to the
-// rollups, then COMMIT. The ledger's primary key lets one of several importers through and makes
-// the others wait for it. Whether a COMMIT whose answer was lost has happened is what the ledger
-// says at the next try.
+// A transaction has the ledger rows, gaps and rows (COPY) of some files, and what these rows add to
+// the rollups. The ledger's primary key lets one of several importers through, and the others wait
+// for it. If the answer to a COMMIT was lost, the ledger shows at the next try whether it happened.
 //
-// Errors as in pg_connection.h; after any but AlreadyExists throw the connection away: it may be
-// within a transaction. Thread-compatible.
+// Errors as in pg_connection.h; after any error but AlreadyExists throw the connection away: it may
+// be within a transaction. Thread-compatible.
 #ifndef CTACCT_IMPORTER_TABLES_LOAD_H_
 #define CTACCT_IMPORTER_TABLES_LOAD_H_
 
@@ -20,18 +19,9 @@
 #include "absl/types/span.h"
 #include "importer/files/traffic_file.h"
 #include "importer/postgres/pg_connection.h"
+#include "importer/tables/versions.h"
 
 namespace ctacct {
-
-struct SchemaVersions {
-  int found = 0;   // In the database; 0: none of our tables.
-  int newest = 0;  // That this program knows.
-};
-// Changes nothing.
-[[nodiscard]] absl::StatusOr<SchemaVersions> ReadSchemaVersions(PgConnection& connection);
-
-// Makes the tables where they are missing. FailedPrecondition if a newer importer has made them.
-[[nodiscard]] absl::Status EnsureSchema(PgConnection& connection);
 
 enum class ImportOutcome {
   kImported,
@@ -40,32 +30,22 @@ enum class ImportOutcome {
 
 struct FileToImport {
   const TrafficFile* file;
-  const FileSummary* summary;  // What a pass over the file has returned before.
+  const FileSummary* summary;  // From a first pass over the file.
 };
 
-// All of them in one transaction; outcomes in their order. `known_days` are those (since the epoch)
-// for which there are partitions, as far as the caller's connection to this database has seen:
-// empty at first. Errors, after which none of the files is in the database:
+// All files in one transaction; outcomes in their order. `known_days` are the days (since the
+// epoch) that have partitions, as far as the caller's connection has seen: empty at first.
+// Errors, after which none of the files is in the database:
 //  - AlreadyExists: the ledger has a file of this engine and sequence with other contents
 //  - InvalidArgument: the database or a column's range refuses a file's values
-//  - Aborted: a file is no more what its summary says
-//  - others: of TrafficFile::Read, or of the connection
-// The first three do not say which file it was: with several, try each by itself.
+//  - Aborted: a file no longer matches its summary
+//  - others: of TrafficFile::Read, CheckVersion, or of the connection
+// The first three do not name the file: of several, try each alone.
 [[nodiscard]] absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(
-    PgConnection& connection, absl::Span<const FileToImport> files, std::set<int32_t>* known_days);
+    PgConnection& connection, absl::Span<const FileToImport> files, std::set<int32_t>* known_days,
+    SchemaSteps steps = OurSteps());
 
-// Makes the partitions of these days, where the caller does not know of them.
-[[nodiscard]] absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
-                                          std::set<int32_t>* known_days);
-
-// Drops partitions that end more than `days` ago, one transaction each: of vpn_traffic ("rows";
-// those whose rows are not all in the rollups stay) or of a tier of rollups ("fine", "10m", "1h").
-// What was done or not is in the log; `*dropped` grows by what was. Unavailable also where a long
-// query was in the way.
-[[nodiscard]] absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier,
-                                             int days, uint64_t* dropped);
-
-// Takes over the rows of a table with the columns of the reference's vpn_traffic, in the name of
+// Copies the rows of a table with the columns of the Go tool's vpn_traffic, under the name of
 // `gateway`, in one transaction; makes the schema if there is none. If the table is itself called
 // vpn_traffic it is renamed to vpn_traffic_reference. Nothing is deleted. Returns the number of
 // rows; AlreadyExists if that was done before.

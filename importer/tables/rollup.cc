@@ -11,14 +11,28 @@
 #include "xxhash.h"
 
 namespace ctacct {
+
+struct RollupDefinition {
+  const char* name;  // In traffic_rollups; nullptr: only a source of others.
+  uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
+  int64_t step_ns;   // 0: the interval as it was measured.
+  int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
+};
+
 namespace {
+
+constexpr uint8_t kNoColumns = 0;
+constexpr uint8_t kSrc = 1;
+constexpr uint8_t kDst = 2;
+constexpr uint8_t kProtoPort = 4;
+constexpr int kRows = -1;
 
 constexpr int64_t kMinuteNs = 60'000'000'000;
 constexpr int64_t kTenMinutesNs = 10 * kMinuteNs;
 constexpr int64_t kHalfHourNs = 30 * kMinuteNs;
 constexpr int64_t kHourNs = 60 * kMinuteNs;
-constexpr int kRows = -1;
 
+// In the order of flushing.
 constexpr RollupDefinition kRollups[] = {
     /*0*/ {"port_fine", kProtoPort, 0, kRows},
     /*1*/ {"origin_fine", kSrc, 0, kRows},
@@ -44,7 +58,7 @@ constexpr RollupDefinition kRollups[] = {
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
-// One statement's keys: its arrays are a few megabytes.
+// The arrays of a statement then have a few megabytes.
 constexpr size_t kKeysPerStatement = 50'000;
 
 constexpr char kAddSql[] =
@@ -52,17 +66,19 @@ constexpr char kAddSql[] =
     "$6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], "
     "$13::int8[], $14::int8[], $15::int8[])";
 
-// The end of the step that a time belongs to. Times are the ends of intervals, so one on the
-// boundary belongs to what ends there. Also before 1970.
+// The end of the step that contains a time, also before 1970. Times are the ends of intervals, so
+// a time on a boundary belongs to the step that ends there.
 int64_t StepEnd(int64_t time_ns, int64_t step_ns) {
   const int64_t rest = time_ns % step_ns;
   if (rest == 0) return time_ns;
   return rest > 0 ? time_ns - rest + step_ns : time_ns - rest;
 }
 
-}  // namespace
+absl::Status TooLarge() {
+  return absl::InvalidArgumentError("a sum of its rows is larger than its column");
+}
 
-absl::Span<const RollupDefinition> RollupDefinitions() { return kRollups; }
+}  // namespace
 
 size_t Rollup::KeyHash::operator()(const Key& key) const { return XXH3_64bits(&key, sizeof(key)); }
 
@@ -70,7 +86,6 @@ Rollup::Rollup() : sums_(kRollupCount) {}
 
 Rollup::Key Rollup::KeyOf(const Key& key, const RollupDefinition& rollup) {
   Key result{};
-  // Databases count microseconds.
   result.time_ns = rollup.step_ns == 0 ? key.time_ns : StepEnd(key.time_ns, rollup.step_ns);
   result.gateway = key.gateway;
   if ((rollup.columns & kSrc) != 0) result.src = key.src;
@@ -98,23 +113,21 @@ absl::Status Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& g
   if (found == gateways_.end()) gateways_.push_back(gateway);
   for (const TrafficRow& row : rows) {
     Key key{};
-    key.time_ns = row.time_ns / 1000 * 1000;  // The database's own are microseconds.
+    key.time_ns = row.time_ns / 1000 * 1000;  // The database has microseconds.
     key.src = row.src;
     key.dst = row.dst;
     key.port = row.port;
     key.gateway = index;
     key.protocol = row.protocol;
     key.family = static_cast<uint8_t>(row.family);
-    // That each fits its column was for the encoder to say.
+    // The encoder has checked that each fits its column.
     const Counters counters = {
         static_cast<int64_t>(row.packets_src),        static_cast<int64_t>(row.bytes_src),
         static_cast<int64_t>(row.packets_dst),        static_cast<int64_t>(row.bytes_dst),
         static_cast<int64_t>(row.connection_time_ms), static_cast<int64_t>(row.connection_count),
         static_cast<int64_t>(row.open_connections),   1};
     for (size_t i = 0; i < kRollupCount && kRollups[i].source == kRows; ++i) {
-      if (!AddTo(i, key, counters)) {
-        return absl::InvalidArgumentError("a sum of its rows is larger than its column");
-      }
+      if (!AddTo(i, key, counters)) return TooLarge();
     }
   }
   return absl::OkStatus();
@@ -131,9 +144,12 @@ absl::Status Rollup::Flush(PgConnection& connection) {
     const RollupDefinition& rollup = kRollups[i];
     if (rollup.source != kRows) {
       for (const auto& [key, counters] : sums_[static_cast<size_t>(rollup.source)]) {
-        if (!AddTo(i, key, counters)) {
-          return absl::InvalidArgumentError("a sum of its rows is larger than its column");
-        }
+        if (!AddTo(i, key, counters)) return TooLarge();
+      }
+    }
+    if (rollup.columns == kNoColumns) {
+      for (const auto& [key, counters] : sums_[i]) {
+        flushed_rows_ += static_cast<uint64_t>(counters.back());
       }
     }
     if (rollup.name == nullptr) continue;
@@ -148,7 +164,7 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
   std::vector<const Sums::value_type*> sorted;
   sorted.reserve(sums.size());
   for (const auto& entry : sums) sorted.push_back(&entry);
-  // By key, as every importer does: whoever comes second waits, and none for one who waits for it.
+  // In the order of keys, so importers cannot deadlock.
   std::sort(sorted.begin(), sorted.end(), [this](const auto* a, const auto* b) {
     const Key& x = a->first;
     const Key& y = b->first;

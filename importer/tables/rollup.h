@@ -1,19 +1,18 @@
-// Sums of a transaction's rows, for the tables that dashboards read: at coarser steps, and for
-// fewer columns. Which rollups there are is the schema's traffic_rollups; this list must be equal.
+// Sums of a transaction's rows for the rollups: at coarser steps, and for fewer columns. The list
+// of rollups in rollup.cc must equal the schema's traffic_rollups.
 //
-// Rows are added as they are encoded for COPY; Flush upserts the sums within the caller's
-// transaction, so a rollup can never disagree with its rows. Sums of sums: only four of the
-// sums below look at every row, the others are made of those.
+// Rows are added as they are encoded for COPY. Flush upserts the sums within the caller's
+// transaction, so a rollup cannot disagree with its rows. Only four of the sums are made from every
+// row, the others from those four.
 //
-// Memory: about 250 bytes for each key, at most kKeysMax keys and what one Add brings if the caller
-// flushes once full() says so. Thread-compatible.
+// Memory: about 250 bytes for each key; at most kKeysMax keys and those of one more file if the
+// caller flushes when full() is true. Thread-compatible.
 #ifndef CTACCT_IMPORTER_TABLES_ROLLUP_H_
 #define CTACCT_IMPORTER_TABLES_ROLLUP_H_
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -25,27 +24,11 @@
 
 namespace ctacct {
 
-// What a rollup groups by, besides time and gateway.
-enum RollupColumns : uint8_t {
-  kNoColumns = 0,
-  kSrc = 1,
-  kDst = 2,
-  kProtoPort = 4,
-};
-
-struct RollupDefinition {
-  const char* name;  // Of traffic_rollups; nullptr: a step on the way to others.
-  uint8_t columns;   // Of RollupColumns.
-  int64_t step_ns;   // 0: the interval as it was measured.
-  int source;        // Index of the rollup that it is made of, which comes before it; -1: the rows.
-};
-
-// All of them, in the order of flushing.
-[[nodiscard]] absl::Span<const RollupDefinition> RollupDefinitions();
+struct RollupDefinition;
 
 class Rollup {
  public:
-  // A game's hour on the finest grouping: 200,000 keys.
+  // An hour of a game has 200,000 keys in the finest grouping.
   static constexpr size_t kKeysMax = 500'000;
 
   Rollup();
@@ -57,6 +40,8 @@ class Rollup {
 
   // Adds all sums to the database and forgets them. Errors of the connection.
   [[nodiscard]] absl::Status Flush(PgConnection& connection);
+  // The number of rows in all sums that were flushed.
+  [[nodiscard]] uint64_t flushed_rows() const { return flushed_rows_; }
 
  private:
   // No padding: hashed and compared as bytes.
@@ -85,7 +70,8 @@ class Rollup {
                                   const Sums& sums) const;
 
   std::vector<std::string> gateways_;
-  std::vector<Sums> sums_;  // As RollupDefinitions.
+  std::vector<Sums> sums_;  // In the order of the definitions.
+  uint64_t flushed_rows_ = 0;
 };
 
 }  // namespace ctacct

@@ -233,48 +233,14 @@ TEST_F(ImporterTest, AFileFullOfGapsAndTheOperatorsQuestion) {
                     "WHERE time = '2020-09-13 12:27:00+00' GROUP BY time"));
 }
 
-TEST_F(ImporterTest, ADatabaseOfAnOlderImporterIsBroughtUpToDate) {
-  Sql(Contents(DataPath("importer/tables/schema/001_traffic.sql")));
-  Sql("CREATE TABLE ctacct_schema (version integer PRIMARY KEY, "
-      "applied_at timestamptz NOT NULL DEFAULT now()); INSERT INTO ctacct_schema VALUES (1); "
-      "INSERT INTO import_ledger VALUES ('01910000-0000-7000-8000-000000000000', 1, 0, 0, "
-      "'2020-09-13 12:26:45+00', '15 s', 'partial', 42, now(), 'gw1', 'old.spool'), "
-      "('81910000-0000-8000-8000-000000000000', 0, 0, 0, NULL, NULL, NULL, 0, now(), '', "
-      "'traffic_old.csv')");
-  for (uint64_t i = 1; i <= 6; ++i) WriteSpool(i);
-  // Both find work to do; one does it.
-  const auto one = StartImporter({"-watch=" + watch_, "-once"});
-  const auto two = StartImporter({"-watch=" + watch_, "-once"});
-  for (Subprocess* const each : {one.get(), two.get()}) {
-    const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
-    ASSERT_TRUE(exit.ok());
-    EXPECT_TRUE(exit->ok()) << each->Stderr();
-  }
-  EXPECT_EQ(Sql("SELECT version FROM ctacct_schema ORDER BY 1"), "1\n2\n3");
-  ExpectSums();
-  EXPECT_EQ(Sql("SELECT time, completeness, events_dropped, flows_lost FROM traffic_intervals "
-                "ORDER BY time LIMIT 1"),
-            "2020-09-13 12:26:45+00|partial|42|0");
-  EXPECT_EQ(Sql("SELECT began, ended, text FROM traffic_gap_regions ORDER BY began LIMIT 1"),
-            "2020-09-13 12:26:30+00|2020-09-13 12:26:45+00|partial: 42 events dropped");
-  EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), "8");
-  // Whatever \d+ lists of ours explains itself.
-  EXPECT_EQ(Sql("SELECT count(*), count(obj_description(oid, 'pg_class')) FROM pg_class "
-                "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'p') AND "
-                "NOT relispartition AND NOT EXISTS (SELECT FROM pg_depend "
-                "WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')"),
-            "29|29");
-}
-
 // Three months of one gateway, and the questions of a dashboard that shows an hour.
 TEST_F(ImporterTest, AnHourIsFoundWithoutReadingTheSeason) {
   EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
   Sql("INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
-      "interval_length, completeness, events_dropped, imported_at, gateway, source_file, "
-      "rolled_up) "
+      "interval_length, completeness, events_dropped, imported_at, gateway, source_file) "
       "SELECT gen_random_uuid(), i, 0, 1000, "
       "timestamptz '2026-01-01 00:00:00+00' + i * interval '15 s', '15 s', "
-      "CASE WHEN i % 1000 = 0 THEN 'partial' ELSE 'complete' END, 0, now(), 'gw1', 'x', true "
+      "CASE WHEN i % 1000 = 0 THEN 'partial' ELSE 'complete' END, 0, now(), 'gw1', 'x' "
       "FROM generate_series(1, 518400) AS i; "
       "INSERT INTO traffic_gaps SELECT interval_end - interval '10 s', interval_end, 1, 1, "
       "interval_end, engine, sequence, 1, 'overrun', 'partial', gateway FROM import_ledger "

@@ -47,10 +47,10 @@ FROM sample;
 SELECT traffic_roll_up('vpn_traffic');
 
 INSERT INTO import_ledger (engine, sequence, checksum, row_count, events_dropped, flows_lost, interval_end, interval_length,
-                           completeness, gateway, source_file, rolled_up)
+                           completeness, gateway, source_file)
 SELECT md5(gateway)::uuid, row_number() OVER (PARTITION BY gateway ORDER BY time), 0, count(*),
        CASE WHEN overrun THEN 4711 ELSE 0 END, CASE WHEN restart THEN 1893 ELSE 0 END, time, '15 s',
-       CASE WHEN restart THEN 'partial' WHEN overrun THEN 'resynced' ELSE 'complete' END, gateway, 'sample', true
+       CASE WHEN restart THEN 'partial' WHEN overrun THEN 'resynced' ELSE 'complete' END, gateway, 'sample'
 FROM (SELECT time, gateway,
              gateway = 'gw-north' AND time > timestamptz '2026-11-21 12:00Z' + 0.31 * interval 'HOURS h'
                AND time <= timestamptz '2026-11-21 12:00Z' + 0.31 * interval 'HOURS h' + interval '1 min' AS overrun,

@@ -1,0 +1,52 @@
+-- Retention: what is dropped, and what has been.
+
+CREATE TABLE traffic_tiers (
+    tier text PRIMARY KEY,
+    kept_from timestamptz NOT NULL DEFAULT '-infinity'
+);
+COMMENT ON TABLE traffic_tiers IS 'What retention has dropped: nothing is complete before kept_from.';
+INSERT INTO traffic_tiers VALUES ('rows'), ('fine'), ('10m'), ('1h');
+
+-- Drops the oldest partition of a tier ('rows' or one of traffic_rollups) that ends at or before a moment, and returns its
+-- name; no row if there is none. A partition of rows is dropped only if the rollups have all its rows; otherwise `dropped`
+-- is false. This check reads the whole partition, and the importer's files wait for it. The lock is waited for only two
+-- seconds: behind a waiting lock all other queries would wait for a dashboard's long one.
+CREATE FUNCTION traffic_drop_partition(tier_dropped text, before timestamptz, after text DEFAULT '')
+RETURNS TABLE (partition text, dropped boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
+DECLARE
+    oldest traffic_partitions;
+    differs boolean := false;
+BEGIN
+    IF tier_dropped NOT IN ('rows', 'fine', '10m', '1h') THEN
+        RAISE EXCEPTION 'no such tier: %', tier_dropped USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT candidate.* INTO oldest FROM traffic_partitions AS candidate
+    LEFT JOIN traffic_rollups AS rollup ON candidate.parent = 'traffic_' || rollup.name
+    WHERE coalesce(rollup.tier, 'rows') = tier_dropped AND candidate.upper <= before AND candidate.name > after
+    ORDER BY candidate.name LIMIT 1;
+    IF NOT FOUND THEN RETURN; END IF;
+    partition := oldest.name;
+    IF tier_dropped = 'rows' THEN
+        -- The rollups may have more: rows that were dropped before late rows made their partition again.
+        EXECUTE format(
+            'SELECT EXISTS (SELECT FROM (SELECT time, gateway, count(*) AS row_count, sum(src_packets) AS src_packets, '
+            '  sum(src_bytes) AS src_bytes, sum(dst_packets) AS dst_packets, sum(dst_bytes) AS dst_bytes, '
+            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count FROM %I '
+            '  GROUP BY time, gateway) AS facts '
+            'LEFT JOIN traffic_total AS held USING (time, gateway) '
+            'WHERE (held.row_count >= facts.row_count AND held.src_packets >= facts.src_packets AND held.src_bytes >= '
+            '  facts.src_bytes AND held.dst_packets >= facts.dst_packets AND held.dst_bytes >= facts.dst_bytes AND '
+            '  held.connection_times >= facts.connection_times AND held.connection_count >= facts.connection_count) '
+            '  IS NOT TRUE)', oldest.name)
+        INTO differs;
+    END IF;
+    dropped := NOT differs;
+    IF dropped THEN
+        EXECUTE format('DROP TABLE %I', oldest.name);
+        DELETE FROM traffic_partitions WHERE name = oldest.name;
+        UPDATE traffic_tiers SET kept_from = greatest(kept_from, oldest.upper) WHERE tier = tier_dropped;
+    END IF;
+    RETURN NEXT;
+END $$;
+REVOKE ALL ON FUNCTION traffic_drop_partition FROM PUBLIC;

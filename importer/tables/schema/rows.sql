@@ -1,0 +1,104 @@
+-- The rows, and which files they came from.
+
+-- Columns of eight bytes first, then of four, then those of variable length: no padding between them. About 120 bytes a
+-- row, of which 28 are PostgreSQL's own. Partitions are made by traffic_make_partitions().
+CREATE TABLE vpn_traffic (
+    time timestamptz NOT NULL,
+    src_packets bigint NOT NULL,
+    src_bytes bigint NOT NULL,
+    dst_packets bigint NOT NULL,
+    dst_bytes bigint NOT NULL,
+    connection_times bigint NOT NULL,
+    connection_count integer NOT NULL DEFAULT 0,
+    open_connections integer NOT NULL DEFAULT 0,
+    port integer NOT NULL,
+    src inet NOT NULL,
+    dst inet NOT NULL,
+    proto text NOT NULL,
+    gateway text NOT NULL DEFAULT ''
+) PARTITION BY RANGE (time);
+COMMENT ON TABLE vpn_traffic IS
+    'Traffic between two masked peers within one interval. Data quality: traffic_intervals. Sums: traffic().';
+COMMENT ON COLUMN vpn_traffic.time IS 'End of the interval.';
+COMMENT ON COLUMN vpn_traffic.src IS 'The peer that opened the connection, masked.';
+COMMENT ON COLUMN vpn_traffic.dst IS 'The other peer, masked.';
+COMMENT ON COLUMN vpn_traffic.port IS 'Destination port; -1: not on the port list; 0: the protocol has none.';
+COMMENT ON COLUMN vpn_traffic.src_packets IS 'Packets in the original direction; dst_packets: replies. Bytes likewise.';
+COMMENT ON COLUMN vpn_traffic.connection_count IS 'Connections closed within the interval (TCP, DCCP, SCTP).';
+COMMENT ON COLUMN vpn_traffic.connection_times IS 'Sum of their durations, milliseconds.';
+COMMENT ON COLUMN vpn_traffic.open_connections IS 'Connections open at the interval''s end; 0 if they were not tracked.';
+
+-- Rows arrive in the order of time, so block ranges find an interval; btrees would cost more than the rows.
+CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time);
+
+-- Written in the same transaction as the rows: a file listed here is loaded, any other file is not.
+CREATE TABLE import_ledger (
+    engine uuid NOT NULL,
+    sequence bigint NOT NULL,
+    checksum bigint NOT NULL,
+    row_count bigint NOT NULL,
+    interval_end timestamptz,
+    interval_length interval,
+    completeness text CHECK (completeness IN ('complete', 'resynced', 'partial')),
+    events_dropped bigint NOT NULL DEFAULT 0,
+    imported_at timestamptz NOT NULL DEFAULT now(),
+    gateway text NOT NULL,
+    source_file text NOT NULL,
+    flows_lost bigint NOT NULL DEFAULT 0,
+    PRIMARY KEY (engine, sequence)
+);
+COMMENT ON TABLE import_ledger IS
+    'One row for each file whose rows are in vpn_traffic, written in the same transaction as the rows.';
+COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine; for CSV files a hash of gateway and contents.';
+COMMENT ON COLUMN import_ledger.sequence IS 'Number of the file within that run; 0 for CSV files.';
+COMMENT ON COLUMN import_ledger.checksum IS '64 bits, as a signed number.';
+COMMENT ON COLUMN import_ledger.interval_end IS 'NULL for CSV files, like the next two columns.';
+COMMENT ON COLUMN import_ledger.completeness IS
+    'complete; resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
+COMMENT ON COLUMN import_ledger.events_dropped IS 'Events that the kernel dropped within the interval.';
+COMMENT ON COLUMN import_ledger.flows_lost IS 'Sum over the file''s gaps.';
+COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
+
+-- An hour of a season without reading the season, for traffic_intervals.
+CREATE INDEX import_ledger_interval ON import_ledger (interval_end, gateway) WHERE interval_end IS NOT NULL;
+-- The few intervals that are not complete, for traffic_gap_regions.
+CREATE INDEX import_ledger_incomplete ON import_ledger (interval_end) WHERE completeness <> 'complete';
+
+COMMENT ON TABLE ctacct_schema IS 'Versions of the schema that the importer has applied.';
+
+-- Copies the rows of a table with the columns of the Go tool's vpn_traffic, of any types, under the name of a gateway,
+-- and returns their number. The ledger remembers the table's name: a second call does nothing and returns NULL.
+CREATE FUNCTION traffic_adopt(source regclass, gateway_name text) RETURNS bigint
+LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+DECLARE
+    adopted bigint;
+    source_name constant text := (SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class
+                                  WHERE oid = source);
+BEGIN
+    INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file)
+    VALUES (md5('table ' || source_name)::uuid, 0, 0, 0, gateway_name, 'table ' || source_name) ON CONFLICT DO NOTHING;
+    IF NOT FOUND THEN RETURN NULL; END IF;
+    -- It is read more than once below and must not change in between.
+    IF (SELECT relkind FROM pg_class WHERE oid = source) IN ('r', 'p') THEN
+        EXECUTE format('LOCK TABLE %s IN SHARE MODE', source);
+    END IF;
+    EXECUTE format(
+        'CREATE TEMPORARY VIEW traffic_adopted AS SELECT time::timestamptz AS time, src_packets::bigint, '
+        'src_bytes::bigint, dst_packets::bigint, dst_bytes::bigint, coalesce(connection_times, 0)::bigint AS '
+        'connection_times, coalesce(connection_count, 0)::integer AS connection_count, coalesce(open_connections, 0)'
+        '::integer AS open_connections, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
+        gateway_name, source);
+    PERFORM traffic_make_partitions(
+        (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
+         FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_adopted) AS days));
+    INSERT INTO vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count,
+                             open_connections, port, src, dst, proto, gateway)
+    SELECT * FROM pg_temp.traffic_adopted;
+    GET DIAGNOSTICS adopted = ROW_COUNT;
+    PERFORM traffic_roll_up('pg_temp.traffic_adopted');
+    DROP VIEW traffic_adopted;  -- Without pg_temp: Citus would not find it.
+    UPDATE import_ledger SET row_count = adopted
+    WHERE engine = md5('table ' || source_name)::uuid AND sequence = 0;
+    RETURN adopted;
+END $$;
+REVOKE ALL ON FUNCTION traffic_adopt FROM PUBLIC;
