@@ -20,11 +20,9 @@ namespace {
 
 // Others may look, only the owner adds.
 constexpr mode_t kFailedFolderMode = 0750;
-// So many files of one name are a mistake somewhere, not a spool.
+// More files of one name are a mistake somewhere, not a spool.
 constexpr int kNameSuffixMax = 10'000;
 constexpr size_t kMoveBufferBytes = 256 * 1024;
-
-std::string PathOf(const FilePlace& place) { return absl::StrCat(place.folder, "/", place.name); }
 
 enum class Found { kGone, kChanged, kAsItWas };
 
@@ -40,7 +38,7 @@ Found Find(const FilePlace& place, const FileIdentity& identity) {
 }
 
 absl::Status Changed(const FilePlace& place) {
-  return absl::AbortedError(absl::StrCat(PathOf(place), ": changed since it was read"));
+  return absl::AbortedError(absl::StrCat(place.path, ": changed since it was read"));
 }
 
 absl::Status SyncFolder(int folder_fd, absl::string_view folder) {
@@ -56,18 +54,17 @@ std::string WithNumber(const std::string& name, int number, size_t bytes_max) {
 
 absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
                     const std::string& to_name) {
-  const std::string path = PathOf(place);
-  absl::StatusOr<UniqueFd> from = OpenRegularFile(place.folder_fd, place.name, path);
+  absl::StatusOr<UniqueFd> from = OpenRegularFile(place.folder_fd, place.name, place.path);
   if (!from.ok()) return from.status();
   struct stat info;
-  if (fstat(from->get(), &info) != 0) return FileError("examine", path, errno);
+  if (fstat(from->get(), &info) != 0) return FileError("examine", place.path, errno);
   absl::StatusOr<DurableFile> to = DurableFile::Create(to_folder, to_name);
   if (!to.ok()) return to.status();
   std::vector<char> buffer(kMoveBufferBytes);
   while (true) {
     const ssize_t got = read(from->get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FileError("read", path, errno);
+    if (got < 0) return FileError("read", place.path, errno);
     if (got == 0) {
       // The caller removes the original.
       if (Find(place, FileIdentity::Of(info)) == Found::kChanged) return Changed(place);
@@ -85,11 +82,11 @@ absl::Status MoveToName(const FilePlace& place, int to_folder_fd, const std::str
     return absl::OkStatus();
   }
   if (errno != EXDEV) {
-    return FileError(absl::StrCat("move ", PathOf(place), " to"), to_folder, errno);
+    return FileError(absl::StrCat("move ", place.path, " to"), to_folder, errno);
   }
   if (absl::Status status = CopyTo(place, to_folder, to_name); !status.ok()) return status;
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0 && errno != ENOENT) {
-    return FileError("remove", PathOf(place), errno);
+    return FileError("remove", place.path, errno);
   }
   return absl::OkStatus();
 }
@@ -116,7 +113,7 @@ absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : FileError("remove", PathOf(place), errno);
+    return errno == ENOENT ? absl::OkStatus() : FileError("remove", place.path, errno);
   }
   return SyncFolder(place.folder_fd, place.folder);
 }

@@ -31,12 +31,14 @@ class DisposalTest : public ::testing::Test {
 
   FileIdentity Write(const std::string& name) {
     std::ofstream(folder_ + "/" + name) << "1\n";
-    return TrafficFile::Open(folder_fd_.get(), name, name).value().identity();
+    return TrafficFile::Open(Place(name)).value().identity();
   }
   void Append(const std::string& name) {
     std::ofstream(folder_ + "/" + name, std::ios::app) << "2\n";
   }
-  FilePlace Place(const std::string& name) { return {folder_fd_.get(), folder_, name}; }
+  FilePlace Place(const std::string& name) {
+    return {folder_fd_.get(), folder_, name, folder_ + "/" + name};
+  }
   std::string Contents(const std::string& name) {
     std::stringstream text;
     text << std::ifstream(folder_ + "/" + name).rdbuf();

@@ -6,24 +6,6 @@
 #include "absl/strings/str_cat.h"
 
 namespace ctacct {
-namespace {
-
-constexpr char kWipeLine[] = "\r\033[K";
-
-bool& ProgressShown() {
-  static bool shown = false;
-  return shown;
-}
-
-}  // namespace
-
-void ShowProgress(absl::string_view line) {
-  if (line.empty() && !ProgressShown()) return;
-  const std::string text = absl::StrCat(kWipeLine, line);
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  ProgressShown() = !line.empty();
-}
-
 std::string EscapedForLog(absl::string_view text) {
   std::string line;
   for (const char c : text) {
@@ -38,7 +20,6 @@ std::string EscapedForLog(absl::string_view text) {
 }
 
 void LogLine(absl::string_view message) {
-  ShowProgress("");
   const std::string line = absl::StrCat("importer: ", EscapedForLog(message), "\n");
   std::fwrite(line.data(), 1, line.size(), stderr);
 }

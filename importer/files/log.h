@@ -12,11 +12,8 @@ namespace ctacct {
 // Control characters as \xHH.
 [[nodiscard]] std::string EscapedForLog(absl::string_view text);
 
-// "importer: MESSAGE", after the progress line, if there is one, has been wiped.
+// "importer: MESSAGE".
 void LogLine(absl::string_view message);
-
-// Rewrites the one progress line of a terminal; empty wipes it.
-void ShowProgress(absl::string_view line);
 
 }  // namespace ctacct
 

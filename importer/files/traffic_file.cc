@@ -67,25 +67,24 @@ FileIdentity FileIdentity::Of(const struct stat& info) {
           int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
 }
 
-absl::StatusOr<TrafficFile> TrafficFile::Open(int folder_fd, const std::string& name,
-                                              const std::string& path,
+absl::StatusOr<TrafficFile> TrafficFile::Open(const FilePlace& place,
                                               const std::string& csv_gateway) {
-  absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd, name, path);
+  absl::StatusOr<UniqueFd> fd = OpenRegularFile(place.folder_fd, place.name, place.path);
   if (!fd.ok()) return fd.status();
   TrafficFile file;
   file.fd_ = *std::move(fd);
-  file.name_ = name;
-  file.path_ = path;
+  file.name_ = place.name;
+  file.path_ = place.path;
   file.csv_gateway_ = csv_gateway;
-  file.csv_ = absl::EndsWith(name, ".csv");
+  file.csv_ = absl::EndsWith(place.name, ".csv");
   struct stat info;
-  if (fstat(file.fd_.get(), &info) != 0) return FileError("examine", path, errno);
+  if (fstat(file.fd_.get(), &info) != 0) return FileError("examine", place.path, errno);
   file.identity_ = FileIdentity::Of(info);
   return file;
 }
 
 absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
-  // The reference writes its files in place: one that ends with a line may still be half of it.
+  // The Go tool writes its files in place: one that ends with a line may still be half of it.
   if (csv_) {
     if (absl::Status status = CheckWriter(); !status.ok()) return status;
   }

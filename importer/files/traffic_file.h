@@ -1,4 +1,4 @@
-// One file to import, a spool file or a CSV file (also one of the reference's), read as a stream of
+// One file to import, a spool file or a CSV file (also one of the Go tool's), read as a stream of
 // rows.
 //
 // A file is read twice: once to find out what it is and whether it is sound, before the database
@@ -6,7 +6,7 @@
 // changed in between is noticed.
 //
 // Errors of reading name the file and a byte offset:
-//  - DataLoss: torn or corrupt, and nobody writes to it; a CSV line that is none
+//  - DataLoss: torn, corrupt or malformed, and nobody writes to it
 //  - Unimplemented: a spool file of a newer version
 //  - Aborted: somebody still writes to it, or may do so, or did so meanwhile
 //  - others: the file system
@@ -34,6 +34,14 @@
 
 namespace ctacct {
 
+// A file within an open folder.
+struct FilePlace {
+  int folder_fd = -1;  // Or AT_FDCWD.
+  std::string folder;  // What messages call the folder.
+  std::string name;    // One path component; with AT_FDCWD a path.
+  std::string path;    // What messages call the file.
+};
+
 struct FileSummary {
   // The ledger's key. For CSV files: a UUID of version 8 made of the XXH3-128 of the gateway's name
   // and the contents, and 0; so a copy under another name is the same file, that of another gateway
@@ -43,7 +51,7 @@ struct FileSummary {
   uint64_t checksum = 0;
   uint64_t row_count = 0;
   std::optional<SpoolHeader> spool;  // CSV files have none.
-  std::vector<Gap> gaps;             // Likewise.
+  std::vector<Gap> gaps;             // CSV files have none.
   std::vector<int32_t> days;         // Of its rows' times, since the epoch; in order, each once.
 
   friend bool operator==(const FileSummary&, const FileSummary&) = default;
@@ -75,11 +83,10 @@ using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
 
 class TrafficFile {
  public:
-  // Opens `name` relative to `folder_fd`; names ending in ".csv" are CSV files, all others spool
-  // files. `path` is what errors call it; `csv_gateway` is the gateway of a CSV file's rows, which
-  // do not name one. NotFound if it is gone; FailedPrecondition if it is no regular file.
-  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(int folder_fd, const std::string& name,
-                                                        const std::string& path,
+  // Names ending in ".csv" are CSV files, all others spool files. `csv_gateway` is the gateway of a
+  // CSV file's rows, which do not name one. NotFound if it is gone; FailedPrecondition if it is no
+  // regular file.
+  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(const FilePlace& place,
                                                         const std::string& csv_gateway = "");
   TrafficFile(TrafficFile&&) = default;
 
