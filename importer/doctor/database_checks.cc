@@ -22,8 +22,8 @@ namespace {
 
 constexpr double kClockSecondsWarn = 1;
 
-// Of what the importer does as a role that may only add (configs/postgres/roles.sql), what the
-// present role may not: privilege and object. $1: whether it drops partitions, too.
+// The rights of a role that may only add rows (configs/postgres/roles.sql) that the present role
+// does not have: privilege and object. $1: whether it also drops partitions.
 constexpr char kMissingRights[] =
     "SELECT privilege, 'TABLE ' || name AS object FROM (VALUES ('SELECT', 'ctacct_schema'), "
     "('SELECT', 'import_ledger'), ('INSERT', 'import_ledger'), ('INSERT', 'vpn_traffic'), "
@@ -123,7 +123,7 @@ Finding CheckDatabase(Examination& examination) {
     }
   }
   if (!connection.ok()) {
-    // Without libpq's guess, which the remedies are instead of.
+    // Without libpq's guess: the remedies are better.
     const std::string whole(connection.status().message());
     const std::string message = whole.substr(0, whole.find("; Is the server running"));
     std::vector<std::string> remedies = {
@@ -178,7 +178,7 @@ Finding CheckSchema(Examination& examination) {
       "WHERE oid = to_regclass('ctacct_schema')), true)",
       {});
   if (may.ok() && Value(may, 0, 0) == "t") {
-    return Warn(absl::StrCat(shown, "; the importer sees to it when it starts"),
+    return Warn(absl::StrCat(shown, "; the importer makes them when it starts"),
                 {MigrationCommand(examination.options)});
   }
   return Fail(absl::StrCat(shown, ", and this role may not make them; as one who may:"),
@@ -222,7 +222,7 @@ Finding CheckDatabaseClock(Examination& examination) {
   const absl::Time answered = absl::Now();
   double there = 0;
   if (!answer.ok() || !absl::SimpleAtod(Value(answer, 0, 0), &there)) {
-    return Skip("the database does not tell the time");
+    return Skip("the database does not say what time it is");
   }
   const double here = absl::ToDoubleSeconds(asked + (answered - asked) / 2 - absl::UnixEpoch());
   const double error = absl::ToDoubleSeconds(answered - asked) / 2;
