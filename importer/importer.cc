@@ -24,7 +24,7 @@ namespace {
 
 constexpr absl::Duration kBackOffFirst = absl::Milliseconds(250);
 constexpr absl::Duration kBackOffMax = absl::Seconds(30);
-// A run that somebody waits for gives up after 250 ms + 500 ms + ... + 16 s: half a minute, in
+// A run that does not watch gives up after 250 ms + 500 ms + ... + 16 s: half a minute, in
 // which a server restarts.
 constexpr int kOnceRetriesMax = 7;
 // Until a file that could not be disposed of, opened or read gets another chance.
@@ -493,7 +493,7 @@ void Importer::Maintain() {
   }
 }
 
-// ---- waiting, and who is told ----
+// ---- waiting, metrics, messages ----
 
 bool Importer::StopAsked(absl::Duration wait) {
   constexpr absl::Duration kSlice = absl::Milliseconds(ServiceManager::kAlivePollMillis);

@@ -111,7 +111,7 @@ class Importer {
   // the next time: no file depends on it.
   void Maintain();
 
-  // ---- waiting, and who is told ----
+  // ---- waiting, metrics, messages ----
   // Whether it was asked to stop, within `wait`. Meanwhile the watchdog is fed and the metrics stay
   // fresh.
   [[nodiscard]] bool StopAsked(absl::Duration wait = absl::ZeroDuration());

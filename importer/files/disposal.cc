@@ -136,10 +136,9 @@ absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
   return TooManyOfTheName(place, to_folder);
 }
 
-// The reason is there before the file comes, so that no kill between the two leaves a file of which
-// nobody knows why. What it may leave is a reason without a file; the next attempt, which finds the
-// file where it was, replaces that. Two importers at once do the same to the same file, and each
-// step that comes too late does nothing.
+// The reason is written before the file is moved, so that a kill between the two leaves no file
+// without a reason. It may leave a reason without a file, which the next attempt replaces. If two
+// importers quarantine one file at once, each step that comes second does nothing.
 absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
                             absl::string_view reason) {
   if (Find(place, identity) == Found::kGone) return absl::OkStatus();

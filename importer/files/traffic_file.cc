@@ -28,7 +28,8 @@ namespace ctacct {
 namespace {
 
 constexpr int64_t kNanosPerDay = 86'400'000'000'000;
-// Sums of a step that a time begins must have a time, too: years 1677 to 2262 less some days.
+// Days since the epoch whose nanoseconds fit into 64 bits, with room for the end of a rollup's
+// step: the years 1677 to 2262 less some days.
 constexpr int64_t kDayEnd = 106'700;
 constexpr size_t kCsvReadBytes = 256 * 1024;
 constexpr size_t kCsvBlockRows = 4096;  // As a spool file's blocks have.
@@ -37,13 +38,13 @@ struct HashStateDeleter {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
 
-enum class Writer { kNone, kSomebody, kUnknown };
+enum class Writer { kNone, kOpen, kUnknown };
 
-// The kernel grants a read lease only while nobody has the file open for writing. We may not always
-// ask: another user's file without CAP_LEASE, a network file system.
+// The kernel grants a read lease only while no process has the file open for writing. It refuses
+// the question for another user's file without CAP_LEASE, and on network file systems.
 Writer WriterOf(int fd) {
   if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
-    return errno == EAGAIN ? Writer::kSomebody : Writer::kUnknown;
+    return errno == EAGAIN ? Writer::kOpen : Writer::kUnknown;
   }
   fcntl(fd, F_SETLEASE, F_UNLCK);
   return Writer::kNone;
@@ -109,7 +110,7 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
   absl::StatusOr<FileSummary> summary = csv_ ? ReadCsv(note_days) : ReadSpool(note_days);
   if (summary.ok()) summary->days.assign(days.begin(), days.end());
   if (summary.ok() || absl::IsDataLoss(summary.status())) {
-    // What is torn may be a copy that is still on its way. A sound spool file is whole.
+    // A torn file may be a copy that is still being made. A sound spool file is complete.
     if (csv_ || !summary.ok()) {
       if (absl::Status status = CheckWriter(); !status.ok()) return status;
     }
@@ -119,10 +120,10 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
 
 absl::Status TrafficFile::CheckWriter() const {
   const Writer writer = WriterOf(fd_.get());
-  if (writer == Writer::kSomebody) {
+  if (writer == Writer::kOpen) {
     return absl::AbortedError(absl::StrCat(path_, ": somebody still writes to it"));
   }
-  // After the question above: what a writer did who has just gone is seen here.
+  // After the question above, so that the changes of a writer that has just closed it are seen.
   struct stat info;
   if (fstat(fd_.get(), &info) != 0) return FileError("examine", path_, errno);
   if (FileIdentity::Of(info) != identity_) {

@@ -6,9 +6,9 @@
 // changed in between is noticed.
 //
 // Errors of reading name the file and a byte offset:
-//  - DataLoss: torn, corrupt or malformed, and nobody writes to it
+//  - DataLoss: torn, corrupt or malformed, and not being written to
 //  - Unimplemented: a spool file of a newer version
-//  - Aborted: somebody still writes to it, or may do so, or did so meanwhile
+//  - Aborted: it is being written to, or may be, or was changed meanwhile
 //  - others: the file system
 // Memory: one block of rows and one read buffer. Thread-compatible.
 #ifndef CTACCT_IMPORTER_FILES_TRAFFIC_FILE_H_
@@ -44,8 +44,9 @@ struct FilePlace {
 
 struct FileSummary {
   // The ledger's key. For CSV files: a UUID of version 8 made of the XXH3-128 of the gateway's name
-  // and the contents, and 0; so a copy under another name is the same file, that of another gateway
-  // is not (quiet gateways write the same lines), and no key of an engine (version 7) is ever met.
+  // and the contents, and sequence 0. So a copy under another name is the same file; a file of
+  // another gateway is not, though quiet gateways write equal lines; and the key cannot be that of
+  // an engine (version 7).
   EngineId engine_id{};
   uint64_t sequence = 0;
   uint64_t checksum = 0;
@@ -71,12 +72,12 @@ struct FileIdentity {
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 
-// Where the kernel does not tell whether a file has a writer, it has none once it has been left
-// alone for so long.
+// If the kernel does not say whether a file has a writer: it has none once it has not changed for
+// this long.
 inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
 
-// Each is a partition of some tables, and a transaction locks them all: a server has room for some
-// thousand locks.
+// In one file. Each day is a partition of some tables, and a transaction locks them all: a server
+// has room for some thousand locks.
 inline constexpr size_t kDaysMax = 100;
 
 using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
@@ -106,7 +107,7 @@ class TrafficFile {
   TrafficFile() = default;
   [[nodiscard]] absl::StatusOr<FileSummary> ReadSpool(TakeRows take) const;
   [[nodiscard]] absl::StatusOr<FileSummary> ReadCsv(TakeRows take) const;
-  // Aborted if somebody writes to the file, or may do so, or has done so since Open.
+  // Aborted if the file is being written to, or may be, or has changed since Open.
   [[nodiscard]] absl::Status CheckWriter() const;
 
   UniqueFd fd_;
