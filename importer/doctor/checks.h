@@ -8,7 +8,6 @@
 #include <optional>
 #include <string>
 
-#include "absl/status/statusor.h"
 #include "importer/doctor/findings.h"
 #include "importer/doctor/flags.h"
 #include "importer/doctor/ruleset.h"
@@ -26,7 +25,7 @@ struct Examination {
     std::string unseen;  // What could not be listed, and why; empty: nothing.
   };
   std::optional<Rules> rules;
-  std::optional<absl::StatusOr<PgConnection>> connection;
+  std::optional<PgConnection> connection;
 };
 
 // ---- kernel ----

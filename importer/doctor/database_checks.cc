@@ -103,8 +103,7 @@ std::string MigrationCommand(const DoctorOptions& options) {
 constexpr char kNoConnection[] = "no connection";
 
 PgConnection* Connected(Examination& examination) {
-  auto& connection = examination.connection;
-  return connection.has_value() && connection->ok() ? &**connection : nullptr;
+  return examination.connection.has_value() ? &*examination.connection : nullptr;
 }
 
 }  // namespace
@@ -115,16 +114,12 @@ Finding CheckDatabase(Examination& examination) {
     return Skip("none named; -conninfo, -host or -db, or -importer-flags=FILE");
   }
   const Place place = PlaceOf(options.database);
-  auto& connection = examination.connection.emplace(PgConnection::Open(options.database));
-  if (connection.ok()) {
-    if (absl::Status status = connection->Execute("SET default_transaction_read_only = on");
-        !status.ok()) {
-      connection = status;
-    }
-  }
-  if (!connection.ok()) {
+  absl::StatusOr<PgConnection> connection = PgConnection::Open(options.database);
+  absl::Status status = connection.status();
+  if (status.ok()) status = connection->Execute("SET default_transaction_read_only = on");
+  if (!status.ok()) {
     // Without libpq's guess: the remedies are better.
-    const std::string whole(connection.status().message());
+    const std::string whole(status.message());
     const std::string message = whole.substr(0, whole.find("; Is the server running"));
     std::vector<std::string> remedies = {
         absl::StrCat("pg_isready", place.Arguments(place.user)),
@@ -135,11 +130,8 @@ Finding CheckDatabase(Examination& examination) {
       "SELECT current_setting('server_version'), current_database(), current_user, "
       "pg_is_in_recovery()",
       {});
-  if (!about.ok()) {
-    const std::string message(about.status().message());
-    connection = about.status();
-    return Fail(message, {});
-  }
+  if (!about.ok()) return Fail(std::string(about.status().message()), {});
+  examination.connection = *std::move(connection);
   const std::string version = Value(about, 0, 0);
   const std::string shown =
       absl::StrCat("PostgreSQL ", version.substr(0, version.find(' ')), ", database ",
