@@ -15,6 +15,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "engine/system/durable_file.h"
+#include "engine/system/text.h"
 #include "engine/system/unique_fd.h"
 #include "importer/files/disposal.h"
 #include "importer/files/log.h"
@@ -40,16 +41,6 @@ constexpr size_t kTransactionDaysEnough = 250;
 constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
 // How old the metrics file gets while the importer waits for a database or for files.
 constexpr absl::Duration kMetricsPeriod = absl::Seconds(5);
-
-std::string WithThousands(uint64_t number) {
-  const std::string digits = absl::StrCat(number);
-  std::string text;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i != 0 && (digits.size() - i) % 3 == 0) text.push_back(',');
-    text.push_back(digits[i]);
-  }
-  return text;
-}
 
 absl::Status StopError() { return absl::CancelledError("stop was asked for"); }
 
@@ -241,16 +232,16 @@ void Importer::Examine(const FilePlace& place, Batch* batch) {
     if (!gone) LogLine(file.status().message());
     return Note(gone ? FileOutcome::kGone : FileOutcome::kLeftForNow, place);
   }
-  absl::StatusOr<FileSummary> summary = ReadThrough(place, *file);
-  if (!summary.ok()) return Note(Refuse(place, *file, summary.status()), place);
+  absl::StatusOr<FileSummary> summary = ReadThrough(*file);
+  if (!summary.ok()) return Note(Refuse(*file, summary.status()), place);
   batch->rows += summary->row_count;
   batch->days += summary->days.size();
-  batch->files.push_back({place, *std::move(file), *std::move(summary)});
+  batch->files.push_back({*std::move(file), *std::move(summary)});
 }
 
-absl::StatusOr<FileSummary> Importer::ReadThrough(const FilePlace& place, TrafficFile& file) {
+absl::StatusOr<FileSummary> Importer::ReadThrough(TrafficFile& file) {
   const absl::Duration now = MonotonicNow();
-  if (const auto seen = unsettled_.find(place.path); seen != unsettled_.end()) {
+  if (const auto seen = unsettled_.find(file.place().path); seen != unsettled_.end()) {
     if (seen->second.identity != file.identity()) {
       unsettled_.erase(seen);
     } else if (now - seen->second.since >= kQuietTime) {
@@ -260,14 +251,13 @@ absl::StatusOr<FileSummary> Importer::ReadThrough(const FilePlace& place, Traffi
   absl::StatusOr<FileSummary> summary =
       file.Read([](absl::Span<const TrafficRow>) { return absl::OkStatus(); });
   if (absl::IsAborted(summary.status())) {
-    unsettled_.insert({place.path, {file.identity(), MonotonicNow()}});
+    unsettled_.insert({file.place().path, {file.identity(), MonotonicNow()}});
   }
   return summary;
 }
 
-Importer::FileOutcome Importer::Refuse(const FilePlace& place, const TrafficFile& file,
-                                       const absl::Status& status) {
-  if (absl::IsDataLoss(status)) return Reject(place, file, status.message());
+Importer::FileOutcome Importer::Refuse(const TrafficFile& file, const absl::Status& status) {
+  if (absl::IsDataLoss(status)) return Reject(file, status.message());
   if (absl::IsUnimplemented(status)) {
     LogLine(absl::StrCat(status.message(), "; left for a newer importer"));
     return FileOutcome::kLeft;
@@ -284,12 +274,13 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
   const absl::StatusOr<std::vector<ImportOutcome>> loaded = Load(files);
   if (loaded.ok()) {
     for (size_t i = 0; i < files.size(); ++i) {
-      Note(AfterLoad(files[i], (*loaded)[i]), files[i].place);
+      Note(AfterLoad(files[i], (*loaded)[i]), files[i].file.place());
     }
     return absl::OkStatus();
   }
   const absl::Status& error = loaded.status();
-  const auto& [place, file, summary] = files[0];
+  const TrafficFile& file = files[0].file;
+  const FilePlace& place = file.place();
   if (IsFilesFault(error) && files.size() > 1) {
     // One of them is bad: importing each alone shows which one.
     for (const ReadyFile& ready : files) {
@@ -298,7 +289,7 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
     return absl::OkStatus();
   }
   if (absl::IsAlreadyExists(error) || absl::IsInvalidArgument(error)) {
-    Note(Reject(place, file, absl::StrCat(place.path, ": ", error.message())), place);
+    Note(Reject(file, absl::StrCat(place.path, ": ", error.message())), place);
     return absl::OkStatus();
   }
   if (IsFilesFault(error)) {
@@ -319,40 +310,38 @@ Importer::FileOutcome Importer::AfterLoad(const ReadyFile& ready, ImportOutcome 
   if (outcome == ImportOutcome::kImported) {
     ++metrics_.files;
     metrics_.rows += summary.row_count;
-  } else if (not_disposed_.count(ready.place.path) == 0) {
+  } else if (not_disposed_.count(ready.file.place().path) == 0) {
     ++metrics_.files_done_before;
   }
   if (summary.spool.has_value()) {
     metrics_.newest_interval_end_ns =
         std::max(metrics_.newest_interval_end_ns, summary.spool->interval_end_ns);
   }
-  return Dispose(ready.place, ready.file);
+  return Dispose(ready.file);
 }
 
-Importer::FileOutcome Importer::Dispose(const FilePlace& place, const TrafficFile& file) {
-  const absl::Status disposed = config_.move.empty()
-                                    ? RemoveFile(place, file.identity())
-                                    : MoveFile(place, file.identity(), config_.move);
+Importer::FileOutcome Importer::Dispose(const TrafficFile& file) {
+  const absl::Status disposed =
+      config_.move.empty() ? RemoveFile(file) : MoveFile(file, config_.move);
   if (disposed.ok()) return FileOutcome::kInDatabase;
   if (!absl::IsAborted(disposed)) {
     LogLine(absl::StrCat(disposed.message(), " (its rows are in the database)"));
     return FileOutcome::kNotDisposed;
   }
-  const std::string changed = absl::StrCat(place.path, ": its first ", file.identity().size,
+  const std::string changed = absl::StrCat(file.place().path, ": its first ", file.identity().size,
                                            " bytes are in the database, and it has changed since");
   if (!file.is_csv()) {
     // The ledger knows it by its sequence: another look does no harm, and shows what it is now.
     LogLine(changed);
     return FileOutcome::kLeftWriter;
   }
-  return Reject(place, file, absl::StrCat(changed, "; imported again as it is, those count twice"));
+  return Reject(file, absl::StrCat(changed, "; imported again as it is, those count twice"));
 }
 
-Importer::FileOutcome Importer::Reject(const FilePlace& place, const TrafficFile& file,
-                                       absl::string_view reason) {
+Importer::FileOutcome Importer::Reject(const TrafficFile& file, absl::string_view reason) {
   LogLine(reason);
   if (!queue_.has_value()) return FileOutcome::kLeft;  // Who named the file decides.
-  if (absl::Status status = QuarantineFile(place, file.identity(), reason); !status.ok()) {
+  if (absl::Status status = QuarantineFile(file, reason); !status.ok()) {
     LogLine(status.message());
     return FileOutcome::kLeftForNow;
   }

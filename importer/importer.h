@@ -22,7 +22,7 @@
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/spool/spool_backlog.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 #include "engine/system/prometheus_text.h"
 #include "engine/system/service_manager.h"
 #include "importer/files/spool_queue.h"
@@ -60,7 +60,6 @@ class Importer {
   };
   // Read once and sound, not loaded yet.
   struct ReadyFile {
-    FilePlace place;
     TrafficFile file;
     FileSummary summary;
   };
@@ -89,13 +88,13 @@ class Importer {
   // Reads it once. A sound file is added to the batch; the outcome of all others is noted.
   void Examine(const FilePlace& place, Batch* batch);
   // The outcome of a file that could not be read.
-  FileOutcome Refuse(const FilePlace& place, const TrafficFile& file, const absl::Status& status);
-  [[nodiscard]] absl::StatusOr<FileSummary> ReadThrough(const FilePlace& place, TrafficFile& file);
+  FileOutcome Refuse(const TrafficFile& file, const absl::Status& status);
+  [[nodiscard]] absl::StatusOr<FileSummary> ReadThrough(TrafficFile& file);
   // Loads these, in one transaction if that works, and disposes of them.
   [[nodiscard]] absl::Status Import(absl::Span<const ReadyFile> files);
   FileOutcome AfterLoad(const ReadyFile& ready, ImportOutcome outcome);
-  FileOutcome Dispose(const FilePlace& place, const TrafficFile& file);
-  FileOutcome Reject(const FilePlace& place, const TrafficFile& file, absl::string_view reason);
+  FileOutcome Dispose(const TrafficFile& file);
+  FileOutcome Reject(const TrafficFile& file, absl::string_view reason);
   // Keeps the books, and says when the file is worth another look.
   void Note(FileOutcome outcome, const FilePlace& place);
 

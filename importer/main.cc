@@ -1,10 +1,8 @@
 // importer: files of traffic rows into PostgreSQL, each exactly once.
 #include <sys/signalfd.h>
-#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
-#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -42,10 +40,7 @@ int Main(int argc, char** argv) {
     return kExitUsageError;
   }
   if (line->help) {
-    const std::string help = FlagsHelp(kImporterUsage);
-    return write(STDOUT_FILENO, help.data(), help.size()) == static_cast<ssize_t>(help.size())
-               ? kExitOk
-               : kExitOperatingError;
+    return WriteToStdout(FlagsHelp(kImporterUsage)).ok() ? kExitOk : kExitOperatingError;
   }
   absl::StatusOr<ImporterConfig> config = ImporterConfigFromFlags(*line);
   if (!config.ok()) {

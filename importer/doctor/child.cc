@@ -16,7 +16,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {

@@ -3,7 +3,6 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <utility>
@@ -68,8 +67,7 @@ int Main(int argc, char** argv) {
     return kExitUsageError;
   }
   if (line->help) {
-    std::fputs(FlagsHelp(kDoctorUsage).c_str(), stdout);
-    return kExitOk;
+    return WriteToStdout(FlagsHelp(kDoctorUsage)).ok() ? kExitOk : kExitOperatingError;
   }
   absl::StatusOr<DoctorOptions> options = DoctorOptionsFromFlags(*line);
   if (!options.ok()) {
@@ -91,9 +89,8 @@ int Main(int argc, char** argv) {
   }
   const std::string report =
       examination.options.json ? ReportJson(findings) : ReportText(findings, WantsColour());
-  if (std::fwrite(report.data(), 1, report.size(), stdout) != report.size() ||
-      std::fflush(stdout) != 0) {
-    PrintError(kProgram, absl::DataLossError("standard output cannot be written"));
+  if (const absl::Status status = WriteToStdout(report); !status.ok()) {
+    PrintError(kProgram, status);
     return kExitOperatingError;
   }
   return AnyFailed(findings) ? kExitOperatingError : kExitOk;

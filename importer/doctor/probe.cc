@@ -31,7 +31,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/spool/spool_reader.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 #include "engine/system/unique_fd.h"
 #include "importer/doctor/checks.h"
 #include "importer/doctor/child.h"

@@ -12,8 +12,8 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/system/durable_file.h"
+#include "engine/system/text.h"
 #include "engine/system/unique_fd.h"
-#include "importer/files/log.h"
 
 namespace ctacct {
 namespace {
@@ -108,8 +108,9 @@ bool Exists(int folder_fd, const std::string& name) {
 
 }  // namespace
 
-absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
-  const Found found = Find(place, identity);
+absl::Status RemoveFile(const TrafficFile& file) {
+  const FilePlace& place = file.place();
+  const Found found = Find(place, file.identity());
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0) {
@@ -118,9 +119,9 @@ absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
   return SyncFolder(place.folder_fd, place.folder);
 }
 
-absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
-                      const std::string& to_folder) {
-  const Found found = Find(place, identity);
+absl::Status MoveFile(const TrafficFile& file, const std::string& to_folder) {
+  const FilePlace& place = file.place();
+  const Found found = Find(place, file.identity());
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   const absl::StatusOr<UniqueFd> to_folder_fd = OpenFolder(to_folder);
@@ -139,9 +140,9 @@ absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
 // The reason is written before the file is moved, so that a kill between the two leaves no file
 // without a reason. It may leave a reason without a file, which the next attempt replaces. If two
 // importers quarantine one file at once, each step that comes second does nothing.
-absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
-                            absl::string_view reason) {
-  if (Find(place, identity) == Found::kGone) return absl::OkStatus();
+absl::Status QuarantineFile(const TrafficFile& file, absl::string_view reason) {
+  const FilePlace& place = file.place();
+  if (Find(place, file.identity()) == Found::kGone) return absl::OkStatus();
   const std::string failed = absl::StrCat(place.folder, "/", kFailedFolder);
   if (mkdirat(place.folder_fd, kFailedFolder, kFailedFolderMode) != 0 && errno != EEXIST) {
     return FileError("make folder", failed, errno);
@@ -155,7 +156,7 @@ absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity
     const std::string reason_name = absl::StrCat(name, kReasonSuffix);
     unlinkat(failed_fd->get(), reason_name.c_str(), 0);
     absl::Status status =
-        WriteDurably(failed, reason_name, absl::StrCat(EscapedForLog(reason), "\n"));
+        WriteDurably(failed, reason_name, absl::StrCat(EscapeControls(reason), "\n"));
     if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
     status = MoveToName(place, failed_fd->get(), failed, name);
     if (absl::IsAlreadyExists(status)) continue;

@@ -2,7 +2,7 @@
 // clash of names the newcomer gets a number (a name of the maximum length gives up its end for it,
 // and for ".reason"). If the name means another file by now than the one that was read, it is left
 // alone. If the file is gone (another importer was faster), that is no error. If it has changed
-// since `identity` was taken, the error is Aborted and the file stays: what was added to it is not
+// since it was opened, the error is Aborted and the file stays: what was added to it is not
 // in the database.
 //
 // Thread-compatible.
@@ -23,16 +23,14 @@ inline constexpr char kFailedFolder[] = "failed";
 inline constexpr char kReasonSuffix[] = ".reason";
 
 // Durably: the folder is synced.
-[[nodiscard]] absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity);
+[[nodiscard]] absl::Status RemoveFile(const TrafficFile& file);
 
 // Into `to_folder`, also on another file system (then by a durable copy). Both folders are synced.
-[[nodiscard]] absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
-                                    const std::string& to_folder);
+[[nodiscard]] absl::Status MoveFile(const TrafficFile& file, const std::string& to_folder);
 
 // Into failed/ under the file's folder (made if missing), with `reason` in NAME.reason beside it.
 // Also if the file has changed.
-[[nodiscard]] absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
-                                          absl::string_view reason);
+[[nodiscard]] absl::Status QuarantineFile(const TrafficFile& file, absl::string_view reason);
 
 }  // namespace ctacct
 

@@ -1,18 +1,12 @@
-// The importer's log: single lines on standard error, control characters escaped, so that a hostile
-// file name cannot forge one. Single-threaded.
+// The importer's log: lines on standard error. Single-threaded.
 #ifndef CTACCT_IMPORTER_FILES_LOG_H_
 #define CTACCT_IMPORTER_FILES_LOG_H_
-
-#include <string>
 
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
 
-// Control characters as \xHH.
-[[nodiscard]] std::string EscapedForLog(absl::string_view text);
-
-// "importer: MESSAGE".
+// "importer: MESSAGE", with control characters escaped.
 void LogLine(absl::string_view message);
 
 }  // namespace ctacct

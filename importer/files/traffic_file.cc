@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "engine/rows/csv.h"
 #include "engine/spool/spool_reader.h"
+#include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
 
@@ -64,8 +65,7 @@ EngineId KeyOfHash(const XXH128_hash_t& hash) {
 }  // namespace
 
 FileIdentity FileIdentity::Of(const struct stat& info) {
-  return {info.st_dev, info.st_ino, info.st_size,
-          int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+  return {info.st_dev, info.st_ino, info.st_size, TimespecNs(info.st_mtim)};
 }
 
 absl::StatusOr<TrafficFile> TrafficFile::Open(const FilePlace& place,
@@ -74,8 +74,7 @@ absl::StatusOr<TrafficFile> TrafficFile::Open(const FilePlace& place,
   if (!fd.ok()) return fd.status();
   TrafficFile file;
   file.fd_ = *std::move(fd);
-  file.name_ = place.name;
-  file.path_ = place.path;
+  file.place_ = place;
   file.csv_gateway_ = csv_gateway;
   file.csv_ = absl::EndsWith(place.name, ".csv");
   struct stat info;
@@ -96,13 +95,13 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
       const int64_t day = row.time_ns / kNanosPerDay - (row.time_ns % kNanosPerDay < 0 ? 1 : 0);
       if (day == last_day) continue;
       if (std::abs(day) >= kDayEnd) {
-        return absl::DataLossError(absl::StrCat(path_, ": a row's time is out of range"));
+        return absl::DataLossError(absl::StrCat(place_.path, ": a row's time is out of range"));
       }
       last_day = day;
       days.insert(static_cast<int32_t>(day));
       if (days.size() > kDaysMax) {
         return absl::DataLossError(
-            absl::StrCat(path_, ": rows of more than ", kDaysMax, " days in one file"));
+            absl::StrCat(place_.path, ": rows of more than ", kDaysMax, " days in one file"));
       }
     }
     return take(rows);
@@ -121,17 +120,17 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
 absl::Status TrafficFile::CheckWriter() const {
   const Writer writer = WriterOf(fd_.get());
   if (writer == Writer::kOpen) {
-    return absl::AbortedError(absl::StrCat(path_, ": somebody still writes to it"));
+    return absl::AbortedError(absl::StrCat(place_.path, ": somebody still writes to it"));
   }
   // After the question above, so that the changes of a writer that has just closed it are seen.
   struct stat info;
-  if (fstat(fd_.get(), &info) != 0) return FileError("examine", path_, errno);
+  if (fstat(fd_.get(), &info) != 0) return FileError("examine", place_.path, errno);
   if (FileIdentity::Of(info) != identity_) {
-    return absl::AbortedError(absl::StrCat(path_, ": changed while it was read"));
+    return absl::AbortedError(absl::StrCat(place_.path, ": changed while it was read"));
   }
   if (writer == Writer::kUnknown && !at_rest_ &&
       absl::Now() - absl::FromUnixNanos(identity_.modified_ns) < kQuietTime) {
-    return absl::AbortedError(absl::StrCat(path_, ": may still be written to; only after ",
+    return absl::AbortedError(absl::StrCat(place_.path, ": may still be written to; only after ",
                                            absl::FormatDuration(kQuietTime),
                                            " without a change it is known to be whole"));
   }
@@ -139,7 +138,7 @@ absl::Status TrafficFile::CheckWriter() const {
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
-  absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd_.get(), path_);
+  absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd_.get(), place_.path);
   if (!reader.ok()) return reader.status();
   std::vector<TrafficRow> rows;
   while (true) {
@@ -173,14 +172,14 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
   rows.reserve(kCsvBlockRows);
   const auto bad_line = [&](absl::string_view why) {
     return absl::DataLossError(
-        absl::StrCat(path_, ": line ", line, " at byte ", line_start, ": ", why));
+        absl::StrCat(place_.path, ": line ", line, " at byte ", line_start, ": ", why));
   };
   while (true) {
     const ssize_t got = pread(fd_.get(), buffer.data() + held, buffer.size() - held,
                               line_start + static_cast<int64_t>(held));
     if (got < 0) {
       if (errno == EINTR) continue;
-      return FileError("read", path_, errno);
+      return FileError("read", place_.path, errno);
     }
     if (got == 0) break;
     XXH3_128bits_update(hash.get(), buffer.data() + held, static_cast<size_t>(got));

@@ -36,7 +36,7 @@ namespace ctacct {
 
 // A file within an open folder.
 struct FilePlace {
-  int folder_fd = -1;  // Or AT_FDCWD.
+  int folder_fd = -1;  // Or AT_FDCWD. The folder stays open as long as this is used.
   std::string folder;  // What messages call the folder.
   std::string name;    // One path component; with AT_FDCWD a path.
   std::string path;    // What messages call the file.
@@ -99,7 +99,8 @@ class TrafficFile {
   void AssumeAtRest() { at_rest_ = true; }
 
   [[nodiscard]] const FileIdentity& identity() const { return identity_; }
-  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const FilePlace& place() const { return place_; }
+  [[nodiscard]] const std::string& name() const { return place_.name; }
   [[nodiscard]] const std::string& csv_gateway() const { return csv_gateway_; }
   [[nodiscard]] bool is_csv() const { return csv_; }
 
@@ -111,8 +112,7 @@ class TrafficFile {
   [[nodiscard]] absl::Status CheckWriter() const;
 
   UniqueFd fd_;
-  std::string name_;
-  std::string path_;
+  FilePlace place_;
   std::string csv_gateway_;
   bool csv_ = false;
   bool at_rest_ = false;

@@ -12,7 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {

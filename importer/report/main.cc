@@ -28,18 +28,6 @@ constexpr char kPage[] =
     ;  // NOLINT(whitespace/semicolon)
 constexpr absl::string_view kDataPlace = "@DATA@";
 
-absl::Status WriteToStdout(absl::string_view text) {
-  while (!text.empty()) {
-    const ssize_t written = write(STDOUT_FILENO, text.data(), text.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return FileError("write", "standard output", errno);
-    }
-    text.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
-
 std::string FolderOf(const std::string& path) {
   const std::filesystem::path parts(path);
   return parts.has_parent_path() ? parts.parent_path().string() : ".";
