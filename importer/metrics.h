@@ -1,5 +1,5 @@
-// What an operator's monitoring must see of an importer, as text for its metrics file
-// (engine/prometheus_text.h). Names are relied on: they stay.
+// What an operator's monitoring must see of an importer, as text for its metrics file. Dashboards
+// and alerts rely on the names: they stay.
 //
 // A plain value, thread-compatible.
 #ifndef CTACCT_IMPORTER_METRICS_H_
@@ -8,12 +8,14 @@
 #include <cstdint>
 #include <string>
 
+#include "engine/spool/spool_backlog.h"
+
 namespace ctacct {
 
 struct ImporterMetrics {
   int64_t started_ns = 0;  // Times: since the Unix epoch; 0: not yet.
-  int64_t told_ns = 0;     // When this was put together.
-  bool watching = false;   // Until it is stopped: not -once, nor only named files.
+  int64_t written_ns = 0;  // When these values were taken.
+  bool watching = false;   // It runs until it is stopped: without -once, and not only named files.
   // By this run.
   uint64_t files = 0;
   uint64_t rows = 0;
@@ -31,9 +33,7 @@ struct ImporterMetrics {
   // Of the files, now.
   uint64_t not_imported = 0;
   uint64_t not_removed = 0;
-  uint64_t waiting_files = 0;
-  uint64_t waiting_bytes = 0;
-  int64_t oldest_waiting_ns = 0;  // 0: none waits.
+  SpoolBacklog waiting;  // In the watched folder.
   uint64_t in_quarantine = 0;
 };
 

@@ -16,14 +16,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/clock.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {
 
-constexpr int kExitNotStarted = 127;                     // As a shell's.
-constexpr absl::Duration kLook = absl::Milliseconds(5);  // How often it is looked after.
-constexpr size_t kTextBytesMax = size_t{16} << 20;       // A ruleset of 100,000 rules.
+constexpr int kExitNotStarted = 127;  // As a shell's.
+constexpr absl::Duration kLook =
+    absl::Milliseconds(5);                          // Between two looks at whether it has ended.
+constexpr size_t kTextBytesMax = size_t{16} << 20;  // A ruleset of 100,000 rules.
 
 std::string TextOf(int fd) {
   struct stat info {};
@@ -49,7 +50,7 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Fork(absl::FunctionRef<int()> work
   child->pid_ = fork();
   if (child->pid_ < 0) return absl::ResourceExhaustedError(absl::StrCat("fork: ", strerror(errno)));
   if (child->pid_ != 0) {
-    setpgid(child->pid_, child->pid_);  // Both do it: whoever comes first.
+    setpgid(child->pid_, child->pid_);  // Parent and child both do it: either may run first.
     return child;
   }
   setpgid(0, 0);

@@ -1,5 +1,5 @@
-// A program that the doctor runs and watches. Ended, with what it started, at the latest in the
-// destructor. Thread-compatible; it is ended too if the thread that started it ends.
+// A program that the doctor runs and watches. It is killed, with all that it started, in the
+// destructor, or when the thread that started it ends. Thread-compatible.
 #ifndef CTACCT_IMPORTER_DOCTOR_CHILD_H_
 #define CTACCT_IMPORTER_DOCTOR_CHILD_H_
 

@@ -22,8 +22,8 @@ namespace {
 
 constexpr double kClockSecondsWarn = 1;
 
-// Of what the importer does as a role that may only add (configs/postgres/roles.sql), what the
-// present role may not: privilege and object. $1: whether it drops partitions, too.
+// The rights of a role that may only add rows (configs/postgres/roles.sql) that the present role
+// does not have: privilege and object. $1: whether it also drops partitions.
 constexpr char kMissingRights[] =
     "SELECT privilege, 'TABLE ' || name AS object FROM (VALUES ('SELECT', 'ctacct_schema'), "
     "('SELECT', 'import_ledger'), ('INSERT', 'import_ledger'), ('INSERT', 'vpn_traffic'), "
@@ -103,8 +103,7 @@ std::string MigrationCommand(const DoctorOptions& options) {
 constexpr char kNoConnection[] = "no connection";
 
 PgConnection* Connected(Examination& examination) {
-  auto& connection = examination.connection;
-  return connection.has_value() && connection->ok() ? &**connection : nullptr;
+  return examination.connection.has_value() ? &*examination.connection : nullptr;
 }
 
 }  // namespace
@@ -115,16 +114,12 @@ Finding CheckDatabase(Examination& examination) {
     return Skip("none named; -conninfo, -host or -db, or -importer-flags=FILE");
   }
   const Place place = PlaceOf(options.database);
-  auto& connection = examination.connection.emplace(PgConnection::Open(options.database));
-  if (connection.ok()) {
-    if (absl::Status status = connection->Execute("SET default_transaction_read_only = on");
-        !status.ok()) {
-      connection = status;
-    }
-  }
-  if (!connection.ok()) {
-    // Without libpq's guess, which the remedies are instead of.
-    const std::string whole(connection.status().message());
+  absl::StatusOr<PgConnection> connection = PgConnection::Open(options.database);
+  absl::Status status = connection.status();
+  if (status.ok()) status = connection->Execute("SET default_transaction_read_only = on");
+  if (!status.ok()) {
+    // Without libpq's guess: the remedies are better.
+    const std::string whole(status.message());
     const std::string message = whole.substr(0, whole.find("; Is the server running"));
     std::vector<std::string> remedies = {
         absl::StrCat("pg_isready", place.Arguments(place.user)),
@@ -135,11 +130,8 @@ Finding CheckDatabase(Examination& examination) {
       "SELECT current_setting('server_version'), current_database(), current_user, "
       "pg_is_in_recovery()",
       {});
-  if (!about.ok()) {
-    const std::string message(about.status().message());
-    connection = about.status();
-    return Fail(message, {});
-  }
+  if (!about.ok()) return Fail(std::string(about.status().message()), {});
+  examination.connection = *std::move(connection);
   const std::string version = Value(about, 0, 0);
   const std::string shown =
       absl::StrCat("PostgreSQL ", version.substr(0, version.find(' ')), ", database ",
@@ -178,7 +170,7 @@ Finding CheckSchema(Examination& examination) {
       "WHERE oid = to_regclass('ctacct_schema')), true)",
       {});
   if (may.ok() && Value(may, 0, 0) == "t") {
-    return Warn(absl::StrCat(shown, "; the importer sees to it when it starts"),
+    return Warn(absl::StrCat(shown, "; the importer makes them when it starts"),
                 {MigrationCommand(examination.options)});
   }
   return Fail(absl::StrCat(shown, ", and this role may not make them; as one who may:"),
@@ -222,7 +214,7 @@ Finding CheckDatabaseClock(Examination& examination) {
   const absl::Time answered = absl::Now();
   double there = 0;
   if (!answer.ok() || !absl::SimpleAtod(Value(answer, 0, 0), &there)) {
-    return Skip("the database does not tell the time");
+    return Skip("the database does not say what time it is");
   }
   const double here = absl::ToDoubleSeconds(asked + (answered - asked) / 2 - absl::UnixEpoch());
   const double error = absl::ToDoubleSeconds(answered - asked) / 2;

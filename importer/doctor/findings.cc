@@ -8,7 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
-#include "importer/files/log.h"
+#include "engine/system/text.h"
 
 namespace ctacct {
 namespace {
@@ -108,9 +108,9 @@ std::string ReportText(absl::Span<const Finding> findings, bool colour) {
         finding.name.size() < kNameColumns ? kNameColumns - finding.name.size() : 0;
     absl::StrAppend(&screen, Coloured(look.colour, look.word, colour), " ", finding.name,
                     std::string(padding, ' '), " ",
-                    Wrapped(EscapedForLog(finding.text), kTextColumn), "\n");
+                    Wrapped(EscapeControls(finding.text), kTextColumn), "\n");
     for (const std::string& remedy : finding.remedies) {
-      absl::StrAppend(&screen, "     > ", EscapedForLog(remedy), "\n");
+      absl::StrAppend(&screen, "     > ", EscapeControls(remedy), "\n");
     }
   }
   return absl::StrCat(screen, Summary(findings, colour), "\n");

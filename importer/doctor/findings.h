@@ -14,7 +14,7 @@ namespace ctacct {
 
 enum class Verdict {
   kOk,
-  kWarn,     // Counts right, but costs something, or may not for long.
+  kWarn,     // Counts right, but at a cost, or perhaps not for long.
   kFail,     // Something counts wrong, or not at all.
   kSkipped,  // Not looked at; the text says why.
 };
@@ -23,7 +23,7 @@ enum class Verdict {
 struct Finding {
   Verdict verdict = Verdict::kOk;
   std::string text;
-  std::vector<std::string> remedies;  // Commands to type: all in turn, or whichever suits.
+  std::vector<std::string> remedies;  // Commands to type: all in turn, or the one that fits.
   std::string name;
 };
 

@@ -10,7 +10,6 @@
 #include <sys/socket.h>
 #include <sys/timex.h>
 #include <sys/utsname.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,6 +28,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/system/unique_fd.h"
 #include "importer/doctor/checks.h"
@@ -40,7 +40,7 @@ namespace ctacct {
 namespace {
 
 constexpr char kSettingsFolder[] = "/proc/sys/net/netfilter/";
-// SO_MEMINFO, by which lost events are counted, is of 4.12; whoever is older has other worries.
+// Lost events are counted by SO_MEMINFO, which came with 4.12.
 constexpr int kKernelMajorMin = 5;
 // A table that grows into its limit drops the packets that would begin new flows.
 constexpr uint64_t kTablePercentWarn = 75;
@@ -65,7 +65,7 @@ std::optional<uint64_t> Setting(absl::string_view name) {
 
 bool ConntrackIsThere() { return Setting("nf_conntrack_acct").has_value(); }
 
-// Of a kernel with modules whether this one is loaded; true where there is no telling.
+// Whether a module is loaded or built in; true if that cannot be found out.
 bool MayBeLoaded(const std::string& module) {
   std::ifstream modules("/proc/modules");
   if (!modules) return true;
@@ -99,14 +99,14 @@ Finding CheckSetting(const DoctorOptions& options, absl::string_view name) {
     const bool needed = options.light ? setting.needed_in_light : setting.needed;
     // No events at all is more than what `without` says.
     if (name == "nf_conntrack_events" && *value == 0) {
-      return Fail(absl::StrCat(shown, ": the kernel tells nothing of flows' ends"), remedies);
+      return Fail(absl::StrCat(shown, ": the kernel does not report the ends of flows"), remedies);
     }
     return needed ? Fail(text, remedies) : Warn(text, remedies);
   }
   return Skip("this engine does not ask for it");
 }
 
-// Who else may read what it asks the kernel for, or would like to.
+// How to get the capability that a check, or the engine, does not have.
 std::vector<std::string> CapabilityRemedies(const DoctorOptions& options) {
   if (geteuid() == 0) return {"capsh --print   # CAP_NET_ADMIN must be among Current and Bounding"};
   std::vector<std::string> remedies = {absl::StrCat("sudo ", options.doctor_program)};
@@ -117,7 +117,7 @@ std::vector<std::string> CapabilityRemedies(const DoctorOptions& options) {
   return remedies;
 }
 
-// Whoever starts that file gets it.
+// Then the engine has it, whichever user starts it.
 bool EngineFileHasNetAdmin(const DoctorOptions& options) {
   const UniqueFd file(open(options.engine_program.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.valid() || capng_get_caps_fd(file.get()) != 0) return false;
@@ -125,7 +125,7 @@ bool EngineFileHasNetAdmin(const DoctorOptions& options) {
          capng_have_capability(CAPNG_EFFECTIVE, CAP_NET_ADMIN) != 0;
 }
 
-// The engine runs as somebody whom this caller can neither be nor become.
+// The engine runs as a user that this caller is not and cannot become.
 bool EngineIsOfAnotherUser(const DoctorOptions& options) {
   return geteuid() != 0 && options.engine_user.has_value() && options.engine_user->uid != geteuid();
 }
@@ -161,14 +161,14 @@ const Examination::Rules& Rules(Examination& examination) {
   return rules;
 }
 
-// A process by its inodes of sockets.
+// The processes that have each socket open, by the socket's inode.
 std::map<uint64_t, std::set<pid_t>> SocketOwners() {
   std::map<uint64_t, std::set<pid_t>> owners;
   std::error_code ignored;
   for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
     pid_t pid = 0;
     if (!absl::SimpleAtoi(process.path().filename().string(), &pid)) continue;
-    std::error_code gone;  // A process that has ended meanwhile, or is somebody else's.
+    std::error_code gone;  // The process has ended, or is another user's.
     std::filesystem::directory_iterator files(process.path() / "fd", gone);
     for (; !gone && files != std::filesystem::directory_iterator(); files.increment(gone)) {
       std::error_code closed;
@@ -234,7 +234,7 @@ std::string GroupNames(uint64_t groups) {
   return absl::StrJoin(names, ", ");
 }
 
-// Up to here a text tells each; beyond, how many.
+// A text names so many, and says how many more there are.
 constexpr size_t kShownMax = 3;
 
 std::string FirstFew(const std::vector<RuleSource>& sources) {
@@ -325,7 +325,7 @@ Finding CheckBuckets(Examination&) {
 Finding CheckCapability(Examination& examination) {
   const DoctorOptions& options = examination.options;
   if (HasCapability(CAP_NET_ADMIN)) {
-    // So has the engine: whoever it becomes, that one it keeps.
+    // The engine has it as well: it keeps it when it becomes another user.
     return Ok("CAP_NET_ADMIN is there");
   }
   if (EngineFileHasNetAdmin(options)) return Ok("the engine's file gives it CAP_NET_ADMIN");
@@ -420,7 +420,7 @@ Finding CheckListeners(Examination& examination) {
       others["somebody"] |= listener.groups;
       continue;
     }
-    // The service manager keeps the engine's sockets, too.
+    // The service manager also has the engine's sockets open.
     const std::set<pid_t>& pids = found->second;
     if (std::any_of(pids.begin(), pids.end(),
                     [&](pid_t pid) { return IsOurEngine(pid, examination.options); })) {
@@ -462,12 +462,9 @@ Finding CheckListeners(Examination& examination) {
 }
 
 Finding CheckClock(Examination&) {
-  const time_t now = time(nullptr);
-  tm local{};
-  gmtime_r(&now, &local);
-  const std::string shown = absl::StrCat(
-      absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromTimeT(now), absl::UTCTimeZone()));
-  if (local.tm_year + 1900 < kYearMin) {
+  const absl::Time now = absl::Now();
+  const std::string shown = absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", now, absl::UTCTimeZone());
+  if (absl::ToCivilYear(now, absl::UTCTimeZone()).year() < kYearMin) {
     return Fail(absl::StrCat("it is not ", shown), {"timedatectl set-ntp true"});
   }
   timex state{};

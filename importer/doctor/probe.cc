@@ -1,5 +1,5 @@
-// The doctor's last check: two flows of known size over the loopback of a network namespace of
-// their own, followed through this kernel's conntrack and the real engine into a spool file.
+// The doctor's last check: two flows of known size over the loopback of a new network namespace,
+// followed through this kernel's conntrack and the real engine into a spool file.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <ftw.h>
@@ -31,7 +31,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/spool/spool_reader.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 #include "engine/system/unique_fd.h"
 #include "importer/doctor/checks.h"
 #include "importer/doctor/child.h"
@@ -48,7 +48,7 @@ constexpr absl::Duration kKernelMax = absl::Seconds(5);
 constexpr absl::Duration kLook = absl::Milliseconds(10);
 constexpr time_t kReceiveSecondsMax = 5;
 
-// What is sent, as payload; in each direction another number, so that none passes for the other.
+// Payloads. The two directions differ, so that they cannot be mistaken for each other.
 constexpr uint64_t kUdpRequests = 7;
 constexpr uint64_t kUdpReplies = 3;
 constexpr size_t kUdpRequestBytes = 100;
@@ -189,7 +189,7 @@ absl::Status PassTcp(Ports* ports) {
   return absl::OkStatus();
 }
 
-// The kernel's own counters of both flows, once the connection has ended in its eyes, too.
+// The kernel's own counters of both flows, once it considers the connection closed.
 absl::StatusOr<BothFlows> KernelsCount(const Ports& ports) {
   BothFlows flows;
   for (const absl::Duration deadline = MonotonicNow() + kKernelMax;;) {
@@ -282,7 +282,7 @@ std::string EngineEnded(const Child& engine, int status) {
   return absl::StrCat("the engine ended with status ", status, said.empty() ? "" : ": ", said);
 }
 
-// In the namespace of the calling thread, which nobody else is in.
+// In the namespace of the calling thread, which has no other process in it.
 absl::StatusOr<std::string> Probe(const DoctorOptions& options) {
   if (absl::Status status = LoopbackUp(); !status.ok()) return status;
   if (absl::Status status = RunNft(kRule).status(); !status.ok()) return status;

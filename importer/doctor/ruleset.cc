@@ -64,7 +64,7 @@ void ReadNftRule(const std::string& chain, absl::string_view rule, absl::string_
 void ReadNftRuleset(absl::string_view listing, RulesetFindings* findings) {
   std::string table;      // "ip raw"
   std::string chain;      // Empty outside of any.
-  std::string flowtable;  // Likewise.
+  std::string flowtable;  // Empty outside of any.
   std::vector<std::string> lines_of_flowtable;
   std::string rule;
   for (const absl::string_view raw_line : absl::StrSplit(listing, '\n')) {

@@ -1,12 +1,10 @@
 // The doctor's checks of flag files and of the spool folder.
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,7 +16,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "engine/spool/spool_backlog.h"
+#include "engine/system/durable_file.h"
 #include "engine/system/privileges.h"
 #include "importer/doctor/checks.h"
 #include "importer/doctor/child.h"
@@ -28,14 +29,14 @@ namespace ctacct {
 namespace {
 
 constexpr absl::Duration kAnswerMax = absl::Seconds(10);
-// A few intervals of a busy gateway, and an hour or so of them.
+// Enough for a few intervals of a busy gateway, and for about an hour.
 constexpr uint64_t kFreeBytesFail = uint64_t{64} << 20;
 constexpr uint64_t kFreeBytesWarn = uint64_t{1} << 30;
 constexpr uint64_t kFreeInodesFail = 100;
 constexpr uint64_t kFreeInodesWarn = 10'000;
 // An importer that runs takes each file within seconds.
-constexpr int64_t kBacklogSecondsWarn = 600;
-constexpr int64_t kBacklogIntervalsWarn = 10;
+constexpr absl::Duration kBacklogWarn = absl::Minutes(10);
+constexpr int kBacklogIntervalsWarn = 10;
 
 std::string GroupName(gid_t gid) {
   const group* const entry = getgrgid(gid);
@@ -49,11 +50,11 @@ std::string UserName(const DoctorOptions& options) {
 }
 
 // 0, or the errno with which the engine would fail: it has given up root's override of file modes.
-// -1: it cannot be told.
+// -1: unknown.
 int ErrorForEngine(const DoctorOptions& options) {
   const absl::StatusOr<std::unique_ptr<Child>> child = Child::Fork([&options] {
     Privileges::Options rights;
-    // Nobody else can become somebody; CheckSpool has seen to it that they need not.
+    // Only root can become another user; CheckSpool has made sure that nobody else has to.
     if (options.engine_user.has_value() && geteuid() == 0) rights.user = &*options.engine_user;
     if (!Privileges::Drop(rights).ok()) return 255;
     return faccessat(AT_FDCWD, options.output.c_str(), W_OK | X_OK, AT_EACCESS) == 0 ? 0 : errno;
@@ -154,44 +155,29 @@ Finding CheckSpace(Examination& examination) {
 Finding CheckBacklog(Examination& examination) {
   const DoctorOptions& options = examination.options;
   if (options.output.empty()) return Skip("no spool folder");
-  const std::unique_ptr<DIR, int (*)(DIR*)> folder(opendir(options.output.c_str()), closedir);
-  if (folder == nullptr) {
-    return Skip(absl::StrCat("the spool folder cannot be read: ", strerror(errno)));
+  if (const absl::Status folder = OpenFolder(options.output).status(); !folder.ok()) {
+    return Skip(std::string(folder.message()));
   }
-  uint64_t files = 0;
-  uint64_t bytes = 0;
-  int64_t oldest = time(nullptr);
-  while (const dirent* const entry = readdir(folder.get())) {
-    struct stat info {};
-    if (entry->d_name[0] == '.' ||
-        (!absl::EndsWith(entry->d_name, ".spool") && !absl::EndsWith(entry->d_name, ".csv")) ||
-        fstatat(dirfd(folder.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
-      continue;
-    }
-    ++files;
-    bytes += static_cast<uint64_t>(info.st_size);
-    oldest = std::min(oldest, int64_t{info.st_mtime});
-  }
-  uint64_t failed = 0;
   const std::string failed_path = absl::StrCat(options.output, "/", kFailedFolder);
-  const std::unique_ptr<DIR, int (*)(DIR*)> failed_folder(opendir(failed_path.c_str()), closedir);
-  while (failed_folder != nullptr) {
-    const dirent* const entry = readdir(failed_folder.get());
-    if (entry == nullptr) break;
-    if (absl::EndsWith(entry->d_name, ".reason")) ++failed;
-  }
+  const uint64_t failed =
+      SpoolBacklogMeter(failed_path,
+                        [](absl::string_view name) { return absl::EndsWith(name, kReasonSuffix); })
+          .Measure()
+          .files;
   if (failed != 0) {
     return Warn(
         absl::StrCat(CountText(failed, "file"), " in ", failed_path, ", not in the database"),
         {absl::StrCat("tail -n +1 ", ShellQuoted(failed_path), "/*.reason")});
   }
-  const int64_t seconds = time(nullptr) - oldest;
+  const SpoolBacklog waiting = SpoolBacklogMeter(options.output).Measure();
+  if (waiting.files == 0) return Ok("no file waits for the importer");
+  const absl::Duration age =
+      absl::Trunc(absl::Now() - absl::FromUnixNanos(waiting.oldest_ns), absl::Seconds(1));
   const std::string shown =
-      files == 0 ? "no file waits for the importer"
-                 : absl::StrCat(CountText(files, "file"), ", ", BytesText(bytes), ", the oldest ",
-                                absl::FormatDuration(absl::Seconds(seconds)), " old");
-  if (files != 0 &&
-      seconds > std::max(kBacklogSecondsWarn, kBacklogIntervalsWarn * options.interval_seconds)) {
+      absl::StrCat(CountText(waiting.files, "file"), ", ", BytesText(waiting.bytes),
+                   ", the oldest ", absl::FormatDuration(age), " old");
+  if (age >
+      std::max(kBacklogWarn, kBacklogIntervalsWarn * absl::Seconds(options.interval_seconds))) {
     return Warn(absl::StrCat(shown, ": does the importer run?"),
                 {"systemctl status ctacct-importer"});
   }

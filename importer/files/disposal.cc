@@ -12,19 +12,17 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/system/durable_file.h"
+#include "engine/system/text.h"
 #include "engine/system/unique_fd.h"
-#include "importer/files/log.h"
 
 namespace ctacct {
 namespace {
 
 // Others may look, only the owner adds.
 constexpr mode_t kFailedFolderMode = 0750;
-// So many files of one name are a mistake somewhere, not a spool.
+// More files of one name are a mistake somewhere, not a spool.
 constexpr int kNameSuffixMax = 10'000;
 constexpr size_t kMoveBufferBytes = 256 * 1024;
-
-std::string PathOf(const FilePlace& place) { return absl::StrCat(place.folder, "/", place.name); }
 
 enum class Found { kGone, kChanged, kAsItWas };
 
@@ -40,7 +38,7 @@ Found Find(const FilePlace& place, const FileIdentity& identity) {
 }
 
 absl::Status Changed(const FilePlace& place) {
-  return absl::AbortedError(absl::StrCat(PathOf(place), ": changed since it was read"));
+  return absl::AbortedError(absl::StrCat(place.path, ": changed since it was read"));
 }
 
 absl::Status SyncFolder(int folder_fd, absl::string_view folder) {
@@ -56,18 +54,17 @@ std::string WithNumber(const std::string& name, int number, size_t bytes_max) {
 
 absl::Status CopyTo(const FilePlace& place, const std::string& to_folder,
                     const std::string& to_name) {
-  const std::string path = PathOf(place);
-  absl::StatusOr<UniqueFd> from = OpenRegularFile(place.folder_fd, place.name, path);
+  absl::StatusOr<UniqueFd> from = OpenRegularFile(place.folder_fd, place.name, place.path);
   if (!from.ok()) return from.status();
   struct stat info;
-  if (fstat(from->get(), &info) != 0) return FileError("examine", path, errno);
+  if (fstat(from->get(), &info) != 0) return FileError("examine", place.path, errno);
   absl::StatusOr<DurableFile> to = DurableFile::Create(to_folder, to_name);
   if (!to.ok()) return to.status();
   std::vector<char> buffer(kMoveBufferBytes);
   while (true) {
     const ssize_t got = read(from->get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FileError("read", path, errno);
+    if (got < 0) return FileError("read", place.path, errno);
     if (got == 0) {
       // The caller removes the original.
       if (Find(place, FileIdentity::Of(info)) == Found::kChanged) return Changed(place);
@@ -85,11 +82,11 @@ absl::Status MoveToName(const FilePlace& place, int to_folder_fd, const std::str
     return absl::OkStatus();
   }
   if (errno != EXDEV) {
-    return FileError(absl::StrCat("move ", PathOf(place), " to"), to_folder, errno);
+    return FileError(absl::StrCat("move ", place.path, " to"), to_folder, errno);
   }
   if (absl::Status status = CopyTo(place, to_folder, to_name); !status.ok()) return status;
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0 && errno != ENOENT) {
-    return FileError("remove", PathOf(place), errno);
+    return FileError("remove", place.path, errno);
   }
   return absl::OkStatus();
 }
@@ -111,19 +108,20 @@ bool Exists(int folder_fd, const std::string& name) {
 
 }  // namespace
 
-absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity) {
-  const Found found = Find(place, identity);
+absl::Status RemoveFile(const TrafficFile& file) {
+  const FilePlace& place = file.place();
+  const Found found = Find(place, file.identity());
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   if (unlinkat(place.folder_fd, place.name.c_str(), 0) != 0) {
-    return errno == ENOENT ? absl::OkStatus() : FileError("remove", PathOf(place), errno);
+    return errno == ENOENT ? absl::OkStatus() : FileError("remove", place.path, errno);
   }
   return SyncFolder(place.folder_fd, place.folder);
 }
 
-absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
-                      const std::string& to_folder) {
-  const Found found = Find(place, identity);
+absl::Status MoveFile(const TrafficFile& file, const std::string& to_folder) {
+  const FilePlace& place = file.place();
+  const Found found = Find(place, file.identity());
   if (found == Found::kGone) return absl::OkStatus();
   if (found == Found::kChanged) return Changed(place);
   const absl::StatusOr<UniqueFd> to_folder_fd = OpenFolder(to_folder);
@@ -139,13 +137,12 @@ absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
   return TooManyOfTheName(place, to_folder);
 }
 
-// The reason is there before the file comes, so that no kill between the two leaves a file of which
-// nobody knows why. What it may leave is a reason without a file; the next attempt, which finds the
-// file where it was, replaces that. Two importers at once do the same to the same file, and each
-// step that comes too late does nothing.
-absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
-                            absl::string_view reason) {
-  if (Find(place, identity) == Found::kGone) return absl::OkStatus();
+// The reason is written before the file is moved, so that a kill between the two leaves no file
+// without a reason. It may leave a reason without a file, which the next attempt replaces. If two
+// importers quarantine one file at once, each step that comes second does nothing.
+absl::Status QuarantineFile(const TrafficFile& file, absl::string_view reason) {
+  const FilePlace& place = file.place();
+  if (Find(place, file.identity()) == Found::kGone) return absl::OkStatus();
   const std::string failed = absl::StrCat(place.folder, "/", kFailedFolder);
   if (mkdirat(place.folder_fd, kFailedFolder, kFailedFolderMode) != 0 && errno != EEXIST) {
     return FileError("make folder", failed, errno);
@@ -159,7 +156,7 @@ absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity
     const std::string reason_name = absl::StrCat(name, kReasonSuffix);
     unlinkat(failed_fd->get(), reason_name.c_str(), 0);
     absl::Status status =
-        WriteDurably(failed, reason_name, absl::StrCat(EscapedForLog(reason), "\n"));
+        WriteDurably(failed, reason_name, absl::StrCat(EscapeControls(reason), "\n"));
     if (!status.ok() && !absl::IsAlreadyExists(status)) return status;
     status = MoveToName(place, failed_fd->get(), failed, name);
     if (absl::IsAlreadyExists(status)) continue;

@@ -1,9 +1,10 @@
-// Where files go once the importer is through with them. Nothing here ever replaces a file: on a
-// clash of names the newcomer gets a number (a name as long as names may be gives up its end for
-// it, and for ".reason"). A name that meanwhile means another file than the one
-// that was read is left alone; a file that is gone (another importer was faster) is no error. A
-// file that has changed since `identity` was taken is Aborted and stays: what was added to it is
-// not in the database.
+// Where files go once the importer has finished with them. Nothing here ever replaces a file: on a
+// clash of names the newcomer gets a number (a name of the maximum length gives up its end for it,
+// and for ".reason"). If the name means another file by now than the one that was read, it is left
+// alone. If the file is gone (another importer was faster), that is no error. If it has changed
+// since it was opened, the error is Aborted and the file stays: what was added to it is not
+// in the database.
+//
 // Thread-compatible.
 #ifndef CTACCT_IMPORTER_FILES_DISPOSAL_H_
 #define CTACCT_IMPORTER_FILES_DISPOSAL_H_
@@ -18,26 +19,18 @@ namespace ctacct {
 
 // Where bad files go, under the folder that they were in.
 inline constexpr char kFailedFolder[] = "failed";
-inline constexpr char kReasonSuffix[] = ".reason";  // Of what says why.
-
-// A file within an open folder.
-struct FilePlace {
-  int folder_fd = -1;
-  std::string folder;  // What messages call the folder.
-  std::string name;    // One path component.
-};
+// Of the file beside a bad one that says why.
+inline constexpr char kReasonSuffix[] = ".reason";
 
 // Durably: the folder is synced.
-[[nodiscard]] absl::Status RemoveFile(const FilePlace& place, const FileIdentity& identity);
+[[nodiscard]] absl::Status RemoveFile(const TrafficFile& file);
 
 // Into `to_folder`, also on another file system (then by a durable copy). Both folders are synced.
-[[nodiscard]] absl::Status MoveFile(const FilePlace& place, const FileIdentity& identity,
-                                    const std::string& to_folder);
+[[nodiscard]] absl::Status MoveFile(const TrafficFile& file, const std::string& to_folder);
 
 // Into failed/ under the file's folder (made if missing), with `reason` in NAME.reason beside it.
 // Also if the file has changed.
-[[nodiscard]] absl::Status QuarantineFile(const FilePlace& place, const FileIdentity& identity,
-                                          absl::string_view reason);
+[[nodiscard]] absl::Status QuarantineFile(const TrafficFile& file, absl::string_view reason);
 
 }  // namespace ctacct
 

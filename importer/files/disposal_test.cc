@@ -29,14 +29,16 @@ class DisposalTest : public ::testing::Test {
   }
   ~DisposalTest() override { fs::remove_all(folder_); }
 
-  FileIdentity Write(const std::string& name) {
+  TrafficFile Write(const std::string& name) {
     std::ofstream(folder_ + "/" + name) << "1\n";
-    return TrafficFile::Open(folder_fd_.get(), name, name).value().identity();
+    return TrafficFile::Open(Place(name)).value();
   }
   void Append(const std::string& name) {
     std::ofstream(folder_ + "/" + name, std::ios::app) << "2\n";
   }
-  FilePlace Place(const std::string& name) { return {folder_fd_.get(), folder_, name}; }
+  FilePlace Place(const std::string& name) {
+    return {folder_fd_.get(), folder_, name, folder_ + "/" + name};
+  }
   std::string Contents(const std::string& name) {
     std::stringstream text;
     text << std::ifstream(folder_ + "/" + name).rdbuf();
@@ -48,20 +50,20 @@ class DisposalTest : public ::testing::Test {
 };
 
 TEST_F(DisposalTest, WhatIsAsItWasGoes) {
-  EXPECT_TRUE(RemoveFile(Place("a.csv"), Write("a.csv")).ok());
+  EXPECT_TRUE(RemoveFile(Write("a.csv")).ok());
   EXPECT_FALSE(fs::exists(folder_ + "/a.csv"));
-  EXPECT_TRUE(MoveFile(Place("b.csv"), Write("b.csv"), folder_ + "/done").ok());
+  EXPECT_TRUE(MoveFile(Write("b.csv"), folder_ + "/done").ok());
   EXPECT_EQ(Contents("done/b.csv"), "1\n");
 }
 
 TEST_F(DisposalTest, WhatHasGrownStays) {
-  const FileIdentity identity = Write("a.csv");
+  const TrafficFile file = Write("a.csv");
   Append("a.csv");
-  EXPECT_TRUE(absl::IsAborted(RemoveFile(Place("a.csv"), identity)));
-  EXPECT_TRUE(absl::IsAborted(MoveFile(Place("a.csv"), identity, folder_ + "/done")));
+  EXPECT_TRUE(absl::IsAborted(RemoveFile(file)));
+  EXPECT_TRUE(absl::IsAborted(MoveFile(file, folder_ + "/done")));
   EXPECT_EQ(Contents("a.csv"), "1\n2\n");
   EXPECT_TRUE(fs::is_empty(folder_ + "/done"));
-  EXPECT_TRUE(QuarantineFile(Place("a.csv"), identity, "why\n\x1b[0m").ok());
+  EXPECT_TRUE(QuarantineFile(file, "why\n\x1b[0m").ok());
   EXPECT_EQ(Contents("failed/a.csv"), "1\n2\n");
   EXPECT_EQ(Contents("failed/a.csv.reason"), "why\\x0a\\x1b[0m\n");
 }
@@ -70,25 +72,25 @@ TEST_F(DisposalTest, NamesAsLongAsNamesMayBe) {
   const std::string longest(255, 'x');
   for (const std::string number : {"", ".1", ".2"}) {
     const std::string name = longest.substr(0, 255 - number.size()) + number;
-    EXPECT_TRUE(MoveFile(Place(longest), Write(longest), folder_ + "/done").ok());
+    EXPECT_TRUE(MoveFile(Write(longest), folder_ + "/done").ok());
     EXPECT_EQ(Contents("done/" + name), "1\n");
   }
   // Each with a reason of its own.
   for (const std::string number : {"", ".1", ".2"}) {
     const std::string name = longest.substr(0, 248 - number.size()) + number;
-    EXPECT_TRUE(QuarantineFile(Place(longest), Write(longest), "why" + number).ok());
+    EXPECT_TRUE(QuarantineFile(Write(longest), "why" + number).ok());
     EXPECT_EQ(Contents("failed/" + name), "1\n");
     EXPECT_EQ(Contents("failed/" + name + ".reason"), "why" + number + "\n");
   }
 }
 
 TEST_F(DisposalTest, AnotherFileOfTheNameIsLeftAlone) {
-  const FileIdentity identity = Write("a.csv");
+  const TrafficFile file = Write("a.csv");
   fs::rename(folder_ + "/a.csv", folder_ + "/old.csv");
   Write("a.csv");
-  EXPECT_TRUE(RemoveFile(Place("a.csv"), identity).ok());
-  EXPECT_TRUE(MoveFile(Place("a.csv"), identity, folder_ + "/done").ok());
-  EXPECT_TRUE(QuarantineFile(Place("a.csv"), identity, "why").ok());
+  EXPECT_TRUE(RemoveFile(file).ok());
+  EXPECT_TRUE(MoveFile(file, folder_ + "/done").ok());
+  EXPECT_TRUE(QuarantineFile(file, "why").ok());
   EXPECT_EQ(Contents("a.csv"), "1\n");
   EXPECT_FALSE(fs::exists(folder_ + "/failed"));
 }

@@ -4,42 +4,12 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "engine/system/text.h"
 
 namespace ctacct {
-namespace {
-
-constexpr char kWipeLine[] = "\r\033[K";
-
-bool& ProgressShown() {
-  static bool shown = false;
-  return shown;
-}
-
-}  // namespace
-
-void ShowProgress(absl::string_view line) {
-  if (line.empty() && !ProgressShown()) return;
-  const std::string text = absl::StrCat(kWipeLine, line);
-  std::fwrite(text.data(), 1, text.size(), stderr);
-  ProgressShown() = !line.empty();
-}
-
-std::string EscapedForLog(absl::string_view text) {
-  std::string line;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppend(&line, "\\x", absl::Hex(byte, absl::kZeroPad2));
-    } else {
-      line.push_back(c);
-    }
-  }
-  return line;
-}
 
 void LogLine(absl::string_view message) {
-  ShowProgress("");
-  const std::string line = absl::StrCat("importer: ", EscapedForLog(message), "\n");
+  const std::string line = absl::StrCat("importer: ", EscapeControls(message), "\n");
   std::fwrite(line.data(), 1, line.size(), stderr);
 }
 

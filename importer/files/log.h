@@ -1,22 +1,13 @@
-// The importer's log: single lines on standard error, control characters escaped, so that a hostile
-// file name cannot forge one. Single-threaded.
+// The importer's log: lines on standard error. Single-threaded.
 #ifndef CTACCT_IMPORTER_FILES_LOG_H_
 #define CTACCT_IMPORTER_FILES_LOG_H_
-
-#include <string>
 
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
 
-// Control characters as \xHH.
-[[nodiscard]] std::string EscapedForLog(absl::string_view text);
-
-// "importer: MESSAGE", after the progress line, if there is one, has been wiped.
+// "importer: MESSAGE", with control characters escaped.
 void LogLine(absl::string_view message);
-
-// Rewrites the one progress line of a terminal; empty wipes it.
-void ShowProgress(absl::string_view line);
 
 }  // namespace ctacct
 

@@ -1,33 +1,22 @@
 #include "importer/files/spool_queue.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <poll.h>
 #include <sys/inotify.h>
 #include <unistd.h>
 
-#include <cerrno>
-#include <memory>
+#include <iterator>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "engine/spool/spool_backlog.h"
+#include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
-#include "engine/system/monotonic_clock.h"
 #include "importer/files/log.h"
 
 namespace ctacct {
-namespace {
-
-struct FolderCloser {
-  void operator()(DIR* folder) const { closedir(folder); }
-};
-
-}  // namespace
-
 SpoolQueue::Fingerprint SpoolQueue::FingerprintOf(const struct stat& info) {
-  return {info.st_ino, info.st_size,
-          int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec, info.st_mode};
+  return {info.st_ino, info.st_size, TimespecNs(info.st_mtim), info.st_mode};
 }
 
 absl::StatusOr<SpoolQueue> SpoolQueue::Open(const std::string& folder) {
@@ -46,54 +35,34 @@ absl::StatusOr<SpoolQueue> SpoolQueue::Open(const std::string& folder) {
 }
 
 absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
-  struct stat opened;
-  struct stat named;
-  if (fstat(folder_fd_.get(), &opened) != 0 || stat(folder_.c_str(), &named) != 0 ||
-      opened.st_dev != named.st_dev || opened.st_ino != named.st_ino) {
+  if (!IsFolderAt(folder_fd_.get(), folder_)) {
     return absl::FailedPreconditionError(
         absl::StrCat("folder ", folder_, " has been removed or replaced"));
-  }
-  // A descriptor of its own: reading a folder moves the offset.
-  const int scan_fd = openat(folder_fd_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (scan_fd < 0) return FileError("open folder", folder_, errno);
-  const std::unique_ptr<DIR, FolderCloser> entries(fdopendir(scan_fd));
-  if (entries == nullptr) {
-    const int error = errno;
-    close(scan_fd);
-    return FileError("read folder", folder_, error);
   }
   const absl::Duration now = MonotonicNow();
   absl::flat_hash_map<std::string, Held> still_held;
   std::set<std::pair<bool, std::string>> first;  // false (CSV) sorts before true (spool).
-  while (true) {
-    errno = 0;
-    const dirent* const entry = readdir(entries.get());
-    if (entry == nullptr) {
-      if (errno != 0) return FileError("read folder", folder_, errno);
-      break;
+  const absl::Status scanned = ForEachName(folder_fd_.get(), folder_, [&](const char* name) {
+    struct stat info {};
+    if (!IsRowsFileName(name) || fstatat(folder_fd_.get(), name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+      return true;
     }
-    const std::string name = entry->d_name;
-    if (!IsRowsFileName(name)) continue;
-    struct stat info;
-    if (fstatat(folder_fd_.get(), name.c_str(), &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
     const Fingerprint fingerprint = FingerprintOf(info);
     if (const auto held = held_.find(name); held != held_.end() &&
                                             held->second.fingerprint == fingerprint &&
                                             now < held->second.deadline) {
       still_held.insert(*held);
-      continue;
-    }
-    const char* const why = !S_ISREG(info.st_mode) ? "not a regular file"
-                            : info.st_size == 0    ? "empty"
-                                                   : nullptr;
-    if (why != nullptr) {
-      LogLine(absl::StrCat("ignoring ", folder_, "/", name, ": ", why));
+    } else if (!S_ISREG(info.st_mode) || info.st_size == 0) {
+      LogLine(absl::StrCat("ignoring ", folder_, "/", name, ": ",
+                           S_ISREG(info.st_mode) ? "empty" : "not a regular file"));
       still_held.insert({name, {fingerprint, absl::InfiniteDuration()}});
-      continue;
+    } else {
+      first.emplace(!IsCsvRowsFileName(name), name);
+      if (first.size() > kScanFilesMax) first.erase(std::prev(first.end()));
     }
-    first.emplace(!IsCsvRowsFileName(name), name);
-    if (first.size() > kScanFilesMax) first.erase(std::prev(first.end()));
-  }
+    return true;
+  });
+  if (!scanned.ok()) return scanned;
   held_ = std::move(still_held);
   std::vector<std::string> names;
   names.reserve(first.size());

@@ -1,13 +1,13 @@
 // The files in a spool folder that wait for import: regular, not empty, named *.spool or
 // traffic_*.csv.
 //
-// Every scan looks at the folder itself; inotify only says when to look again. So there is nothing
-// to lose: not on an overflow of inotify's queue, not on file systems without it (the slow timer
-// remains), not across a restart.
+// Every scan reads the folder itself; inotify only says when to read it again. So no file is missed
+// when inotify's queue overflows, on file systems without it (the slow timer remains), or across a
+// restart.
 //
-// What is left in the folder on purpose (a newer version, a symbolic link) is named in the log once
+// A file that is left in the folder on purpose (a newer version, a symbolic link) is logged once
 // and not handed out again until it changes. Memory: at most kScanFilesMax names, and one entry for
-// each file so left. Thread-compatible.
+// each file that is left. Thread-compatible.
 #ifndef CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
 #define CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
 
@@ -28,9 +28,9 @@
 namespace ctacct {
 
 // Names handed out by one scan, the first ones in order: 42 hours of files at the default interval,
-// about 1 MB. What is beyond comes with the next scan.
+// about 1 MB. The next scan hands out more.
 inline constexpr size_t kScanFilesMax = 10'000;
-// Finds what inotify has not told, and tries deferred files again.
+// Finds files that inotify did not report, and deferred ones.
 inline constexpr absl::Duration kRescanPeriod = absl::Seconds(5);
 
 class SpoolQueue {

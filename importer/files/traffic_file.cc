@@ -21,6 +21,7 @@
 #include "absl/time/time.h"
 #include "engine/rows/csv.h"
 #include "engine/spool/spool_reader.h"
+#include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
 
@@ -28,7 +29,8 @@ namespace ctacct {
 namespace {
 
 constexpr int64_t kNanosPerDay = 86'400'000'000'000;
-// Sums of a step that a time begins must have a time, too: years 1677 to 2262 less some days.
+// Days since the epoch whose nanoseconds fit into 64 bits, with room for the end of a rollup's
+// step: the years 1677 to 2262 less some days.
 constexpr int64_t kDayEnd = 106'700;
 constexpr size_t kCsvReadBytes = 256 * 1024;
 constexpr size_t kCsvBlockRows = 4096;  // As a spool file's blocks have.
@@ -37,13 +39,13 @@ struct HashStateDeleter {
   void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
 };
 
-enum class Writer { kNone, kSomebody, kUnknown };
+enum class Writer { kNone, kOpen, kUnknown };
 
-// The kernel grants a read lease only while nobody has the file open for writing. We may not always
-// ask: another user's file without CAP_LEASE, a network file system.
+// The kernel grants a read lease only while no process has the file open for writing. It refuses
+// the question for another user's file without CAP_LEASE, and on network file systems.
 Writer WriterOf(int fd) {
   if (fcntl(fd, F_SETLEASE, F_RDLCK) != 0) {
-    return errno == EAGAIN ? Writer::kSomebody : Writer::kUnknown;
+    return errno == EAGAIN ? Writer::kOpen : Writer::kUnknown;
   }
   fcntl(fd, F_SETLEASE, F_UNLCK);
   return Writer::kNone;
@@ -63,29 +65,26 @@ EngineId KeyOfHash(const XXH128_hash_t& hash) {
 }  // namespace
 
 FileIdentity FileIdentity::Of(const struct stat& info) {
-  return {info.st_dev, info.st_ino, info.st_size,
-          int64_t{info.st_mtim.tv_sec} * 1'000'000'000 + info.st_mtim.tv_nsec};
+  return {info.st_dev, info.st_ino, info.st_size, TimespecNs(info.st_mtim)};
 }
 
-absl::StatusOr<TrafficFile> TrafficFile::Open(int folder_fd, const std::string& name,
-                                              const std::string& path,
+absl::StatusOr<TrafficFile> TrafficFile::Open(const FilePlace& place,
                                               const std::string& csv_gateway) {
-  absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd, name, path);
+  absl::StatusOr<UniqueFd> fd = OpenRegularFile(place.folder_fd, place.name, place.path);
   if (!fd.ok()) return fd.status();
   TrafficFile file;
   file.fd_ = *std::move(fd);
-  file.name_ = name;
-  file.path_ = path;
+  file.place_ = place;
   file.csv_gateway_ = csv_gateway;
-  file.csv_ = absl::EndsWith(name, ".csv");
+  file.csv_ = absl::EndsWith(place.name, ".csv");
   struct stat info;
-  if (fstat(file.fd_.get(), &info) != 0) return FileError("examine", path, errno);
+  if (fstat(file.fd_.get(), &info) != 0) return FileError("examine", place.path, errno);
   file.identity_ = FileIdentity::Of(info);
   return file;
 }
 
 absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
-  // The reference writes its files in place: one that ends with a line may still be half of it.
+  // The Go tool writes its files in place: one that ends with a line may still be half of it.
   if (csv_) {
     if (absl::Status status = CheckWriter(); !status.ok()) return status;
   }
@@ -96,13 +95,13 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
       const int64_t day = row.time_ns / kNanosPerDay - (row.time_ns % kNanosPerDay < 0 ? 1 : 0);
       if (day == last_day) continue;
       if (std::abs(day) >= kDayEnd) {
-        return absl::DataLossError(absl::StrCat(path_, ": a row's time is out of range"));
+        return absl::DataLossError(absl::StrCat(place_.path, ": a row's time is out of range"));
       }
       last_day = day;
       days.insert(static_cast<int32_t>(day));
       if (days.size() > kDaysMax) {
         return absl::DataLossError(
-            absl::StrCat(path_, ": rows of more than ", kDaysMax, " days in one file"));
+            absl::StrCat(place_.path, ": rows of more than ", kDaysMax, " days in one file"));
       }
     }
     return take(rows);
@@ -110,7 +109,7 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
   absl::StatusOr<FileSummary> summary = csv_ ? ReadCsv(note_days) : ReadSpool(note_days);
   if (summary.ok()) summary->days.assign(days.begin(), days.end());
   if (summary.ok() || absl::IsDataLoss(summary.status())) {
-    // What is torn may be a copy that is still on its way. A sound spool file is whole.
+    // A torn file may be a copy that is still being made. A sound spool file is complete.
     if (csv_ || !summary.ok()) {
       if (absl::Status status = CheckWriter(); !status.ok()) return status;
     }
@@ -120,18 +119,18 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
 
 absl::Status TrafficFile::CheckWriter() const {
   const Writer writer = WriterOf(fd_.get());
-  if (writer == Writer::kSomebody) {
-    return absl::AbortedError(absl::StrCat(path_, ": somebody still writes to it"));
+  if (writer == Writer::kOpen) {
+    return absl::AbortedError(absl::StrCat(place_.path, ": somebody still writes to it"));
   }
-  // After the question above: what a writer did who has just gone is seen here.
+  // After the question above, so that the changes of a writer that has just closed it are seen.
   struct stat info;
-  if (fstat(fd_.get(), &info) != 0) return FileError("examine", path_, errno);
+  if (fstat(fd_.get(), &info) != 0) return FileError("examine", place_.path, errno);
   if (FileIdentity::Of(info) != identity_) {
-    return absl::AbortedError(absl::StrCat(path_, ": changed while it was read"));
+    return absl::AbortedError(absl::StrCat(place_.path, ": changed while it was read"));
   }
   if (writer == Writer::kUnknown && !at_rest_ &&
       absl::Now() - absl::FromUnixNanos(identity_.modified_ns) < kQuietTime) {
-    return absl::AbortedError(absl::StrCat(path_, ": may still be written to; only after ",
+    return absl::AbortedError(absl::StrCat(place_.path, ": may still be written to; only after ",
                                            absl::FormatDuration(kQuietTime),
                                            " without a change it is known to be whole"));
   }
@@ -139,7 +138,7 @@ absl::Status TrafficFile::CheckWriter() const {
 }
 
 absl::StatusOr<FileSummary> TrafficFile::ReadSpool(TakeRows take) const {
-  absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd_.get(), path_);
+  absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd_.get(), place_.path);
   if (!reader.ok()) return reader.status();
   std::vector<TrafficRow> rows;
   while (true) {
@@ -173,14 +172,14 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
   rows.reserve(kCsvBlockRows);
   const auto bad_line = [&](absl::string_view why) {
     return absl::DataLossError(
-        absl::StrCat(path_, ": line ", line, " at byte ", line_start, ": ", why));
+        absl::StrCat(place_.path, ": line ", line, " at byte ", line_start, ": ", why));
   };
   while (true) {
     const ssize_t got = pread(fd_.get(), buffer.data() + held, buffer.size() - held,
                               line_start + static_cast<int64_t>(held));
     if (got < 0) {
       if (errno == EINTR) continue;
-      return FileError("read", path_, errno);
+      return FileError("read", place_.path, errno);
     }
     if (got == 0) break;
     XXH3_128bits_update(hash.get(), buffer.data() + held, static_cast<size_t>(got));

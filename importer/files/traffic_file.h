@@ -1,4 +1,4 @@
-// One file to import, a spool file or a CSV file (also one of the reference's), read as a stream of
+// One file to import, a spool file or a CSV file (also one of the Go tool's), read as a stream of
 // rows.
 //
 // A file is read twice: once to find out what it is and whether it is sound, before the database
@@ -6,9 +6,9 @@
 // changed in between is noticed.
 //
 // Errors of reading name the file and a byte offset:
-//  - DataLoss: torn or corrupt, and nobody writes to it; a CSV line that is none
+//  - DataLoss: torn, corrupt or malformed, and not being written to
 //  - Unimplemented: a spool file of a newer version
-//  - Aborted: somebody still writes to it, or may do so, or did so meanwhile
+//  - Aborted: it is being written to, or may be, or was changed meanwhile
 //  - others: the file system
 // Memory: one block of rows and one read buffer. Thread-compatible.
 #ifndef CTACCT_IMPORTER_FILES_TRAFFIC_FILE_H_
@@ -34,16 +34,25 @@
 
 namespace ctacct {
 
+// A file within an open folder.
+struct FilePlace {
+  int folder_fd = -1;  // Or AT_FDCWD. The folder stays open as long as this is used.
+  std::string folder;  // What messages call the folder.
+  std::string name;    // One path component; with AT_FDCWD a path.
+  std::string path;    // What messages call the file.
+};
+
 struct FileSummary {
   // The ledger's key. For CSV files: a UUID of version 8 made of the XXH3-128 of the gateway's name
-  // and the contents, and 0; so a copy under another name is the same file, that of another gateway
-  // is not (quiet gateways write the same lines), and no key of an engine (version 7) is ever met.
+  // and the contents, and sequence 0. So a copy under another name is the same file; a file of
+  // another gateway is not, though quiet gateways write equal lines; and the key cannot be that of
+  // an engine (version 7).
   EngineId engine_id{};
   uint64_t sequence = 0;
   uint64_t checksum = 0;
   uint64_t row_count = 0;
   std::optional<SpoolHeader> spool;  // CSV files have none.
-  std::vector<Gap> gaps;             // Likewise.
+  std::vector<Gap> gaps;             // CSV files have none.
   std::vector<int32_t> days;         // Of its rows' times, since the epoch; in order, each once.
 
   friend bool operator==(const FileSummary&, const FileSummary&) = default;
@@ -63,23 +72,22 @@ struct FileIdentity {
   friend bool operator==(const FileIdentity&, const FileIdentity&) = default;
 };
 
-// Where the kernel does not tell whether a file has a writer, it has none once it has been left
-// alone for so long.
+// If the kernel does not say whether a file has a writer: it has none once it has not changed for
+// this long.
 inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
 
-// Each is a partition of some tables, and a transaction locks them all: a server has room for some
-// thousand locks.
+// In one file. Each day is a partition of some tables, and a transaction locks them all: a server
+// has room for some thousand locks.
 inline constexpr size_t kDaysMax = 100;
 
 using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
 
 class TrafficFile {
  public:
-  // Opens `name` relative to `folder_fd`; names ending in ".csv" are CSV files, all others spool
-  // files. `path` is what errors call it; `csv_gateway` is the gateway of a CSV file's rows, which
-  // do not name one. NotFound if it is gone; FailedPrecondition if it is no regular file.
-  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(int folder_fd, const std::string& name,
-                                                        const std::string& path,
+  // Names ending in ".csv" are CSV files, all others spool files. `csv_gateway` is the gateway of a
+  // CSV file's rows, which do not name one. NotFound if it is gone; FailedPrecondition if it is no
+  // regular file.
+  [[nodiscard]] static absl::StatusOr<TrafficFile> Open(const FilePlace& place,
                                                         const std::string& csv_gateway = "");
   TrafficFile(TrafficFile&&) = default;
 
@@ -91,7 +99,8 @@ class TrafficFile {
   void AssumeAtRest() { at_rest_ = true; }
 
   [[nodiscard]] const FileIdentity& identity() const { return identity_; }
-  [[nodiscard]] const std::string& name() const { return name_; }
+  [[nodiscard]] const FilePlace& place() const { return place_; }
+  [[nodiscard]] const std::string& name() const { return place_.name; }
   [[nodiscard]] const std::string& csv_gateway() const { return csv_gateway_; }
   [[nodiscard]] bool is_csv() const { return csv_; }
 
@@ -99,12 +108,11 @@ class TrafficFile {
   TrafficFile() = default;
   [[nodiscard]] absl::StatusOr<FileSummary> ReadSpool(TakeRows take) const;
   [[nodiscard]] absl::StatusOr<FileSummary> ReadCsv(TakeRows take) const;
-  // Aborted if somebody writes to the file, or may do so, or has done so since Open.
+  // Aborted if the file is being written to, or may be, or has changed since Open.
   [[nodiscard]] absl::Status CheckWriter() const;
 
   UniqueFd fd_;
-  std::string name_;
-  std::string path_;
+  FilePlace place_;
   std::string csv_gateway_;
   bool csv_ = false;
   bool at_rest_ = false;

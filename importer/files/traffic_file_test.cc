@@ -36,7 +36,8 @@ class TrafficFileTest : public ::testing::Test {
   }
   absl::StatusOr<FileSummary> Read(const std::string& path, const std::string& gateway = "") {
     rows_.clear();
-    const absl::StatusOr<TrafficFile> file = TrafficFile::Open(AT_FDCWD, path, path, gateway);
+    const absl::StatusOr<TrafficFile> file =
+        TrafficFile::Open({AT_FDCWD, ".", path, path}, gateway);
     if (!file.ok()) return file.status();
     return file->Read([this](absl::Span<const TrafficRow> rows) {
       rows_.insert(rows_.end(), rows.begin(), rows.end());
@@ -153,7 +154,7 @@ TEST_F(TrafficFileTest, ATornSpoolFileIsNotTornWhileItIsWritten) {
 
 TEST_F(TrafficFileTest, TheTakersErrorEndsThePass) {
   const std::string path = WriteCsv("1.csv", kLine);
-  const absl::StatusOr<TrafficFile> file = TrafficFile::Open(AT_FDCWD, path, path);
+  const absl::StatusOr<TrafficFile> file = TrafficFile::Open({AT_FDCWD, ".", path, path});
   ASSERT_TRUE(file.ok());
   EXPECT_TRUE(absl::IsCancelled(
       file->Read([](absl::Span<const TrafficRow>) { return absl::CancelledError(""); }).status()));

@@ -1,5 +1,5 @@
-// The flags by which our programs find their database: -conninfo, or -host, -db, -user and -pass,
-// else libpq's own settings. Declared here once for all of them. Not thread-safe: for main.
+// The flags by which all our programs find their database: -conninfo, or -host, -db, -user and
+// -pass, else libpq's own settings. Not thread-safe: for main.
 #ifndef CTACCT_IMPORTER_POSTGRES_CONNECTION_FLAGS_H_
 #define CTACCT_IMPORTER_POSTGRES_CONNECTION_FLAGS_H_
 

@@ -10,8 +10,6 @@ constexpr int64_t kPostgresEpochUs = 946'684'800'000'000;
 // Address families of inet's binary form: PostgreSQL's own numbers, not the system's.
 constexpr char kInetIpv4 = 2;
 constexpr char kInetIpv6 = 3;
-// More than any element of fixed size with its length.
-constexpr size_t kElementBytesMax = 32;
 
 }  // namespace
 
@@ -38,21 +36,20 @@ char* PutInt8(char* at, int64_t value) {
 
 char* PutTime(char* at, int64_t unix_ns) { return PutInt8(at, unix_ns / 1000 - kPostgresEpochUs); }
 
-char* PutText(char* at, absl::string_view text) {
+char* PutString(char* at, absl::string_view text) {
   at = PutRaw32(at, static_cast<int32_t>(text.size()));
   std::memcpy(at, text.data(), text.size());
   return at + text.size();
 }
 
-char* PutInet(char* at, AddressFamily family, const AddressBytes& address) {
-  const bool ipv4 = family == AddressFamily::kIpv4;
-  const char bytes = ipv4 ? 4 : 16;
+char* PutInet(char* at, absl::Span<const uint8_t> address) {
+  const auto bytes = static_cast<char>(address.size());
   at = PutRaw32(at, 4 + bytes);
-  *at++ = ipv4 ? kInetIpv4 : kInetIpv6;
+  *at++ = bytes == 4 ? kInetIpv4 : kInetIpv6;
   *at++ = static_cast<char>(bytes * 8);  // Prefix length.
   *at++ = 0;                             // inet, not cidr.
   *at++ = bytes;
-  std::memcpy(at, address.data(), static_cast<size_t>(bytes));
+  std::memcpy(at, address.data(), address.size());
   return at + bytes;
 }
 
@@ -66,31 +63,11 @@ PgArray::PgArray(PgType type, size_t count) {
   bytes_.append(header, static_cast<size_t>(at - header));
 }
 
-void PgArray::AppendInt4(int32_t value) {
-  char element[kElementBytesMax];
-  bytes_.append(element, static_cast<size_t>(PutInt4(element, value) - element));
-}
-
-void PgArray::AppendInt8(int64_t value) {
-  char element[kElementBytesMax];
-  bytes_.append(element, static_cast<size_t>(PutInt8(element, value) - element));
-}
-
-void PgArray::AppendTime(int64_t unix_ns) {
-  char element[kElementBytesMax];
-  bytes_.append(element, static_cast<size_t>(PutTime(element, unix_ns) - element));
-}
-
 void PgArray::AppendText(absl::string_view text) {
   char length[4];
   (void)PutRaw32(length, static_cast<int32_t>(text.size()));
   bytes_.append(length, sizeof(length));
   bytes_.append(text.data(), text.size());
-}
-
-void PgArray::AppendInet(AddressFamily family, const AddressBytes& address) {
-  char element[kElementBytesMax];
-  bytes_.append(element, static_cast<size_t>(PutInet(element, family, address) - element));
 }
 
 }  // namespace ctacct

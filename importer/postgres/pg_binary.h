@@ -11,7 +11,7 @@
 #include <string>
 
 #include "absl/strings/string_view.h"
-#include "engine/rows/traffic_row.h"
+#include "absl/types/span.h"
 
 namespace ctacct {
 
@@ -20,11 +20,13 @@ namespace ctacct {
 [[nodiscard]] char* PutInt4(char* at, int32_t value);
 [[nodiscard]] char* PutInt8(char* at, int64_t value);
 [[nodiscard]] char* PutTime(char* at, int64_t unix_ns);  // timestamptz; rounds towards zero.
-[[nodiscard]] char* PutText(char* at, absl::string_view text);
-// A single host each: masked addresses compare equal to plain ones, as in WHERE src = '10.32.1.0'.
-[[nodiscard]] char* PutInet(char* at, AddressFamily family, const AddressBytes& address);
+[[nodiscard]] char* PutString(char* at, absl::string_view text);
+// An address in network byte order: 4 bytes are IPv4, 16 are IPv6. A single host each: masked
+// addresses compare equal to plain ones, as in WHERE src = '10.32.1.0'.
+[[nodiscard]] char* PutInet(char* at, absl::Span<const uint8_t> address);
 
-inline constexpr size_t kInetBytesMax = 24;  // With its length.
+// More than any element of fixed size with its length.
+inline constexpr size_t kElementBytesMax = 32;
 
 // Object identifiers of the types: fixed, in the server's pg_type.dat.
 enum class PgType : int32_t {
@@ -40,15 +42,21 @@ class PgArray {
  public:
   PgArray(PgType type, size_t count);
 
-  void AppendInt4(int32_t value);
-  void AppendInt8(int64_t value);
-  void AppendTime(int64_t unix_ns);
+  void AppendInt4(int32_t value) { Append(PutInt4, value); }
+  void AppendInt8(int64_t value) { Append(PutInt8, value); }
+  void AppendTime(int64_t unix_ns) { Append(PutTime, unix_ns); }
+  void AppendInet(absl::Span<const uint8_t> address) { Append(PutInet, address); }
   void AppendText(absl::string_view text);
-  void AppendInet(AddressFamily family, const AddressBytes& address);
 
   [[nodiscard]] std::string bytes() && { return static_cast<std::string&&>(bytes_); }
 
  private:
+  template <typename Value>
+  void Append(char* (*put)(char* at, Value value), Value value) {
+    char element[kElementBytesMax];
+    bytes_.append(element, static_cast<size_t>(put(element, value) - element));
+  }
+
   std::string bytes_;
 };
 

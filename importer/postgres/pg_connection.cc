@@ -12,7 +12,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
-#include "engine/system/monotonic_clock.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {
@@ -22,11 +22,13 @@ constexpr size_t kSqlstateBytes = 5;
 constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
-// Run on every new connection. on: a commit that the server forgets in a crash would be a file that
-// we had deleted. statement_timeout: of our own choice, since a role's short one would fail every
-// large file for ever; it is for the server's sake, our own deadlines do not need it. datestyle:
-// a Citus coordinator hands times to its workers as text in the session's style, which they read in
-// their own.
+// Run on every new connection.
+//  - synchronous_commit: a commit that the server forgets in a crash would be a file that we had
+//    deleted.
+//  - statement_timeout: a role's short one would fail every large file for ever. Ours is for the
+//    server's sake; our own deadlines do not need it.
+//  - datestyle: a Citus coordinator sends times to its workers as text in the session's style, and
+//    they read them in their own.
 constexpr char kSessionSettings[] =
     "SET synchronous_commit = on; SET statement_timeout = '15min'; "
     "SET idle_in_transaction_session_timeout = '5min'; SET datestyle = ISO";
@@ -51,8 +53,8 @@ std::string SqlstateOf(absl::string_view message) {
   return "";
 }
 
-// libpq's messages have several lines: the first says what, VERBOSE adds a source location that
-// helps nobody here.
+// libpq's messages have several lines: the first says what is wrong, VERBOSE adds a source location
+// that is of no use here.
 std::string OneLine(absl::string_view text) {
   std::string line;
   while (!text.empty()) {
@@ -63,6 +65,27 @@ std::string OneLine(absl::string_view text) {
     absl::StrAppend(&line, line.empty() ? "" : "; ", part);
   }
   return line;
+}
+
+// For all hosts that libpq tries, one after the other.
+absl::Duration ConnectTimeout(PGconn* connection) {
+  absl::Duration timeout = kConnectTimeoutDefault;
+  int hosts = 1;
+  if (PQconninfoOption* const all = PQconninfo(connection); all != nullptr) {
+    for (const PQconninfoOption* option = all; option->keyword != nullptr; ++option) {
+      if (option->val == nullptr) continue;
+      int seconds = 0;
+      if (std::strcmp(option->keyword, "connect_timeout") == 0 &&
+          absl::SimpleAtoi(option->val, &seconds) && seconds > 0) {
+        timeout = absl::Seconds(seconds);
+      } else if (std::strcmp(option->keyword, "host") == 0) {
+        hosts +=
+            static_cast<int>(std::count(option->val, option->val + std::strlen(option->val), ','));
+      }
+    }
+    PQconninfoFree(all);
+  }
+  return timeout * hosts;
 }
 
 }  // namespace
@@ -145,30 +168,15 @@ absl::Status PgConnection::Connect() {
   PQsetNoticeProcessor(
       connection, [](void*, const char*) {}, nullptr);
 
-  absl::Duration timeout = kConnectTimeoutDefault;
-  int hosts = 1;
-  if (PQconninfoOption* const all = PQconninfo(connection); all != nullptr) {
-    for (const PQconninfoOption* option = all; option->keyword != nullptr; ++option) {
-      if (option->val == nullptr) continue;
-      int seconds = 0;
-      if (std::strcmp(option->keyword, "connect_timeout") == 0 &&
-          absl::SimpleAtoi(option->val, &seconds) && seconds > 0) {
-        timeout = absl::Seconds(seconds);
-      } else if (std::strcmp(option->keyword, "host") == 0) {
-        hosts +=
-            static_cast<int>(std::count(option->val, option->val + std::strlen(option->val), ','));
-      }
-    }
-    PQconninfoFree(all);
-  }
-  const absl::Duration deadline = MonotonicNow() + timeout * hosts;
+  const absl::Duration timeout = ConnectTimeout(connection);
+  const absl::Duration deadline = MonotonicNow() + timeout;
   for (PostgresPollingStatusType state = PGRES_POLLING_WRITING; state != PGRES_POLLING_OK;
        state = PQconnectPoll(connection)) {
     if (state == PGRES_POLLING_FAILED) return ConnectionError();
     absl::Status status = Wait(state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline);
     if (absl::IsDeadlineExceeded(status)) {
-      return absl::UnavailableError(absl::StrCat("the database has not answered within ",
-                                                 absl::FormatDuration(timeout * hosts)));
+      return absl::UnavailableError(
+          absl::StrCat("the database has not answered within ", absl::FormatDuration(timeout)));
     }
     if (!status.ok()) return status;
   }
@@ -194,31 +202,31 @@ absl::Status PgConnection::Wait(short events, absl::Duration deadline) {
   }
 }
 
+absl::Status PgConnection::WaitForServer(short events, const char* silence) {
+  absl::Status status = Wait(events, MonotonicNow() + options_.answer_timeout);
+  if (absl::IsDeadlineExceeded(status)) {
+    return absl::UnavailableError(absl::StrCat("the database has ", silence, " for ",
+                                               absl::FormatDuration(options_.answer_timeout)));
+  }
+  if (!status.ok()) return status;
+  return PQconsumeInput(connection_.get()) == 0 ? ConnectionError() : absl::OkStatus();
+}
+
 absl::Status PgConnection::Flush() {
   while (true) {
     const int left = PQflush(connection_.get());
     if (left < 0) return ConnectionError();
     if (left == 0) return absl::OkStatus();
-    // Also for reading: a server that wants to tell us something may not read before it is heard.
-    absl::Status status = Wait(POLLIN | POLLOUT, MonotonicNow() + options_.answer_timeout);
-    if (absl::IsDeadlineExceeded(status)) {
-      return absl::UnavailableError(absl::StrCat("the database has taken nothing for ",
-                                                 absl::FormatDuration(options_.answer_timeout)));
-    }
+    // Also for reading: a server that has something to say may not read before it is heard.
+    absl::Status status = WaitForServer(POLLIN | POLLOUT, "taken nothing");
     if (!status.ok()) return status;
-    if (PQconsumeInput(connection_.get()) == 0) return ConnectionError();
   }
 }
 
 absl::StatusOr<PgResult> PgConnection::NextResult() {
   while (PQisBusy(connection_.get()) != 0) {
-    absl::Status status = Wait(POLLIN, MonotonicNow() + options_.answer_timeout);
-    if (absl::IsDeadlineExceeded(status)) {
-      return absl::UnavailableError(absl::StrCat("the database has not answered for ",
-                                                 absl::FormatDuration(options_.answer_timeout)));
-    }
+    absl::Status status = WaitForServer(POLLIN, "not answered");
     if (!status.ok()) return status;
-    if (PQconsumeInput(connection_.get()) == 0) return ConnectionError();
   }
   return PgResult(PQgetResult(connection_.get()));
 }
@@ -264,7 +272,7 @@ absl::Status PgConnection::ConnectionError() const {
   for (const absl::string_view password :
        {absl::string_view(options_.password), absl::string_view(in_use == nullptr ? "" : in_use)}) {
     if (password.empty() || !absl::StrContains(message, password)) continue;
-    // Stars in place of a short one would garble the text, and tell the password by the gaps.
+    // Stars in place of a short one would garble the text, and give the password away.
     message = password.size() < kMaskedPasswordBytesMin
                   ? "no connection to the database (the reason would show the password)"
                   : absl::StrReplaceAll(message, {{password, "***"}});

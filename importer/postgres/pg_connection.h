@@ -5,8 +5,7 @@
 // What an error asks for is its absl code:
 //  - Unavailable: no connection, or a state of the server that passes; try again
 //  - FailedPrecondition: it will not pass without an operator (settings, password, missing
-//  database,
-//    schema, a bug); stop, touch nothing
+//    database, schema, a bug); stop, touch nothing
 //  - InvalidArgument: these very values are at fault
 //  - Cancelled: stop was asked for
 // Messages carry the SQLSTATE, one line, never a password, and never a value out of a row.
@@ -40,21 +39,20 @@ struct PgOptions {
   std::string database;
   std::string user;
   std::string password;
-  std::string program = "ctacct-importer";  // How the server's own views call us.
-  int stop_fd = -1;                         // Readable once all waiting is to end.
+  std::string program = "ctacct-importer";  // Our name in the server's views.
+  int stop_fd = -1;                         // Readable: stop waiting.
   // Called at least each second while it waits or sends; empty: never.
   std::function<void()> while_waiting;
-  // Without a byte from or to the server for so long, the connection is given up. Longer than any
+  // The connection is given up after so long without a byte from or to the server. Longer than any
   // checkpoint stalls a healthy server.
   absl::Duration answer_timeout = kAnswerTimeoutDefault;
 };
 
-// The part of the decision table that needs no connection. `sqlstate` may be empty: the connection
-// broke.
+// What to do about an error of the server. `sqlstate` may be empty: the connection broke.
 [[nodiscard]] absl::StatusCode CodeOfSqlstate(absl::string_view sqlstate);
 
-// InvalidArgument if libpq cannot parse it. The reason is libpq's no more: it would repeat the
-// string, passwords and all.
+// InvalidArgument if libpq cannot parse it. Without libpq's reason, which would repeat the string,
+// passwords and all.
 [[nodiscard]] absl::Status CheckConninfo(const std::string& conninfo);
 
 struct PgResultDeleter {
@@ -73,18 +71,18 @@ class PgConnection {
 
   // One or more statements without parameters.
   [[nodiscard]] absl::Status Execute(const char* sql);
-  // As Execute, but waits on for kCommitGrace after stop was asked for: whoever stops us would
-  // rather know.
+  // As Execute, but after stop was asked for it waits another kCommitGrace: better to know whether
+  // it happened.
   [[nodiscard]] absl::Status Commit();
   // One statement; parameters as text, nullptr for NULL.
   [[nodiscard]] absl::StatusOr<PgResult> Query(const char* sql,
                                                const std::vector<const char*>& parameters);
-  // The same with parameters in the binary form of their types (pg_binary.h), none NULL. The answer
-  // is text.
+  // As Query, with parameters in the binary form of their types (pg_binary.h), none NULL. The
+  // answer is text.
   [[nodiscard]] absl::StatusOr<PgResult> QueryBinary(const char* sql,
                                                      const std::vector<std::string>& parameters);
-  // For what the server may work on for long without a word: from now on wait `timeout` for each
-  // answer.
+  // From now on waits so long for each answer: for statements on which the server works for long
+  // without a word.
   void set_answer_timeout(absl::Duration timeout) { options_.answer_timeout = timeout; }
 
   // COPY ... FROM STDIN: begin, data any number of times, end. CopyEnd returns the number of rows
@@ -103,6 +101,9 @@ class PgConnection {
   // Waits until the socket is ready for `events` (of poll), the deadline (of MonotonicNow), or
   // stop.
   [[nodiscard]] absl::Status Wait(short events, absl::Duration deadline);
+  // Waits for it at most for answer_timeout, and takes what it has sent. `silence` says what an
+  // error complains of.
+  [[nodiscard]] absl::Status WaitForServer(short events, const char* silence);
   [[nodiscard]] absl::Status Flush();
   [[nodiscard]] absl::StatusOr<PgResult> NextResult();  // Null after a command's last one.
   // Reads up to the command's end; its last result, or its first error.

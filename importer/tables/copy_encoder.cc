@@ -20,7 +20,7 @@ absl::Status TooLarge(absl::string_view column) {
 }  // namespace
 
 CopyEncoder::CopyEncoder(absl::string_view gateway) : gateway_field_(4 + gateway.size(), '\0') {
-  (void)PutText(gateway_field_.data(), gateway);
+  (void)PutString(gateway_field_.data(), gateway);
 }
 
 void CopyEncoder::AppendHeader(std::string* out) {
@@ -51,9 +51,9 @@ absl::Status CopyEncoder::Append(const TrafficRow& row, std::string* out) const 
   at = PutInt4(at, static_cast<int32_t>(row.connection_count));
   at = PutInt4(at, static_cast<int32_t>(row.open_connections));
   at = PutInt4(at, row.port);
-  at = PutInet(at, row.family, row.src);
-  at = PutInet(at, row.family, row.dst);
-  at = PutText(at, ProtocolName(row.protocol));
+  at = PutInet(at, InetBytes(row.family, row.src));
+  at = PutInet(at, InetBytes(row.family, row.dst));
+  at = PutString(at, ProtocolName(row.protocol));
   out->append(bytes, static_cast<size_t>(at - bytes));
   out->append(gateway_field_);
   return absl::OkStatus();

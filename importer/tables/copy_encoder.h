@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "engine/rows/traffic_row.h"
 
 namespace ctacct {
@@ -28,6 +29,12 @@ inline constexpr size_t kCopyRowBytesMax = 256;
 // The limit for packets, bytes and milliseconds of a row: a petabyte in one interval is not a
 // measurement. Without it a bad file could fill a rollup's sum, and good files would be refused.
 inline constexpr uint64_t kCounterMax = uint64_t{1} << 50;
+
+// The bytes that count of a row's address: what the column inet is made of.
+[[nodiscard]] inline absl::Span<const uint8_t> InetBytes(AddressFamily family,
+                                                         const AddressBytes& address) {
+  return {address.data(), family == AddressFamily::kIpv4 ? size_t{4} : address.size()};
+}
 
 class CopyEncoder {
  public:

@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/rows/protocol_names.h"
 #include "importer/postgres/pg_binary.h"
+#include "importer/tables/copy_encoder.h"
 #include "xxhash.h"
 
 namespace ctacct {
@@ -191,10 +192,10 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
       out->AppendText(gateways_[e.first.gateway]);
     });
     add_array(PgType::kInet, (rollup.columns & kSrc) != 0, [](const Entry& e, PgArray* out) {
-      out->AppendInet(static_cast<AddressFamily>(e.first.family), e.first.src);
+      out->AppendInet(InetBytes(static_cast<AddressFamily>(e.first.family), e.first.src));
     });
     add_array(PgType::kInet, (rollup.columns & kDst) != 0, [](const Entry& e, PgArray* out) {
-      out->AppendInet(static_cast<AddressFamily>(e.first.family), e.first.dst);
+      out->AppendInet(InetBytes(static_cast<AddressFamily>(e.first.family), e.first.dst));
     });
     add_array(PgType::kText, port, [](const Entry& e, PgArray* out) {
       out->AppendText(ProtocolName(e.first.protocol));

@@ -1,0 +1,7 @@
+-- What the report is of.
+SELECT json_build_object(
+    'from', round(extract(epoch FROM lower) * 1000), 'to', round(extract(epoch FROM upper) * 1000), 'gateways', gateways,
+    'srcs', (SELECT json_agg(host(src)) FROM unnest(srcs) AS src),
+    'dsts', (SELECT json_agg(host(dst)) FROM unnest(dsts) AS dst), 'protos', protos, 'ports', ports, 'top', top,
+    'server', current_setting('server_version'))
+FROM asked

@@ -1,0 +1,28 @@
+-- By origin, destination or port: the busiest over time, all others as one.
+, keyed AS (
+    SELECT CASE WHEN columns = '{src}' THEN host(src)
+                WHEN columns = '{dst}' THEN host(dst)
+                WHEN proto = '0' AND port = -1 THEN '(folded by -max-rows)'
+                WHEN port = -1 THEN proto || '/other'
+                WHEN port = 0 THEN proto
+                ELSE proto || '/' || port END AS key, points.*
+    FROM asked, points
+), ranked AS (
+    SELECT key, row_number() OVER (ORDER BY sum(src_bytes + dst_bytes) DESC, key) AS place FROM keyed GROUP BY key
+), folded AS (
+    SELECT time, least(place, top + 1) AS place, max(seconds) AS seconds, sum(src_bytes) AS src_bytes,
+           sum(dst_bytes) AS dst_bytes, sum(src_packets) AS src_packets, sum(dst_packets) AS dst_packets,
+           sum(connection_count) AS connection_count, sum(connection_times) AS connection_times
+    FROM keyed JOIN ranked USING (key), asked
+    GROUP BY 1, 2
+)
+SELECT json_build_object(
+    'from', from_ms, 'to', to_ms, 'width', width_ms,
+    'keys', coalesce((SELECT json_agg(key ORDER BY place) FROM ranked WHERE place <= top), '[]'),
+    'others', (SELECT count(*) FROM ranked WHERE place > top),
+    'points', coalesce((
+        SELECT json_agg(json_build_array(round(extract(epoch FROM time) * 1000), seconds, place - 1, src_bytes, dst_bytes,
+                                         src_packets, dst_packets, connection_count, connection_times)
+                        ORDER BY time, place)
+        FROM folded), '[]'))
+FROM plan, asked
