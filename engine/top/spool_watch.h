@@ -40,6 +40,8 @@ class TopFolder {
   [[nodiscard]] static absl::StatusOr<TopFolder> Open(const std::string& folder,
                                                       int64_t csv_length_ns);
 
+  [[nodiscard]] const std::string& path() const { return folder_; }
+
   // Readable when something may have happened; -1 where there is no inotify.
   [[nodiscard]] int fd() const { return inotify_fd_.get(); }
 

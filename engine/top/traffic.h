@@ -122,8 +122,12 @@ struct TopTable {
 // Of an address, as CSV has it.
 [[nodiscard]] std::string AddressText(AddressFamily family, const AddressBytes& address);
 
-// The one row in which -max-rows has summed up what was small has no addresses and no port.
+// Whether an entry is the one row into which -max-rows sums up small ones: it has no addresses and
+// no port.
 [[nodiscard]] bool IsOtherEntry(TopView view, const TopKey& key);
+
+// The address of an entry's key; "(other)" for that row.
+[[nodiscard]] std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address);
 
 }  // namespace ctacct
 
