@@ -20,14 +20,13 @@ struct TopState {
   std::string folder;
   std::vector<const TopInterval*> intervals;  // One of each gateway, by name.
   std::string gateway;                        // The one to show; empty: all of them.
-  // Nothing: no -metrics-file, or not readable (then health_error says why).
+  // Nothing: no -metrics-file, or it cannot be read (then health_error says why).
   std::optional<EngineHealth> health;
   std::string health_error;
   std::vector<std::string> health_problems;
-  // Of the folder: what could not be read.
   std::vector<std::string> folder_problems;
   int64_t now_ns = 0;
-  int64_t interval_ns = 0;  // Where no file tells of another one.
+  int64_t interval_ns = 0;  // The engine's, or -interval.
 };
 
 struct TopScreen {
@@ -49,7 +48,7 @@ struct TopScreen {
 
 [[nodiscard]] std::vector<const TopInterval*> ChosenIntervals(const TopState& state);
 
-// Worst first: what the operator should know about the figures shown.
+// What an operator should know about the figures shown, worst first.
 [[nodiscard]] std::vector<std::string> TopProblems(const TopState& state,
                                                    const absl::TimeZone& time_zone);
 
