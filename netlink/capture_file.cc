@@ -54,7 +54,7 @@ absl::StatusOr<bool> CaptureReader::Next(CapturedDatagram* datagram) {
       return absl::DataLossError(absl::StrCat("capture ", path_, ": after packet ", packets_, ": ",
                                               pcap_geterr(pcap_.get())));
     }
-    // pcapng has room for times that nanoseconds in 64 bits have not, and for times before 1970.
+    // pcapng can hold times before 1970, and times too large for nanoseconds in 64 bits.
     if (header->ts.tv_sec < 0 || header->ts.tv_sec > kSecondsMax || header->ts.tv_usec < 0 ||
         header->ts.tv_usec >= kNanosPerSecond) {
       return absl::DataLossError(

@@ -2,11 +2,13 @@
 // nlmon interface writes them. libpcap does the file format: both byte orders, micro- and
 // nanosecond magic.
 //
-// Before each datagram stand 16 bytes, big-endian: packet type (4 = outgoing), ARPHRD_NETLINK
-// (0x0338), address length and address (zero), netlink family (12 = NETLINK_NETFILTER).
+// Each datagram follows a header of 16 bytes, big-endian: packet type (4 = outgoing),
+// ARPHRD_NETLINK (0x0338), address length and address (zero), netlink family (12 =
+// NETLINK_NETFILTER).
 //
-// A recording of ours begins with the request for its first dump, at the time of the subscription,
-// and holds an NLMSG_OVERRUN where the kernel dropped events (OverrunMessage, ctnetlink_parser.h).
+// The engine's recordings begin with the request for the first dump, at the time of the
+// subscription, and have an NLMSG_OVERRUN where the kernel dropped events (OverrunMessage,
+// ctnetlink_parser.h).
 //
 // Thread-compatible: one thread at a time for each object.
 #ifndef CTACCT_NETLINK_CAPTURE_FILE_H_
@@ -34,13 +36,12 @@ struct CapturedDatagram {
 
 class CaptureReader {
  public:
-  // Fails if the file cannot be read or is no pcap file of link type 253; the message names the
+  // Fails if the file cannot be read or is not a pcap file of link type 253; the message names the
   // path.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<CaptureReader>> Open(const std::string& path);
 
-  // True: *datagram is the next one; packets of other netlink families are passed over. False: the
-  // end. An error, with path and packet number, where the file is damaged or cut off; what came
-  // before is good.
+  // True: *datagram is the next one; packets of other netlink families are skipped. False: the end.
+  // An error, with path and packet number, if the file is damaged or cut off there.
   [[nodiscard]] absl::StatusOr<bool> Next(CapturedDatagram* datagram);
 
  private:
@@ -62,7 +63,7 @@ class CaptureWriter {
       const std::string& path);
   ~CaptureWriter();
 
-  // Appends a datagram. Buffered: errors may show only in a later call of Flush.
+  // Appends a datagram. Buffered: errors may be reported by Flush only.
   void Write(const uint8_t* data, size_t bytes, int64_t time_ns);
   [[nodiscard]] absl::Status Flush();
 

@@ -16,7 +16,7 @@ constexpr ConntrackSetting kSettings[] = {
     {"nf_conntrack_acct", 1, true, true, "conntrack counts no packets and bytes"},
     {"nf_conntrack_timestamp", 1, false, true,
      "connection times are those of reading, not the kernel's"},
-    // 2, the default: a flow born while nobody listens never tells its end.
+    // With 2, the default, a flow that began while nobody listened never gets a DESTROY event.
     {"nf_conntrack_events", 1, false, true, "the ends of some flows are never told"},
 };
 

@@ -17,23 +17,22 @@ struct ConntrackSetting {
   int wanted;
   bool needed;
   bool needed_in_light;
-  const char* without;  // What is wrong as long as it is not set.
+  const char* without;  // The consequence if it is not set.
 };
 [[nodiscard]] absl::Span<const ConntrackSetting> ConntrackSettings();
 
-// Turns on nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events=1 where they are not,
-// and reports each change, or each setting that could not be changed, as a line to `log`. They stay
-// on when the engine ends. An error if conntrack is not there, or if nothing can be counted (acct
-// is off and stays so; `light`: the other two likewise, since nothing else tells of a flow's start
-// and of its end).
+// Sets nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events to 1, and gives `log` a
+// line for each setting that was changed or cannot be changed. They stay set when the engine ends.
+// An error if conntrack is not loaded, or if accounting is impossible: without nf_conntrack_acct,
+// and if `light` without any of the three, because then nothing else reports a flow's start and
+// end.
 [[nodiscard]] absl::Status PrepareConntrack(bool light,
                                             const std::function<void(const std::string&)>& log);
 
 // Whether flows get start times now.
 [[nodiscard]] bool TimestampsAreOn();
 
-// The time-outs that this kernel counts down in each state past a connection's close
-// (nf_conntrack_tcp_timeout_*); its defaults where they cannot be read.
+// This kernel's nf_conntrack_tcp_timeout_*; the defaults for those that cannot be read.
 [[nodiscard]] TcpTimeouts ReadTcpTimeouts();
 
 }  // namespace ctacct

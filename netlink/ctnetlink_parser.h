@@ -3,13 +3,12 @@
 //
 //   datagram  = message*                           each padded to 4 bytes
 //   message   = nlmsghdr(16) nfgenmsg(4) attribute*
-//   attribute = length(2) type(2) payload          length counts the 4 bytes before the payload;
-//   padded to 4 bytes;
-//                                                  attributes nest; attribute payloads are
-//                                                  big-endian
+//   attribute = length(2) type(2) payload          padded to 4 bytes; attributes nest
 //
-// Every length is checked before it is used. Unknown attributes are skipped, a known one that is
-// too short, or any length that points outside its container, rejects the message. Layouts:
+// The length of an attribute includes its 4 header bytes. Payloads are big-endian.
+//
+// Every length is checked before it is used. Unknown attributes are skipped. A message is rejected
+// if a known attribute is too short, or if any length points outside its container. Layouts:
 // linux/netfilter/nfnetlink_conntrack.h.
 #ifndef CTACCT_NETLINK_CTNETLINK_PARSER_H_
 #define CTACCT_NETLINK_CTNETLINK_PARSER_H_
@@ -39,9 +38,8 @@ class DatagramCursor {
  public:
   DatagramCursor(const uint8_t* data, size_t bytes) : data_(data), left_(bytes) {}
 
-  // False at the end, or where the rest is malformed (then malformed() is true and the rest is
-  // given up).
-  // In the header because a call would be a tenth of the time that parsing takes.
+  // False at the end, or if the rest is malformed (then malformed() is true and the rest is
+  // skipped). In the header because a call would be a tenth of the time that parsing takes.
   [[nodiscard]] bool Next(NetlinkMessage* message) {
     if (left_ == 0) return false;
     nlmsghdr header;
@@ -81,20 +79,20 @@ enum class ParseResult : uint8_t {
   kMalformed,  // Rejected; *event is unspecified.
 };
 
-// Parses one message. *event need not be cleared before. If an attribute stands there twice, the
-// last counts; of CTA_ID the first, see FlowId.
+// Parses one message. *event need not be cleared before. If an attribute occurs twice, the last one
+// counts; of CTA_ID the first, see FlowId.
 [[nodiscard]] ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event);
 
 // True for messages about flows (IPCTNL_MSG_CT_NEW, _DELETE), whatever family.
 [[nodiscard]] bool IsFlowMessage(const NetlinkMessage& message);
 
 // FlowIdentity::id of a message about a flow, whatever family, without parsing the rest: the first
-// CTA_ID, which is also the one that a socket filter in the kernel finds. 0 where there is none, or
-// the message is malformed before its end.
+// CTA_ID, which is also the one that a socket filter in the kernel finds. 0 if it is missing or
+// behind a malformed attribute.
 [[nodiscard]] uint32_t FlowId(const NetlinkMessage& message);
 
-// Our own use of netlink's NLMSG_OVERRUN ("data lost"): stands in a recording where the kernel
-// dropped events, with their number as a 32-bit payload in host order (0: it does not know).
+// Our own use of netlink's NLMSG_OVERRUN ("data lost"): marks in a recording where the kernel
+// dropped events. The payload is their number, 32 bits in host order (0: unknown).
 struct OverrunMessage {
   explicit OverrunMessage(uint32_t dropped);
   const uint8_t* bytes() const { return reinterpret_cast<const uint8_t*>(this); }
@@ -108,11 +106,11 @@ struct OverrunMessage {
 };
 static_assert(sizeof(OverrunMessage) == 20);
 
-// The number in an NLMSG_OVERRUN; 0 where there is none.
+// The number in an NLMSG_OVERRUN; 0 if it has no payload.
 [[nodiscard]] uint32_t OverrunEvents(const NetlinkMessage& message);
 
-// The error code of an NLMSG_DONE or NLMSG_ERROR: 0, or a negative errno. 0 where the message
-// carries none.
+// The error code of an NLMSG_DONE or NLMSG_ERROR: 0, or a negative errno. 0 if the message has
+// none.
 [[nodiscard]] int MessageError(const NetlinkMessage& message);
 
 }  // namespace ctacct

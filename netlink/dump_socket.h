@@ -1,10 +1,10 @@
 // A netlink socket for dumps of the IPv4 conntrack table, on libmnl.
 //
-// Thread-compatible: one thread owns it. Needs CAP_NET_ADMIN at each request. Never filtered: a
-// filter's verdict drops a whole chunk of the dump, its end too.
+// Thread-compatible: one thread owns it. Needs CAP_NET_ADMIN at each request. It must not have a
+// filter: that would drop whole chunks of a dump, and its end.
 //
-// The kernel makes the next chunk within the receive call that took the last one: reading slowly
-// costs nothing but time, and never overruns.
+// The kernel makes the next chunk within the receive call that took the last one, so reading slowly
+// never overruns.
 #ifndef CTACCT_NETLINK_DUMP_SOCKET_H_
 #define CTACCT_NETLINK_DUMP_SOCKET_H_
 
@@ -24,14 +24,15 @@ class DumpSocket {
  public:
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<DumpSocket>> Open();
 
-  // Asks for a dump. What a former, abandoned dump still sends is passed over from now on.
+  // Asks for a dump. Chunks of an earlier dump that was not read to its end are skipped from now
+  // on.
   [[nodiscard]] absl::Status Request();
 
   // The request that was sent last, or would be first. Valid until the next Request.
   Datagram last_request() const { return {request_.data(), request_.size()}; }
 
-  // The next chunk of the dump asked for last; nullptr where none waits. Never blocks. A chunk's
-  // NLMSG_DONE ends it.
+  // The next chunk of the dump that was requested last; nullptr if none is ready. Never blocks. The
+  // dump ends with a chunk that contains NLMSG_DONE.
   [[nodiscard]] absl::StatusOr<const Datagram*> Receive();
 
   int fd() const { return mnl_socket_get_fd(socket_.get()); }

@@ -1,10 +1,9 @@
-// Programs of classic BPF by which a conntrack event socket tells the kernel which events it wants:
-// by the rules of accounting, and by the worker that owns the flow. What a program rejects is never
-// queued and takes no receive buffer; it runs in the packet path of the gateway, for each event and
-// socket.
+// Programs of classic BPF that select the events of a conntrack event socket: by the rules of
+// accounting, and by the worker that owns the flow. Rejected events are never queued and take no
+// receive buffer. A program runs in the packet path of the gateway, for each event and socket.
 //
-// A program decides about a whole datagram by its first message. For events that is all there is
-// (one a datagram); a socket that is to read dumps must have no filter.
+// A program decides about a whole datagram by its first message. A datagram of events has only one;
+// a socket that reads dumps must not have a filter.
 //
 // Pure functions and plain values; thread-compatible.
 #ifndef CTACCT_NETLINK_EVENT_FILTER_H_
@@ -34,13 +33,12 @@ struct EventFilterRules {
 };
 
 // Rejects flows of IPv6, flows outside the rules, UPDATEs that close no TCP connection, and flows
-// of other workers. What is not about flows, or of another family, passes for every worker. A flow
-// that lacks the attribute which a rule asks for passes that rule: user space judges.
+// of other workers. Messages that are not about flows, or of another family, pass for every worker.
+// A flow without the attribute that a rule is about passes that rule: user space decides.
 //
-// An attribute of too few bytes is not noticed: what follows it is taken for its end, or, if it is
-// the last one, the load past the message's end makes the kernel drop the message. The kernel
-// writes each attribute whole or sends no event, so neither can come from it. Of an attribute that
-// comes twice the first counts (the parser takes the last); the kernel writes none twice.
+// An attribute that is too short is not noticed: the bytes after it are read instead, or, after the
+// last one, the kernel drops the message. Of an attribute that occurs twice the first counts (the
+// parser takes the last). The kernel sends neither.
 [[nodiscard]] std::vector<sock_filter> BuildEventFilter(const EventFilterRules& rules);
 
 // The worker that owns a flow, by CTA_ID as FlowIdentity::id has it (big-endian load). A flow
@@ -70,8 +68,8 @@ class FilterAssembler {
   void JumpIf(uint16_t test, uint32_t k, Label target);
   void JumpUnless(uint16_t test, uint32_t k, Label target);
 
-  // Fails where a jump has no target, or one that it cannot reach, or the program is longer than
-  // the kernel takes (BPF_MAXINSNS).
+  // Fails if a jump has no target or cannot reach it, or if the program is longer than the kernel
+  // accepts (BPF_MAXINSNS).
   [[nodiscard]] absl::StatusOr<std::vector<sock_filter>> Assemble() const;
 
  private:

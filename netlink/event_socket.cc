@@ -21,7 +21,7 @@ unsigned Groups(const EventSocket::Options& options) {
   return groups;
 }
 
-// Tells network namespaces apart; 0: not known (before Linux 5.14).
+// Identifies a network namespace; 0: unknown (before Linux 5.14).
 uint64_t NamespaceCookie(int socket) {
   uint64_t cookie = 0;
   socklen_t bytes = sizeof(cookie);
@@ -73,7 +73,7 @@ absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Open(const Options& op
                                                     bytes, " bytes: ", strerror(errno),
                                                     " (needs CAP_NET_ADMIN)"));
   }
-  // Before the subscription: no event shall slip in that the filter rejects.
+  // Before the subscription, so that no event is queued that the filter rejects.
   if (absl::Status status = events->Attach(options.filter); !status.ok()) return status;
   if (mnl_socket_bind(socket, Groups(options), MNL_SOCKET_AUTOPID) != 0) {
     return absl::PermissionDeniedError(absl::StrCat(
@@ -89,13 +89,13 @@ absl::StatusOr<std::unique_ptr<EventSocket>> EventSocket::Adopt(int fd, const Op
     return absl::FailedPreconditionError("not a netlink socket");
   }
   auto events = std::unique_ptr<EventSocket>(new EventSocket(socket));
-  if (const std::string misfit = events->Misfit(options); !misfit.empty()) {
-    return absl::FailedPreconditionError(misfit);
+  if (const std::string difference = events->Difference(options); !difference.empty()) {
+    return absl::FailedPreconditionError(difference);
   }
   return events;
 }
 
-std::string EventSocket::Misfit(const Options& options) const {
+std::string EventSocket::Difference(const Options& options) const {
   if (IntegerOption(fd(), SO_DOMAIN) != AF_NETLINK ||
       IntegerOption(fd(), SO_PROTOCOL) != NETLINK_NETFILTER) {
     return "not a netfilter socket";
@@ -133,7 +133,7 @@ absl::Status EventSocket::Attach(const std::vector<sock_filter>& filter) {
   if (setsockopt(fd(), SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0) {
     return absl::UnavailableError(absl::StrCat("netlink event socket: filter: ", strerror(errno)));
   }
-  // A lost or another filter would make flows count twice or never: nobody changes it by mistake.
+  // Locked, because flows would count twice or never with another filter or none.
   const int locked = 1;
   if (setsockopt(fd(), SOL_SOCKET, SO_LOCK_FILTER, &locked, sizeof(locked)) != 0) {
     return absl::UnavailableError(
@@ -155,12 +155,12 @@ absl::StatusOr<EventSocket::Batch> EventSocket::Receive() {
     }
     return batch;
   }
-  // Fewer than asked for is not yet "drained": an error behind the last one, ENOBUFS, shows in the
-  // next call only.
+  // Fewer than asked for does not mean "drained": an ENOBUFS after the last one is only reported by
+  // the next call.
   for (size_t i = 0; i < static_cast<size_t>(received); ++i) {
-    // The kernel has written it; of the others nothing has changed since the constructor.
+    // The only field that the kernel has changed since the constructor.
     headers_[i].msg_hdr.msg_namelen = sizeof(sockaddr_nl);
-    if (senders_[i].nl_pid != 0) continue;  // Only the kernel tells of conntrack.
+    if (senders_[i].nl_pid != 0) continue;  // Only the kernel sends conntrack's events.
     datagrams_[batch.datagrams++] = {static_cast<const uint8_t*>(vectors_[i].iov_base),
                                      headers_[i].msg_len};
   }
@@ -174,7 +174,7 @@ uint32_t EventSocket::Drops() const {
   return info[SK_MEMINFO_DROPS];
 }
 
-// The socket's mark, of which the kernel makes no use on a netlink socket.
+// Stored as the socket's mark, which the kernel does not use on netlink sockets.
 uint32_t EventSocket::DropsTold() const {
   uint32_t drops = 0;
   socklen_t bytes = sizeof(drops);
@@ -188,7 +188,7 @@ void EventSocket::NoteDropsTold(uint32_t drops) const {
 
 uint32_t EventSocket::SetReliable(bool reliable) const {
   const int on = reliable ? 1 : 0;
-  // When it ends: the kernel shall report overruns before it begins to lose anything.
+  // Turned off first: the kernel has to report overruns before it can lose events.
   if (!reliable) setsockopt(fd(), SOL_NETLINK, NETLINK_NO_ENOBUFS, &on, sizeof(on));
   const uint32_t drops = Drops();
   setsockopt(fd(), SOL_NETLINK, NETLINK_BROADCAST_ERROR, &on, sizeof(on));

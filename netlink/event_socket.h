@@ -3,8 +3,8 @@
 // Thread-compatible: one thread owns it. It belongs to the network namespace of the thread that
 // opened it. Needs CAP_NET_ADMIN to force the receive buffer (and for conntrack's groups).
 //
-// After an overrun (ENOBUFS) the kernel drops every event until the queue is empty, and says so
-// only once: drain to the end, then dump the table. Drops() counts the lost ones; an ENOBUFS
+// After an overrun (ENOBUFS) the kernel drops every event until the queue is empty, and reports it
+// only once: drain the queue, then dump the table. Drops() counts the lost events; an ENOBUFS
 // without drops is an allocation failure.
 #ifndef CTACCT_NETLINK_EVENT_SOCKET_H_
 #define CTACCT_NETLINK_EVENT_SOCKET_H_
@@ -37,49 +37,48 @@ class EventSocket {
   virtual ~EventSocket() = default;
 
   struct Options {
-    // For SO_RCVBUFFORCE, which makes twice as much of it; each queued event takes about 1,280
-    // bytes of that.
+    // For SO_RCVBUFFORCE, which doubles it; each queued event takes about 1,280 bytes of the
+    // double.
     size_t receive_buffer_bytes = 0;
     // Subscribes to DESTROY alone, instead of NEW, UPDATE and DESTROY. The kernel does not even
     // build events that nobody has subscribed to.
     bool destroy_only = false;
-    // See BuildEventFilter; empty: none. Events that it rejects count neither as queued nor as
+    // See BuildEventFilter; empty: no filter. Events that it rejects count neither as queued nor as
     // dropped.
     std::vector<sock_filter> filter = {};
   };
-  // Subscribes, with the filter in force from the first event on and for good.
+  // Subscribes. The filter applies from the first event on, and cannot be changed later.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Open(const Options& options);
 
-  // Goes on with a socket that an earlier process opened with the same options; closes it if it is
-  // not that: FailedPrecondition, unless it is of this network namespace, subscribed to the same
-  // events and filtered, for good, by the same program. Its receive buffer stays as it was granted,
-  // and what it has queued comes first.
+  // Takes over a socket that an earlier process opened with the same options. FailedPrecondition,
+  // and the socket is closed, unless it is of this network namespace, subscribed to the same
+  // events, and has the same filter, locked. Its receive buffer keeps its size, and the events that
+  // it has queued come first.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventSocket>> Adopt(int fd,
                                                                           const Options& options);
 
   struct Batch {
     size_t datagrams = 0;  // at(0) ... at(datagrams - 1) are valid.
     bool drained = false;  // The queue was empty at the end of this batch.
-    bool overrun = false;  // The kernel has dropped events since the last batch.
+    bool overrun = false;  // The kernel dropped events since the last batch.
   };
-  // Takes what waits, up to kBatchDatagrams; never blocks.
+  // Receives the datagrams in the queue, at most kBatchDatagrams; never blocks.
   [[nodiscard]] virtual absl::StatusOr<Batch> Receive();
   const Datagram& at(size_t i) const { return datagrams_[i]; }
 
-  // Events the kernel has dropped since the socket was opened (SO_MEMINFO). A 32-bit counter of the
-  // kernel.
+  // Events that the kernel dropped since the socket was opened (SO_MEMINFO), in 32 bits.
   [[nodiscard]] virtual uint32_t Drops() const;
-  // A number that lives as long as the socket, whoever has it: the drops that somebody was told of.
-  // Zero at first. Needs CAP_NET_ADMIN; without it nothing is noted.
+  // The drops that have been reported in a gap. The number stays with the socket, also when another
+  // process takes the socket over; zero at first. Without CAP_NET_ADMIN it is not stored.
   [[nodiscard]] virtual uint32_t DropsTold() const;
   virtual void NoteDropsTold(uint32_t drops) const;
-  // Reliable delivery, off at first: an event that finds no room is not lost. A DESTROY is sent
-  // again until it is delivered (until then its flow stays in the table: see CountDyingFlows), the
-  // others with their flow's next packet; other listeners may get them twice. There is no ENOBUFS
-  // then, and Drops() counts attempts. Whoever turns it off goes on with what Drops() said just
-  // before, which is returned. Any thread.
+  // Reliable delivery, off at first: an event is not lost when the receive buffer is full. The
+  // kernel sends a DESTROY again until it is delivered (until then its flow stays in the table: see
+  // CountDyingFlows), and the others with their flow's next packet; other listeners may get them
+  // twice. There is no ENOBUFS then, and Drops() counts attempts. Returns Drops() as it was just
+  // before the change, for the caller to count real drops from. Any thread.
   virtual uint32_t SetReliable(bool reliable) const;
-  // What the kernel granted, in its own doubled count.
+  // The size that the kernel granted, in its own doubled count.
   [[nodiscard]] virtual size_t ReceiveBufferBytes() const;
   virtual int fd() const { return mnl_socket_get_fd(socket_.get()); }
 
@@ -99,8 +98,8 @@ class EventSocket {
   explicit EventSocket(mnl_socket* socket);
 
   absl::Status Attach(const std::vector<sock_filter>& filter);
-  // What the socket is not, of all that `options` ask for; empty: nothing.
-  std::string Misfit(const Options& options) const;
+  // In what the socket differs from `options`; empty: in nothing.
+  std::string Difference(const Options& options) const;
 
   const std::unique_ptr<mnl_socket, Closer> socket_;
   std::vector<uint8_t> buffer_;

@@ -34,8 +34,8 @@ enum class TcpState : uint8_t {
   kSynSent2 = 9,
 };
 
-// Tells living flows apart: the original direction's tuple, the zone and CTA_ID. CTA_ID alone does
-// not (it is a 32-bit hash), and one identity may live several times, one after the other: see
+// Identifies a living flow: the original direction's tuple, the zone and CTA_ID. CTA_ID alone is
+// not enough (it is a 32-bit hash), and the same identity may be used again after a flow's end: see
 // FlowTable for incarnations. No padding, so that it can be hashed and compared as bytes.
 struct FlowIdentity {
   Ipv4Address src;

@@ -1,5 +1,4 @@
-// IPv4 addresses and masks whose byte order is in the type: as they stand in a packet, in network
-// byte order.
+// IPv4 addresses and masks whose byte order is in the type: network byte order, as in packets.
 //
 // Plain values; thread-compatible. AND with a mask works bytewise, so no conversion is ever needed
 // on the hot path.

@@ -1,4 +1,4 @@
-// How long conntrack keeps connections past their close. A plain value; thread-compatible.
+// How long conntrack keeps connections after their close. A plain value; thread-compatible.
 #ifndef CTACCT_NETLINK_TCP_TIMEOUTS_H_
 #define CTACCT_NETLINK_TCP_TIMEOUTS_H_
 
@@ -6,8 +6,8 @@
 
 namespace ctacct {
 
-// How long the kernel keeps a connection in each state past its close, after its last packet
-// (nf_conntrack_tcp_timeout_*; these are the kernel's defaults).
+// For each state after the close, counted from the last packet: nf_conntrack_tcp_timeout_*. These
+// are the kernel's defaults.
 struct TcpTimeouts {
   uint32_t close_wait_seconds = 60;
   uint32_t last_ack_seconds = 30;

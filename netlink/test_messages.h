@@ -95,7 +95,7 @@ inline constexpr uint8_t kTestTcpTimeWait = 7;
 inline constexpr uint8_t kTestTcpClose = 8;
 
 // The message, padded to four bytes: messages can be appended to each other to make a datagram.
-// Aborts on an address that is none.
+// Aborts if the text is not an address.
 [[nodiscard]] std::string BuildMessage(const TestMessage& message);
 
 // --- The parts, for tests that break a message ---

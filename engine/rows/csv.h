@@ -1,4 +1,4 @@
-// CSV lines of rows (contract, section 1): eleven columns, twelve with open connections, no header,
+// CSV lines of rows (docs/formats.md): eleven columns, twelve with open connections, no header,
 // '\n'. Pure functions; thread-safe.
 #ifndef CTACCT_ENGINE_ROWS_CSV_H_
 #define CTACCT_ENGINE_ROWS_CSV_H_
@@ -12,16 +12,16 @@
 
 namespace ctacct {
 
-// The longest line that AppendCsvLine can make has 262 bytes; what is longer than this is no row.
+// AppendCsvLine writes at most 262 bytes; a longer line than this is not a row.
 inline constexpr size_t kCsvLineBytesMax = 512;
 
 // Appends one line with its '\n'.
 void AppendCsvLine(const TrafficRow& row, bool track_open, std::string* out);
 
 // Parses one line, without its '\n'. Protocols by name or number, numbers in decimal, no blanks, no
-// signs but the port's -1. *has_open says whether the twelfth column was there. InvalidArgument
-// names the column and never repeats its contents: they tell who talked to whom. On an error *row
-// is unspecified.
+// signs but the port's -1. *has_open says whether there was a twelfth column. InvalidArgument
+// names the column but never its contents, which say who talked to whom. On an error *row is
+// unspecified.
 [[nodiscard]] absl::Status ParseCsvLine(absl::string_view line, TrafficRow* row, bool* has_open);
 
 }  // namespace ctacct

@@ -40,7 +40,7 @@ std::string Line(const TrafficRow& row, bool track_open) {
   return line;
 }
 
-TEST(CsvTest, WritesTheContractsExample) {
+TEST(CsvTest, WritesTheDocumentedExample) {
   EXPECT_EQ(Line(ExampleRow(), true), std::string(kExample) + "\n");
   EXPECT_EQ(Line(ExampleRow(), false),
             "1600000005000000000,tcp,10.32.251.0,10.32.250.0,443,16,13,3220,1884,1,65021\n");
@@ -137,7 +137,7 @@ TEST(CsvTest, HostileLinesAreRejected) {
   EXPECT_FALSE(ParseCsvLine(nul, &row, &has_open).ok());
 }
 
-TEST(ProtocolNamesTest, NamesAreTheContracts) {
+TEST(ProtocolNamesTest, NamesAreAsDocumented) {
   const std::pair<int, const char*> named[] = {
       {1, "icmp"},       {2, "igmp"},  {6, "tcp"},    {17, "udp"},   {33, "dccp"},    {47, "gre"},
       {58, "ipv6-icmp"}, {94, "ipip"}, {115, "l2tp"}, {132, "sctp"}, {136, "udplite"}};

@@ -1,5 +1,4 @@
-// A stretch of time in which something may have moved that no row tells. A plain value;
-// thread-compatible.
+// A stretch of time in which some traffic may not be recorded. A plain value; thread-compatible.
 #ifndef CTACCT_ENGINE_ROWS_GAP_H_
 #define CTACCT_ENGINE_ROWS_GAP_H_
 
@@ -19,28 +18,31 @@ enum class GapCause : uint8_t {
 };
 
 struct Gap {
-  // Since the Unix epoch. The last moment before which nothing can have been lost, and the first
-  // one after which nothing was.
+  // Since the Unix epoch. Nothing was lost before the first moment, or after the second.
   int64_t began_ns = 0;
   int64_t ended_ns = 0;
   GapCause cause = GapCause::kOverrun;
   Completeness completeness = Completeness::kPartial;  // Never kComplete.
-  uint64_t events_dropped = 0;  // By the kernel, exact; 0 also where it is not known.
-  // Flows known to have lived before and not to live after, whose last traffic nobody told.
+  uint64_t events_dropped = 0;  // By the kernel, exact; 0 also if the number is unknown.
+  // Flows that ended within the gap, and whose last traffic was not reported.
   uint64_t flows_lost = 0;
 
   friend bool operator==(const Gap&, const Gap&) = default;
 };
 
-// As files, database and messages call them: one word; nullptr for a number that is none of them.
+// As files, database and messages call them: one word; nullptr for a number outside the enum.
 [[nodiscard]] const char* GapCauseName(GapCause cause);
 [[nodiscard]] const char* CompletenessName(Completeness completeness);
 
-// What several workers tell of one interval, told once: gaps of the same cause that overlap or
-// touch become one that has the union of their times, the sums of their counts and the worse
-// completeness. Sorted by beginning afterwards. A gap in which the clock was set back, so that it
-// ends before it began, holds both moments then. Should more than `at_most` (3 or more) be left,
-// those of each cause become one: a longer gap is still a true one, no gap would not be.
+// Why no file may contain this gap, to follow "a gap": "ends before it began". nullptr: it is
+// sound.
+[[nodiscard]] const char* GapProblem(const Gap& gap);
+
+// Joins the gaps that several workers report of one interval: gaps of the same cause that overlap
+// or touch become one, with the union of their times, the sums of their counts and the worse
+// completeness. The result is sorted by beginning. If the clock was set back within a gap, so that
+// it ends before it began, the two moments are swapped. If more than `at_most` (3 or more) gaps are
+// left, those of each cause become one: that gap is longer than necessary, but none is missing.
 void JoinGaps(size_t at_most, std::vector<Gap>* gaps);
 
 }  // namespace ctacct

@@ -12,9 +12,9 @@ namespace ctacct {
 inline constexpr size_t kGatewayBytesMax = 255;
 
 // A gateway's name goes into files, logs and text columns: at most kGatewayBytesMax
-// bytes of UTF-8, no control characters; empty is fine. InvalidArgument says what is wrong. Meant
-// for flags, before any work is done: a name that WriteSpoolFile or the database refuses later
-// refuses every file.
+// bytes of UTF-8, no control characters; empty is fine. InvalidArgument says what is wrong. For
+// flags, before any work is done: a name that WriteSpoolFile or the database refuses would fail
+// every file.
 [[nodiscard]] absl::Status CheckGatewayName(absl::string_view name);
 
 }  // namespace ctacct

@@ -1,4 +1,4 @@
-// Names of the IP protocols that rows carry (contract, section 1). A protocol without a name of
+// Names of the IP protocols that rows carry (docs/formats.md). A protocol without a name of
 // ours is its decimal number. Stateless; thread-safe.
 #ifndef CTACCT_ENGINE_ROWS_PROTOCOL_NAMES_H_
 #define CTACCT_ENGINE_ROWS_PROTOCOL_NAMES_H_

@@ -1,5 +1,5 @@
-// Pieces of a row's line of text, for its encoders: each writes at `at`, without a NUL, and returns
-// what comes after. The caller has the room. Pure functions; thread-safe.
+// Parts of a row's line of text, for the encoders: each function writes at `at`, without a NUL, and
+// returns the position after it. The caller makes sure that there is room. Pure; thread-safe.
 #ifndef CTACCT_ENGINE_ROWS_ROW_TEXT_H_
 #define CTACCT_ENGINE_ROWS_ROW_TEXT_H_
 

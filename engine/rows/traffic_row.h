@@ -1,6 +1,5 @@
-// One accounted row: what moved between two masked peers within one interval. The currency of
-// everything right of the tables: CSV, spool files and the importer pass these, and nothing else,
-// on.
+// One row: the traffic between two masked peers within one interval. CSV, spool files and the
+// importer all carry these rows.
 //
 // A plain value; thread-compatible.
 #ifndef CTACCT_ENGINE_ROWS_TRAFFIC_ROW_H_
@@ -32,7 +31,7 @@ struct TrafficRow {
   uint64_t bytes_dst = 0;
   uint64_t connection_count = 0;    // Connections closed.
   uint64_t connection_time_ms = 0;  // Sum of their durations.
-  uint64_t open_connections = 0;    // At the interval's end; 0 where it was not tracked.
+  uint64_t open_connections = 0;    // At the interval's end; 0 if not tracked.
 
   friend bool operator==(const TrafficRow&, const TrafficRow&) = default;
 };
@@ -45,13 +44,13 @@ inline bool IsOtherRow(const TrafficRow& row) {
   return row.protocol == kOtherRowProtocol && row.port == kPortNotListed;
 }
 
-// What is known of an interval's events (contract, section 5).
+// Whether an interval's events are complete (docs/accounting.md).
 enum class Completeness : uint8_t {
   kComplete = 0,
-  // Events were lost, but a dump has then shown every flow that was known to live: totals are
-  // right, closes may lack.
+  // Events were lost, but a later dump has shown every flow that was known to live: totals are
+  // right, some closes may be missing.
   kResynced = 1,
-  // Events were lost, and with them the ends of flows; or no dump has followed yet.
+  // Events were lost, among them the ends of flows; or no dump has followed yet.
   kPartial = 2,
 };
 

@@ -1,5 +1,5 @@
-// Names one run of the engine. Together with a sequence number it names a spool file, and the
-// ledger's row of it.
+// Identifies one run of the engine. With a sequence number it identifies a spool file, and its row
+// in the ledger.
 //
 // A UUID of version 7 (RFC 9562): 48 bits of milliseconds since the epoch, then 74 random ones; so
 // ids of later runs sort after those of earlier ones, as text and as bytes. Thread-safe.
@@ -16,7 +16,7 @@ namespace ctacct {
 
 using EngineId = std::array<uint8_t, 16>;  // Network byte order, as UUIDs are written.
 
-// Fails only where the kernel gives no random bytes.
+// Fails only if the kernel returns no random bytes.
 [[nodiscard]] absl::StatusOr<EngineId> NewEngineId();
 
 // "0190a2b4-6c1e-7d3f-8a5b-0123456789ab"

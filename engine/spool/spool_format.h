@@ -31,7 +31,6 @@ inline constexpr uint32_t kVersionWithGaps = 2;  // Version 1 is the same withou
 // A header of any version is read whole before its version is believed, so it needs a bound; 4 KiB
 // is one page.
 inline constexpr uint32_t kHeaderBytesMax = 4096;
-// The header's length byte holds no more, and neither does a host name (64) or a domain name (253).
 // 4,096 IPv4 rows are 256 KiB: large enough that system calls and checksums vanish per row, small
 // enough to be the reader's whole memory.
 inline constexpr uint32_t kBlockRowsMax = 4096;
@@ -95,12 +94,13 @@ static_assert(offsetof(BlockHeader, row_bytes) == 2);
 static_assert(offsetof(BlockHeader, row_count) == 4);
 static_assert(sizeof(BlockHeader) == 8);
 
-struct Ipv4Row {
+template <size_t kAddressBytes>
+struct Row {
   uint8_t protocol;
   uint8_t reserved[3];  // Zero.
   int32_t port;
-  uint8_t src[4];
-  uint8_t dst[4];
+  uint8_t src[kAddressBytes];
+  uint8_t dst[kAddressBytes];
   uint64_t packets_src;
   uint64_t packets_dst;
   uint64_t bytes_src;
@@ -109,31 +109,15 @@ struct Ipv4Row {
   uint32_t connection_count;
   uint32_t open_connections;
 };
+using Ipv4Row = Row<4>;
 static_assert(offsetof(Ipv4Row, port) == 4);
 static_assert(offsetof(Ipv4Row, src) == 8);
 static_assert(offsetof(Ipv4Row, packets_src) == 16);
 static_assert(offsetof(Ipv4Row, connection_time_ms) == 48);
 static_assert(offsetof(Ipv4Row, open_connections) == 60);
 static_assert(sizeof(Ipv4Row) == 64);
-
-struct Ipv6Row {
-  uint8_t protocol;
-  uint8_t reserved[3];  // Zero.
-  int32_t port;
-  uint8_t src[16];
-  uint8_t dst[16];
-  uint64_t packets_src;
-  uint64_t packets_dst;
-  uint64_t bytes_src;
-  uint64_t bytes_dst;
-  uint64_t connection_time_ms;
-  uint32_t connection_count;
-  uint32_t open_connections;
-};
-static_assert(offsetof(Ipv6Row, port) == 4);
-static_assert(offsetof(Ipv6Row, src) == 8);
+using Ipv6Row = Row<16>;
 static_assert(offsetof(Ipv6Row, packets_src) == 40);
-static_assert(offsetof(Ipv6Row, connection_time_ms) == 72);
 static_assert(offsetof(Ipv6Row, open_connections) == 84);
 static_assert(sizeof(Ipv6Row) == 88);
 
@@ -157,12 +141,14 @@ static_assert(sizeof(GapRecord) == 40);
 
 // The end block's payload, its one "row".
 struct End {
-  uint64_t row_count;  // Rows of all blocks.
-  uint64_t packets_src;
-  uint64_t packets_dst;
-  uint64_t bytes_src;
-  uint64_t bytes_dst;
-  uint64_t file_checksum;  // Of all bytes of the file before the end block.
+  uint64_t row_count = 0;  // Rows of all blocks.
+  uint64_t packets_src = 0;
+  uint64_t packets_dst = 0;
+  uint64_t bytes_src = 0;
+  uint64_t bytes_dst = 0;
+  uint64_t file_checksum = 0;  // Of all bytes of the file before the end block.
+
+  friend bool operator==(const End&, const End&) = default;
 };
 static_assert(offsetof(End, file_checksum) == 40);
 static_assert(sizeof(End) == 48);

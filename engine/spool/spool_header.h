@@ -1,4 +1,4 @@
-// What a spool file says about all its rows. A plain value; thread-compatible.
+// The header of a spool file: what is common to all its rows. A plain value; thread-compatible.
 #ifndef CTACCT_ENGINE_SPOOL_SPOOL_HEADER_H_
 #define CTACCT_ENGINE_SPOOL_SPOOL_HEADER_H_
 
@@ -19,7 +19,7 @@ struct SpoolHeader {
   uint64_t events_dropped = 0;     // Within the interval.
   Completeness completeness = Completeness::kComplete;
   bool track_open = false;
-  std::string gateway;  // As CheckGatewayName wants it.
+  std::string gateway;  // A name that CheckGatewayName accepts.
 
   friend bool operator==(const SpoolHeader&, const SpoolHeader&) = default;
 };

@@ -62,8 +62,8 @@ bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, Traffic
          row->port <= 65535;
 }
 
-// What is wrong with it; nullptr if nothing is.
-const char* DecodeGap(const char* bytes, Gap* gap) {
+// What is wrong with it; empty if nothing is.
+std::string DecodeGap(const char* bytes, Gap* gap) {
   GapRecord encoded;
   std::memcpy(&encoded, bytes, sizeof(encoded));
   gap->began_ns = encoded.began_ns;
@@ -72,16 +72,10 @@ const char* DecodeGap(const char* bytes, Gap* gap) {
   gap->flows_lost = encoded.flows_lost;
   gap->cause = static_cast<GapCause>(encoded.cause);
   gap->completeness = static_cast<Completeness>(encoded.completeness);
-  if (gap->ended_ns < gap->began_ns) return "a gap ends before it began";
-  if (GapCauseName(gap->cause) == nullptr) return "a gap has no known cause";
-  if (gap->completeness == Completeness::kComplete ||
-      CompletenessName(gap->completeness) == nullptr) {
-    return "a gap is neither resynced nor partial";
-  }
-  if (!AllZero(encoded.reserved, sizeof(encoded.reserved))) {
-    return "a gap's reserved bytes are not zero";
-  }
-  return nullptr;
+  if (const char* const why = GapProblem(*gap); why != nullptr) return absl::StrCat("a gap ", why);
+  return AllZero(encoded.reserved, sizeof(encoded.reserved))
+             ? ""
+             : "a gap's reserved bytes are not zero";
 }
 
 }  // namespace
@@ -262,7 +256,7 @@ absl::Status SpoolReader::TakeGaps() {
   gaps_.resize(head_.row_count);
   for (size_t i = 0; i < gaps_.size(); ++i) {
     const size_t at = sizeof(head_) + i * sizeof(GapRecord);
-    if (const char* const why = DecodeGap(block_.data() + at, &gaps_[i]); why != nullptr) {
+    if (const std::string why = DecodeGap(block_.data() + at, &gaps_[i]); !why.empty()) {
       gaps_.clear();
       return Corrupt(block_offset_ + static_cast<int64_t>(at), why);
     }
@@ -274,10 +268,7 @@ absl::Status SpoolReader::TakeEnd() {
   if (head_.address_family != 0 || head_.row_bytes != sizeof(End) || head_.row_count != 1) {
     return Corrupt(block_offset_, "impossible end block");
   }
-  End end;
-  std::memcpy(&end, block_.data() + sizeof(head_), sizeof(end));
-  totals_ = {end.row_count, end.packets_src, end.packets_dst,
-             end.bytes_src, end.bytes_dst,   end.file_checksum};
+  std::memcpy(&totals_, block_.data() + sizeof(head_), sizeof(totals_));
   seen_.file_checksum = XXH3_64bits_digest(file_hash_.get());
   if (seen_.file_checksum != totals_.file_checksum) {
     return Corrupt(block_offset_, "the file does not match its checksum");

@@ -1,12 +1,12 @@
-// Reads a spool file block by block and believes nothing in it that a checksum does not confirm.
+// Reads a spool file block by block, and checks the checksum of each block before using it.
 //
 // Errors name the file and a byte offset:
 //  - DataLoss: torn (the file ends before its end block) or corrupt (anything else), and the
 //    message says which
 //  - Unimplemented: sound, but of a newer version than this program
 //  - others: the file cannot be opened or read; it is not a regular file
-// Rows come before the end block that vouches for the whole has been seen: a caller that must not
-// act on part of a file keeps its work revocable until ReadBlock has returned false.
+// Rows are returned before the end block confirms the whole file: a caller that must not act on
+// part of a file has to be able to undo its work until ReadBlock has returned false.
 //
 // Memory: one block (kBlockPayloadBytesMax) and kGapsMax gaps, whatever the file claims.
 // Thread-compatible.
@@ -32,17 +32,8 @@ struct XXH3_state_s;
 
 namespace ctacct {
 
-// What the end block says of the whole file.
-struct SpoolTotals {
-  uint64_t row_count = 0;
-  uint64_t packets_src = 0;
-  uint64_t packets_dst = 0;
-  uint64_t bytes_src = 0;
-  uint64_t bytes_dst = 0;
-  uint64_t file_checksum = 0;
-
-  friend bool operator==(const SpoolTotals&, const SpoolTotals&) = default;
-};
+// The totals of the whole file, from its end block.
+using SpoolTotals = spool_format::End;
 
 class SpoolReader {
  public:
@@ -65,7 +56,7 @@ class SpoolReader {
   // Valid after ReadBlock has returned false.
   [[nodiscard]] const SpoolTotals& totals() const { return totals_; }
 
-  // What came of the gaps so far; all of them, and confirmed, after ReadBlock has returned false.
+  // The gaps read so far; all of them, and confirmed, after ReadBlock has returned false.
   [[nodiscard]] const std::vector<Gap>& gaps() const { return gaps_; }
 
  private:
@@ -95,7 +86,7 @@ class SpoolReader {
   uint32_t version_ = 0;
   std::vector<Gap> gaps_;
   bool ended_ = false;
-  // The block last fetched: where it begins, its header's fields, and all of its bytes.
+  // The block fetched last: where it begins, its header, and all of its bytes.
   int64_t block_offset_ = 0;
   spool_format::BlockHeader head_{};
   std::vector<char> block_;

@@ -3,13 +3,13 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <string_view>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/string_view.h"
 #include "engine/rows/gateway_name.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/durable_file.h"
@@ -26,9 +26,10 @@ using spool_format::Ipv4Row;
 using spool_format::Ipv6Row;
 using spool_format::kBlockRowsMax;
 
+// Valid as long as the value.
 template <typename Struct>
-absl::string_view BytesOf(const Struct& value) {
-  return absl::string_view(reinterpret_cast<const char*>(&value), sizeof(value));
+std::string_view BytesOf(const Struct& value) {
+  return std::string_view(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
 absl::Status CheckHeader(const SpoolHeader& header) {
@@ -69,17 +70,9 @@ absl::Status CheckGaps(absl::Span<const Gap> gaps) {
         absl::StrCat("spool: more than ", spool_format::kGapsMax, " gaps"));
   }
   for (size_t i = 0; i < gaps.size(); ++i) {
-    const Gap& gap = gaps[i];
-    const char* why = nullptr;
-    if (gap.ended_ns < gap.began_ns) {
-      why = "ends before it began";
-    } else if (GapCauseName(gap.cause) == nullptr) {
-      why = "has no known cause";
-    } else if (gap.completeness == Completeness::kComplete ||
-               CompletenessName(gap.completeness) == nullptr) {
-      why = "is neither resynced nor partial";
+    if (const char* const why = GapProblem(gaps[i]); why != nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, " ", why));
     }
-    if (why != nullptr) return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, " ", why));
   }
   return absl::OkStatus();
 }
@@ -138,24 +131,21 @@ class BlockWriter {
     XXH3_64bits_reset(hash_.get());
   }
 
-  absl::Status Put(absl::string_view bytes) {
+  absl::Status Put(std::string_view bytes) {
     XXH3_64bits_update(hash_.get(), bytes.data(), bytes.size());
-    return file_->Append(bytes);
+    return file_->Append({bytes.data(), bytes.size()});
   }
 
   template <typename DiskRow>
   absl::Status PutRows(absl::Span<const TrafficRow> rows, AddressFamily family) {
     size_t next = 0;
     while (true) {
-      BlockHeader head = {};
-      head.type = spool_format::kRowBlock;
-      head.address_family = static_cast<uint8_t>(family);
-      head.row_bytes = sizeof(DiskRow);
-      block_.assign(BytesOf(head).data(), sizeof(head));
+      BlockHeader head = {spool_format::kRowBlock, static_cast<uint8_t>(family), sizeof(DiskRow),
+                          0};
+      block_ = BytesOf(head);
       for (; next < rows.size() && head.row_count < kBlockRowsMax; ++next) {
         if (rows[next].family != family) continue;
-        const DiskRow encoded = EncodeRow<DiskRow>(rows[next]);
-        block_.append(BytesOf(encoded).data(), sizeof(encoded));
+        block_ += BytesOf(EncodeRow<DiskRow>(rows[next]));
         ++head.row_count;
       }
       if (head.row_count == 0) return absl::OkStatus();
@@ -166,26 +156,16 @@ class BlockWriter {
 
   absl::Status PutGaps(absl::Span<const Gap> gaps) {
     if (gaps.empty()) return absl::OkStatus();
-    BlockHeader head = {};
-    head.type = spool_format::kGapBlock;
-    head.row_bytes = sizeof(GapRecord);
-    head.row_count = static_cast<uint32_t>(gaps.size());
-    block_.assign(BytesOf(head).data(), sizeof(head));
-    for (const Gap& gap : gaps) {
-      const GapRecord encoded = EncodeGap(gap);
-      block_.append(BytesOf(encoded).data(), sizeof(encoded));
-    }
+    block_ = BytesOf(BlockHeader{spool_format::kGapBlock, 0, sizeof(GapRecord),
+                                 static_cast<uint32_t>(gaps.size())});
+    for (const Gap& gap : gaps) block_ += BytesOf(EncodeGap(gap));
     return Put(Checksummed());
   }
 
   absl::Status PutEnd(End end) {
-    BlockHeader head = {};
-    head.type = spool_format::kEndBlock;
-    head.row_bytes = sizeof(End);
-    head.row_count = 1;
     end.file_checksum = XXH3_64bits_digest(hash_.get());
-    block_.assign(BytesOf(head).data(), sizeof(head));
-    block_.append(BytesOf(end).data(), sizeof(end));
+    block_ = BytesOf(BlockHeader{spool_format::kEndBlock, 0, sizeof(End), 1});
+    block_ += BytesOf(end);
     return Put(Checksummed());
   }
 
@@ -194,9 +174,8 @@ class BlockWriter {
     void operator()(XXH3_state_t* state) const { XXH3_freeState(state); }
   };
 
-  absl::string_view Checksummed() {
-    const uint64_t checksum = XXH3_64bits(block_.data(), block_.size());
-    block_.append(BytesOf(checksum).data(), sizeof(checksum));
+  std::string_view Checksummed() {
+    block_ += BytesOf(XXH3_64bits(block_.data(), block_.size()));
     return block_;
   }
 
@@ -231,17 +210,12 @@ absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const Spoo
   absl::StatusOr<DurableFile> file = DurableFile::Create(folder, name);
   if (!file.ok()) return file.status();
   BlockWriter blocks(&*file);
-  const Header encoded = EncodeHeader(header);
-  if (absl::Status status = blocks.Put(BytesOf(encoded)); !status.ok()) return status;
-  if (absl::Status status = blocks.PutRows<Ipv4Row>(rows, AddressFamily::kIpv4); !status.ok()) {
-    return status;
-  }
-  if (absl::Status status = blocks.PutRows<Ipv6Row>(rows, AddressFamily::kIpv6); !status.ok()) {
-    return status;
-  }
-  if (absl::Status status = blocks.PutGaps(gaps); !status.ok()) return status;
-  if (absl::Status status = blocks.PutEnd(end); !status.ok()) return status;
-  const absl::Status status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
+  absl::Status status = blocks.Put(BytesOf(EncodeHeader(header)));
+  if (status.ok()) status = blocks.PutRows<Ipv4Row>(rows, AddressFamily::kIpv4);
+  if (status.ok()) status = blocks.PutRows<Ipv6Row>(rows, AddressFamily::kIpv6);
+  if (status.ok()) status = blocks.PutGaps(gaps);
+  if (status.ok()) status = blocks.PutEnd(end);
+  if (status.ok()) status = hidden_name.empty() ? file->Commit() : file->Prepare(hidden_name);
   if (!status.ok()) return status;
   return name;
 }

@@ -20,14 +20,14 @@ namespace ctacct {
 // "ENGINE_ID-SEQUENCE.spool", the sequence in ten digits: names sort in the order of writing.
 [[nodiscard]] std::string SpoolFileName(const EngineId& engine_id, uint64_t sequence);
 
-// Returns the file's name within `folder`, where it is visible, unless `hidden_name` is given: then
-// it is durable under that name until it is published (DurableFile::Prepare). Rows may be of both
+// Returns the file's name within `folder`. If `hidden_name` is given, the file has that name
+// instead, and is durable, until it is published (DurableFile::Prepare). Rows may be of both
 // families, in any order; blocks hold one family each. Gaps: at most spool_format::kGapsMax.
 //
-// InvalidArgument: the header, a row or a gap does not fit the format, nothing was written. Any
-// other error comes from the file system and may pass: call again with the same rows, gaps and the
-// SAME header, created_ns included. Then the two files, should the first one have been seen by an
-// importer after all, are equal byte for byte, and the ledger takes one of them.
+// InvalidArgument: the header, a row or a gap does not fit the format, and nothing was written. Any
+// other error comes from the file system and may be temporary: call again with the same rows, gaps
+// and the SAME header, created_ns included. If an importer has seen the first file after all, both
+// are equal byte for byte, and the ledger accepts one of them.
 [[nodiscard]] absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder,
                                                          const SpoolHeader& header,
                                                          absl::Span<const TrafficRow> rows,

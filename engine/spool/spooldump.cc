@@ -1,14 +1,13 @@
-// Prints spool files as CSV (contract, section 3), nothing else, on standard output; gaps, one line
-// each, on standard error. A bad file's sound blocks are printed too, then what is wrong with it
-// and where, on standard error: for salvage the rows are worth more than nothing, and the exit
-// status tells.
+// Prints spool files as CSV (docs/formats.md) on standard output; gaps, one line each, on standard
+// error. Of a bad file the sound blocks are printed, then what is wrong with it and at which byte
+// on standard error, and the exit status is 1: the rows that can be salvaged are worth more than
+// none.
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/rows/csv.h"
 #include "engine/rows/gap.h"
@@ -20,25 +19,11 @@ namespace ctacct {
 namespace {
 
 constexpr char kProgram[] = "spooldump";
-constexpr size_t kOutputBufferBytes = 256 * 1024;  // One block's lines, about.
-
-class Output {
- public:
-  std::string* buffer() { return &buffer_; }
-
-  [[nodiscard]] absl::Status FlushIfFull() {
-    return buffer_.size() < kOutputBufferBytes ? absl::OkStatus() : Flush();
-  }
-
-  [[nodiscard]] absl::Status Flush() {
-    absl::Status status = WriteToStdout(buffer_);
-    buffer_.clear();
-    return status;
-  }
-
- private:
-  std::string buffer_;
-};
+// clang-format off
+constexpr char kUsage[] =
+    "usage: spooldump FILE...\n"
+    "Prints spool files as CSV, and their gaps on standard error. Exit status 1 if one is bad.";
+// clang-format on
 
 // RFC 3339, UTC, always to the nanosecond.
 std::string TimeText(int64_t ns) {
@@ -52,66 +37,52 @@ std::string GapLine(const std::string& path, const Gap& gap) {
                       ", flows lost ", gap.flows_lost);
 }
 
-// *output_status is what became of standard output; the returned one is about the file.
-absl::Status Dump(const std::string& path, Output* output, std::vector<Gap>* gaps,
-                  absl::Status* output_status) {
+// The gaps, then the error if there is one: after the rows, so that both streams on one terminal
+// keep their order.
+void PrintFindings(const std::string& path, const std::vector<Gap>& gaps,
+                   const absl::Status& status) {
+  for (const Gap& gap : gaps) PrintError(kProgram, absl::UnknownError(GapLine(path, gap)));
+  if (!status.ok()) PrintError(kProgram, status);
+}
+
+// False if the file is bad. The returned error is about standard output.
+absl::StatusOr<bool> Dump(const std::string& path) {
   absl::StatusOr<SpoolReader> reader = SpoolReader::Open(path);
-  if (!reader.ok()) return reader.status();
+  absl::Status status = reader.status();
   std::vector<TrafficRow> rows;
-  while (true) {
+  while (status.ok()) {
     const absl::StatusOr<bool> more = reader->ReadBlock(&rows);
-    *gaps = reader->gaps();
-    if (!more.ok()) return more.status();
-    if (!*more) return absl::OkStatus();
-    for (const TrafficRow& row : rows) {
-      AppendCsvLine(row, reader->header().track_open, output->buffer());
-      *output_status = output->FlushIfFull();
-      if (!output_status->ok()) return absl::OkStatus();
-    }
+    status = more.status();
+    if (!more.ok() || !*more) break;
+    std::string lines;
+    for (const TrafficRow& row : rows) AppendCsvLine(row, reader->header().track_open, &lines);
+    const absl::Status written = WriteToStdout(lines);
+    if (!written.ok()) return written;
   }
+  PrintFindings(path, reader.ok() ? reader->gaps() : std::vector<Gap>(), status);
+  return status.ok();
 }
 
 int Main(int argc, char** argv) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
-  if (!line.ok()) {
-    PrintError(kProgram, line.status());
+  absl::Status usage = line.status();
+  if (usage.ok() && !line->help && line->arguments.empty()) {
+    usage = absl::InvalidArgumentError("no files given; --help says more");
+  }
+  if (!usage.ok()) {
+    PrintError(kProgram, usage);
     return kExitUsageError;
   }
-  Output output;
-  if (line->help) {
-    *output.buffer() = FlagsHelp(
-        "usage: spooldump FILE...\nPrints spool files as CSV, and their gaps on standard error. "
-        "Exit status 1 if one is bad.");
-    if (const absl::Status status = output.Flush(); !status.ok()) {
-      PrintError(kProgram, status);
-      return kExitOperatingError;
-    }
-    return kExitOk;
-  }
-  if (line->arguments.empty()) {
-    PrintError(kProgram, absl::InvalidArgumentError("no files given; --help says more"));
-    return kExitUsageError;
-  }
+  absl::Status output = line->help ? WriteToStdout(FlagsHelp(kUsage)) : absl::OkStatus();
   int exit_status = kExitOk;
-  for (const std::string& path : line->arguments) {
-    absl::Status output_status;
-    std::vector<Gap> gaps;
-    const absl::Status status = Dump(path, &output, &gaps, &output_status);
-    // Before the other lines, so that the two streams on one terminal keep their order.
-    if (output_status.ok()) output_status = output.Flush();
-    for (const Gap& gap : gaps) {
-      PrintError(kProgram, absl::UnknownError(GapLine(path, gap)));
-    }
-    if (!status.ok()) {
-      PrintError(kProgram, status);
-      exit_status = kExitOperatingError;
-    }
-    if (!output_status.ok()) {
-      PrintError(kProgram, output_status);
-      return kExitOperatingError;
-    }
+  for (size_t i = 0; !line->help && output.ok() && i < line->arguments.size(); ++i) {
+    const absl::StatusOr<bool> sound = Dump(line->arguments[i]);
+    output = sound.status();
+    if (sound.ok() && !*sound) exit_status = kExitOperatingError;
   }
-  return exit_status;
+  if (output.ok()) return exit_status;
+  PrintError(kProgram, output);
+  return kExitOperatingError;
 }
 
 }  // namespace

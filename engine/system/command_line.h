@@ -1,8 +1,8 @@
 // Command lines for all our programs, on top of absl's flag registry (ABSL_FLAG declares, this
 // parses).
 //
-// absl's own parser stops the process with status 1 and several lines, and knows no dashes within
-// names; the unit files written for the reference need `-src-group-mask=...`, and scripts need one
+// absl's own parser ends the process with status 1 and several lines, and does not accept dashes
+// within names. Unit files written for the Go tool need `-src-group-mask=...`, and scripts need one
 // line and status 2.
 //
 // Accepted: one or two leading dashes, `-` or `_` inside names, `-name=value` or `-name value`; a
@@ -24,10 +24,9 @@
 namespace ctacct {
 
 struct CommandLine {
-  // --help, -h or --version was asked for: nothing else was looked at, and FlagsHelp is to be
-  // printed.
+  // --help, -h or --version was given: the rest was not parsed. Print FlagsHelp.
   bool help = false;
-  std::vector<std::string> arguments;  // What is not a flag, in order.
+  std::vector<std::string> arguments;  // The others, in order.
   std::vector<std::string>
       flags_set;  // Normalised names (underscores) of the flags given, in order.
 };
@@ -37,21 +36,19 @@ struct CommandLine {
 // set.
 [[nodiscard]] absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv);
 
-// What a flag file says, whoever's flags they are: values as text by normalised names
-// (underscores); of a flag that stands there twice the last. For a program that looks at another
-// one's settings.
+// The flags in a file, of any program: values as text by normalised names (underscores); the last
+// one of a flag given twice. For a program that reads another program's settings.
 [[nodiscard]] absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(
     const std::string& path);
 
-// All flags of this program with defaults and help, in the spelling of the contract (dashes), ready
-// to print. Where --version was asked for instead: that.
+// All flags of this program with defaults and help, spelled with dashes, ready to print. The
+// version instead if --version was given.
 [[nodiscard]] std::string FlagsHelp(const std::string& usage);
 
 // The text in quotes, control characters escaped, a long one cut: fit for one line of a message.
 [[nodiscard]] std::string QuotedForLog(absl::string_view text);
 
-// Prints "PROGRAM: MESSAGE" as one line on standard error (control characters are escaped). For
-// main's last words.
+// Prints "PROGRAM: MESSAGE" as one line on standard error (control characters are escaped).
 void PrintError(const char* program, const absl::Status& status);
 
 // For what a program prints as its result.

@@ -106,6 +106,32 @@ int RenameNoReplace(int from_folder_fd, const char* from, int to_folder_fd, cons
   return unlinkat(from_folder_fd, from, 0);
 }
 
+namespace {
+
+// Gives a durable hidden file its name. After an error it is hidden, as before.
+absl::Status Publish(int folder_fd, const std::string& folder, const std::string& hidden_name,
+                     const std::string& name) {
+  if (RenameNoReplace(folder_fd, hidden_name.c_str(), folder_fd, name.c_str()) != 0) {
+    const int error = errno;
+    // Where renaming is linking and unlinking, an earlier attempt may have ended in between.
+    struct stat hidden {};
+    struct stat visible {};
+    if (error != EEXIST ||
+        fstatat(folder_fd, hidden_name.c_str(), &hidden, AT_SYMLINK_NOFOLLOW) != 0 ||
+        fstatat(folder_fd, name.c_str(), &visible, AT_SYMLINK_NOFOLLOW) != 0 ||
+        hidden.st_dev != visible.st_dev || hidden.st_ino != visible.st_ino ||
+        unlinkat(folder_fd, hidden_name.c_str(), 0) != 0) {
+      return FileError("name", absl::StrCat(folder, "/", name), error);
+    }
+  }
+  if (fsync(folder_fd) == 0) return absl::OkStatus();
+  const int error = errno;
+  renameat(folder_fd, name.c_str(), folder_fd, hidden_name.c_str());
+  return FileError("sync folder", folder, error);
+}
+
+}  // namespace
+
 DurableFile::DurableFile(std::string folder, std::string name, std::string hidden_name,
                          UniqueFd folder_fd, UniqueFd fd)
     : folder_(std::move(folder)),
@@ -174,40 +200,14 @@ absl::Status PublishPrepared(const std::string& folder, const std::string& hidde
                              const std::string& name) {
   const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
   if (!folder_fd.ok()) return folder_fd.status();
-  if (RenameNoReplace(folder_fd->get(), hidden_name.c_str(), folder_fd->get(), name.c_str()) != 0) {
-    const int error = errno;
-    // Where renaming is linking and unlinking, the second may have been cut off.
-    struct stat hidden {
-    }, visible{};
-    if (error != EEXIST ||
-        fstatat(folder_fd->get(), hidden_name.c_str(), &hidden, AT_SYMLINK_NOFOLLOW) != 0 ||
-        fstatat(folder_fd->get(), name.c_str(), &visible, AT_SYMLINK_NOFOLLOW) != 0 ||
-        hidden.st_dev != visible.st_dev || hidden.st_ino != visible.st_ino ||
-        unlinkat(folder_fd->get(), hidden_name.c_str(), 0) != 0) {
-      return FileError("name", absl::StrCat(folder, "/", name), error);
-    }
-  }
-  if (fsync(folder_fd->get()) != 0) {
-    const int error = errno;
-    renameat(folder_fd->get(), name.c_str(), folder_fd->get(), hidden_name.c_str());
-    return FileError("sync folder", folder, error);
-  }
-  return absl::OkStatus();
+  return Publish(folder_fd->get(), folder, hidden_name, name);
 }
 
 absl::Status DurableFile::Commit() {
   if (fsync(fd_.get()) != 0) return Error("sync", errno);
-  if (RenameNoReplace(folder_fd_.get(), hidden_name_.c_str(), folder_fd_.get(), name_.c_str()) !=
-      0) {
-    return Error("name", errno);
-  }
-  fd_ = UniqueFd();  // From here on there is no hidden file to remove.
-  if (fsync(folder_fd_.get()) != 0) {
-    const int error = errno;
-    unlinkat(folder_fd_.get(), name_.c_str(), 0);
-    return FileError("sync folder", folder_, error);
-  }
-  return absl::OkStatus();
+  absl::Status status = Publish(folder_fd_.get(), folder_, hidden_name_, name_);
+  if (status.ok()) fd_ = UniqueFd();  // There is no hidden file to remove any more.
+  return status;
 }
 
 absl::Status DurableFile::Replace() {

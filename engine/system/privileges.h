@@ -1,13 +1,13 @@
-// Gives up what the process may do and does not need, for good: on libcap-ng.
+// Drops, for good, all privileges that the process does not need. On libcap-ng.
 //
-// A live engine needs CAP_NET_ADMIN alone, for its sockets and for each dump, and conntrack's
-// settings take it too; a replay needs nothing. All else goes before anything is opened: files are
-// from then on found and made with the rights of a plain user, and root's override of file modes is
-// gone. With no_new_privs and no inheritable, ambient or bounding capability, nothing that is ever
-// executed gets any back.
+// A live engine needs only CAP_NET_ADMIN: for its sockets, for each dump, and for conntrack's
+// settings; a replay needs nothing. Everything else is dropped before anything is opened, so files
+// are opened and created with the rights of a plain user, without root's override of file modes.
+// no_new_privs, and no inheritable, ambient or bounding capability: an executed program cannot get
+// any back.
 //
-// Capabilities and no_new_privs belong to a thread and are inherited by those it starts: to be
-// called while there is one thread only.
+// Capabilities and no_new_privs belong to a thread, and the threads it starts inherit them: call
+// this while there is only one thread.
 #ifndef CTACCT_ENGINE_SYSTEM_PRIVILEGES_H_
 #define CTACCT_ENGINE_SYSTEM_PRIVILEGES_H_
 
@@ -32,18 +32,17 @@ struct UserAccount {
 class Privileges {
  public:
   struct Options {
-    // Keeps CAP_NET_ADMIN, where the process has it; a process without it goes on without, and the
-    // first thing that needs it says so.
+    // Keeps CAP_NET_ADMIN, if the process has it. If not, the first operation that needs it fails.
     bool keep_net_admin = false;
-    // Becomes this user, with the user's groups; nullptr: stays who it is. A process that is this
-    // user already keeps the groups that it was given.
+    // Becomes this user, with the user's groups; nullptr: keeps the current one. A process that is
+    // this user already keeps its groups.
     const UserAccount* user = nullptr;
   };
-  // PermissionDenied: it may not become that user. Internal: the kernel kept what was to go.
+  // PermissionDenied: it may not become that user. Internal: the kernel kept a privilege.
   [[nodiscard]] static absl::StatusOr<Privileges> Drop(const Options& options);
 
-  // The status; where it is PermissionDenied, with a few words on what was given up, if that may be
-  // why: root is not used to being refused.
+  // The status. If it is PermissionDenied, and dropped privileges may be the reason, the message
+  // says which: root does not expect to be refused.
   [[nodiscard]] absl::Status Explain(const absl::Status& status) const;
 
  private:

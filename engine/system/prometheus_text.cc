@@ -34,27 +34,7 @@ void PrometheusText::Begin(absl::string_view name, absl::string_view help, absl:
   absl::StrAppend(&text_, "# HELP ", name_, " ", help, "\n# TYPE ", name_, " ", type, "\n");
 }
 
-void PrometheusText::Counter(absl::string_view name, absl::string_view help, uint64_t value) {
-  Counter(name, help, absl::StrCat(value));
-}
-
-void PrometheusText::Counter(absl::string_view name, absl::string_view help,
-                             const std::string& value) {
-  Counter(name, help);
-  Value({}, value);
-}
-
-void PrometheusText::Gauge(absl::string_view name, absl::string_view help, uint64_t value) {
-  Gauge(name, help, absl::StrCat(value));
-}
-
-void PrometheusText::Gauge(absl::string_view name, absl::string_view help,
-                           const std::string& value) {
-  Gauge(name, help);
-  Value({}, value);
-}
-
-void PrometheusText::Value(const Labels& labels, const std::string& value) {
+void PrometheusText::Value(const Labels& labels, const absl::AlphaNum& value) {
   absl::StrAppend(&text_, name_);
   const char* separator = "{";
   for (const auto& [label, label_value] : labels) {
@@ -64,10 +44,6 @@ void PrometheusText::Value(const Labels& labels, const std::string& value) {
     separator = ",";
   }
   absl::StrAppend(&text_, labels.empty() ? "" : "}", " ", value, "\n");
-}
-
-void PrometheusText::Value(const Labels& labels, uint64_t value) {
-  Value(labels, absl::StrCat(value));
 }
 
 absl::StatusOr<MetricsFile> MetricsFile::Open(const std::string& path) {

@@ -1,5 +1,5 @@
 // Prometheus' text format (version 0.0.4), and the file that carries it to the textfile collector
-// of node_exporter. Both programs tell how they do by it.
+// of node_exporter. Engine and importer report their state in such files.
 //
 // PrometheusText and MetricsFile are thread-compatible.
 #ifndef CTACCT_ENGINE_SYSTEM_PROMETHEUS_TEXT_H_
@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
@@ -20,7 +21,7 @@ namespace ctacct {
 // Seconds, without the rounding of a floating-point number.
 [[nodiscard]] std::string SecondsText(int64_t ns);
 
-// Metrics one after the other: each is begun, then has one value, or one for each set of labels.
+// Metrics one after the other: each has one value, or one value for each set of labels.
 class PrometheusText {
  public:
   using Labels = std::vector<std::pair<absl::string_view, absl::string_view>>;
@@ -29,13 +30,16 @@ class PrometheusText {
 
   void Counter(absl::string_view name, absl::string_view help) { Begin(name, help, "counter"); }
   void Gauge(absl::string_view name, absl::string_view help) { Begin(name, help, "gauge"); }
-  void Counter(absl::string_view name, absl::string_view help, uint64_t value);
-  void Counter(absl::string_view name, absl::string_view help, const std::string& value);
-  void Gauge(absl::string_view name, absl::string_view help, uint64_t value);
-  void Gauge(absl::string_view name, absl::string_view help, const std::string& value);
-  // Of the metric that was begun last. Label values may hold anything.
-  void Value(const Labels& labels, const std::string& value);
-  void Value(const Labels& labels, uint64_t value);
+  void Counter(absl::string_view name, absl::string_view help, const absl::AlphaNum& value) {
+    Counter(name, help);
+    Value({}, value);
+  }
+  void Gauge(absl::string_view name, absl::string_view help, const absl::AlphaNum& value) {
+    Gauge(name, help);
+    Value({}, value);
+  }
+  // Of the metric that was begun last. Label values may contain anything.
+  void Value(const Labels& labels, const absl::AlphaNum& value);
 
   [[nodiscard]] std::string Take() { return std::move(text_); }
 
@@ -47,18 +51,18 @@ class PrometheusText {
   std::string text_;
 };
 
-// A file that others may read at any time: it is replaced as a whole, by way of `.NAME.tmp` beside
-// it. There are no addresses in it, so everybody may read it (mode 0644, whatever the umask):
-// node_exporter runs as a user of its own. It is not synced: after a crash it is stale anyway.
+// A file that others may read at any time: it is written as `.NAME.tmp` and renamed. It contains no
+// addresses, so everybody may read it (mode 0644, whatever the umask): node_exporter runs as a user
+// of its own. It is not synced: after a crash it is stale anyway.
 class MetricsFile {
  public:
-  // An error names the path: what is there must be a regular file, or nothing. Nothing is written.
+  // Writes nothing yet. An error that names the path if it exists and is not a regular file.
   [[nodiscard]] static absl::StatusOr<MetricsFile> Open(const std::string& path);
 
   // Does nothing if `text` is what was written last.
   [[nodiscard]] absl::Status Write(absl::string_view text);
-  // The same, for a program that goes on without it: `log` is told once when it cannot be written,
-  // and once when it can be again.
+  // The same, for a program that does not stop on an error: `log` gets one line when the file
+  // cannot be written, and one when it can be written again.
   void Refresh(absl::string_view text, const std::function<void(const std::string&)>& log);
 
  private:

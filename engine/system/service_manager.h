@@ -1,7 +1,7 @@
-// What a program of ours and the service manager that started it (systemd, or whoever speaks
-// sd_notify(3)) tell each other: readiness, signs of life for its watchdog, a line for `systemctl
-// status`, the end, and the descriptor store, which keeps sockets alive while no engine runs.
-// Without a service manager nothing happens. On libsystemd.
+// The protocol with the service manager that started the program (systemd, or another that speaks
+// sd_notify(3)): readiness, keep-alives for its watchdog, a line for `systemctl status`, the end,
+// and the descriptor store, which keeps sockets open while no engine runs. Without a service
+// manager nothing happens. On libsystemd.
 //
 // Thread safety: TakeHandedBack by one thread, before others start; TellAlive and TellStatus by one
 // thread each; the rest by any.
@@ -18,7 +18,7 @@ namespace ctacct {
 
 class ServiceManager {
  public:
-  // Whoever waits, and has a watchdog to feed, looks up so often.
+  // A thread that waits, and has to feed the watchdog, wakes up this often.
   static constexpr int kAlivePollMillis = 1000;
 
   ServiceManager();
@@ -27,29 +27,28 @@ class ServiceManager {
     std::string name;
     UniqueFd fd;
   };
-  // What was stored by an earlier process ($LISTEN_FDS, $LISTEN_FDNAMES), and is in the store
-  // still. Once: the next call returns nothing.
+  // The descriptors that an earlier process stored ($LISTEN_FDS, $LISTEN_FDNAMES); they stay in the
+  // store. The next call returns nothing.
   [[nodiscard]] std::vector<Descriptor> TakeHandedBack();
 
-  // Keeps the descriptor's open file beyond this process, under a name without colons, until it is
-  // removed or the service is stopped. Nothing is heard of whether that was done.
+  // Keeps the descriptor open after this process ends, under a name without colons, until it is
+  // removed or the service is stopped. systemd does not report whether it did.
   void Store(const std::string& name, int fd) const;
   // All of that name.
   void Remove(const std::string& name) const;
 
   void TellReady() const;
-  // From here on no sign of life is waited for: how long an end may take is the service manager's
-  // to say (TimeoutStopSec=).
+  // Ends the watchdog: TimeoutStopSec= limits how long the end may take.
   void TellStopping() const;
 
-  // A watchdog (WatchdogSec= of at least 5 s) waits for a sign of life, which is due four times in
-  // its period. False: nobody waits for one now.
+  // Whether a keep-alive is due: four times in the watchdog's period (WatchdogSec= of at least 5
+  // s). False also without a watchdog.
   [[nodiscard]] bool AliveIsDue() const;
-  // Sends it, if it is due. By whoever knows that the program makes progress; if none comes for a
-  // whole period, the program is killed and started again.
+  // Sends it, if it is due. Call it only where the program makes progress: without a keep-alive for
+  // a whole period, systemd kills and restarts the program.
   void TellAlive();
 
-  // One line for people. Sent only if it is not what was sent last.
+  // One line for `systemctl status`. Sent only if it has changed.
   void TellStatus(const std::string& status);
 
  private:

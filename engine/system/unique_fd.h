@@ -1,4 +1,4 @@
-// Owns one file descriptor and closes it. Errors of close() are not looked at: whoever needs the
+// Owns one file descriptor and closes it. Errors of close() are ignored: a caller that needs the
 // bytes on disk calls fsync() first.
 //
 // Thread-compatible; movable, not copyable.

@@ -1,7 +1,7 @@
 #include "engine/top/format.h"
 
 #include <algorithm>
-#include <cstddef>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -53,6 +53,17 @@ std::string Duration(int64_t ns) {
   return absl::StrCat(seconds / 86400, " days");
 }
 
+std::string ClockText(int64_t ns, const absl::TimeZone& zone) {
+  return absl::FormatTime("%H:%M:%S", absl::FromUnixNanos(ns), zone);
+}
+
+std::string MomentText(int64_t ns, int64_t now_ns, const absl::TimeZone& zone) {
+  const absl::Time time = absl::FromUnixNanos(ns);
+  const bool today =
+      absl::ToCivilDay(time, zone) == absl::ToCivilDay(absl::FromUnixNanos(now_ns), zone);
+  return absl::FormatTime(today ? "%H:%M:%S" : "%Y-%m-%d %H:%M:%S", time, zone);
+}
+
 std::string Printable(absl::string_view text) {
   std::string printable;
   for (const unsigned char c : text) {
@@ -75,6 +86,25 @@ std::string Left(absl::string_view text, size_t width) {
 std::string Right(absl::string_view text, size_t width) {
   return text.size() >= width ? Left(text, width)
                               : absl::StrCat(std::string(width - text.size(), ' '), text);
+}
+
+ScreenLine Fit(ScreenLine line, size_t width) {
+  size_t used = 0;
+  for (Span& span : line) {
+    if (span.text.size() > width - used) span.text = Left(span.text, width - used);
+    used += span.text.size();
+  }
+  return line;
+}
+
+ScreenLine Spread(ScreenLine line, const std::string& right, size_t width, TextStyle style) {
+  size_t used = 0;
+  for (const Span& span : line) used += span.text.size();
+  if (used + 1 + right.size() <= width) {
+    line.push_back({std::string(width - used - right.size(), ' ')});
+    line.push_back({right, style});
+  }
+  return Fit(std::move(line), width);
 }
 
 }  // namespace ctacct

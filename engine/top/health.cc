@@ -24,17 +24,16 @@ namespace {
 
 // An engine's file has some kilobytes.
 constexpr size_t kMetricsBytesMax = 1 << 20;
-// Intervals that may pass without the engine's telling of one: a dump of a large table takes its
-// time, and so does a slow disk.
+// Intervals that may pass before an engine that reports none is a problem: dumps of large tables
+// and slow disks take time.
 constexpr int64_t kSilentIntervals = 3;
-constexpr double kNanosPerSecond = 1e9;
 
 // More than that of conntrack's table, and new connections will soon be dropped.
 constexpr double kTableFullPercent = 85;
 
 // Shown on every screen, in this order, where the file has them.
 constexpr struct {
-  const char* family;  // Without "ctacct_"; all labels are summed.
+  const char* family;
   const char* title;
   bool is_seconds = false;
 } kFigures[] = {
@@ -55,16 +54,14 @@ constexpr struct {
     {"port_list_errors_total", "port lists unreadable: the last good one is in force"},
 };
 
-std::string Ours(absl::string_view family) { return absl::StrCat("ctacct_", family); }
-
 std::string Count(double value) {
   return WithThousands(static_cast<uint64_t>(std::max(0.0, value)));
 }
 
-// How full conntrack's table is; nothing where the file does not tell.
+// How full conntrack's table is, if the file contains that.
 std::optional<double> TablePercent(const EngineHealth& health) {
-  const std::optional<double> entries = health.Value(Ours("conntrack_entries"));
-  const std::optional<double> most = health.Value(Ours("conntrack_entries_max"));
+  const std::optional<double> entries = health.Value("conntrack_entries");
+  const std::optional<double> most = health.Value("conntrack_entries_max");
   if (!entries.has_value() || !most.has_value() || *most <= 0) return std::nullopt;
   return 100 * *entries / *most;
 }
@@ -73,17 +70,13 @@ absl::string_view FamilyOf(absl::string_view name) { return name.substr(0, name.
 
 }  // namespace
 
-std::optional<double> EngineHealth::Value(absl::string_view name) const {
-  for (const MetricSample& sample : samples) {
-    if (sample.name == name) return sample.value;
-  }
-  return std::nullopt;
-}
-
-std::optional<double> EngineHealth::Sum(absl::string_view family) const {
+std::optional<double> EngineHealth::Value(absl::string_view family) const {
   std::optional<double> sum;
   for (const MetricSample& sample : samples) {
-    if (FamilyOf(sample.name) == family) sum = sum.value_or(0) + sample.value;
+    absl::string_view name = FamilyOf(sample.name);
+    if (absl::ConsumePrefix(&name, "ctacct_") && name == family) {
+      sum = sum.value_or(0) + sample.value;
+    }
   }
   return sum;
 }
@@ -125,15 +118,10 @@ absl::StatusOr<EngineHealth> ReadMetricsFile(const std::string& path) {
   const absl::StatusOr<UniqueFd> fd = OpenRegularFile(AT_FDCWD, path, path);
   if (!fd.ok()) return fd.status();
   std::string text(kMetricsBytesMax, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t got = read(fd->get(), text.data() + size, text.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return FileError("read", path, errno);
-    if (got == 0) break;
-    size += static_cast<size_t>(got);
-  }
-  text.resize(size);
+  // A regular file of this size comes whole.
+  const ssize_t got = read(fd->get(), text.data(), text.size());
+  if (got < 0) return FileError("read", path, errno);
+  text.resize(static_cast<size_t>(got));
   absl::StatusOr<EngineHealth> health = ParseMetrics(text);
   if (!health.ok()) {
     return absl::InvalidArgumentError(absl::StrCat(path, ": ", health.status().message()));
@@ -142,21 +130,21 @@ absl::StatusOr<EngineHealth> ReadMetricsFile(const std::string& path) {
 }
 
 std::optional<int64_t> HealthIntervalNs(const EngineHealth& health) {
-  const double seconds = health.Value(Ours("interval_seconds")).value_or(0);
+  const double seconds = health.Value("interval_seconds").value_or(0);
   if (seconds < 1 || seconds > 1e6) return std::nullopt;
-  return static_cast<int64_t>(seconds * kNanosPerSecond);
+  return static_cast<int64_t>(seconds * 1e9);
 }
 
 std::vector<std::string> HealthFigures(const EngineHealth& health) {
   std::vector<std::string> figures;
-  if (const std::optional<double> flows = health.Value(Ours("flows")); flows.has_value()) {
+  if (const std::optional<double> flows = health.Value("flows"); flows.has_value()) {
     figures.push_back(absl::StrCat("flows ", Count(*flows)));
   }
   if (const std::optional<double> percent = TablePercent(health); percent.has_value()) {
     figures.push_back(absl::StrFormat("table %.0f%%", *percent));
   }
   for (const auto& [family, title, is_seconds] : kFigures) {
-    const std::optional<double> value = health.Sum(Ours(family));
+    const std::optional<double> value = health.Value(family);
     if (!value.has_value()) continue;
     figures.push_back(absl::StrCat(title, " ", is_seconds ? ShortSeconds(*value) : Count(*value)));
   }
@@ -166,14 +154,14 @@ std::vector<std::string> HealthFigures(const EngineHealth& health) {
 std::vector<std::string> HealthProblems(const EngineHealth& health, const EngineHealth* before,
                                         int64_t now_ns, int64_t interval_ns) {
   std::vector<std::string> problems;
-  if (health.Value(Ours("spool_write_failing")).value_or(0) != 0) {
-    problems.push_back(absl::StrCat(
-        "rows cannot be written: ", Count(health.Value(Ours("rows_waiting")).value_or(0)),
-        " wait in memory"));
+  if (health.Value("spool_write_failing").value_or(0) != 0) {
+    problems.push_back(
+        absl::StrCat("rows cannot be written: ", Count(health.Value("rows_waiting").value_or(0)),
+                     " wait in memory"));
   }
-  double last = health.Value(Ours("last_interval_end_timestamp_seconds")).value_or(0);
-  if (last == 0) last = health.Value(Ours("start_timestamp_seconds")).value_or(0);
-  const auto silent_ns = static_cast<int64_t>(static_cast<double>(now_ns) - last * kNanosPerSecond);
+  double last = health.Value("last_interval_end_timestamp_seconds").value_or(0);
+  if (last == 0) last = health.Value("start_timestamp_seconds").value_or(0);
+  const auto silent_ns = static_cast<int64_t>(static_cast<double>(now_ns) - last * 1e9);
   if (last != 0 && silent_ns > kSilentIntervals * interval_ns) {
     problems.push_back(absl::StrCat("the engine's metrics tell of no interval since ",
                                     Duration(silent_ns), " ago: does it run?"));
@@ -185,8 +173,7 @@ std::vector<std::string> HealthProblems(const EngineHealth& health, const Engine
   }
   for (const auto& [family, text] : kLosses) {
     if (before == nullptr) break;
-    const double growth =
-        health.Sum(Ours(family)).value_or(0) - before->Sum(Ours(family)).value_or(0);
+    const double growth = health.Value(family).value_or(0) - before->Value(family).value_or(0);
     if (growth > 0) problems.push_back(absl::StrCat(Count(growth), " ", text));
   }
   return problems;

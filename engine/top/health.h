@@ -1,6 +1,6 @@
-// How an engine does, by its metrics file (metrics.h): what top makes of Prometheus' text format.
-// It knows some metrics by name and shows all others as they are, so that what newer engines tell
-// is seen too.
+// The state of an engine, from its metrics file (-metrics-file; Prometheus' text format). Top knows
+// some metrics by name, for its one-line summary and for problems, and shows all of them as they
+// are, so that the metrics of newer engines are seen as well.
 //
 // Pure but for ReadMetricsFile; thread-compatible.
 #ifndef CTACCT_ENGINE_TOP_HEALTH_H_
@@ -21,29 +21,31 @@ struct MetricSample {
   std::string text;  // Its value, as in the file.
   double value = 0;
   std::string help;  // Of its family.
+
+  friend bool operator==(const MetricSample&, const MetricSample&) = default;
 };
 
 struct EngineHealth {
   std::vector<MetricSample> samples;  // In the order of the file.
 
-  // Nothing if there is no such sample.
-  [[nodiscard]] std::optional<double> Value(absl::string_view name) const;
-  // The sum over all labels of a family.
-  [[nodiscard]] std::optional<double> Sum(absl::string_view family) const;
+  // The value of `ctacct_FAMILY`, summed over all labels; nothing if the file does not have it.
+  [[nodiscard]] std::optional<double> Value(absl::string_view family) const;
+
+  friend bool operator==(const EngineHealth&, const EngineHealth&) = default;
 };
 
 // InvalidArgument names the line.
 [[nodiscard]] absl::StatusOr<EngineHealth> ParseMetrics(absl::string_view text);
 [[nodiscard]] absl::StatusOr<EngineHealth> ReadMetricsFile(const std::string& path);
 
-// The engine's -interval; nothing where its file does not tell.
+// The engine's -interval; nothing if the file does not contain it.
 [[nodiscard]] std::optional<int64_t> HealthIntervalNs(const EngineHealth& health);
 
-// The few figures worth a place on every screen, those that are there: "flows 12,345".
+// The few figures worth a place on every screen, of those in the file: "flows 12,345".
 [[nodiscard]] std::vector<std::string> HealthFigures(const EngineHealth& health);
 
-// What an operator should look at now, worst first. `before`: the file as it was earlier, for what
-// has grown meanwhile, or nullptr. `interval_ns`: the interval's length, to tell when an engine is
+// What an operator should look at now, worst first. `before`: the file's contents before these, to
+// see what has grown, or nullptr. `interval_ns`: the interval's length, to notice that an engine is
 // silent.
 [[nodiscard]] std::vector<std::string> HealthProblems(const EngineHealth& health,
                                                       const EngineHealth* before, int64_t now_ns,

@@ -6,9 +6,10 @@
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
-#include "engine/metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -22,33 +23,49 @@ using ::testing::IsEmpty;
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kNow = 1'600'000'005 * kSecond;
 
-EngineMetrics Sound() {
-  EngineMetrics metrics;
-  metrics.started_ns = kNow - 3'600 * kSecond;
-  metrics.flows = 12'345;
-  metrics.intervals.last_end_ns = kNow - 4 * kSecond;
-  metrics.has_pipe = true;
-  return metrics;
-}
+// Of an engine's file, what top knows by name, and a metric that it does not know.
+constexpr char kSound[] = R"(# HELP ctacct_start_timestamp_seconds When this engine started.
+# TYPE ctacct_start_timestamp_seconds gauge
+ctacct_start_timestamp_seconds 1599996405.000000000
+# HELP ctacct_events_total Events by kind.
+# TYPE ctacct_events_total counter
+ctacct_events_total{kind="new"} 7
+ctacct_events_total{kind="destroy"} 5
+ctacct_events_dropped_total 0
+ctacct_gaps_total{cause="overrun"} 0
+ctacct_gaps_total{cause="restart"} 0
+ctacct_overruns_total 0
+ctacct_flows 12345
+ctacct_last_interval_end_timestamp_seconds 1600000001.000000000
+ctacct_rows_waiting 0
+ctacct_rows_folded_total 0
+ctacct_spool_write_failing 0
+ctacct_pipe_lines_dropped_total 0
+ctacct_port_list_errors_total 0
+)";
 
-EngineHealth Health(const EngineMetrics& metrics) {
-  absl::StatusOr<EngineHealth> health = ParseMetrics(MetricsText(metrics));
+// kSound with other values, and what top makes of it.
+EngineHealth Health(const std::vector<std::pair<std::string, std::string>>& changes = {}) {
+  std::string text = kSound;
+  for (const auto& [name, value] : changes) {
+    const size_t at = text.find("\nctacct_" + name + " ");
+    EXPECT_NE(at, std::string::npos) << name;
+    const size_t begin = text.find(' ', at) + 1;
+    text.replace(begin, text.find('\n', begin) - begin, value);
+  }
+  absl::StatusOr<EngineHealth> health = ParseMetrics(text);
   EXPECT_TRUE(health.ok()) << health.status();
   return *std::move(health);
 }
 
 TEST(TopHealthTest, ReadsWhatTheEngineWrites) {
-  EngineMetrics metrics = Sound();
-  metrics.counts.events_new = 7;
-  metrics.counts.events_destroy = 5;
-  const EngineHealth health = Health(metrics);
-  EXPECT_EQ(health.Value("ctacct_flows"), 12'345);
-  EXPECT_EQ(health.Value("ctacct_events_total{kind=\"new\"}"), 7);
-  EXPECT_EQ(health.Value("ctacct_events_total"), std::nullopt);
-  EXPECT_EQ(health.Sum("ctacct_events_total"), 12);
-  EXPECT_EQ(health.Sum("ctacct_events"), std::nullopt);
+  const EngineHealth health = Health();
+  EXPECT_EQ(health.Value("flows"), 12'345);
+  EXPECT_EQ(health.Value("events_total"), 12);
+  EXPECT_EQ(health.Value("events"), std::nullopt);
   EXPECT_EQ(health.samples[0].name, "ctacct_start_timestamp_seconds");
   EXPECT_EQ(health.samples[0].help, "When this engine started.");
+  EXPECT_EQ(health.samples[1].name, "ctacct_events_total{kind=\"new\"}");
   EXPECT_THAT(HealthFigures(health),
               ElementsAre("flows 12,345", "dropped 0", "gaps 0", "rows waiting 0", "overruns 0",
                           "folded 0", "pipe drops 0"));
@@ -57,15 +74,14 @@ TEST(TopHealthTest, ReadsWhatTheEngineWrites) {
 }
 
 TEST(TopHealthTest, SaysWhatIsWrong) {
-  const EngineHealth before = Health(Sound());
-  EngineMetrics metrics = Sound();
-  metrics.write_failures = 3;
-  metrics.rows_waiting = 4'567;
-  metrics.counts.events_dropped = 89;
-  metrics.rows_folded = 10;
-  metrics.pipe_lines_dropped = 11;
-  metrics.port_list_errors = 1;
-  EXPECT_THAT(HealthProblems(Health(metrics), &before, kNow + 60 * kSecond, 15 * kSecond),
+  const EngineHealth before = Health();
+  const EngineHealth health = Health({{"spool_write_failing", "1"},
+                                      {"rows_waiting", "4567"},
+                                      {"events_dropped_total", "89"},
+                                      {"rows_folded_total", "10"},
+                                      {"pipe_lines_dropped_total", "11"},
+                                      {"port_list_errors_total", "1"}});
+  EXPECT_THAT(HealthProblems(health, &before, kNow + 60 * kSecond, 15 * kSecond),
               ElementsAre("rows cannot be written: 4,567 wait in memory",
                           "the engine's metrics tell of no interval since 64 s ago: does it run?",
                           "89 events dropped by the kernel: -receive-buffer is too small",
@@ -73,11 +89,12 @@ TEST(TopHealthTest, SaysWhatIsWrong) {
                           "11 lines dropped: the FIFO's reader is too slow",
                           "1 port lists unreadable: the last good one is in force"));
   // Started just now, or long ago, without any interval yet.
-  metrics = EngineMetrics();
-  metrics.started_ns = kNow - kSecond;
-  EXPECT_THAT(HealthProblems(Health(metrics), nullptr, kNow, 15 * kSecond), IsEmpty());
-  metrics.started_ns = kNow - 600 * kSecond;
-  EXPECT_THAT(HealthProblems(Health(metrics), nullptr, kNow, 15 * kSecond),
+  const auto started = [](const char* seconds) {
+    return Health(
+        {{"last_interval_end_timestamp_seconds", "0"}, {"start_timestamp_seconds", seconds}});
+  };
+  EXPECT_THAT(HealthProblems(started("1600000004"), nullptr, kNow, 15 * kSecond), IsEmpty());
+  EXPECT_THAT(HealthProblems(started("1599999405"), nullptr, kNow, 15 * kSecond),
               ElementsAre(HasSubstr("10 min ago")));
 }
 
@@ -112,7 +129,7 @@ TEST(TopHealthTest, FilesThatCannotBeReadAreNamed) {
   std::ofstream(folder + "/bad") << "rubbish\n";
   EXPECT_EQ(ReadMetricsFile(folder + "/bad").status().message(),
             folder + "/bad: line 1 is no metric");
-  std::ofstream(folder + "/good") << MetricsText(Sound());
+  std::ofstream(folder + "/good") << kSound;
   EXPECT_TRUE(ReadMetricsFile(folder + "/good").ok());
   std::filesystem::remove_all(folder);
 }

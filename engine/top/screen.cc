@@ -2,8 +2,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <functional>
+#include <cstddef>
 #include <set>
 #include <utility>
 
@@ -13,16 +12,15 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "engine/rows/protocol_names.h"
+#include "engine/system/clock.h"
 #include "engine/system/text.h"
-#include "engine/top/format.h"
+#include "engine/top/columns.h"
 
 namespace ctacct {
 namespace {
 
-constexpr size_t kIpv4Width = 15;
-constexpr size_t kBarWidthMax = 40;
 // On a small screen rows matter more than the fourth problem.
 constexpr size_t kProblemsMax = 3;
 // Beyond its interval's end a file may take so long: the dump, the merge, the disk.
@@ -30,169 +28,8 @@ constexpr int64_t kLateNs = 5'000'000'000;
 // A gateway without any traffic writes no file, so a little silence means nothing.
 constexpr int64_t kSilentIntervals = 2;
 
-struct Column {
-  std::string title;
-  size_t width;
-  std::function<std::string(const TopEntry&)> text;
-  std::optional<TopSort> sort = std::nullopt;
-  bool left = false;  // Aligned.
-};
-
 std::string NameOf(const std::string& gateway) {
   return gateway.empty() ? "(no name)" : Printable(gateway);
-}
-
-std::string ClockText(int64_t ns, const absl::TimeZone& zone) {
-  return absl::FormatTime("%H:%M:%S", absl::FromUnixNanos(ns), zone);
-}
-
-// With the day where it is another one than now's.
-std::string MomentText(int64_t ns, int64_t now_ns, const absl::TimeZone& zone) {
-  const absl::Time time = absl::FromUnixNanos(ns);
-  const bool today =
-      absl::ToCivilDay(time, zone) == absl::ToCivilDay(absl::FromUnixNanos(now_ns), zone);
-  return absl::FormatTime(today ? "%H:%M:%S" : "%Y-%m-%d %H:%M:%S", time, zone);
-}
-
-std::string SecondsText(int64_t ns) { return absl::StrCat(static_cast<double>(ns) / 1e9, " s"); }
-
-std::string MeanText(const TopSums& sums) {
-  return sums.connections == 0 ? "-" : ShortSeconds(sums.MeanSeconds());
-}
-
-std::string PortText(const TopKey& key) {
-  if (IsOtherEntry(TopView::kPorts, key)) return "(other)";
-  const std::string protocol(ProtocolName(key.protocol));
-  if (key.port == 0) return protocol;  // Most of these have no ports.
-  return absl::StrCat(protocol, "/", key.port == kPortNotListed ? "*" : absl::StrCat(key.port));
-}
-
-std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address) {
-  return IsOtherEntry(view, key) ? "(other)" : AddressText(key.family, address);
-}
-
-std::vector<Column> NameColumns(TopView view, size_t width) {
-  const auto src = [view](const TopEntry& entry) {
-    return AddressName(view, entry.key, entry.key.src);
-  };
-  const auto dst = [view](const TopEntry& entry) {
-    return AddressName(view, entry.key, entry.key.dst);
-  };
-  switch (view) {
-    case TopView::kPairs:
-      return {{"ORIGIN", width, src, TopSort::kName, true},
-              {"DESTINATION", width, dst, std::nullopt, true}};
-    case TopView::kOrigins:
-      return {{"ORIGIN", width, src, TopSort::kName, true}};
-    case TopView::kDestinations:
-      return {{"DESTINATION", width, dst, TopSort::kName, true}};
-    case TopView::kPorts:
-      break;
-  }
-  return {{"PORT", width, [](const TopEntry& entry) { return PortText(entry.key); }, TopSort::kName,
-           true}};
-}
-
-double Bits(const TopSums& sums) { return sums.bits_src_rate + sums.bits_dst_rate; }
-
-size_t WidthOf(const std::vector<Column>& columns) {
-  size_t width = 0;
-  for (const Column& column : columns) width += column.width + 1;
-  return width == 0 ? 0 : width - 1;
-}
-
-// What `width` has room for, the most telling columns first.
-std::vector<Column> ColumnsFor(const TopScreen& screen, size_t width, size_t first, size_t count) {
-  const TopTable& table = screen.table;
-  size_t name_width = kIpv4Width;
-  const std::vector<Column> names = NameColumns(screen.view, kIpv4Width);
-  for (size_t i = first; i < std::min(first + count, table.entries.size()); ++i) {
-    for (const Column& column : names) {
-      name_width = std::max(name_width, column.text(table.entries[i]).size());
-    }
-  }
-  const auto rate = [](const char* title, double TopSums::*field, std::optional<TopSort> sort) {
-    return Column{title, 7, [field](const TopEntry& entry) { return ShortRate(entry.sums.*field); },
-                  sort};
-  };
-  const auto sum = [](const char* title, uint64_t TopSums::*field) {
-    return Column{title, 14,
-                  [field](const TopEntry& entry) { return WithThousands(entry.sums.*field); },
-                  std::nullopt};
-  };
-  std::vector<Column> figures = {
-      rate("bit/s >", &TopSums::bits_src_rate, TopSort::kBytes),
-      rate("bit/s <", &TopSums::bits_dst_rate, TopSort::kBytes),
-      {"pkt/s", 5,
-       [](const TopEntry& entry) {
-         return ShortRate(entry.sums.packets_src_rate + entry.sums.packets_dst_rate);
-       },
-       TopSort::kPackets},
-      {"conns", 5, [](const TopEntry& entry) { return ShortCount(entry.sums.connections); },
-       TopSort::kConnections},
-      {"mean", 6, [](const TopEntry& entry) { return MeanText(entry.sums); }, TopSort::kTime}};
-  if (table.has_open) {
-    figures.push_back({"open", 5, [](const TopEntry& entry) { return ShortCount(entry.sums.open); },
-                       TopSort::kOpen});
-  }
-  const double all = Bits(table.total);
-  const auto share = [all](const TopEntry& entry) { return all == 0 ? 0 : Bits(entry.sums) / all; };
-  figures.push_back({"%", 4,
-                     [share](const TopEntry& entry) {
-                       const double percent = 100 * share(entry);
-                       return percent < 99.95 ? absl::StrFormat("%.1f", percent) : "100";
-                     },
-                     std::nullopt});
-  // Names give way: an IPv6 address may be cut before a figure is.
-  const size_t name_count = names.size();
-  const size_t for_names = width > WidthOf(figures) ? width - WidthOf(figures) : 0;
-  name_width = std::min(name_width, std::max(kIpv4Width, for_names / name_count - 1));
-  std::vector<Column> columns = NameColumns(screen.view, name_width);
-  const auto fits = [&](const std::vector<Column>& more) {
-    return WidthOf(columns) + 1 + WidthOf(figures) + 1 + WidthOf(more) <= width;
-  };
-  for (const std::vector<Column>& more :
-       {std::vector<Column>{rate("pkt/s >", &TopSums::packets_src_rate, std::nullopt),
-                            rate("pkt/s <", &TopSums::packets_dst_rate, std::nullopt)},
-        std::vector<Column>{rate("conns/s", &TopSums::connections_rate, std::nullopt)},
-        std::vector<Column>{sum("bytes >", &TopSums::bytes_src),
-                            sum("bytes <", &TopSums::bytes_dst)}}) {
-    // Before the share, which the bar follows.
-    if (fits(more)) figures.insert(figures.end() - 1, more.begin(), more.end());
-  }
-  columns.insert(columns.end(), figures.begin(), figures.end());
-  while (WidthOf(columns) > width && columns.size() > 1) columns.pop_back();
-  const size_t used = WidthOf(columns);
-  if (width > used + 10) {
-    double largest = 0;
-    for (const TopEntry& entry : table.entries) largest = std::max(largest, Bits(entry.sums));
-    const size_t bar = std::min(kBarWidthMax, width - used - 1);
-    columns.push_back({"", bar,
-                       [largest, bar](const TopEntry& entry) {
-                         const double length =
-                             largest == 0 ? 0
-                                          : Bits(entry.sums) / largest * static_cast<double>(bar);
-                         return std::string(static_cast<size_t>(std::lround(length)), '=');
-                       },
-                       std::nullopt, true});
-  }
-  return columns;
-}
-
-// --- The lines above the table. ---
-
-int64_t NewestEnd(const std::vector<const TopInterval*>& intervals) {
-  int64_t end_ns = 0;
-  for (const TopInterval* interval : intervals) end_ns = std::max(end_ns, interval->end_ns);
-  return end_ns;
-}
-
-int64_t LengthOf(const std::vector<const TopInterval*>& intervals, int64_t otherwise) {
-  int64_t length_ns = 0;
-  for (const TopInterval* interval : intervals) {
-    length_ns = std::max(length_ns, interval->length_ns);
-  }
-  return length_ns == 0 ? otherwise : length_ns;
 }
 
 std::string CompletenessText(const std::vector<const TopInterval*>& intervals, bool* alarm) {
@@ -231,28 +68,6 @@ std::string GapsText(const std::vector<Gap>& gaps, int64_t now_ns, const absl::T
   return text;
 }
 
-// Cut to the width.
-ScreenLine Fit(ScreenLine line, size_t width) {
-  size_t used = 0;
-  for (Span& span : line) {
-    if (span.text.size() > width - used) span.text = Left(span.text, width - used);
-    used += span.text.size();
-  }
-  return line;
-}
-
-// `right` at the right edge, if there is room for it.
-ScreenLine Spread(ScreenLine line, const std::string& right, size_t width,
-                  TextStyle style = TextStyle::kPlain) {
-  size_t used = 0;
-  for (const Span& span : line) used += span.text.size();
-  if (used + 1 + right.size() <= width) {
-    line.push_back({std::string(width - used - right.size(), ' '), TextStyle::kPlain});
-    line.push_back({right, style});
-  }
-  return Fit(std::move(line), width);
-}
-
 ScreenLine TitleLine(const TopScreen& screen, size_t width) {
   const TopState& state = screen.state;
   const std::vector<const TopInterval*> chosen = ChosenIntervals(state);
@@ -265,17 +80,21 @@ ScreenLine TitleLine(const TopScreen& screen, size_t width) {
       {absl::StrCat("  ", present.size() == 1 ? NameOf(present[0]->gateway)
                                               : absl::StrCat(present.size(), " gateways")),
        TextStyle::kBold});
-  const int64_t end_ns = NewestEnd(present);
-  const int64_t length_ns = LengthOf(present, state.interval_ns);
+  int64_t end_ns = 0;
+  int64_t length_ns = 0;
+  for (const TopInterval* interval : present) {
+    end_ns = std::max(end_ns, interval->end_ns);
+    length_ns = std::max(length_ns, interval->length_ns);
+  }
   bool alarm = false;
   const std::string completeness = CompletenessText(present, &alarm);
-  line.push_back({absl::StrCat("  ", SecondsText(length_ns), " until ",
+  line.push_back({absl::StrCat("  ", static_cast<double>(length_ns) / 1e9, " s until ",
                                MomentText(end_ns, state.now_ns, screen.time_zone), "  ")});
   line.push_back({completeness, alarm ? TextStyle::kAlarm : TextStyle::kPlain});
   const int64_t next_ns = end_ns + length_ns - state.now_ns;
   std::string next;
   if (!screen.paused && next_ns > 0)
-    next = absl::StrCat("next in ", (next_ns + 999'999'999) / 1'000'000'000, " s");
+    next = absl::StrCat("next in ", (next_ns + kNanosPerSecond - 1) / kNanosPerSecond, " s");
   if (!screen.paused && next_ns <= 0 && next_ns > -kLateNs) next = "next is due";
   return Spread(std::move(line), absl::StrCat(paused, next, next.empty() ? "" : "  ", now), width,
                 screen.paused ? TextStyle::kBold : TextStyle::kPlain);
@@ -331,27 +150,32 @@ ScreenLine FooterLine(const TopScreen& screen, size_t width) {
              width);
 }
 
+// clang-format off
+constexpr absl::string_view kHelp =
+    R"(Tab, Right, Left, 1-5   view: pairs, origins, destinations, ports, engine
+s, S                    next, previous order: bytes, packets, connections,
+                        time (mean), open, name
+r                       reverse the order
+Up, Down, PgUp, PgDn, Home, End   move in the table
+/                       only addresses (of either end) that begin with a text
+                        or are in a network; empty: all again
+g                       next gateway, or all of them
+p, Space                pause; what comes meanwhile is shown afterwards
+?, h                    this; any key goes back
+q, Ctrl-C               quit
+
+>  from who opened the connection   <  the replies   %  of all bytes
+conns: connections closed in the interval; mean: of their durations
+open: connections open at its end (engine with -track-open)
+tcp/*: ports that are not on the engine's list (-ports)
+(other): what was small, in one line (engine's -max-rows))";
+// clang-format on
+
 std::vector<ScreenLine> HelpLines() {
-  const char* const kText[] = {
-      "Tab, Right, Left, 1-5   view: pairs, origins, destinations, ports, engine",
-      "s, S                    next, previous order: bytes, packets, connections,",
-      "                        time (mean), open, name",
-      "r                       reverse the order",
-      "Up, Down, PgUp, PgDn, Home, End   move in the table",
-      "/                       only addresses (of either end) that begin with a text",
-      "                        or are in a network; empty: all again",
-      "g                       next gateway, or all of them",
-      "p, Space                pause; what comes meanwhile is shown afterwards",
-      "?, h                    this; any key goes back",
-      "q, Ctrl-C               quit",
-      "",
-      ">  from who opened the connection   <  the replies   %  of all bytes",
-      "conns: connections closed in the interval; mean: of their durations",
-      "open: connections open at its end (engine with -track-open)",
-      "tcp/*: ports that are not on the engine's list (-ports)",
-      "(other): what was small, in one line (engine's -max-rows)"};
   std::vector<ScreenLine> lines;
-  for (const char* text : kText) lines.push_back({{text}});
+  for (const absl::string_view text : absl::StrSplit(kHelp, '\n')) {
+    lines.push_back({{std::string(text)}});
+  }
   return lines;
 }
 
@@ -364,9 +188,9 @@ std::vector<ScreenLine> WaitingLines(const TopState& state, const absl::TimeZone
     add("No interval has ended yet since this started looking.");
   }
   const int64_t next_ns = (state.now_ns / state.interval_ns + 1) * state.interval_ns;
-  add(absl::StrCat("An engine with -interval=", state.interval_ns / 1'000'000'000, " ends one at ",
-                   ClockText(next_ns, zone), ", in ",
-                   (next_ns - state.now_ns + 999'999'999) / 1'000'000'000, " s."));
+  add(absl::StrCat("An engine with -interval=", state.interval_ns / kNanosPerSecond,
+                   " ends one at ", ClockText(next_ns, zone), ", in ",
+                   (next_ns - state.now_ns + kNanosPerSecond - 1) / kNanosPerSecond, " s."));
   add("");
   add(absl::StrCat("Looking at ", Printable(state.folder)));
   add("An interval without any traffic leaves no file there.");
@@ -406,28 +230,6 @@ std::vector<ScreenLine> HealthTable(const TopScreen& screen) {
                      {Printable(screen.state.health->samples[i].help), TextStyle::kDim}});
   }
   return lines;
-}
-
-std::string Row(const std::vector<Column>& columns,
-                const std::function<std::string(const Column&)>& text) {
-  std::string row;
-  for (const Column& column : columns) {
-    if (!row.empty()) row.push_back(' ');
-    row += column.left ? Left(text(column), column.width) : Right(text(column), column.width);
-  }
-  return row;
-}
-
-ScreenLine ColumnTitles(const TopScreen& screen, const std::vector<Column>& columns, size_t width) {
-  ScreenLine line;
-  for (const Column& column : columns) {
-    const std::string title =
-        column.left ? Left(column.title, column.width) : Right(column.title, column.width);
-    const bool sorted = column.sort == screen.sort;
-    line.push_back({absl::StrCat(line.empty() ? "" : " ", title),
-                    sorted ? TextStyle::kReverse : TextStyle::kBold});
-  }
-  return Fit(std::move(line), width);
 }
 
 // What is above the rows of a table; its size does not depend on which rows they are.
@@ -474,8 +276,7 @@ std::vector<const TopInterval*> ChosenIntervals(const TopState& state) {
 std::vector<std::string> TopProblems(const TopState& state, const absl::TimeZone& zone) {
   std::vector<std::string> problems;
   const std::vector<const TopInterval*> chosen = ChosenIntervals(state);
-  const std::vector<const TopInterval*> present =
-      chosen.empty() ? chosen : PresentIntervals(chosen);
+  const std::vector<const TopInterval*> present = PresentIntervals(chosen);
   for (const TopInterval* interval : present) {
     const std::string who = present.size() == 1 ? "" : NameOf(interval->gateway) + ": ";
     if (!interval->gaps.empty()) {
@@ -505,183 +306,46 @@ std::vector<std::string> TopProblems(const TopState& state, const absl::TimeZone
   return problems;
 }
 
-TopExtent TableExtent(const TopScreen& screen, size_t width, size_t height) {
-  const size_t all = screen.show_health ? HealthTable(screen).size() : screen.table.entries.size();
-  const size_t around = Top(screen, width, height).size() + (screen.show_health ? 2 : 3);
-  return {height > around ? height - around : 0, all};
+void UpdateTable(TopScreen* screen) {
+  screen->table = MakeTopTable(PresentIntervals(ChosenIntervals(screen->state)), screen->view,
+                               screen->sort, screen->reverse, screen->filter);
 }
 
-std::vector<ScreenLine> RenderTop(const TopScreen& screen, size_t width, size_t height) {
-  std::vector<ScreenLine> lines = Top(screen, width, height);
-  const bool waiting = ChosenIntervals(screen.state).empty() && !screen.show_health;
-  if (screen.help || waiting) {
-    for (ScreenLine& line :
-         screen.help ? HelpLines() : WaitingLines(screen.state, screen.time_zone)) {
-      lines.push_back(Fit(std::move(line), width));
-    }
+std::vector<ScreenLine> RenderTop(TopScreen* screen, size_t width, size_t height) {
+  std::vector<ScreenLine> lines = Top(*screen, width, height);
+  const std::vector<ScreenLine> metrics =
+      screen->show_health ? HealthTable(*screen) : std::vector<ScreenLine>();
+  const size_t all = screen->show_health ? metrics.size() : screen->table.entries.size();
+  const size_t around = lines.size() + (screen->show_health ? 2 : 3);
+  const size_t room = height > around ? height - around : 0;
+  screen->page = std::max<size_t>(room, 1);
+  screen->scroll = std::min(screen->scroll, all > room ? all - room : 0);
+  const size_t first = screen->scroll;
+  const size_t end = std::min(first + room, all);
+  std::vector<ScreenLine> body;
+  if (screen->help) {
+    body = HelpLines();
+  } else if (ChosenIntervals(screen->state).empty() && !screen->show_health) {
+    body = WaitingLines(screen->state, screen->time_zone);
   } else {
-    const auto [shown, all] = TableExtent(screen, width, height);
-    const size_t first = std::min(screen.scroll, all > shown ? all - shown : 0);
-    const size_t end = std::min(first + shown, all);
     lines.push_back(
-        TabLine(screen, width,
+        TabLine(*screen, width,
                 absl::StrCat(all == 0 ? 0 : first + 1, "-", end, " of ", WithThousands(all))));
-    if (screen.show_health) {
-      const std::vector<ScreenLine> table = HealthTable(screen);
-      for (size_t i = first; i < end; ++i) lines.push_back(Fit(table[i], width));
+    if (screen->show_health) {
+      body.assign(metrics.begin() + static_cast<ptrdiff_t>(first),
+                  metrics.begin() + static_cast<ptrdiff_t>(end));
     } else {
-      const std::vector<Column> columns = ColumnsFor(screen, width, first, shown);
-      lines.push_back(ColumnTitles(screen, columns, width));
-      for (size_t i = first; i < end; ++i) {
-        const TopEntry& entry = screen.table.entries[i];
-        lines.push_back(
-            Fit({{Row(columns, [&entry](const Column& column) { return column.text(entry); })}},
-                width));
-      }
+      body = TableLines(screen->table, screen->view, screen->sort, width, first, end);
       if (all == 0) {
-        lines.push_back(Fit({{screen.filter.text().empty() ? "No traffic in this interval."
-                                                           : "No traffic of these addresses."}},
-                            width));
+        body.push_back({{screen->filter.text().empty() ? "No traffic in this interval."
+                                                       : "No traffic of these addresses."}});
       }
     }
   }
+  for (ScreenLine& line : body) lines.push_back(Fit(std::move(line), width));
   lines.resize(height - 1);
-  lines.push_back(FooterLine(screen, width));
+  lines.push_back(FooterLine(*screen, width));
   return lines;
-}
-
-// --- Plain text. ---
-
-namespace {
-
-std::string UtcText(int64_t ns) {
-  return absl::FormatTime("%Y-%m-%dT%H:%M:%E*SZ", absl::FromUnixNanos(ns), absl::UTCTimeZone());
-}
-
-std::string Line(const std::vector<std::string>& fields) {
-  return absl::StrCat(absl::StrJoin(fields, "\t"), "\n");
-}
-
-std::string Decimal(double value) { return absl::StrFormat("%.3f", value); }
-
-const std::vector<std::string> kSumFields = {"bytes_src",
-                                             "bytes_dst",
-                                             "packets_src",
-                                             "packets_dst",
-                                             "connections",
-                                             "mean_seconds",
-                                             "open",
-                                             "bits_src_per_s",
-                                             "bits_dst_per_s",
-                                             "packets_src_per_s",
-                                             "packets_dst_per_s",
-                                             "connections_per_s"};
-
-std::vector<std::string> SumTexts(const TopSums& sums, bool has_open) {
-  return {absl::StrCat(sums.bytes_src),
-          absl::StrCat(sums.bytes_dst),
-          absl::StrCat(sums.packets_src),
-          absl::StrCat(sums.packets_dst),
-          absl::StrCat(sums.connections),
-          sums.connections == 0 ? "-" : Decimal(sums.MeanSeconds()),
-          has_open ? absl::StrCat(sums.open) : "-",
-          Decimal(sums.bits_src_rate),
-          Decimal(sums.bits_dst_rate),
-          Decimal(sums.packets_src_rate),
-          Decimal(sums.packets_dst_rate),
-          Decimal(sums.connections_rate)};
-}
-
-std::vector<std::string> Joined(std::vector<std::string> fields,
-                                const std::vector<std::string>& more) {
-  fields.insert(fields.end(), more.begin(), more.end());
-  return fields;
-}
-
-std::vector<std::string> KeyTexts(TopView view, const TopKey& key) {
-  if (view == TopView::kPorts) {
-    return {std::string(ProtocolName(key.protocol)), absl::StrCat(key.port)};
-  }
-  std::vector<std::string> texts;
-  if (view != TopView::kDestinations) texts.push_back(AddressName(view, key, key.src));
-  if (view != TopView::kOrigins) texts.push_back(AddressName(view, key, key.dst));
-  return texts;
-}
-
-}  // namespace
-
-std::string OnceText(const TopState& state, const std::vector<TopView>& views, TopSort sort,
-                     const AddressFilter& filter, size_t limit) {
-  const std::vector<const TopInterval*> chosen = ChosenIntervals(state);
-  const std::vector<const TopInterval*> present =
-      chosen.empty() ? chosen : PresentIntervals(chosen);
-  std::string text = Line({"#interval", "gateway", "end", "seconds", "age_seconds", "completeness",
-                           "events_dropped", "rows", "in_sums"});
-  for (const TopInterval* interval : chosen) {
-    const bool in_sums = std::find(present.begin(), present.end(), interval) != present.end();
-    const double age = static_cast<double>(state.now_ns - interval->end_ns) / 1e9;
-    text += Line(
-        {"interval", interval->gateway.empty() ? "-" : interval->gateway, UtcText(interval->end_ns),
-         absl::StrCat(static_cast<double>(interval->length_ns) / 1e9), Decimal(age),
-         interval->completeness.has_value() ? CompletenessName(*interval->completeness) : "-",
-         absl::StrCat(interval->events_dropped), absl::StrCat(interval->rows.size()),
-         in_sums ? "yes" : "no"});
-  }
-  text += Line({"#gap", "gateway", "began", "ended", "cause", "completeness", "events_dropped",
-                "flows_lost"});
-  for (const TopInterval* interval : chosen) {
-    for (const Gap& gap : interval->gaps) {
-      text +=
-          Line({"gap", interval->gateway.empty() ? "-" : interval->gateway, UtcText(gap.began_ns),
-                UtcText(gap.ended_ns), GapCauseName(gap.cause), CompletenessName(gap.completeness),
-                absl::StrCat(gap.events_dropped), absl::StrCat(gap.flows_lost)});
-    }
-  }
-  bool total_told = false;
-  for (const TopView view : views) {
-    const TopTable table = MakeTopTable(present, view, sort, false, filter);
-    if (!total_told) {
-      text += Line(Joined({"#total"}, kSumFields));
-      text += Line(Joined({"total"}, SumTexts(table.total, table.has_open)));
-      total_told = true;
-    }
-    constexpr std::array<const char*, kTopViews> kKinds = {"pair", "origin", "destination", "port"};
-    const std::string kind = kKinds[static_cast<size_t>(view)];
-    std::vector<std::string> names = {"#" + kind};
-    switch (view) {
-      case TopView::kPairs:
-        names.insert(names.end(), {"src", "dst"});
-        break;
-      case TopView::kOrigins:
-        names.emplace_back("src");
-        break;
-      case TopView::kDestinations:
-        names.emplace_back("dst");
-        break;
-      case TopView::kPorts:
-        names.insert(names.end(), {"proto", "port"});
-        break;
-    }
-    text += Line(Joined(std::move(names), kSumFields));
-    size_t count = 0;
-    for (const TopEntry& entry : table.entries) {
-      if (limit != 0 && count++ == limit) break;
-      text += Line(
-          Joined(Joined({kind}, KeyTexts(view, entry.key)), SumTexts(entry.sums, table.has_open)));
-    }
-  }
-  text += Line({"#health", "metric", "value"});
-  if (state.health.has_value()) {
-    for (const MetricSample& sample : state.health->samples) {
-      text += Line({"health", Printable(sample.name), Printable(sample.text)});
-    }
-  }
-  text += Line({"#problem", "text"});
-  for (const std::string& problem : TopProblems(state, absl::UTCTimeZone())) {
-    text += Line({"problem", Printable(problem)});
-  }
-  if (!state.health_error.empty()) text += Line({"problem", Printable(state.health_error)});
-  return text;
 }
 
 }  // namespace ctacct

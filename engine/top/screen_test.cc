@@ -8,6 +8,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "engine/top/format.h"
+#include "engine/top/keys.h"
+#include "engine/top/plain_text.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
@@ -86,11 +88,9 @@ class TopScreenTest : public ::testing::Test {
   }
 
   std::vector<std::string> Render(size_t width, size_t height) {
-    const std::vector<const TopInterval*> chosen = ChosenIntervals(screen_.state);
-    screen_.table = MakeTopTable(chosen.empty() ? chosen : PresentIntervals(chosen), screen_.view,
-                                 screen_.sort, screen_.reverse, screen_.filter);
+    UpdateTable(&screen_);
     std::vector<std::string> lines;
-    for (const ScreenLine& line : RenderTop(screen_, width, height)) {
+    for (const ScreenLine& line : RenderTop(&screen_, width, height)) {
       std::string text;
       for (const Span& span : line) text += span.text;
       lines.push_back(text);
@@ -166,6 +166,56 @@ TEST_F(TopScreenTest, ScrollingEndsAtTheLastRow) {
   EXPECT_THAT(lines[22], StartsWith("10.0.0.99 "));
 }
 
+TEST_F(TopScreenTest, KeysMoveWithinTheTable) {
+  const auto first_row = [this](std::vector<int> keys) {
+    for (const int key : keys) EXPECT_TRUE(OnKey(key, &screen_));
+    return Render(80, 24)[6].substr(0, 10);
+  };
+  EXPECT_EQ(first_row({}), "10.0.0.0  ");
+  EXPECT_EQ(first_row({kKeyUp}), "10.0.0.0  ");
+  EXPECT_EQ(first_row({kKeyDown, kKeyDown}), "10.0.0.2  ");
+  EXPECT_EQ(first_row({kKeyPageDown}), "10.0.0.19 ");
+  EXPECT_EQ(first_row({kKeyPageUp, kKeyUp}), "10.0.0.1  ");
+  EXPECT_EQ(first_row({kKeyEnd}), "10.0.0.83 ");
+  EXPECT_EQ(first_row({kKeyUp}), "10.0.0.82 ");
+  EXPECT_EQ(first_row({kKeyHome}), "10.0.0.0  ");
+  EXPECT_EQ(first_row({'r'}), "10.0.0.99 ");
+}
+
+TEST_F(TopScreenTest, KeysChooseWhatIsShown) {
+  const auto type = [this](std::vector<int> keys) {
+    for (const int key : keys) EXPECT_TRUE(OnKey(key, &screen_));
+  };
+  UpdateTable(&screen_);
+  type({'\t', kKeyRight, kKeyRight});
+  EXPECT_EQ(screen_.view, TopView::kPorts);
+  type({'\t'});
+  EXPECT_TRUE(screen_.show_health);
+  type({kKeyRight});
+  EXPECT_FALSE(screen_.show_health);
+  EXPECT_EQ(screen_.view, TopView::kPairs);
+  type({kKeyLeft});
+  EXPECT_TRUE(screen_.show_health);
+  type({'2'});
+  EXPECT_EQ(screen_.view, TopView::kOrigins);
+  type({'S', 'S'});  // Not by open connections: they are not tracked.
+  EXPECT_EQ(screen_.sort, TopSort::kTime);
+  type({'/', '1', 'x', kKeyBackspace, '0', kKeyEnter});
+  EXPECT_EQ(screen_.filter.text(), "10");
+  type({'/', '/', kKeyEnter});
+  EXPECT_FALSE(screen_.prompt_error.empty());
+  type({kKeyEscape});
+  EXPECT_EQ(screen_.prompt, std::nullopt);
+  EXPECT_EQ(screen_.filter.text(), "10");
+  type({'p', '?'});
+  EXPECT_TRUE(screen_.paused && screen_.help);
+  type({'q', 'g'});  // The first key only leaves the help.
+  EXPECT_EQ(screen_.state.gateway, "gw1");
+  type({'g'});
+  EXPECT_EQ(screen_.state.gateway, "");
+  EXPECT_FALSE(OnKey('q', &screen_));
+}
+
 TEST_F(TopScreenTest, WhatIsLeftOutIsSaid) {
   screen_.filter = *AddressFilter::Parse("10.0.0.9");
   EXPECT_EQ(Render(80, 24)[3], "only addresses that begin with 10.0.0.9");
@@ -222,7 +272,7 @@ TEST_F(TopScreenTest, IncompleteIntervalsAreSaid) {
   const std::vector<std::string> lines = Render(80, 24);
   EXPECT_THAT(lines[0], HasSubstr("  PARTIAL  "));
   EXPECT_THAT(lines[3], StartsWith("! 2 gaps 2020-09-12"));
-  EXPECT_EQ(RenderTop(screen_, 80, 24)[3][0].style, TextStyle::kAlarm);
+  EXPECT_EQ(RenderTop(&screen_, 80, 24)[3][0].style, TextStyle::kAlarm);
 }
 
 TEST_F(TopScreenTest, SilenceIsSaid) {

@@ -27,6 +27,10 @@ constexpr size_t kCsvBufferBytes = 64 * 1024;
 // closed).
 constexpr size_t kBadNamesMax = 10'000;
 
+absl::Status TooManyRows(const std::string& path) {
+  return absl::DataLossError(absl::StrCat(path, ": more than ", kTopRowsMax, " rows"));
+}
+
 // The rows of the latest time in the file: an archive may have many.
 absl::StatusOr<TopInterval> ReadCsv(int fd, const std::string& path) {
   TopInterval interval;
@@ -157,25 +161,21 @@ bool TopFolder::TakeFile(const std::string& name, bool sure) {
   }
   const std::string path = absl::StrCat(folder_, "/", name);
   const absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd_.get(), name, path);
-  if (!fd.ok()) {
-    if (!sure) return false;
-    if (absl::IsNotFound(fd.status())) {
-      missed_ += NoteBad(name) ? 1 : 0;
-    } else {
-      Skip(name, fd.status().message());
-    }
+  if (absl::IsNotFound(fd.status())) {
+    missed_ += sure && NoteBad(name) ? 1 : 0;
     return false;
   }
-  return IsCsvRowsFileName(name) ? TakeCsv(fd->get(), path, name)
-                                 : TakeSpool(fd->get(), path, name, sure);
+  const absl::StatusOr<bool> taken = !fd.ok()                  ? fd.status()
+                                     : IsCsvRowsFileName(name) ? TakeCsv(fd->get(), path, name)
+                                                               : TakeSpool(fd->get(), path, name);
+  if (!taken.ok() && sure) Skip(name, taken.status().message());
+  return taken.ok() && *taken;
 }
 
-bool TopFolder::TakeSpool(int fd, const std::string& path, const std::string& name, bool sure) {
+absl::StatusOr<bool> TopFolder::TakeSpool(int fd, const std::string& path,
+                                          const std::string& name) {
   absl::StatusOr<SpoolReader> reader = SpoolReader::FromFd(fd, path);
-  if (!reader.ok()) {
-    if (sure) Skip(name, reader.status().message());
-    return false;
-  }
+  if (!reader.ok()) return reader.status();
   const SpoolHeader& header = reader->header();
   if (!Wanted(header.gateway, header.engine_id, header.sequence, header.interval_end_ns)) {
     return false;
@@ -191,32 +191,22 @@ bool TopFolder::TakeSpool(int fd, const std::string& path, const std::string& na
   std::vector<TrafficRow> block;
   while (true) {
     const absl::StatusOr<bool> more = reader->ReadBlock(&block);
-    if (!more.ok()) {
-      if (sure) Skip(name, more.status().message());
-      return false;
-    }
+    if (!more.ok()) return more.status();
     if (!*more) break;
-    std::vector<TrafficRow>& rows = interval.rows;
-    if (rows.size() + block.size() > kTopRowsMax) {
-      Skip(name, absl::StrCat(path, ": more than ", kTopRowsMax, " rows"));
-      return false;
-    }
-    rows.insert(rows.end(), block.begin(), block.end());
+    if (interval.rows.size() + block.size() > kTopRowsMax) return TooManyRows(path);
+    interval.rows.insert(interval.rows.end(), block.begin(), block.end());
   }
   interval.gaps = reader->gaps();
-  return TakeInterval(std::move(interval), header.engine_id, header.sequence);
+  return TakeInterval(std::move(interval), path, header.engine_id, header.sequence);
 }
 
-bool TopFolder::TakeCsv(int fd, const std::string& path, const std::string& name) {
+absl::StatusOr<bool> TopFolder::TakeCsv(int fd, const std::string& path, const std::string& name) {
   absl::StatusOr<TopInterval> interval = ReadCsv(fd, path);
-  if (!interval.ok()) {
-    Skip(name, interval.status().message());
-    return false;
-  }
+  if (!interval.ok()) return interval.status();
   interval->length_ns = csv_length_ns_;
   interval->files = {name};
   if (!Wanted("", {}, 0, interval->end_ns)) return false;
-  return TakeInterval(*std::move(interval), {}, 0);
+  return TakeInterval(*std::move(interval), path, {}, 0);
 }
 
 bool TopFolder::Wanted(const std::string& gateway, const EngineId& engine_id, uint64_t sequence,
@@ -229,16 +219,13 @@ bool TopFolder::Wanted(const std::string& gateway, const EngineId& engine_id, ui
   return end_ns >= newest.interval->end_ns;
 }
 
-bool TopFolder::TakeInterval(TopInterval interval, const EngineId& engine_id, uint64_t sequence) {
+absl::StatusOr<bool> TopFolder::TakeInterval(TopInterval interval, const std::string& path,
+                                             const EngineId& engine_id, uint64_t sequence) {
   Newest& newest = newest_[interval.gateway];
   if (newest.interval != nullptr && newest.interval->end_ns == interval.end_ns) {
     // More of the same interval.
     const TopInterval& part = *newest.interval;
-    if (interval.rows.size() + part.rows.size() > kTopRowsMax) {
-      Skip(interval.files[0],
-           absl::StrCat(folder_, "/", interval.files[0], ": more than ", kTopRowsMax, " rows"));
-      return false;
-    }
+    if (interval.rows.size() + part.rows.size() > kTopRowsMax) return TooManyRows(path);
     interval.length_ns = std::max(interval.length_ns, part.length_ns);
     interval.completeness = std::max(interval.completeness, part.completeness);
     interval.events_dropped += part.events_dropped;

@@ -1,13 +1,13 @@
 // The last interval of each gateway that writes into a spool folder, as files appear there: spool
 // files, or CSV files named traffic_*.csv.
 //
-// An importer may delete a file within milliseconds of its appearing. So inotify tells of it, and
-// it is opened at once: an open file can be read to its end, whatever becomes of its name. A file
-// that was gone before is counted as missed. Where there is no inotify, the folder is looked at
-// each time, and most files that somebody deletes are missed.
+// An importer may delete a file within milliseconds of its creation. So inotify reports each file,
+// and it is opened at once: an open file can be read to its end even after it was deleted. A file
+// that was deleted before that is counted as missed. Without inotify the folder is scanned each
+// time, and most files that somebody deletes are missed.
 //
-// Nothing in the folder is ever changed. A file is believed once its last checksum has been seen;
-// one that is damaged, not readable, or larger than kTopRowsMax rows is passed over and told.
+// Nothing in the folder is ever changed. A file counts once its last checksum has been checked; one
+// that is damaged, not readable, or larger than kTopRowsMax rows is skipped and reported.
 // Memory: one interval of each gateway. Thread-compatible.
 #ifndef CTACCT_ENGINE_TOP_SPOOL_WATCH_H_
 #define CTACCT_ENGINE_TOP_SPOOL_WATCH_H_
@@ -35,16 +35,18 @@ inline constexpr size_t kTopRowsMax = 4'000'000;
 
 class TopFolder {
  public:
-  // Reads what is there. `csv_length_ns` is the length of the interval of CSV files, which do not
-  // tell it.
+  // Reads the files that exist. `csv_length_ns` is the interval of CSV files, which do not contain
+  // it.
   [[nodiscard]] static absl::StatusOr<TopFolder> Open(const std::string& folder,
                                                       int64_t csv_length_ns);
 
-  // Readable when something may have happened; -1 where there is no inotify.
+  [[nodiscard]] const std::string& path() const { return folder_; }
+
+  // Readable when something may have happened; -1 without inotify.
   [[nodiscard]] int fd() const { return inotify_fd_.get(); }
 
-  // Takes in what has appeared since. True: intervals() has changed. An error: the folder is not
-  // there, or cannot be read; what was read stays, and a later call looks for it again.
+  // Reads the files that are new. True: intervals() has changed. An error: the folder does not
+  // exist, or cannot be read; the intervals stay, and a later call looks for the folder again.
   [[nodiscard]] absl::StatusOr<bool> Update();
 
   // One of each gateway, by its name. They do not change; Update makes new ones.
@@ -55,7 +57,7 @@ class TopFolder {
   [[nodiscard]] uint64_t missed() const { return missed_; }
 
  private:
-  // The newest interval of a gateway, and which engine told of it.
+  // The newest interval of a gateway, and the engine that wrote it.
   struct Newest {
     std::shared_ptr<const TopInterval> interval;
     EngineId engine_id{};
@@ -66,14 +68,17 @@ class TopFolder {
       : folder_(std::move(folder)), csv_length_ns_(csv_length_ns) {}
   // Opens folder and inotify, and reads what is there.
   [[nodiscard]] absl::StatusOr<bool> OpenAndScan();
-  // Reads the files of the folder that may be somebody's newest.
+  // Reads those files of the folder that may be the newest of a gateway.
   [[nodiscard]] absl::StatusOr<bool> Scan();
-  // True: it is now (part of) its gateway's newest interval. `sure`: it is complete, so that an
-  // error in it is one.
+  // These return true if the file is now (part of) its gateway's newest interval. Unless `sure`, it
+  // may still be incomplete, so that an error in it is not reported.
   bool TakeFile(const std::string& name, bool sure);
-  bool TakeSpool(int fd, const std::string& path, const std::string& name, bool sure);
-  bool TakeCsv(int fd, const std::string& path, const std::string& name);
-  bool TakeInterval(TopInterval interval, const EngineId& engine_id, uint64_t sequence);
+  [[nodiscard]] absl::StatusOr<bool> TakeSpool(int fd, const std::string& path,
+                                               const std::string& name);
+  [[nodiscard]] absl::StatusOr<bool> TakeCsv(int fd, const std::string& path,
+                                             const std::string& name);
+  [[nodiscard]] absl::StatusOr<bool> TakeInterval(TopInterval interval, const std::string& path,
+                                                  const EngineId& engine_id, uint64_t sequence);
   // False if it would not become (part of) its gateway's newest interval.
   [[nodiscard]] bool Wanted(const std::string& gateway, const EngineId& engine_id,
                             uint64_t sequence, int64_t end_ns) const;
@@ -83,7 +88,7 @@ class TopFolder {
 
   std::string folder_;
   int64_t csv_length_ns_;
-  UniqueFd folder_fd_;  // Invalid: it is not there.
+  UniqueFd folder_fd_;  // Invalid: the folder does not exist.
   UniqueFd inotify_fd_;
   std::map<std::string, Newest> newest_;
   std::set<std::string> bad_;  // Names of what was skipped or missed.

@@ -3,6 +3,7 @@
 // Its macros have names such as `timeout` and `clear`.
 #define NCURSES_NOMACROS 1
 #include <ncurses.h>
+#include <signal.h>
 #include <sys/ioctl.h>
 #include <term.h>
 #include <termios.h>
@@ -13,10 +14,12 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "engine/system/command_line.h"
+#include "engine/top/keys.h"
 
 #undef lines  // term.h makes macros of the names of all capabilities.
 
@@ -135,37 +138,18 @@ void Terminal::Draw(const std::vector<ScreenLine>& lines) {
 }
 
 std::optional<int> Terminal::ReadKey() {
-  const int key = wgetch(stdscr);
-  switch (key) {
-    case ERR:
-      return std::nullopt;
-    case '\r':
-    case KEY_ENTER:
-      return kKeyEnter;
-    case KEY_BACKSPACE:
-    case '\b':
-      return kKeyBackspace;
-    case KEY_UP:
-      return kKeyUp;
-    case KEY_DOWN:
-      return kKeyDown;
-    case KEY_LEFT:
-      return kKeyLeft;
-    case KEY_RIGHT:
-      return kKeyRight;
-    case KEY_PPAGE:
-      return kKeyPageUp;
-    case KEY_NPAGE:
-      return kKeyPageDown;
-    case KEY_HOME:
-      return kKeyHome;
-    case KEY_END:
-      return kKeyEnd;
-    case KEY_BTAB:
-      return kKeyBackTab;
-    default:
-      return key > 255 ? kKeyOther : key;
+  constexpr std::pair<int, Key> kKeys[] = {
+      {'\r', kKeyEnter},         {KEY_ENTER, kKeyEnter}, {KEY_BACKSPACE, kKeyBackspace},
+      {'\b', kKeyBackspace},     {KEY_UP, kKeyUp},       {KEY_DOWN, kKeyDown},
+      {KEY_LEFT, kKeyLeft},      {KEY_RIGHT, kKeyRight}, {KEY_PPAGE, kKeyPageUp},
+      {KEY_NPAGE, kKeyPageDown}, {KEY_HOME, kKeyHome},   {KEY_END, kKeyEnd},
+      {KEY_BTAB, kKeyBackTab}};
+  const int typed = wgetch(stdscr);
+  if (typed == ERR) return std::nullopt;
+  for (const auto& [code, key] : kKeys) {
+    if (typed == code) return key;
   }
+  return typed > 255 ? kKeyOther : typed;
 }
 
 void Terminal::Resize() {

@@ -1,14 +1,12 @@
 // A terminal that shows lines full-screen and gives back keys, by ncurses.
 //
-// However the program ends, the terminal is as it was before: by the destructor, after any signal
-// of StopSignals() (which the owner reads from a signalfd), and in a crash. Ctrl-Z stops the
-// program and gives the terminal back meanwhile.
+// However the program ends, the terminal is as it was before: the destructor and a crash handler
+// restore it, and the owner reads the signals that end the program from a signalfd. Ctrl-Z stops
+// the program and restores the terminal until it continues.
 //
 // One at a time; belongs to one thread.
 #ifndef CTACCT_ENGINE_TOP_TERMINAL_H_
 #define CTACCT_ENGINE_TOP_TERMINAL_H_
-
-#include <signal.h>
 
 #include <cstddef>
 #include <memory>
@@ -16,33 +14,16 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "engine/top/screen.h"
+#include "engine/top/format.h"
 
 struct screen;  // Of ncurses.
 
 namespace ctacct {
 
-// Characters are themselves.
-enum Key : int {
-  kKeyEnter = '\n',
-  kKeyEscape = 27,
-  kKeyBackspace = 127,
-  kKeyUp = 1000,
-  kKeyDown,
-  kKeyLeft,
-  kKeyRight,
-  kKeyPageUp,
-  kKeyPageDown,
-  kKeyHome,
-  kKeyEnd,
-  kKeyBackTab,
-  kKeyOther,
-};
-
 class Terminal {
  public:
-  // FailedPrecondition: standard input and output are not a terminal that can do it; the message
-  // says why. Block StopSignals() before.
+  // FailedPrecondition: standard input and output are not a terminal that can show a full screen;
+  // the message says why. Call it with the signals blocked that end the program.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Terminal>> Open();
   Terminal(const Terminal&) = delete;
   Terminal& operator=(const Terminal&) = delete;
@@ -52,9 +33,9 @@ class Terminal {
   [[nodiscard]] size_t height() const;
 
   void Draw(const std::vector<ScreenLine>& lines);
-  // What was typed and not read yet.
+  // The next key that was typed: a character, or a Key (keys.h). Does not wait.
   [[nodiscard]] std::optional<int> ReadKey();
-  // Takes on the terminal's new size (SIGWINCH).
+  // Adopts the terminal's new size (SIGWINCH).
   void Resize();
 
  private:

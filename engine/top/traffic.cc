@@ -191,4 +191,8 @@ bool IsOtherEntry(TopView view, const TopKey& key) {
          (view != TopView::kPorts || key.protocol == kOtherRowProtocol);
 }
 
+std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address) {
+  return IsOtherEntry(view, key) ? "(other)" : AddressText(key.family, address);
+}
+
 }  // namespace ctacct

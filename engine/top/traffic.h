@@ -1,9 +1,7 @@
-// What top shows of the last intervals: who moved how much, summed by pair, origin, destination or
-// port, in order of size.
+// Traffic of the last intervals, summed by pair, origin, destination or port, and sorted.
 //
-// Sums are exact; rates are sums over the length of the interval that they come from, so gateways
-// with different intervals may stand in one table. Pure functions and plain values;
-// thread-compatible.
+// Sums are exact; rates are sums divided by the length of their interval, so gateways with
+// different intervals may be in one table. Pure functions and plain values; thread-compatible.
 #ifndef CTACCT_ENGINE_TOP_TRAFFIC_H_
 #define CTACCT_ENGINE_TOP_TRAFFIC_H_
 
@@ -23,15 +21,15 @@ namespace ctacct {
 
 // One interval of one gateway.
 struct TopInterval {
-  std::string gateway;  // Empty: its files do not tell (CSV).
+  std::string gateway;  // Empty: unknown (CSV).
   int64_t end_ns = 0;   // Since the Unix epoch.
   int64_t length_ns = 0;
-  std::optional<Completeness> completeness;  // Nothing: its files do not tell (CSV).
+  std::optional<Completeness> completeness;  // Nothing: unknown (CSV).
   uint64_t events_dropped = 0;
   bool track_open = false;
   std::vector<Gap> gaps;
   std::vector<TrafficRow> rows;
-  // Which it was read from: more than one if the engine was restarted within the interval.
+  // More than one if the engine was restarted within the interval.
   std::vector<std::string> files;
 };
 
@@ -46,12 +44,12 @@ inline constexpr int kTopSorts = 6;
 [[nodiscard]] const char* TopSortName(TopSort sort);
 [[nodiscard]] std::optional<TopSort> ParseTopSort(absl::string_view name);
 
-// Addresses of either end: those that begin with a text ("10.32.1."), or those of an IPv4 network
-// ("10.32.0.0/11"). An empty filter lets all through.
+// Selects rows by the address of either end: one that begins with a text ("10.32.1."), or is in an
+// IPv4 network ("10.32.0.0/11"). An empty filter selects all rows.
 class AddressFilter {
  public:
   AddressFilter() = default;
-  // InvalidArgument: it can be the beginning of no address.
+  // InvalidArgument: no address can begin with this text.
   [[nodiscard]] static absl::StatusOr<AddressFilter> Parse(const std::string& text);
 
   [[nodiscard]] bool Matches(const TrafficRow& row) const;
@@ -81,7 +79,7 @@ struct TopSums {
   [[nodiscard]] double MeanSeconds() const;
 };
 
-// What a line of a table is about. Fields that the view does not have are zero.
+// Identifies a line of a table. Fields that the view does not have are zero.
 struct TopKey {
   AddressFamily family = AddressFamily::kIpv4;
   uint8_t protocol = 0;
@@ -109,21 +107,24 @@ struct TopTable {
   bool has_open = false;  // Some of the intervals tracked open connections.
 };
 
-// Largest first (names: in order), or the other way round; what is equal is in order of its key.
+// Largest first (names: in order), or the reverse; equal entries are in the order of their keys.
 [[nodiscard]] TopTable MakeTopTable(const std::vector<const TopInterval*>& intervals, TopView view,
                                     TopSort sort, bool reverse, const AddressFilter& filter);
 
-// Of intervals, one for each gateway, those that belong together: the newest and whatever ended
-// less than an interval before it. A gateway that has fallen silent is not added to others' present
-// traffic.
+// Of intervals, one for each gateway, the newest and those that ended less than an interval before
+// it: the old traffic of a silent gateway is not added to the others' present traffic.
 [[nodiscard]] std::vector<const TopInterval*> PresentIntervals(
     const std::vector<const TopInterval*>& intervals);
 
-// Of an address, as CSV has it.
+// An address as in CSV.
 [[nodiscard]] std::string AddressText(AddressFamily family, const AddressBytes& address);
 
-// The one row in which -max-rows has summed up what was small has no addresses and no port.
+// Whether an entry is the one row into which -max-rows sums up small ones: it has no addresses and
+// no port.
 [[nodiscard]] bool IsOtherEntry(TopView view, const TopKey& key);
+
+// The address of an entry's key; "(other)" for that row.
+[[nodiscard]] std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address);
 
 }  // namespace ctacct
 
