@@ -104,7 +104,7 @@ struct Population {
     for (uint32_t i = 0; i < flows; ++i) {
       table.Apply(EventOf(FlowEventKind::kDump, i, 1, 1), kStartNs);
     }
-    (void)table.EndDump(true);
+    table.FinishDump(true);
   }
 
   WorkerCounts counts;
@@ -326,14 +326,14 @@ void FlowGrowth(benchmark::State& state) {
       state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
       state.counters["bytes_per_flow_most"] = most;
       table.NoteOverrun();
-      (void)table.EndDump(true);
+      table.FinishDump(true);
       table.BeginDump(kStartNs + 1);
-      std::vector<FlowIdentity> ghosts;
+      std::vector<FlowIdentity> no_longer_open;
       int64_t began = WallNs();
       table.FinishDump(true);
       bool more = true;
       while (more) {
-        more = table.SweepSome(&ghosts);
+        more = table.SweepSome(&no_longer_open);
         sweep.Add(WallNs() - began);
         began = WallNs();
       }

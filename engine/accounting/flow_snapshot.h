@@ -1,20 +1,17 @@
-// What was accounted of each living flow at one moment, from the worker that owns the flows to the
-// flusher, which writes it down: see checkpoint.h.
+// How much of each living flow was accounted at one moment: from the worker that owns the flows to
+// the flusher, which writes a checkpoint of them (engine/output/checkpoint.h).
 //
-//   worker:   fills a chunk, pushes it; the last one of a snapshot says so
+//   worker:   fills chunks and pushes them; the last one of a snapshot says so
 //   flusher:  takes all chunks that were pushed
 //
-// Thread safety: IsTaken, IsFull, Push by one worker; Take by one flusher. Memory order: the worker
-// shows a chunk by a release exchange of `head_`, which the flusher acquires. Invariant: a chunk
-// has one owner, and its snapshots come one after the other.
+// Thread safety: SnapshotStream is thread-safe, with one worker and one flusher. Invariant: a chunk
+// has one owner, and a worker's snapshots come one after the other.
 #ifndef CTACCT_ENGINE_ACCOUNTING_FLOW_SNAPSHOT_H_
 #define CTACCT_ENGINE_ACCOUNTING_FLOW_SNAPSHOT_H_
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
-#include <memory>
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -53,53 +50,34 @@ struct SnapshotChunk {
   std::vector<FlowRecord> records;
 };
 
+// The chunks on their way. A mutex is enough: it is taken once for some thousand flows.
 class SnapshotStream {
  public:
-  SnapshotStream() = default;
-  ~SnapshotStream() {
-    for (Node* node = head_.load(std::memory_order_acquire); node != nullptr;) {
-      const std::unique_ptr<Node> owned(node);
-      node = node->below;
-    }
-  }
-
-  SnapshotStream(const SnapshotStream&) = delete;
-  SnapshotStream& operator=(const SnapshotStream&) = delete;
-
   // The flusher has taken all that was pushed.
-  bool IsTaken() const { return head_.load(std::memory_order_relaxed) == nullptr; }
-  // So much waits for the flusher that more should wait too, if it can: 4 MB.
-  bool IsFull() const { return waiting_.load(std::memory_order_relaxed) >= kWaitingMax; }
-
-  void Push(SnapshotChunk chunk) {
-    waiting_.fetch_add(1, std::memory_order_relaxed);
-    auto* const node = new Node{std::move(chunk), head_.load(std::memory_order_relaxed)};
-    while (!head_.compare_exchange_weak(node->below, node, std::memory_order_release,
-                                        std::memory_order_relaxed)) {
-    }
+  bool IsTaken() const {
+    const std::lock_guard lock(mutex_);
+    return waiting_.empty();
   }
-
+  // 4 MB wait for the flusher. A worker that is in no hurry pushes no more for now.
+  bool IsFull() const {
+    const std::lock_guard lock(mutex_);
+    return waiting_.size() >= kWaitingMax;
+  }
+  void Push(SnapshotChunk chunk) {
+    const std::lock_guard lock(mutex_);
+    waiting_.push_back(std::move(chunk));
+  }
   // All chunks, oldest first.
   std::vector<SnapshotChunk> Take() {
-    std::vector<SnapshotChunk> chunks;
-    for (Node* node = head_.exchange(nullptr, std::memory_order_acquire); node != nullptr;) {
-      const std::unique_ptr<Node> owned(node);
-      chunks.push_back(std::move(owned->chunk));
-      node = owned->below;
-    }
-    waiting_.fetch_sub(chunks.size(), std::memory_order_relaxed);
-    return {std::make_move_iterator(chunks.rbegin()), std::make_move_iterator(chunks.rend())};
+    const std::lock_guard lock(mutex_);
+    return std::exchange(waiting_, {});
   }
 
  private:
   static constexpr size_t kWaitingMax = 16;
 
-  struct Node {
-    SnapshotChunk chunk;
-    Node* below;  // Pushed before this one.
-  };
-  std::atomic<Node*> head_{nullptr};
-  std::atomic<size_t> waiting_{0};  // Chunks; a moment ahead of head_.
+  mutable std::mutex mutex_;
+  std::vector<SnapshotChunk> waiting_;  // Guarded by mutex_.
 };
 
 }  // namespace ctacct

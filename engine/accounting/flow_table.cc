@@ -54,44 +54,6 @@ int64_t EventTime(const FlowEvent& event, int64_t now_ns) {
 
 }  // namespace
 
-void DestroyedMemory::Prefetch(uint64_t fingerprint) const {
-  for (const Generation& generation : generations_) generation.marks.Prefetch(fingerprint);
-}
-
-void DestroyedMemory::PrefetchEntry(uint64_t fingerprint) const {
-  generations_[interval_ % 2].marks.PrefetchEntry(fingerprint);
-}
-
-bool DestroyedMemory::ContainedIn(uint32_t interval, uint64_t fingerprint) const {
-  const Generation& generation = generations_[interval % 2];
-  return generation.interval_of[generation.marks.ShardOf(fingerprint)] == interval &&
-         generation.marks.FindEntry(fingerprint, fingerprint) != nullptr;
-}
-
-bool DestroyedMemory::Contains(uint64_t fingerprint) const {
-  return ContainedIn(interval_, fingerprint) || ContainedIn(interval_ - 1, fingerprint);
-}
-
-bool DestroyedMemory::Add(uint64_t fingerprint) {
-  if (present_ >= kMax) Age();
-  // Told again, it may be told a third time: it is remembered from now on.
-  const bool repeated = ContainedIn(interval_ - 1, fingerprint);
-  Generation& generation = generations_[interval_ % 2];
-  const size_t shard = generation.marks.ShardOf(fingerprint);
-  if (generation.interval_of[shard] != interval_) {
-    generation.marks.ClearShard(shard);
-    generation.interval_of[shard] = interval_;
-  }
-  const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
-  present_ += added;
-  return added && !repeated;
-}
-
-void DestroyedMemory::Age() {
-  ++interval_;
-  present_ = 0;
-}
-
 size_t FlowTable::Hash(const FlowIdentity& identity) {
   const char* bytes = reinterpret_cast<const char*>(&identity);
   return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
@@ -191,32 +153,23 @@ FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, Flow
   Flow* flow = flows_.FindEntry(identity, hash);
   if (flow == nullptr || flows_.ShardOf(hash) < sweep_next_) [[likely]]
     return flow;
-  bool ghost = false;
-  const bool forgotten = Sweep(flow, &ghost);
-  if (ghost) --change->open_change;
-  if (!forgotten) return flow;
+  if (!Sweep(flow, change)) return flow;
   flows_.EraseEntry(flow, hash);
   return nullptr;
 }
 
 void FlowTable::Erase(Flow* flow, size_t hash) {
-  Unsee(*flow);
+  Untally(*flow);
   SetSuspect(false, flow);
   flows_.EraseEntry(flow, hash);
 }
 
-void FlowTable::Born(Flow* flow) {
-  flow->last_seen = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
-  ++tally_[flow->last_seen - tally_floor_];
+void FlowTable::SetLastSeen(uint32_t dump_index, Flow* flow) {
+  flow->last_seen = dump_index;
+  ++tally_[dump_index - tally_floor_];
 }
 
-void FlowTable::Seen(Flow* flow) {
-  Unsee(*flow);
-  flow->last_seen = dump_index_;
-  ++tally_[dump_index_ - tally_floor_];
-}
-
-void FlowTable::Unsee(const Flow& flow) {
+void FlowTable::Untally(const Flow& flow) {
   if (flow.last_seen >= tally_floor_) --tally_[flow.last_seen - tally_floor_];
 }
 
@@ -240,12 +193,13 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
     // Its end was lost: this is the next incarnation. (A NEW told twice comes before any growth.)
     SetOpen(false, flow, &change);
     SetSuspect(false, flow);
-    Unsee(*flow);
+    Untally(*flow);
     *flow = Flow(event.identity);
   }
   flow->seen_new = true;
   flow->start_ns = EventTime(event, now_ns);
-  Born(flow);
+  // Born after the loss: not among the flows that may have died in it.
+  SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
   return change;
 }
@@ -299,9 +253,8 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   if (flow == nullptr) {
     flow = flows_.FindOrAddEntry(event.identity, hash).first;
     flow->start_ns = now_ns;
-    flow->last_seen = dump_index_;
-    ++tally_[dump_index_ - tally_floor_];
-    if (!BornUnderOurEyes(event, KnowsOlder())) {
+    SetLastSeen(dump_index_, flow);
+    if (!CountsFromZero(event, KnowsOlder())) {
       SetSuspect(true, flow);
       flow->original = event.original;
       flow->reply = event.reply;
@@ -324,7 +277,8 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
     Close(ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow), flow, &change);
   }
-  Seen(flow);
+  Untally(*flow);
+  SetLastSeen(dump_index_, flow);
   flow->shown = true;
   return change;
 }
@@ -359,7 +313,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   // During the very first dump, events may be of flows older than the engine that the dump has not
   // shown yet.
-  if (!BornUnderOurEyes(event, KnowsOlder() || !dump_running_)) {
+  if (!CountsFromZero(event, KnowsOlder() || !dump_running_)) {
     ++counts_->unknown_destroys;
     return change;
   }
@@ -377,7 +331,7 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
     return;
   }
   Flow* const before = superseded_.Find(fingerprint);
-  if (before == nullptr && !BornUnderOurEyes(event, false)) {
+  if (before == nullptr && !CountsFromZero(event, false)) {
     ++counts_->unknown_destroys;
     return;
   }
@@ -485,10 +439,10 @@ void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   Erase(flow, hash);
 }
 
-bool FlowTable::BornUnderOurEyes(const FlowEvent& event, bool otherwise) const {
+bool FlowTable::CountsFromZero(const FlowEvent& event, bool if_start_unknown) const {
   if (event.start_ns != 0) return event.start_ns >= known_since_ns_;
-  // Where flows of ours have start times, one without is from before timestamps were turned on.
-  return otherwise && !timestamps_on_;
+  // Where new flows have start times, a flow without one is older than that setting.
+  return if_start_unknown && !timestamps_on_;
 }
 
 void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
@@ -529,23 +483,15 @@ void FlowTable::FinishDump(bool complete) {
   }
 }
 
-std::vector<FlowIdentity> FlowTable::EndDump(bool complete) {
-  FinishDump(complete);
-  std::vector<FlowIdentity> no_longer_open;
-  while (SweepSome(&no_longer_open)) {
-  }
-  return no_longer_open;
-}
-
 bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   size_t slots = 0;
   for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
     slots += flows_.SlotsOfShard(sweep_next_);
     if (snapshot_ != nullptr) CopyShard(sweep_next_);
     flows_.EraseIfInShard(sweep_next_, [&](Flow* flow) {
-      bool ghost = false;
-      const bool forgotten = Sweep(flow, &ghost);
-      if (ghost) no_longer_open->push_back(flow->Identity());
+      FlowChange change;
+      const bool forgotten = Sweep(flow, &change);
+      if (change.open_change != 0) no_longer_open->push_back(flow->Identity());
       return forgotten;
     });
   }
@@ -560,7 +506,7 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   return sweeping();
 }
 
-bool FlowTable::Sweep(Flow* flow, bool* ghost) {
+bool FlowTable::Sweep(Flow* flow, FlowChange* change) {
   if (!flow->suspect) {
     if (flow->last_seen >= sweep_unseen_before_) return false;
     SetSuspect(true, flow);
@@ -570,13 +516,10 @@ bool FlowTable::Sweep(Flow* flow, bool* ghost) {
     if (flow->seen_new) SetSuspect(false, flow);
     return false;
   }
-  if (flow->open && flow->last_seen < complete_before_) {
-    flow->open = false;
-    *ghost = true;
-  }
+  if (flow->last_seen < complete_before_) SetOpen(false, flow, change);
   if (flow->last_seen + kForgottenAfterDumps > last_complete_) return false;
   ++counts_->forgotten_flows;
-  Unsee(*flow);
+  Untally(*flow);
   SetSuspect(false, flow);
   // Should it live after all, it must not count a second time from zero.
   known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
@@ -669,9 +612,10 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
 }
 
 void FlowTable::EndInterval() {
-  // For the sake of a listener that does not read, the kernel repeats what it told all of them, for
-  // as long as that takes. Without start times a mark stands in the way of the next incarnation.
-  if (!timestamps_on_ || destroyed_.size() >= DestroyedMemory::kKept) destroyed_.Age();
+  // Kept where it is cheap: while another listener does not read, the kernel may repeat events to
+  // all of them. Without start times the memory must be short: a fingerprint may equal that of the
+  // next incarnation.
+  if (!timestamps_on_ || destroyed_.size() >= DestroyedMemory::kKept) destroyed_.EndInterval();
 }
 
 }  // namespace ctacct

@@ -1,41 +1,41 @@
-// The living flows and what was already accounted of each: events and dump entries in, growth out.
+// The living flows and how much of each was already accounted: events and dump entries in, growth
+// out.
 //
 // Thread-compatible: one owner, no lock. Deterministic: the same events in the same order give the
-// same growth; the only clock is the `now_ns` of each call, which stands in for times that the
-// kernel did not tell.
+// same growth. The only clock is the `now_ns` of each call, used where the kernel gives no time.
 //
-// Incarnations. One identity (tuple, zone, id) may live several times. What tells its lives apart
-// is the kernel's start time, which dumps and DESTROY carry if nf_conntrack_timestamp is on, and
-// NEW does not. So:
+// Incarnations. One identity (tuple, zone, id) may live several times. The kernel's start time
+// tells its incarnations apart; dumps and DESTROY carry it if nf_conntrack_timestamp is on, NEW
+// never does. So:
 //
-//  - An entry that NEW made has a start of its own guess until a dump or DESTROY tells the exact.
+//  - An entry made by NEW has a guessed start until a dump or DESTROY gives the exact one.
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
-//    Each incarnation destroyed is remembered for at least one whole interval (or
-//    DestroyedMemory::kMax others), and never counted again.
-//  - A counter that falls is a new start (somebody zeroed it, or an end was missed).
-//  - Absence from a dump is not death: a DESTROY is. Where none can be hoped for (after an overrun,
-//    and for flows older than the engine, to which the kernel may have attached no events), a flow
-//    that two whole dumps in a row did not show no longer counts as open. What was accounted of it
-//    is kept for kForgottenAfterDumps, for when it is shown again.
+//    Each destroyed incarnation is remembered for at least one whole interval (or
+//    DestroyedMemory::kMax others) and never counted again.
+//  - A counter that falls is a new start: somebody zeroed it, or an end was missed.
+//  - A flow that a dump does not show is not dead; only a DESTROY ends it. Where its DESTROY may
+//    never come, the flow is a suspect: after an overrun, and if the flow is older than the engine,
+//    since the kernel may have attached no events to it. A suspect that two complete dumps in a row
+//    did not show no longer counts as open. What was accounted of it is kept for
+//    kForgottenAfterDumps, in case it is shown again.
 //
-// Closes. An UPDATE tells a close to the millisecond. Where none can be hoped for (mode=light, and
-// flows whose NEW was not seen), a dump or the DESTROY shows that there was one, and the kernel's
-// timeouts say when: see ClosedBefore.
+// Closes. An UPDATE dates a close to the millisecond. Where no UPDATE comes (mode=light, and flows
+// whose NEW was not seen), a dump or the DESTROY shows that there was a close, and the kernel's
+// timeouts give its time: see ClosedBefore.
 //
-// Nothing here takes long at once, however many flows there are: tables grow by parts, the memory
-// of the dead is cleared by parts, and what a dump says of the flows it did not show is looked up
-// by parts (SweepSome).
+// Every call is short, however many flows there are: tables grow by parts, destroyed_ is cleared by
+// parts, and the flows that a dump did not show are looked up by parts (SweepSome).
 //
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
-// to another table later (Restore). The copy is made by parts, too: a part that changes before its
-// turn is copied first.
+// to another table later (Restore). The copy is made by parts: a part that is about to change is
+// copied first.
 //
 // The wall clock may be set back. Flows that start then have start times before those of their
 // forerunners, and before the engine's own start (NoteClockSetBack).
 //
 // Invariant: of every incarnation the sum of all growths is at most its counters, and equals them
-// once its DESTROY was applied, less what it had when the engine first saw it if it is older than
-// the engine.
+// once its DESTROY was applied. If the incarnation is older than the engine, both exclude what its
+// counters were when the engine first saw it.
 #ifndef CTACCT_ENGINE_ACCOUNTING_FLOW_TABLE_H_
 #define CTACCT_ENGINE_ACCOUNTING_FLOW_TABLE_H_
 
@@ -47,6 +47,7 @@
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
+#include "engine/accounting/destroyed_memory.h"
 #include "engine/accounting/flow_snapshot.h"
 #include "engine/accounting/staggered_map.h"
 #include "netlink/flow_event.h"
@@ -58,54 +59,6 @@ namespace ctacct {
 struct FlowChange {
   TrafficSums growth;
   int open_change = 0;  // Of the number of open connections: -1, 0 or 1.
-};
-
-// Fingerprints of incarnations destroyed, or told again to be, in this interval and in the one
-// before.
-class DestroyedMemory {
- public:
-  void Prefetch(uint64_t fingerprint) const;
-  void PrefetchEntry(uint64_t fingerprint) const;
-  bool Contains(uint64_t fingerprint) const;
-  // False if it was there.
-  bool Add(uint64_t fingerprint);
-  // This interval becomes the one before. Takes no time: what is too old is cleared when its shard
-  // is next added to.
-  void Age();
-
-  // Marks of the present interval.
-  size_t size() const { return present_; }
-
-  // With so few, intervals may be lumped together: 3 MB.
-  static constexpr size_t kKept = 1 << 18;
-
-  // Of one interval. About 50 MB. A day's interval on a busy gateway has more deaths; the memory of
-  // them is then shorter than an interval, and still far longer than a dump takes.
-  static constexpr size_t kMax = 4 << 20;
-
- private:
-  struct Traits {
-    using Key = uint64_t;
-    using Entry = uint64_t;
-    static size_t Hash(uint64_t fingerprint) { return fingerprint; }
-    static size_t HashOf(uint64_t fingerprint) { return fingerprint; }
-    static bool Matches(uint64_t entry, uint64_t fingerprint) { return entry == fingerprint; }
-    static void Construct(uint64_t* entry, uint64_t fingerprint) { *entry = fingerprint; }
-  };
-  static constexpr size_t kShards = 256;
-
-  // The marks of every second interval.
-  struct Generation {
-    StaggeredTable<Traits, kShards> marks;
-    // Which interval a shard's marks are of. Others than the present and the last are void.
-    uint32_t interval_of[kShards] = {};
-  };
-
-  bool ContainedIn(uint32_t interval, uint64_t fingerprint) const;
-
-  Generation generations_[2];  // By the interval's parity.
-  uint32_t interval_ = 1;
-  size_t present_ = 0;  // Marks of the present interval.
 };
 
 class FlowTable {
@@ -155,8 +108,6 @@ class FlowTable {
   // is more to look at. Between two calls events may be applied: a flow still to be looked at is
   // looked at before its event is applied, so the sums are the same whenever this is called.
   [[nodiscard]] bool SweepSome(std::vector<FlowIdentity>* no_longer_open);
-  // FinishDump and the whole sweep at once.
-  [[nodiscard]] std::vector<FlowIdentity> EndDump(bool complete);
 
   // Events were lost: DESTROYs of any flow may have been among them.
   void NoteOverrun();
@@ -276,10 +227,9 @@ class FlowTable {
   // The flow, swept; nullptr if there is none.
   Flow* Find(const FlowIdentity& identity, size_t hash, FlowChange* change);
   void Erase(Flow* flow, size_t hash);
-  void Born(Flow* flow);
-  void Seen(Flow* flow);
-  // Before its last_seen changes, or it goes.
-  void Unsee(const Flow& flow);
+  // last_seen and its tally. Untally before last_seen changes or the flow is erased.
+  void SetLastSeen(uint32_t dump_index, Flow* flow);
+  void Untally(const Flow& flow);
   void SetSuspect(bool suspect, Flow* flow);
 
   // Adds what the event's counters exceed the flow's by, and remembers them as accounted.
@@ -297,8 +247,8 @@ class FlowTable {
   // as the close itself, `in_state_ns` ago. Not before its start, nor before a dump showed it open.
   int64_t ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const;
   int64_t TimeoutNs(TcpState state) const;
-  // Whether a flow first seen now counts from zero, or from its present counters.
-  bool BornUnderOurEyes(const FlowEvent& event, bool otherwise) const;
+  // True if a flow first seen now counts from zero, false if from its present counters.
+  bool CountsFromZero(const FlowEvent& event, bool if_start_unknown) const;
 
   // Before a part changes while a snapshot is made.
   void CopyShard(size_t shard);
@@ -309,9 +259,8 @@ class FlowTable {
   bool KnowsOlder() const { return restored_ || last_complete_ != 0; }
 
   bool sweeping() const { return sweep_next_ != kSweepEnd; }
-  // Judges one flow by the last dump. True if it is to be forgotten. `*ghost`: it is no longer
-  // believed open.
-  bool Sweep(Flow* flow, bool* ghost);
+  // Judges one flow by the last dump: it may no longer count as open. True if it is to be erased.
+  bool Sweep(Flow* flow, FlowChange* change);
 
   WorkerCounts* const counts_;
   const TcpTimeouts timeouts_;

@@ -1,0 +1,92 @@
+// Fingerprints of the flow incarnations that were destroyed in this interval and in the one before,
+// so that a stale dump entry or a repeated DESTROY is recognised and not counted again.
+//
+// Thread-compatible. Nothing here takes long at once: the memory grows and is cleared by parts.
+#ifndef CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
+#define CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/accounting/staggered_map.h"
+
+namespace ctacct {
+
+class DestroyedMemory {
+ public:
+  // For batches: Prefetch all, then PrefetchEntry all, then the lookups.
+  void Prefetch(uint64_t fingerprint) const {
+    for (const Generation& generation : generations_) generation.marks.Prefetch(fingerprint);
+  }
+  void PrefetchEntry(uint64_t fingerprint) const {
+    generations_[interval_ % 2].marks.PrefetchEntry(fingerprint);
+  }
+
+  bool Contains(uint64_t fingerprint) const {
+    return ContainedIn(interval_, fingerprint) || ContainedIn(interval_ - 1, fingerprint);
+  }
+
+  // False if it was there. It is then remembered for one interval more.
+  bool Add(uint64_t fingerprint) {
+    if (present_ >= kMax) EndInterval();
+    const bool repeated = ContainedIn(interval_ - 1, fingerprint);
+    Generation& generation = generations_[interval_ % 2];
+    const size_t shard = generation.marks.ShardOf(fingerprint);
+    if (generation.interval_of[shard] != interval_) {
+      generation.marks.ClearShard(shard);
+      generation.interval_of[shard] = interval_;
+    }
+    const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
+    present_ += added;
+    return added && !repeated;
+  }
+
+  // The present interval becomes the one before, and that one is forgotten. Takes no time: a part
+  // is cleared when it is next added to.
+  void EndInterval() {
+    ++interval_;
+    present_ = 0;
+  }
+
+  // Fingerprints of the present interval.
+  size_t size() const { return present_; }
+
+  // With fewer than this, an interval need not be ended: 3 MB.
+  static constexpr size_t kKept = 1 << 18;
+
+  // Of one interval; about 50 MB. Beyond it the interval ends early. A day's interval on a busy
+  // gateway has more; what is remembered then is still far longer than a dump takes.
+  static constexpr size_t kMax = 4 << 20;
+
+ private:
+  struct Traits {
+    using Key = uint64_t;
+    using Entry = uint64_t;
+    static size_t Hash(uint64_t fingerprint) { return fingerprint; }
+    static size_t HashOf(uint64_t fingerprint) { return fingerprint; }
+    static bool Matches(uint64_t entry, uint64_t fingerprint) { return entry == fingerprint; }
+    static void Construct(uint64_t* entry, uint64_t fingerprint) { *entry = fingerprint; }
+  };
+  static constexpr size_t kShards = 256;
+
+  // The fingerprints of every second interval.
+  struct Generation {
+    StaggeredTable<Traits, kShards> marks;
+    // Which interval a shard's are of. Those of other intervals than the last two do not count.
+    uint32_t interval_of[kShards] = {};
+  };
+
+  bool ContainedIn(uint32_t interval, uint64_t fingerprint) const {
+    const Generation& generation = generations_[interval % 2];
+    return generation.interval_of[generation.marks.ShardOf(fingerprint)] == interval &&
+           generation.marks.FindEntry(fingerprint, fingerprint) != nullptr;
+  }
+
+  Generation generations_[2];  // By the interval's parity.
+  uint32_t interval_ = 1;
+  size_t present_ = 0;
+};
+
+}  // namespace ctacct
+
+#endif  // CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_

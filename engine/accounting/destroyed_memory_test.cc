@@ -1,0 +1,60 @@
+#include "engine/accounting/destroyed_memory.h"
+
+#include <cstdint>
+
+#include "gtest/gtest.h"
+
+namespace ctacct {
+namespace {
+
+// What the memory of the dead forgets and keeps, with several lives in each of its parts.
+TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
+  constexpr uint64_t kMarks = 50'000;
+  const auto mark = [](uint64_t interval, uint64_t i) {
+    return (interval * kMarks + i) * 0x9e3779b97f4a7c15;
+  };
+  DestroyedMemory memory;
+  for (uint64_t interval = 0; interval < 6; ++interval) {
+    for (uint64_t i = 0; i < kMarks; ++i) {
+      ASSERT_TRUE(memory.Add(mark(interval, i)));
+      ASSERT_FALSE(memory.Add(mark(interval, i)));
+      ASSERT_TRUE(memory.Contains(mark(interval, i)));
+      if (interval >= 1) {
+        ASSERT_TRUE(memory.Contains(mark(interval - 1, i)));
+      }
+      if (interval >= 2) {
+        ASSERT_FALSE(memory.Contains(mark(interval - 2, i)));
+      }
+    }
+    memory.EndInterval();
+  }
+  memory.EndInterval();
+  // Nothing was added since: nothing is kept, though nothing has cleared it.
+  for (uint64_t i = 0; i < kMarks; ++i) ASSERT_FALSE(memory.Contains(mark(5, i)));
+  ASSERT_TRUE(memory.Add(mark(5, 1)));
+}
+
+TEST(DestroyedMemoryTest, ForgetsTheOldestBeyondItsMaximum) {
+  DestroyedMemory memory;
+  const auto mark = [](uint64_t i) { return i * 0x9e3779b97f4a7c15; };
+  for (uint64_t i = 0; i < 2 * DestroyedMemory::kMax + 1; ++i) ASSERT_TRUE(memory.Add(mark(i)));
+  EXPECT_FALSE(memory.Contains(mark(0)));
+  EXPECT_FALSE(memory.Contains(mark(DestroyedMemory::kMax - 1)));
+  EXPECT_TRUE(memory.Contains(mark(DestroyedMemory::kMax)));
+}
+
+// A repeated DESTROY may be repeated again: it is remembered from its last repetition on.
+TEST(DestroyedMemoryTest, WhatIsRepeatedIsRememberedAnew) {
+  DestroyedMemory memory;
+  ASSERT_TRUE(memory.Add(7));
+  for (int interval = 0; interval < 5; ++interval) {
+    memory.EndInterval();
+    EXPECT_FALSE(memory.Add(7));
+  }
+  memory.EndInterval();
+  memory.EndInterval();
+  EXPECT_FALSE(memory.Contains(7));
+}
+
+}  // namespace
+}  // namespace ctacct
