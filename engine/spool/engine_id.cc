@@ -1,13 +1,13 @@
 #include "engine/spool/engine_id.h"
 
 #include <sys/random.h>
-#include <time.h>
 
 #include <cerrno>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 
@@ -17,10 +17,7 @@ absl::StatusOr<EngineId> NewEngineId() {
   if (getrandom(id.data(), id.size(), 0) != static_cast<ssize_t>(id.size())) {
     return absl::ErrnoToStatus(errno, "cannot get random bytes for an engine id");
   }
-  timespec now;
-  clock_gettime(CLOCK_REALTIME, &now);
-  const uint64_t now_ms =
-      static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
+  const auto now_ms = static_cast<uint64_t>(WallClockNs()) / 1'000'000;
   for (size_t i = 0; i < 6; ++i) id[i] = static_cast<uint8_t>(now_ms >> (8 * (5 - i)));
   id[6] = static_cast<uint8_t>(0x70 | (id[6] & 0x0f));  // Version 7.
   id[8] = static_cast<uint8_t>(0x80 | (id[8] & 0x3f));  // Variant of the RFC.

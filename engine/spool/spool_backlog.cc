@@ -1,48 +1,33 @@
 #include "engine/spool/spool_backlog.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
-
-#include <algorithm>
-#include <memory>
 
 #include "absl/strings/match.h"
+#include "engine/system/clock.h"
+#include "engine/system/durable_file.h"
 
 namespace ctacct {
 namespace {
 
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 constexpr int64_t kTimeShare = 100;
-
-int64_t Nanos(const timespec& time) { return time.tv_sec * kNanosPerSecond + time.tv_nsec; }
-
-int64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return Nanos(now);
-}
-
-struct FolderCloser {
-  void operator()(DIR* folder) const { closedir(folder); }
-};
 
 SpoolBacklog Look(const std::string& path, SpoolBacklogMeter::Counts counts) {
   SpoolBacklog backlog;
-  const std::unique_ptr<DIR, FolderCloser> folder(opendir(path.c_str()));
-  if (folder == nullptr) return backlog;
-  while (const dirent* const entry = readdir(folder.get())) {
-    if (!counts(entry->d_name)) continue;
+  const absl::StatusOr<UniqueFd> folder = OpenFolder(path);
+  if (!folder.ok()) return backlog;
+  ForEachName(folder->get(), path, [&](const char* name) {
     struct stat info {};
-    if (fstatat(dirfd(folder.get()), entry->d_name, &info, AT_SYMLINK_NOFOLLOW) != 0) continue;
-    if (!S_ISREG(info.st_mode) || info.st_size == 0) continue;
+    if (!counts(name) || fstatat(folder->get(), name, &info, AT_SYMLINK_NOFOLLOW) != 0 ||
+        !S_ISREG(info.st_mode) || info.st_size == 0) {
+      return true;
+    }
     ++backlog.files;
     backlog.bytes += static_cast<uint64_t>(info.st_size);
-    const int64_t written_ns = Nanos(info.st_mtim);
+    const int64_t written_ns = TimespecNs(info.st_mtim);
     if (backlog.oldest_ns == 0 || written_ns < backlog.oldest_ns) backlog.oldest_ns = written_ns;
-    if (backlog.files == SpoolBacklogMeter::kFilesMax) break;
-  }
+    return backlog.files < SpoolBacklogMeter::kFilesMax;
+  }).IgnoreError();
   return backlog;
 }
 

@@ -2,10 +2,6 @@
 // each, on standard error. A bad file's sound blocks are printed too, then what is wrong with it
 // and where, on standard error: for salvage the rows are worth more than nothing, and the exit
 // status tells.
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstdio>
 #include <string>
 #include <vector>
 
@@ -19,7 +15,6 @@
 #include "engine/rows/traffic_row.h"
 #include "engine/spool/spool_reader.h"
 #include "engine/system/command_line.h"
-#include "engine/system/durable_file.h"
 
 namespace ctacct {
 namespace {
@@ -36,17 +31,9 @@ class Output {
   }
 
   [[nodiscard]] absl::Status Flush() {
-    absl::string_view rest = buffer_;
-    while (!rest.empty()) {
-      const ssize_t written = write(STDOUT_FILENO, rest.data(), rest.size());
-      if (written < 0) {
-        if (errno == EINTR) continue;
-        return FileError("write to", "standard output", errno);
-      }
-      rest.remove_prefix(static_cast<size_t>(written));
-    }
+    absl::Status status = WriteToStdout(buffer_);
     buffer_.clear();
-    return absl::OkStatus();
+    return status;
   }
 
  private:

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
@@ -20,6 +21,8 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "engine/system/text.h"
+#include "engine/system/write_all.h"
 
 namespace ctacct {
 namespace {
@@ -175,15 +178,8 @@ absl::Status AddFlagValues(const std::string& path, int depth,
 }  // namespace
 
 std::string QuotedForLog(absl::string_view text) {
-  std::string escaped;
-  for (unsigned char c : text.substr(0, kQuotedBytesMax)) {
-    if (c < 0x20 || c == 0x7f) {
-      absl::StrAppend(&escaped, "\\x", absl::Hex(c, absl::kZeroPad2));
-    } else {
-      escaped.push_back(static_cast<char>(c));
-    }
-  }
-  return absl::StrCat("'", escaped, text.size() > kQuotedBytesMax ? "..." : "", "'");
+  return absl::StrCat("'", EscapeControls(text.substr(0, kQuotedBytesMax)),
+                      text.size() > kQuotedBytesMax ? "..." : "", "'");
 }
 
 absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) {
@@ -234,20 +230,17 @@ std::string FlagsHelp(const std::string& usage) {
 }
 
 void PrintError(const char* program, const absl::Status& status) {
-  std::string line = absl::StrCat(program, ": ");
-  for (unsigned char c : status.message()) {
-    if (line.size() >= kErrorBytesMax) {
-      line += "...";
-      break;
-    }
-    if (c < 0x20 || c == 0x7f) {
-      absl::StrAppend(&line, c == '\n' ? " " : absl::StrCat("\\x", absl::Hex(c, absl::kZeroPad2)));
-    } else {
-      line.push_back(static_cast<char>(c));
-    }
-  }
+  std::string line = absl::StrCat(
+      program, ": ", EscapeControls(absl::StrReplaceAll(status.message(), {{"\n", " "}})));
+  if (line.size() > kErrorBytesMax) line.replace(kErrorBytesMax, std::string::npos, "...");
   line.push_back('\n');
   std::fwrite(line.data(), 1, line.size(), stderr);
+}
+
+absl::Status WriteToStdout(absl::string_view text) {
+  const int error = WriteAll(STDOUT_FILENO, text);
+  return error == 0 ? absl::OkStatus()
+                    : absl::ErrnoToStatus(error, "cannot write to standard output");
 }
 
 }  // namespace ctacct

@@ -54,7 +54,10 @@ struct CommandLine {
 // main's last words.
 void PrintError(const char* program, const absl::Status& status);
 
-// Exit statuses of all our programs (contract, section 2).
+// For what a program prints as its result.
+[[nodiscard]] absl::Status WriteToStdout(absl::string_view text);
+
+// Exit statuses of all our programs (docs/operation.md).
 inline constexpr int kExitOk = 0;
 inline constexpr int kExitOperatingError = 1;
 inline constexpr int kExitUsageError = 2;

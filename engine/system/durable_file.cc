@@ -9,10 +9,12 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "engine/system/write_all.h"
 
 namespace ctacct {
 namespace {
@@ -39,6 +41,10 @@ bool IsHiddenName(absl::string_view name) {
          name.find_first_not_of("0123456789abcdef") == absl::string_view::npos;
 }
 
+struct FolderCloser {
+  void operator()(DIR* folder) const { closedir(folder); }
+};
+
 }  // namespace
 
 absl::Status FileError(absl::string_view what, absl::string_view path, int error) {
@@ -49,6 +55,29 @@ absl::StatusOr<UniqueFd> OpenFolder(const std::string& folder) {
   UniqueFd fd(open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!fd.valid()) return FileError("open folder", folder, errno);
   return fd;
+}
+
+bool IsFolderAt(int folder_fd, const std::string& path) {
+  struct stat opened {};
+  struct stat named {};
+  return fstat(folder_fd, &opened) == 0 && stat(path.c_str(), &named) == 0 &&
+         opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
+}
+
+absl::Status ForEachName(int folder_fd, const std::string& path,
+                         absl::FunctionRef<bool(const char* name)> take) {
+  // A descriptor of its own: reading a folder moves the offset.
+  UniqueFd scan_fd(openat(folder_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!scan_fd.valid()) return FileError("open folder", path, errno);
+  const std::unique_ptr<DIR, FolderCloser> entries(fdopendir(scan_fd.get()));
+  if (entries == nullptr) return FileError("read folder", path, errno);
+  (void)scan_fd.Release();  // `entries` owns it.
+  while (true) {
+    errno = 0;
+    const dirent* const entry = readdir(entries.get());
+    if (entry == nullptr && errno != 0) return FileError("read folder", path, errno);
+    if (entry == nullptr || !take(entry->d_name)) return absl::OkStatus();
+  }
 }
 
 absl::StatusOr<UniqueFd> OpenRegularFile(int folder_fd, const std::string& name,
@@ -117,29 +146,18 @@ absl::StatusOr<DurableFile> DurableFile::Create(const std::string& folder,
 
 void RemoveAbandonedFiles(const std::string& folder) {
   const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
-  DIR* const entries = folder_fd.ok() ? opendir(folder.c_str()) : nullptr;
-  if (entries == nullptr) return;
-  while (const dirent* entry = readdir(entries)) {
-    if (!IsHiddenName(entry->d_name)) continue;
-    const absl::StatusOr<UniqueFd> fd =
-        OpenRegularFile(folder_fd->get(), entry->d_name, entry->d_name);
-    if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) {
-      unlinkat(folder_fd->get(), entry->d_name, 0);
-    }
-  }
-  closedir(entries);
+  if (!folder_fd.ok()) return;
+  ForEachName(folder_fd->get(), folder, [&folder_fd](const char* name) {
+    if (!IsHiddenName(name)) return true;
+    const absl::StatusOr<UniqueFd> fd = OpenRegularFile(folder_fd->get(), name, name);
+    if (fd.ok() && flock(fd->get(), LOCK_EX | LOCK_NB) == 0) unlinkat(folder_fd->get(), name, 0);
+    return true;
+  }).IgnoreError();
 }
 
 absl::Status DurableFile::Append(absl::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = write(fd_.get(), bytes.data(), bytes.size());
-    if (written < 0) {
-      if (errno == EINTR) continue;
-      return Error("write", errno);
-    }
-    bytes.remove_prefix(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
+  const int error = WriteAll(fd_.get(), bytes);
+  return error == 0 ? absl::OkStatus() : Error("write", error);
 }
 
 absl::Status DurableFile::Prepare(const std::string& hidden_name) {

@@ -13,6 +13,7 @@
 
 #include <string>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -73,6 +74,14 @@ void RemoveAbandonedFiles(const std::string& folder);
 
 // Opens a folder for the *at() calls and for fsync. The last component may be a symbolic link.
 [[nodiscard]] absl::StatusOr<UniqueFd> OpenFolder(const std::string& folder);
+
+// Whether `path` still names the folder that `folder_fd` has open.
+[[nodiscard]] bool IsFolderAt(int folder_fd, const std::string& path);
+
+// Calls `take` for each name in an open folder, `.` and `..` too, in no order, until it returns
+// false. `path` is what errors call the folder.
+[[nodiscard]] absl::Status ForEachName(int folder_fd, const std::string& path,
+                                       absl::FunctionRef<bool(const char* name)> take);
 
 // Opens a regular file for reading, relative to `folder_fd` (AT_FDCWD: the working folder).
 // Symbolic links, FIFOs, devices and folders are FailedPrecondition; a missing file is NotFound.

@@ -9,6 +9,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -53,6 +54,39 @@ TEST_F(DurableFileTest, IsInvisibleUntilCommitted) {
   ASSERT_TRUE(file->Commit().ok());
   EXPECT_EQ(Contents("a"), "one two");
   EXPECT_EQ(CountFiles(), 1);
+}
+
+TEST_F(DurableFileTest, NamesInAFolder) {
+  for (const char* name : {"a", "b", "c"}) std::ofstream(folder_ + "/" + name);
+  const absl::StatusOr<UniqueFd> folder = OpenFolder(folder_);
+  ASSERT_TRUE(folder.ok()) << folder.status();
+  for (int i = 0; i < 2; ++i) {  // A second scan starts from the beginning.
+    std::set<std::string> names;
+    ASSERT_TRUE(ForEachName(folder->get(), folder_, [&names](const char* name) {
+                  names.insert(name);
+                  return true;
+                }).ok());
+    EXPECT_EQ(names, (std::set<std::string>{".", "..", "a", "b", "c"}));
+  }
+  int seen = 0;
+  ASSERT_TRUE(
+      ForEachName(folder->get(), folder_, [&seen](const char*) { return ++seen < 2; }).ok());
+  EXPECT_EQ(seen, 2);
+  EXPECT_EQ(ForEachName(-1, "/f", [](const char*) { return true; }).message(),
+            "cannot open folder /f: Bad file descriptor");
+}
+
+TEST_F(DurableFileTest, AReplacedFolderIsNoticed) {
+  const std::string inner = folder_ + "/inner";
+  std::filesystem::create_directory(inner);
+  const absl::StatusOr<UniqueFd> fd = OpenFolder(inner);
+  ASSERT_TRUE(fd.ok()) << fd.status();
+  EXPECT_TRUE(IsFolderAt(fd->get(), inner));
+  std::filesystem::rename(inner, folder_ + "/other");
+  EXPECT_FALSE(IsFolderAt(fd->get(), inner));
+  std::filesystem::create_directory(inner);
+  EXPECT_FALSE(IsFolderAt(fd->get(), inner));
+  EXPECT_FALSE(IsFolderAt(-1, inner));
 }
 
 TEST_F(DurableFileTest, AnAbandonedFileLeavesNothing) {

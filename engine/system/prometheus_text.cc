@@ -10,13 +10,14 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_replace.h"
+#include "engine/system/clock.h"
 #include "engine/system/unique_fd.h"
+#include "engine/system/write_all.h"
 
 namespace ctacct {
 namespace {
 
 constexpr mode_t kMode = 0644;
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 absl::Status Error(absl::string_view path, absl::string_view why) {
   return absl::UnavailableError(absl::StrCat("metrics file ", path, ": ", why));
@@ -91,16 +92,7 @@ absl::Status MetricsFile::Write(absl::string_view text) {
   constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
   const UniqueFd fd(open(hidden_path_.c_str(), kFlags, kMode));
   if (!fd.valid()) return Error(path_, strerror(errno));
-  int error = fchmod(fd.get(), kMode) == 0 ? 0 : errno;
-  absl::string_view rest = text;
-  while (error == 0 && !rest.empty()) {
-    const ssize_t written = write(fd.get(), rest.data(), rest.size());
-    if (written < 0) {
-      if (errno != EINTR) error = errno;
-      continue;
-    }
-    rest.remove_prefix(static_cast<size_t>(written));
-  }
+  int error = fchmod(fd.get(), kMode) == 0 ? WriteAll(fd.get(), text) : errno;
   if (error == 0 && rename(hidden_path_.c_str(), path_.c_str()) != 0) error = errno;
   if (error != 0) {
     unlink(hidden_path_.c_str());

@@ -2,9 +2,9 @@
 
 #include <stdlib.h>
 #include <systemd/sd-daemon.h>
-#include <time.h>
 
 #include "absl/strings/str_cat.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {
@@ -15,12 +15,6 @@ constexpr int kClearEnvironment = 1;
 constexpr int64_t kNanosPerMicro = 1000;
 // In a watchdog's period: one may be late, and one be lost.
 constexpr int64_t kSignsOfLife = 4;
-
-int64_t MonotonicNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return now.tv_sec * int64_t{1'000'000'000} + now.tv_nsec;
-}
 
 }  // namespace
 

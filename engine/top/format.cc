@@ -5,11 +5,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/system/clock.h"
 
 namespace ctacct {
 namespace {
-
-constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 // Three digits of a number below 1,000, or a fourth where it rounds up to it.
 std::string ThreeDigits(double value) {
@@ -44,16 +43,6 @@ std::string ShortSeconds(double seconds) {
   if (seconds < 99.95 * 60) return ThreeDigits(seconds / 60) + "m";
   if (seconds < 99.95 * 3600) return ThreeDigits(seconds / 3600) + "h";
   return ShortCount(static_cast<uint64_t>(seconds / 86400)) + "d";
-}
-
-std::string WithThousands(uint64_t value) {
-  const std::string digits = absl::StrCat(value);
-  std::string text;
-  for (size_t i = 0; i < digits.size(); ++i) {
-    if (i != 0 && (digits.size() - i) % 3 == 0) text.push_back(',');
-    text.push_back(digits[i]);
-  }
-  return text;
 }
 
 std::string Duration(int64_t ns) {

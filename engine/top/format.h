@@ -16,8 +16,6 @@ namespace ctacct {
 [[nodiscard]] std::string ShortCount(uint64_t value);
 // At most five characters: "0", "25ms", "1.25s", "59.9s", "12.5m", "3.20h", "140d".
 [[nodiscard]] std::string ShortSeconds(double seconds);
-// "1,234,567"
-[[nodiscard]] std::string WithThousands(uint64_t value);
 // "7 s", "3 min", "5 h", "4 days": how long ago something was, and the like. Not negative.
 [[nodiscard]] std::string Duration(int64_t ns);
 // For a terminal of any character set: what is not printable ASCII becomes '?', one for each

@@ -15,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "engine/system/durable_file.h"
+#include "engine/system/text.h"
 #include "engine/system/unique_fd.h"
 #include "engine/top/format.h"
 

@@ -283,15 +283,9 @@ int RunOnce(Source* source, const Options& options) {
   }
   const std::string text = OnceText(state, views, options.sort, options.filter,
                                     static_cast<size_t>(absl::GetFlag(FLAGS_limit)));
-  absl::string_view rest = text;
-  while (!rest.empty()) {
-    const ssize_t written = write(STDOUT_FILENO, rest.data(), rest.size());
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) {
-      PrintError(kProgram, FileError("write to", "standard output", errno));
-      return kExitOperatingError;
-    }
-    rest.remove_prefix(static_cast<size_t>(written));
+  if (const absl::Status status = WriteToStdout(text); !status.ok()) {
+    PrintError(kProgram, status);
+    return kExitOperatingError;
   }
   return kExitOk;
 }

@@ -15,6 +15,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "engine/rows/protocol_names.h"
+#include "engine/system/text.h"
 #include "engine/top/format.h"
 
 namespace ctacct {

@@ -1,6 +1,5 @@
 #include "engine/top/spool_watch.h"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
@@ -12,11 +11,11 @@
 #include <memory>
 #include <optional>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/rows/csv.h"
 #include "engine/rows/gap.h"
+#include "engine/spool/spool_backlog.h"
 #include "engine/spool/spool_reader.h"
 #include "engine/system/durable_file.h"
 
@@ -27,18 +26,6 @@ constexpr size_t kCsvBufferBytes = 64 * 1024;
 // Only so that each is told once, although inotify tells of most files twice (renamed, then
 // closed).
 constexpr size_t kBadNamesMax = 10'000;
-
-struct FolderCloser {
-  void operator()(DIR* folder) const { closedir(folder); }
-};
-
-bool IsCsv(absl::string_view name) {
-  return absl::StartsWith(name, "traffic_") && absl::EndsWith(name, ".csv");
-}
-
-bool IsSpool(absl::string_view name) {
-  return !absl::StartsWith(name, ".") && absl::EndsWith(name, ".spool");
-}
 
 // The rows of the latest time in the file: an archive may have many.
 absl::StatusOr<TopInterval> ReadCsv(int fd, const std::string& path) {
@@ -110,13 +97,7 @@ absl::StatusOr<bool> TopFolder::OpenAndScan() {
 }
 
 absl::StatusOr<bool> TopFolder::Update() {
-  struct stat opened {};
-  struct stat named {};
-  if (!folder_fd_.valid() || fstat(folder_fd_.get(), &opened) != 0 ||
-      stat(folder_.c_str(), &named) != 0 || opened.st_dev != named.st_dev ||
-      opened.st_ino != named.st_ino) {
-    return OpenAndScan();
-  }
+  if (!folder_fd_.valid() || !IsFolderAt(folder_fd_.get(), folder_)) return OpenAndScan();
   if (!inotify_fd_.valid()) return Scan();
   bool changed = false;
   bool overflow = false;
@@ -132,7 +113,9 @@ absl::StatusOr<bool> TopFolder::Update() {
       overflow |= (event.mask & IN_Q_OVERFLOW) != 0;
       // One that is only being created may be half written; it will be closed.
       const bool sure = (event.mask & IN_CREATE) == 0;
-      if (IsSpool(name) || (IsCsv(name) && sure)) changed |= TakeFile(name, sure);
+      if (IsRowsFileName(name) && (sure || !IsCsvRowsFileName(name))) {
+        changed |= TakeFile(name, sure);
+      }
     }
   }
   if (!overflow) return changed;
@@ -142,33 +125,22 @@ absl::StatusOr<bool> TopFolder::Update() {
 }
 
 absl::StatusOr<bool> TopFolder::Scan() {
-  const int scan_fd = openat(folder_fd_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (scan_fd < 0) return FileError("open folder", folder_, errno);
-  const std::unique_ptr<DIR, FolderCloser> entries(fdopendir(scan_fd));
-  if (entries == nullptr) {
-    const int error = errno;
-    close(scan_fd);
-    return FileError("read folder", folder_, error);
-  }
   // Names sort in the order of writing: the last of each engine (whose id begins the name), and
   // the last of all CSV files. The last but one too: the last may be damaged, and CSV files may be
   // two of one interval.
   std::map<std::string, std::pair<std::string, std::string>> last;
-  while (true) {
-    errno = 0;
-    const dirent* const entry = readdir(entries.get());
-    if (entry == nullptr) {
-      if (errno != 0) return FileError("read folder", folder_, errno);
-      break;
-    }
-    const std::string name = entry->d_name;
-    if (!IsSpool(name) && !IsCsv(name)) continue;
-    auto& [newest, before] = last[IsCsv(name) ? "" : name.substr(0, name.rfind('-'))];
+  const auto note = [&last](const std::string& name) {
+    if (!IsRowsFileName(name)) return true;
+    auto& [newest, before] = last[IsCsvRowsFileName(name) ? "" : name.substr(0, name.rfind('-'))];
     if (name > newest) {
       before = std::exchange(newest, name);
     } else if (name > before) {
       before = name;
     }
+    return true;
+  };
+  if (absl::Status status = ForEachName(folder_fd_.get(), folder_, note); !status.ok()) {
+    return status;
   }
   bool changed = false;
   for (const auto& [engine, names] : last) {
@@ -194,7 +166,8 @@ bool TopFolder::TakeFile(const std::string& name, bool sure) {
     }
     return false;
   }
-  return IsCsv(name) ? TakeCsv(fd->get(), path, name) : TakeSpool(fd->get(), path, name, sure);
+  return IsCsvRowsFileName(name) ? TakeCsv(fd->get(), path, name)
+                                 : TakeSpool(fd->get(), path, name, sure);
 }
 
 bool TopFolder::TakeSpool(int fd, const std::string& path, const std::string& name, bool sure) {
