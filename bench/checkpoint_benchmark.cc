@@ -98,8 +98,9 @@ Told RunOnce(const std::string& folder, bool checkpoints) {
   SpoolHeader header;
   header.engine_id = NewEngineId().value();
   header.interval_length_ns = kSecond;
+  SpoolSink sink(folder, header);
   Flusher::Options flusher_options;
-  flusher_options.sink = SpoolSink(folder, header);
+  flusher_options.sink = &sink;
   flusher_options.log = [](const std::string& line) { std::cerr << line << "\n"; };
   std::unique_ptr<Checkpoint> checkpoint;
   if (checkpoints) {

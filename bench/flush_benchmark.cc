@@ -140,8 +140,9 @@ int Run() {
     header.engine_id = NewEngineId().value();
     header.interval_length_ns = kSecond;
     header.gateway = "bench";
+    SpoolSink sink(folder, header);
     Flusher::Options flusher_options;
-    flusher_options.sink = SpoolSink(folder, header);
+    flusher_options.sink = &sink;
     Flusher flusher(std::move(flusher_options));
     uint64_t written = 0;
     for (bool last = false; !last;) {

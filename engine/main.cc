@@ -45,6 +45,7 @@
 #include "engine/output/checkpoint.h"
 #include "engine/output/flusher.h"
 #include "engine/output/pipe_writer.h"
+#include "engine/output/row_sink.h"
 #include "engine/port_list_file.h"
 #include "engine/restart.h"
 #include "engine/rows/gateway_name.h"
@@ -327,12 +328,14 @@ absl::StatusOr<Config> CheckFlags(const CommandLine& line) {
   return config;
 }
 
-absl::StatusOr<RowSink> MakeSink(const Config& config, const EngineId& id, int signal_fd) {
+// nullptr: rows go to the pipe only.
+absl::StatusOr<std::unique_ptr<RowSink>> MakeSink(const Config& config, const EngineId& id,
+                                                  int signal_fd) {
   const std::string folder = absl::GetFlag(FLAGS_output);
   const bool track_open = config.rules.track_open;
   if (folder.empty()) {
-    if (!absl::GetFlag(FLAGS_pipe).empty()) return RowSink();
-    return StandardOutputSink(track_open, signal_fd);
+    if (!absl::GetFlag(FLAGS_pipe).empty()) return std::unique_ptr<RowSink>();
+    return std::make_unique<StandardOutputSink>(track_open, signal_fd);
   }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) {
@@ -345,13 +348,15 @@ absl::StatusOr<RowSink> MakeSink(const Config& config, const EngineId& id, int s
     return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
   }
   RemoveAbandonedFiles(folder);
-  if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) return CsvSink(folder, track_open);
+  if (absl::GetFlag(FLAGS_output_format) == OutputFormat::kCsv) {
+    return std::make_unique<CsvSink>(folder, track_open);
+  }
   SpoolHeader header;
   header.engine_id = id;
   header.interval_length_ns = config.rules.interval_ns;
   header.track_open = track_open;
   header.gateway = config.gateway;
-  return SpoolSink(folder, header);
+  return std::make_unique<SpoolSink>(folder, header);
 }
 
 std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const PipeWriter* pipe) {
@@ -606,7 +611,7 @@ absl::Status RunEngine(const Config& config) {
   if (absl::Status status = ports.Load(); !status.ok()) return privileges->Explain(status);
   const absl::StatusOr<EngineId> id = NewEngineId();
   if (!id.ok()) return id.status();
-  absl::StatusOr<RowSink> sink = MakeSink(config, *id, signal_fd.get());
+  const absl::StatusOr<std::unique_ptr<RowSink>> sink = MakeSink(config, *id, signal_fd.get());
   if (!sink.ok()) return privileges->Explain(sink.status());
   EngineMetrics start_metrics = StartMetrics(config);
   absl::StatusOr<std::optional<MetricsFile>> metrics_file = MakeMetricsFile(start_metrics);
@@ -673,7 +678,7 @@ absl::Status RunEngine(const Config& config) {
   flusher_options.track_open = config.rules.track_open;
   flusher_options.rows_max = config.rows_max;
   flusher_options.wait_for_pipe = !replay.empty();
-  flusher_options.sink = *std::move(sink);
+  flusher_options.sink = sink->get();
   flusher_options.pipe = pipe.get();
   if (absl::GetFlag(FLAGS_pipe_format) == PipeFormat::kInflux) {
     flusher_options.influx.emplace(config.gateway);
