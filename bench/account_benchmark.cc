@@ -304,7 +304,7 @@ class Pass {
   // Outside the time measured: the flusher's part. False if a flow was lost.
   bool CleanUp() {
     if (AccountingTable* const table = handoff_.Take(); table != nullptr) {
-      for (const auto& [key, sums] : table->rows) closed_ += sums.connection_count;
+      table->rows.ForEach([&](const auto& row) { closed_ += row.second.connection_count; });
       handoff_.GiveBack(table);
     }
     return worker_->flows() == flows_ && worker_->counts().duplicate_destroys == 0 &&

@@ -76,8 +76,9 @@ void IntervalMerge::Add(AccountingTable* table) {
     std::swap(merged, *table);
     return;
   }
-  for (const auto& [key, sums] : table->rows) merged.rows[key].Add(sums);
-  for (const auto& [key, change] : table->open_changes) merged.open_changes[key] += change;
+  table->rows.ForEach([&](const auto& row) { merged.rows[row.first].Add(row.second); });
+  table->open_changes.ForEach(
+      [&](const auto& change) { merged.open_changes[change.first] += change.second; });
   merged.completeness = std::max(merged.completeness, table->completeness);
   merged.events_dropped += table->events_dropped;
   merged.gaps.insert(merged.gaps.end(), table->gaps.begin(), table->gaps.end());
@@ -101,11 +102,11 @@ std::optional<IntervalRows> IntervalMerge::Next() {
 IntervalMerge::OpenConnections IntervalMerge::UpdateOpen(const AccountingTable& table) {
   OpenConnections open;
   if (!track_open_) return open;
-  for (const auto& [key, change] : table.open_changes) {
-    const auto it = open_.try_emplace(key, 0).first;
-    it->second += change;
+  table.open_changes.ForEach([&](const auto& change) {
+    const auto it = open_.try_emplace(change.first, 0).first;
+    it->second += change.second;
     if (it->second == 0) open_.erase(it);
-  }
+  });
   const auto ports = ports_ == nullptr ? nullptr : ports_->Get();
   for (const auto& [key, count] : open_) {
     AccountingKey listed = key;
@@ -134,10 +135,10 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   const OpenConnections open = UpdateOpen(table);
   std::vector<Candidate> candidates;
   candidates.reserve(table.rows.size());
-  for (const auto& moved : table.rows) {
+  table.rows.ForEach([&](const auto& moved) {
     const auto it = open.empty() ? open.end() : open.find(moved.first);
     candidates.push_back({&moved, it == open.end() ? nullptr : &*it});
-  }
+  });
   for (const auto& of_key : open) {
     if (table.rows.Find(of_key.first) == nullptr) candidates.push_back({nullptr, &of_key});
   }
