@@ -288,7 +288,7 @@ class Share {
     ++passes_;
     AccountingTable* const table = handoff_.Take();
     if (table == nullptr) return;
-    for (const auto& [key, sums] : table->rows) sums_.Add(sums);
+    table->rows.ForEach([&](const auto& row) { sums_.Add(row.second); });
     sums_.Add(table->other);
     handoff_.GiveBack(table);
   }

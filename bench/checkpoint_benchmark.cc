@@ -83,7 +83,8 @@ absl::Status RunOnce(const std::string& folder, bool checkpoints) {
 
   const SpoolHeader header = BenchHeader();
   Flusher::Options flusher_options;
-  flusher_options.sink = SpoolSink(folder, header);
+  SpoolSink sink(folder, header);
+  flusher_options.sink = &sink;
   flusher_options.log = [](const std::string& line) { std::cerr << line << "\n"; };
   std::unique_ptr<Checkpoint> checkpoint;
   if (checkpoints) {

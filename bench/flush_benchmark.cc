@@ -61,7 +61,8 @@ absl::Status Run(const std::string& folder) {
   Worker worker(options, &handoff, &ports);
   worker.Start(kStartNs, true);
   Flusher::Options flusher_options;
-  flusher_options.sink = SpoolSink(folder, BenchHeader());
+  SpoolSink sink(folder, BenchHeader());
+  flusher_options.sink = &sink;
   FlusherThread flusher(std::move(flusher_options), &handoff);
 
   PinTo(0);

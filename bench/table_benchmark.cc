@@ -293,7 +293,12 @@ void MeasureKeys(benchmark::State& state, Rows& rows, Add add) {
       },
       add);
   uint64_t packets = 0;
-  for (const auto& [key, sums] : rows) packets += sums.reply.packets;
+  const auto add_row = [&](const auto& row) { packets += row.second.reply.packets; };
+  if constexpr (requires { rows.begin(); }) {
+    std::for_each(rows.begin(), rows.end(), add_row);
+  } else {
+    rows.ForEach(add_row);
+  }
   if (packets != 3 * static_cast<uint64_t>(state.iterations()) * kBatches * kBatch) {
     Fail(state, kNotExact);
   }
@@ -334,7 +339,7 @@ void AccountingGrowth(benchmark::State& state) {
       }
       state.counters[counter] = filling.microseconds();
       uint64_t count = 0;
-      for (const auto& [key, sums] : table.rows) count += sums.connection_count;
+      table.rows.ForEach([&](const auto& row) { count += row.second.connection_count; });
       if (count != uint64_t{keys} * (keys - 1) / 2) Fail(state, kNotExact);
     }
   }

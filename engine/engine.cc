@@ -114,12 +114,13 @@ absl::Status Engine::OpenFiles() {
 
 absl::Status Engine::OpenSink() {
   const bool track_open = config_.rules.track_open;
-  if (config_.writes_standard_output()) sink_ = StandardOutputSink(track_open, signal_fd_.get());
+  if (config_.writes_standard_output())
+    sink_ = std::make_unique<StandardOutputSink>(track_open, signal_fd_.get());
   if (config_.output.empty()) return absl::OkStatus();
   if (absl::Status status = CheckOutputFolder(config_.output); !status.ok()) return status;
   RemoveAbandonedFiles(config_.output);
   if (config_.csv_files) {
-    sink_ = CsvSink(config_.output, track_open);
+    sink_ = std::make_unique<CsvSink>(config_.output, track_open);
     return absl::OkStatus();
   }
   SpoolHeader header;
@@ -127,7 +128,7 @@ absl::Status Engine::OpenSink() {
   header.interval_length_ns = config_.rules.interval_ns;
   header.track_open = track_open;
   header.gateway = config_.gateway;
-  sink_ = SpoolSink(config_.output, header);
+  sink_ = std::make_unique<SpoolSink>(config_.output, header);
   return absl::OkStatus();
 }
 
@@ -173,7 +174,7 @@ void Engine::MakeFlusher() {
   options.track_open = config_.rules.track_open;
   options.rows_max = config_.rows_max;
   options.wait_for_pipe = !config_.live();
-  options.sink = std::move(sink_);
+  options.sink = sink_.get();
   options.pipe = pipe_.get();
   if (config_.influx_lines) options.influx.emplace(config_.gateway);
   options.ports = &ports_->current();

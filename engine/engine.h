@@ -23,6 +23,7 @@
 #include "engine/output/checkpoint.h"
 #include "engine/output/flusher.h"
 #include "engine/output/pipe_writer.h"
+#include "engine/output/row_sink.h"
 #include "engine/port_list_file.h"
 #include "engine/reports.h"
 #include "engine/spool/engine_id.h"
@@ -79,7 +80,7 @@ class Engine {
   UniqueFd wake_fd_;    // An eventfd: stop_ was set.
   std::optional<Privileges> privileges_;
   std::optional<PortListFile> ports_;
-  RowSink sink_;
+  std::unique_ptr<RowSink> sink_;     // nullptr: rows go to the pipe only.
   std::unique_ptr<PipeWriter> pipe_;  // nullptr: none.
   CaptureTraits capture_;             // Of a replay.
   ServiceManager manager_;

@@ -1,7 +1,5 @@
 #include "engine/metrics.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_format.h"
 #include "engine/system/prometheus_text.h"
 
@@ -45,27 +43,6 @@ void AddLive(const LiveMetrics& live, PrometheusText* text) {
 }
 
 }  // namespace
-
-void IntervalTotals::Note(int64_t end_ns, Completeness completeness, const std::vector<Gap>& gaps) {
-  ++by_completeness[static_cast<size_t>(completeness)];
-  last_end_ns = end_ns;
-  for (const Gap& gap : gaps) {
-    Gaps& same = by_cause[static_cast<size_t>(gap.cause)];
-    if (same.count != 0 && gap.began_ns <= same.ended_ns && gap.ended_ns >= same.began_ns) {
-      // The same one goes on.
-      const int64_t began_ns = std::min(same.began_ns, gap.began_ns);
-      const int64_t ended_ns = std::max(same.ended_ns, gap.ended_ns);
-      same.duration_ns += (ended_ns - began_ns) - (same.ended_ns - same.began_ns);
-      same.began_ns = began_ns;
-      same.ended_ns = ended_ns;
-      continue;
-    }
-    ++same.count;
-    same.duration_ns += std::max<int64_t>(0, gap.ended_ns - gap.began_ns);
-    same.began_ns = gap.began_ns;
-    same.ended_ns = gap.ended_ns;
-  }
-}
 
 std::string MetricsText(const EngineMetrics& metrics) {
   PrometheusText text("ctacct_");

@@ -6,37 +6,17 @@
 #ifndef CTACCT_ENGINE_METRICS_H_
 #define CTACCT_ENGINE_METRICS_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "engine/accounting/accounting_table.h"
 #include "engine/input/live_metrics.h"
-#include "engine/rows/gap.h"
-#include "engine/rows/traffic_row.h"
+#include "engine/output/interval_totals.h"
 #include "engine/spool/spool_backlog.h"
 
 namespace ctacct {
-
-// Of all intervals that have ended.
-struct IntervalTotals {
-  struct Gaps {
-    uint64_t count = 0;
-    int64_t duration_ns = 0;
-    // The last one. An interval tells of every gap that touches it, so a long one comes again.
-    int64_t began_ns = 0;
-    int64_t ended_ns = 0;
-  };
-
-  std::array<uint64_t, 3> by_completeness{};  // By its number.
-  std::array<Gaps, 4> by_cause{};             // By its number, from 1.
-  int64_t last_end_ns = 0;                    // Since the Unix epoch; 0: none has ended.
-
-  void Note(int64_t end_ns, Completeness completeness, const std::vector<Gap>& gaps);
-};
 
 struct EngineMetrics {
   std::string gateway;

@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "engine/system/clock.h"
 #include "engine/system/unique_fd.h"
 
 namespace ctacct {
@@ -65,8 +66,7 @@ absl::StatusOr<bool> PortListFile::ReloadIfChanged() {
 PortListFile::Stamp PortListFile::StampNow() const {
   struct stat info;
   if (stat(path_.c_str(), &info) != 0) return Stamp();
-  return {true, info.st_ino, info.st_size,
-          info.st_mtim.tv_sec * int64_t{1'000'000'000} + info.st_mtim.tv_nsec};
+  return {true, info.st_ino, info.st_size, TimespecNs(info.st_mtim)};
 }
 
 }  // namespace ctacct

@@ -80,11 +80,11 @@ struct AccountingTable {
   // connection may outlive a port list.
   StaggeredMap<AccountingKey, int64_t, 64> open_changes;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
-  uint64_t seal = 0;            // Likewise: how many intervals had ended then, this one included.
+  uint64_t seal = 0;  // Set with it: how many intervals had ended then, this one included.
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
-  // The worker's when it sealed the table, for whoever may not look at the worker itself.
+  // The worker's when it sealed the table; the flusher may not look at the worker itself.
   WorkerCounts counts;
   uint64_t flows = 0;
 

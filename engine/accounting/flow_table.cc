@@ -547,7 +547,7 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   copied_.reset();
   copy_next_ = 0;
   // Few, unless very many events were lost.
-  for (const auto& [fingerprint, flow] : superseded_) CopyFlow(flow, kFlowSuperseded);
+  superseded_.ForEach([&](const auto& entry) { CopyFlow(entry.second, kFlowSuperseded); });
 }
 
 void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {

@@ -35,7 +35,7 @@ void Add(const AccountingKey& key, uint64_t bytes, RowLimit* limit, AccountingTa
 
 TrafficSums Total(const AccountingTable& table) {
   TrafficSums total = table.other;
-  for (const auto& [key, sums] : table.rows) total.Add(sums);
+  table.rows.ForEach([&](const auto& row) { total.Add(row.second); });
   return total;
 }
 
@@ -135,7 +135,7 @@ TEST(RowLimitTest, OpenChangesAreKeptWhereTheyAreNotZero) {
   }
   EXPECT_LE(most, 3 * open);
   uint32_t found = 0;
-  for (const auto& [key, change] : table.open_changes) found += change == 1;
+  table.open_changes.ForEach([&](const auto& change) { found += change.second == 1; });
   EXPECT_EQ(found, open);
 }
 

@@ -3,7 +3,7 @@
 // memory of a whole batch of keys can be fetched at once.
 //
 // Thread-compatible: one owner at a time, no lock. Entries move when others of their part are added
-// or erased by Erase; pointers to entries live until then. Iteration order is unspecified and
+// or erased by Erase; pointers to entries live until then. ForEach's order is unspecified and
 // differs from run to run.
 //
 //   table  = shard[kShards]     by the top bits of the hash
@@ -33,7 +33,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
 #include <memory>
 #include <new>
 #include <type_traits>
@@ -88,60 +87,7 @@ class StaggeredTable {
     }
   };
 
-  template <bool kConst>
-  class IteratorOf {
-   public:
-    using iterator_category = std::forward_iterator_tag;
-    using value_type = Entry;
-    using difference_type = std::ptrdiff_t;
-    using reference = std::conditional_t<kConst, const Entry&, Entry&>;
-    using pointer = std::conditional_t<kConst, const Entry*, Entry*>;
-
-    IteratorOf() = default;
-    reference operator*() const { return shards_[shard_].Entries(group_)[std::countr_zero(left_)]; }
-    pointer operator->() const { return &**this; }
-    IteratorOf& operator++() {
-      left_ &= left_ - 1;
-      if (left_ == 0) NextGroup();
-      return *this;
-    }
-    IteratorOf operator++(int) {
-      IteratorOf before = *this;
-      ++*this;
-      return before;
-    }
-    friend bool operator==(const IteratorOf&, const IteratorOf&) = default;
-
-   private:
-    friend class StaggeredTable;
-    IteratorOf(const Shard* shards, size_t shard) : shards_(shards), shard_(shard) {
-      if (shard_ == kShards) return;
-      if (shards_[shard_].groups != 0) left_ = Used(shards_[shard_].Tags(0));
-      if (left_ == 0) NextGroup();
-    }
-    void NextGroup() {
-      while (left_ == 0) {
-        if (++group_ >= shards_[shard_].groups) {
-          group_ = 0;
-          do {
-            if (++shard_ == kShards) return;
-          } while (shards_[shard_].size == 0);
-        }
-        left_ = Used(shards_[shard_].Tags(group_));
-      }
-    }
-
-    const Shard* shards_ = nullptr;
-    size_t shard_ = 0;
-    size_t group_ = 0;
-    uint32_t left_ = 0;  // Entries of the group from here on.
-  };
-
  public:
-  using iterator = IteratorOf<false>;
-  using const_iterator = IteratorOf<true>;
-  using value_type = Entry;
-
   StaggeredTable() : shards_(static_cast<Shard*>(calloc(kShards, sizeof(Shard)))) {
     if (shards_ == nullptr) throw std::bad_alloc();
   }
@@ -163,11 +109,6 @@ class StaggeredTable {
 
   size_t size() const { return size_; }
   bool empty() const { return size_ == 0; }
-
-  iterator begin() { return iterator(shards_, 0); }
-  iterator end() { return iterator(shards_, kShards); }
-  const_iterator begin() const { return const_iterator(shards_, 0); }
-  const_iterator end() const { return const_iterator(shards_, kShards); }
 
   static size_t Hash(const Key& key) { return Traits::Hash(key); }
 
@@ -245,6 +186,10 @@ class StaggeredTable {
         function(*(shard.Entries(group) + std::countr_zero(left)));
       }
     }
+  }
+  template <typename Function>
+  void ForEach(Function function) const {
+    for (size_t i = 0; i < kShards; ++i) ForEachInShard(i, function);
   }
   static constexpr size_t shards() { return kShards; }
   static size_t ShardOf(size_t hash) { return hash >> (64 - std::countr_zero(kShards)); }
@@ -389,8 +334,8 @@ class StaggeredTable {
     size_t group = Home(*shard, hash);
     for (;;) {
       uint8_t* tags = shard->Tags(group);
-      if (const uint32_t room = Match(tags, 0); room != 0) {
-        const int slot = std::countr_zero(room);
+      if (const uint32_t unused = Match(tags, 0); unused != 0) {
+        const int slot = std::countr_zero(unused);
         tags[slot] = TagOf(hash);
         ++shard->size;
         return shard->Entries(group) + slot;
@@ -458,16 +403,11 @@ class StaggeredMap : public StaggeredTable<StaggeredMapTraits<Key, Value>, kShar
  public:
   using Table::Hash;
 
-  Value* Find(const Key& key, size_t hash) {
+  Value* Find(const Key& key, size_t hash) const {
     auto* entry = this->FindEntry(key, hash);
     return entry == nullptr ? nullptr : &entry->second;
   }
-  Value* Find(const Key& key) { return Find(key, Hash(key)); }
-  const Value* Find(const Key& key, size_t hash) const {
-    const auto* entry = this->FindEntry(key, hash);
-    return entry == nullptr ? nullptr : &entry->second;
-  }
-  const Value* Find(const Key& key) const { return Find(key, Hash(key)); }
+  Value* Find(const Key& key) const { return Find(key, Hash(key)); }
 
   Value& FindOrAdd(const Key& key, size_t hash) {
     return this->FindOrAddEntry(key, hash).first->second;

@@ -1,13 +1,12 @@
 // Passes tables from one worker to one flusher and back, without a lock and without an atomic
 // operation per event.
 //
-// The owner swaps. There are two tables. The worker fills the live one; the other is with the
-// flusher, or lies in `spare_`. Between two batches the worker may Publish: it takes the spare,
-// lays the live one into `full_` and goes on with the spare. The flusher takes the full one, writes
-// it out, clears it and gives it back as the spare. If there is no spare (the flusher is slow),
-// Publish does nothing, the worker goes on adding to its live table, and nothing is lost. The
-// flusher never touches a table that it did not find in `full_`: the worker may still hold any
-// other.
+// The owner swaps. There are two tables. The worker fills the live one; the flusher has the other,
+// or it is in `spare_`. Between two batches the worker may Publish: it takes the spare, puts the
+// live one into `full_` and continues with the spare. The flusher takes the full one, merges it,
+// clears it and gives it back as the spare. If there is no spare (the flusher is slow), Publish
+// does nothing, the worker keeps adding to its live table, and nothing is lost. The flusher never
+// touches a table that it did not find in `full_`: the worker may still hold any other.
 //
 //   worker:   s = spare_.exchange(null, acquire); full_.store(live, release); live = s
 //   flusher:  t = full_.exchange(null, acquire); ...; t->Clear(); spare_.store(t, release)
@@ -21,7 +20,8 @@
 #define CTACCT_ENGINE_ACCOUNTING_TABLE_HANDOFF_H_
 
 #include <atomic>
-#include <cassert>
+
+#include "engine/system/check.h"
 
 namespace ctacct {
 
@@ -47,7 +47,7 @@ class TableHandoff {
     // Acquire: the flusher's Clear is seen before the first new row goes in.
     Table* const spare = spare_.exchange(nullptr, std::memory_order_acquire);
     if (spare == nullptr) return false;
-    assert(full_.load(std::memory_order_relaxed) == nullptr);
+    CTACCT_CHECK(full_.load(std::memory_order_relaxed) == nullptr);
     // Release: every row of the table is seen by the flusher that finds it.
     full_.store(live_, std::memory_order_release);
     live_ = spare;

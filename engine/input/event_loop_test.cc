@@ -135,7 +135,7 @@ class EventLoopTest : public testing::Test {
   }
   uint64_t PacketsOf(AccountingTable* table) {
     uint64_t packets = 0;
-    for (const auto& [key, sums] : table->rows) packets += sums.original.packets;
+    table->rows.ForEach([&](const auto& row) { packets += row.second.original.packets; });
     return packets;
   }
 

@@ -46,17 +46,17 @@ class FlusherTest : public testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
-  RowSink Keep() {
-    RowSink sink;
-    sink.write = [this](const IntervalRows& interval, const std::string&) {
-      if (sink_status_.ok()) kept_.push_back(interval);
-      return sink_status_;
-    };
-    return sink;
-  }
+  struct Keep : RowSink {
+    absl::Status Write(const IntervalRows& interval, const std::string&) override {
+      if (status.ok()) rows.push_back(interval);
+      return status;
+    }
+    absl::Status status;
+    std::vector<IntervalRows> rows;
+  };
   Flusher::Options Options() {
     Flusher::Options options;
-    options.sink = Keep();
+    options.sink = &keep_;
     return options;
   }
   void Seal(int64_t end_ns) {
@@ -76,8 +76,8 @@ class FlusherTest : public testing::Test {
   std::string folder_;
   TableHandoff<AccountingTable> handoff_;
   uint64_t seal_ = 0;
-  absl::Status sink_status_;
-  std::vector<IntervalRows> kept_;
+  Keep keep_;
+  const std::vector<IntervalRows>& kept_ = keep_.rows;
 };
 
 TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
@@ -207,8 +207,9 @@ TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
   SpoolHeader header;
   header.engine_id = {1, 2, 3};
   header.interval_length_ns = 1'000'000'000;
+  SpoolSink sink(folder_, header);
   Flusher::Options options;
-  options.sink = SpoolSink(folder_, header);
+  options.sink = &sink;
   Flusher flusher(options);
   handoff_.live().gaps = {MakeGap(30, 10, 1, GapCause::kOverrun)};
   Seal(1'000'000'000);
@@ -380,14 +381,14 @@ TEST_F(FlusherTest, OpenConnectionsFollowANewPortList) {
 
 TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
   Flusher flusher(Options());
-  sink_status_ = absl::ResourceExhaustedError("disk full");
+  keep_.status = absl::ResourceExhaustedError("disk full");
   for (int interval = 1; interval <= 3; ++interval) {
     handoff_.live().rows[Key(1)] = Sums(1);
     Seal(interval);
     EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
   }
   EXPECT_EQ(flusher.rows_waiting(), 3u);
-  sink_status_ = absl::OkStatus();
+  keep_.status = absl::OkStatus();
   ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
   EXPECT_EQ(flusher.rows_waiting(), 0u);
   ASSERT_EQ(kept_.size(), 3u);
@@ -399,8 +400,9 @@ TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
   header.engine_id = {1, 2, 3};
   header.interval_length_ns = 1'000'000'000;
   header.gateway = "gw";
+  SpoolSink sink(folder_, header);
   Flusher::Options options;
-  options.sink = SpoolSink(folder_, header);
+  options.sink = &sink;
   Flusher flusher(options);
   for (int interval = 1; interval <= 2; ++interval) {
     handoff_.live().rows[Key(1)] = Sums(7);
@@ -421,8 +423,9 @@ TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
 }
 
 TEST_F(FlusherTest, CsvFilesNeverReplaceEachOther) {
+  CsvSink sink(folder_, false);
   Flusher::Options options;
-  options.sink = CsvSink(folder_, false);
+  options.sink = &sink;
   Flusher flusher(options);
   for (int i = 0; i < 2; ++i) {
     handoff_.live().rows[Key(1)] = Sums(static_cast<uint64_t>(i) + 1);
@@ -463,8 +466,9 @@ class CheckpointedFlusherTest : public FlusherTest {
     SpoolHeader header;
     header.engine_id = info.engine_id;
     header.interval_length_ns = 1'000'000'000;
+    sink_.emplace(folder_, header);
     Flusher::Options options;
-    options.sink = SpoolSink(folder_, header);
+    options.sink = &*sink_;
     options.checkpoint = checkpoint_.get();
     stream_ = std::make_unique<SnapshotStream>();
     options.snapshots = {stream_.get()};
@@ -485,11 +489,12 @@ class CheckpointedFlusherTest : public FlusherTest {
     Seal(static_cast<int64_t>(seal_ + 1) * 1'000'000'000);
   }
   // One flow, known by how much was accounted of it.
-  void Snapshot(uint64_t packets, bool last = true) {
+  void Snapshot(uint64_t packets, bool last = true) { SnapshotOf(seal_, packets, last); }
+  void SnapshotOf(uint64_t seal, uint64_t packets, bool last = true) {
     SnapshotChunk chunk;
-    chunk.seal = seal_;
+    chunk.seal = seal;
     chunk.last = last;
-    chunk.taken_ns = static_cast<int64_t>(seal_);
+    chunk.taken_ns = static_cast<int64_t>(seal);
     chunk.records.resize(1);
     chunk.records[0].original.packets = packets;
     stream_->Push(std::move(chunk));
@@ -510,6 +515,7 @@ class CheckpointedFlusherTest : public FlusherTest {
 
   std::unique_ptr<Checkpoint> checkpoint_;
   std::unique_ptr<SnapshotStream> stream_;
+  std::optional<SpoolSink> sink_;
   std::optional<Flusher> flusher_;
   std::optional<CheckpointInfo> recovered_;
   std::vector<FlowRecord> records_;
@@ -553,6 +559,24 @@ TEST_F(CheckpointedFlusherTest, RowsAfterTheCheckpointAreRemovedAtARestart) {
   EXPECT_EQ(records_[0].original.packets, 5u);
   EXPECT_EQ(Visible().size(), 1u);
   EXPECT_EQ(Hidden().size(), 2u);
+}
+
+// Two intervals wait when the first one's copy is complete: the commit covers the first only.
+TEST_F(CheckpointedFlusherTest, ACommitCoversTheRowsUpToItsCopy) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  Interval(7);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_TRUE(Visible().empty());
+  SnapshotOf(1, 5);
+  ASSERT_TRUE(Flush().ok());
+  EXPECT_EQ(Visible().size(), 1u);
+  EXPECT_EQ(flusher_->rows_waiting(), 1u);
+  Begin(2);
+  EXPECT_EQ(recovered_->last_sequence, 1u);
+  EXPECT_EQ(records_[0].original.packets, 5u);
+  EXPECT_EQ(Visible().size(), 1u);  // The second will be accounted anew.
 }
 
 // Killed after the checkpoint, before the rows got their name.

@@ -196,8 +196,8 @@ absl::Status DurableFile::Prepare(const std::string& hidden_name) {
   return absl::OkStatus();
 }
 
-absl::Status PublishPrepared(const std::string& folder, const std::string& hidden_name,
-                             const std::string& name) {
+absl::Status RevealPreparedFile(const std::string& folder, const std::string& hidden_name,
+                                const std::string& name) {
   const absl::StatusOr<UniqueFd> folder_fd = OpenFolder(folder);
   if (!folder_fd.ok()) return folder_fd.status();
   return Publish(folder_fd->get(), folder, hidden_name, name);

@@ -36,7 +36,7 @@ class DurableFile {
   [[nodiscard]] absl::Status Append(absl::string_view bytes);
 
   // Makes the file durable, but gives it another name, out of sight, under which it outlives this
-  // object: Publish makes it visible.
+  // object: RevealPreparedFile makes it visible.
   [[nodiscard]] absl::Status Prepare(const std::string& hidden_name);
 
   // Makes the file durable and visible. AlreadyExists: another file has the name, and keeps it. If
@@ -61,8 +61,9 @@ class DurableFile {
 
 // Gives a prepared file its name, which must be free: AlreadyExists. If the folder cannot be synced
 // it is hidden again.
-[[nodiscard]] absl::Status PublishPrepared(const std::string& folder,
-                                           const std::string& hidden_name, const std::string& name);
+[[nodiscard]] absl::Status RevealPreparedFile(const std::string& folder,
+                                              const std::string& hidden_name,
+                                              const std::string& name);
 
 // Removes those of our hidden files in `folder` that nobody writes any more: what kill -9 left.
 // Best effort.
