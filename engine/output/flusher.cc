@@ -102,7 +102,7 @@ absl::Status Flusher::CommitAndReveal() {
   if (checkpoint.state() == Checkpoint::State::kFailed) {
     if (!std::exchange(loss_logged_, true)) {
       options_.log(absl::StrCat("no checkpoint: ", std::string(checkpoint.error().message()),
-                                "; after a restart now nobody knows what was accounted"));
+                                "; a restart now would lose track of traffic already counted"));
     }
     return RevealWithoutCheckpoint();
   }

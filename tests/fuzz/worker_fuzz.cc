@@ -41,7 +41,6 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     options.rules.interval_ns = 1'000'000'000;
     options.rules.include_icmp = true;
     options.rules.track_open = true;
-    options.index = i;
     shares[i].worker = std::make_unique<ctacct::Worker>(options, &shares[i].handoff, &ports);
     queues.push_back(&shares[i].queue);
   }
