@@ -1,6 +1,7 @@
 #include "engine/output/pipe_writer.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -9,6 +10,7 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <string>
 #include <thread>
 
@@ -19,6 +21,9 @@ namespace ctacct {
 namespace {
 
 using ::testing::HasSubstr;
+
+// Only a broken writer needs as long.
+constexpr std::chrono::seconds kPatience{30};
 
 class PipeWriterTest : public testing::Test {
  protected:
@@ -33,21 +38,38 @@ class PipeWriterTest : public testing::Test {
     for (size_t i = 0; i < count; ++i) lines += line + std::to_string(i) + "\n";
     return lines;
   }
-  // Reads until `bytes` have come or the writer is gone.
+  // Reads until `bytes` have come. That they do not come in time, or that the writer closes the
+  // FIFO before, fails the test.
   static std::string Read(int fd, size_t bytes) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
     std::string text;
     char buffer[65536];
     while (text.size() < bytes) {
+      const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+          deadline - std::chrono::steady_clock::now());
+      pollfd readable = {fd, POLLIN, 0};
+      if (left.count() <= 0 || poll(&readable, 1, static_cast<int>(left.count())) <= 0) {
+        ADD_FAILURE() << text.size() << " of " << bytes << " bytes came in time";
+        break;
+      }
       const ssize_t got = read(fd, buffer, sizeof(buffer));
-      if (got > 0) text.append(buffer, static_cast<size_t>(got));
-      if (got == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      if (got <= 0) {
+        ADD_FAILURE() << "the writer is gone after " << text.size() << " of " << bytes << " bytes";
+        break;
+      }
+      text.append(buffer, static_cast<size_t>(got));
     }
     return text;
   }
-  static void WaitForDrops(const PipeWriter& writer, uint64_t drops) {
-    while (writer.lines_dropped() < drops) {
+  static void WaitFor(const std::function<bool()>& holds) {
+    const auto deadline = std::chrono::steady_clock::now() + kPatience;
+    while (!holds()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), deadline);
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
+  }
+  static void WaitForDrops(const PipeWriter& writer, uint64_t drops) {
+    WaitFor([&] { return writer.lines_dropped() >= drops; });
   }
 
   std::string path_;
@@ -92,7 +114,7 @@ TEST_F(PipeWriterTest, WithoutAReaderLinesAreDroppedAndCounted) {
   ASSERT_TRUE(writer.ok());
   (*writer)->Offer("a\nb\n", 2);
   (*writer)->Offer("c\n", 1);
-  WaitForDrops(**writer, 2);
+  ASSERT_NO_FATAL_FAILURE(WaitForDrops(**writer, 2));
   // The last ones wait for a reader.
   const int fd = open(path_.c_str(), O_RDONLY);
   EXPECT_EQ(Read(fd, 2), "c\n");
@@ -107,15 +129,15 @@ TEST_F(PipeWriterTest, ASlowReaderGetsWholeLines) {
   constexpr size_t kLines = 100'000;
   const std::string first = Lines(kLines, std::string(50, 'x'));
   (*writer)->Offer(first, kLines);
-  while ((*writer)->lines_written() == 0) std::this_thread::yield();
+  ASSERT_NO_FATAL_FAILURE(WaitFor([&] { return (*writer)->lines_written() > 0; }));
   (*writer)->WaitDelivered();  // Gives up: the pipe is full.
   (*writer)->Offer("end\n", 1);
-  WaitForDrops(**writer, 1);
+  ASSERT_NO_FATAL_FAILURE(WaitForDrops(**writer, 1));
   std::string got = Read(fd, 1 << 16);
-  while (got.size() < 4 || got.substr(got.size() - 4) != "end\n") got += Read(fd, 1);
+  while (!got.ends_with("end\n") && !HasFailure()) got += Read(fd, 1);
+  ASSERT_TRUE(got.ends_with("\nend\n"));
   close(fd);
   EXPECT_EQ(got.substr(0, got.size() - 4), first.substr(0, got.size() - 4));
-  EXPECT_EQ(got[got.size() - 5], '\n');
   const auto whole = static_cast<uint64_t>(std::count(got.begin(), got.end(), '\n')) - 1;
   EXPECT_EQ(whole + (*writer)->lines_dropped(), kLines);
 }

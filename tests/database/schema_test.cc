@@ -48,7 +48,7 @@ class SchemaTest : public ImporterTest {
   // Does what an importer of the version after `steps` does with a file.
   absl::Status Load(PgConnection& connection, const std::string& name, SchemaSteps steps) {
     const UniqueFd folder(open(watch_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    const absl::StatusOr<TrafficFile> file = TrafficFile::Open(folder.get(), name, name);
+    const absl::StatusOr<TrafficFile> file = TrafficFile::Open({folder.get(), watch_, name, name});
     if (!file.ok()) return file.status();
     const absl::StatusOr<FileSummary> summary =
         file->Read([](absl::Span<const TrafficRow>) { return absl::OkStatus(); });

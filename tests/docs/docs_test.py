@@ -31,7 +31,7 @@ import tempfile
 import time
 import xml.sax.saxutils
 
-SOURCES = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
+SOURCES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
 PAGES = ["README.md", "CONTRIBUTING.md"] + sorted(
     os.path.relpath(path, SOURCES) for path in glob.glob(SOURCES + "/docs/*.md"))
 # Bazel's label, and where its program lies below the folder of built ones.

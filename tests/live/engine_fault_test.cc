@@ -4,18 +4,13 @@
 // kernel's gateway. The oracle is the generator's own count: once the fault is over, the rows of
 // all visible spool files are what was sent, to the packet and byte. How the engine names and
 // writes what is hidden is its own affair.
-#include <fcntl.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <functional>
-#include <map>
 #include <memory>
 #include <set>
 #include <string>
@@ -27,76 +22,16 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/rows/csv.h"
-#include "engine/rows/protocol_names.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/gateway.h"
-#include "tests/support/spool_rows.h"
-#include "tests/support/subprocess.h"
+#include "tests/support/engine_output.h"
+#include "tests/support/engine_test.h"
 
 namespace ctacct {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr uint32_t kMask = 0xffefff00;  // 255.239.255.0
-const GroupOptions kGrouped = {.src_mask = kMask, .dst_mask = kMask, .ports = {}};
-// For what comes by itself, within an interval of a second or at a retry: only a broken engine
-// needs so long.
-constexpr absl::Duration kPatience = absl::Seconds(30);
-
-uint32_t HostOrder(const AddressBytes& bytes) {
-  return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
-}
-
-// The sums of CSV lines.
-Traffic ReadCsv(const std::string& csv) {
-  Traffic traffic;
-  for (absl::string_view line : absl::StrSplit(csv, '\n', absl::SkipEmpty())) {
-    TrafficRow row;
-    bool has_open = false;
-    const absl::Status status = ParseCsvLine(line, &row, &has_open);
-    EXPECT_TRUE(status.ok()) << status;
-    TrafficTotals sums;
-    sums.packets_src = row.packets_src;
-    sums.packets_dst = row.packets_dst;
-    sums.bytes_src = row.bytes_src;
-    sums.bytes_dst = row.bytes_dst;
-    sums.connection_count = row.connection_count;
-    traffic[{std::string(ProtocolName(row.protocol)), HostOrder(row.src), HostOrder(row.dst),
-             row.port}] += sums;
-  }
-  return traffic;
-}
-
-void Add(const Traffic& more, Traffic* traffic) {
-  for (const auto& [key, sums] : more) (*traffic)[key] += sums;
-}
-
-// What the engine counts of it once all flows are destroyed: every TCP connection has closed then.
-Traffic AllClosed(Traffic traffic) {
-  for (auto& [key, sums] : traffic) {
-    sums.connection_count += sums.open_connections;
-    sums.open_connections = 0;
-  }
-  return traffic;
-}
-
-size_t Lines(const std::string& text) {
-  return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
-}
-
-// Looks until `done` says true. False: it never did.
-bool Eventually(const std::function<bool()>& done) {
-  const absl::Time deadline = absl::Now() + kPatience;
-  while (!done()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  return true;
-}
 
 // A tmpfs over a folder, in a mount namespace that dies with the test.
 class SmallDisk {
@@ -137,34 +72,16 @@ class SmallDisk {
   std::string folder_;
 };
 
-class EngineFaultTest : public testing::Test {
+class EngineFaultTest : public EngineTest {
  protected:
-  void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
-    std::string folder = "/tmp/ctacct-fault.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::filesystem::create_directory(spool());
-    auto gateway = Gateway::Up();
-    ASSERT_TRUE(gateway.ok()) << gateway.status();
-    gateway_ = *std::move(gateway);
-  }
-  void TearDown() override {
-    engine_.reset();
-    strace_.reset();
-    disk_.reset();
-    gateway_.reset();
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
+  EngineFaultTest() : EngineTest("fault") {}
 
-  std::string spool() const { return folder_ + "/spool"; }
-  // The same, as the test sees it.
+  // The spool folder as the test sees it.
   std::string SeenSpool() const { return disk_ == nullptr ? spool() : disk_->path(); }
 
   static std::vector<std::string> EngineArgv() {
-    return {std::filesystem::absolute(DataPath("engine/engine")), "-src-group-mask=255.239.255.0",
-            "-dst-group-mask=255.239.255.0", "-include-icmp"};
+    return Joined(
+        {{std::filesystem::absolute(DataPath("engine/engine")), "-include-icmp"}, kGroupFlags});
   }
 
   void MountSpool(const std::string& options) {
@@ -172,27 +89,20 @@ class EngineFaultTest : public testing::Test {
     ASSERT_NE(disk_, nullptr) << "no tmpfs can be mounted";
   }
 
-  void StartEngine(const std::vector<std::string>& flags) {
-    std::vector<std::string> argv;
-    if (disk_ != nullptr) argv = disk_->Enter();
-    const std::vector<std::string> engine = EngineArgv();
-    argv.insert(argv.end(), engine.begin(), engine.end());
-    argv.push_back("-output=" + spool());
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    auto started = gateway_->Start(argv);
-    ASSERT_TRUE(started.ok()) << started.status();
-    engine_ = *std::move(started);
-    const absl::Status live = engine_->WaitForOutput("accounting live", kPatience);
-    ASSERT_TRUE(live.ok()) << live;
+  // The path of the file that takes all the room that was left.
+  std::string FillDisk() const {
+    const std::string ballast = SeenSpool() + "/ballast";
+    std::ofstream file(ballast, std::ios::binary);
+    while (file << std::string(4096, 'x') << std::flush) {
+    }
+    return ballast;
   }
 
-  // SIGTERM, and status 0.
-  void StopEngine() {
-    ASSERT_TRUE(engine_->Running()) << engine_->Stderr();
-    ASSERT_TRUE(engine_->Signal(SIGTERM).ok());
-    const auto exit = engine_->Wait(kPatience);
-    ASSERT_TRUE(exit.ok()) << exit.status();
-    EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
+  void StartEngine(const std::vector<std::string>& flags) {
+    EngineTest::StartEngine(Joined({disk_ != nullptr ? disk_->Enter() : std::vector<std::string>(),
+                                    EngineArgv(),
+                                    {"-output=" + spool()},
+                                    flags}));
   }
 
   // Has strace inject a fault into the running engine, until RemoveFault. It counts the calls of
@@ -223,64 +133,31 @@ class EngineFaultTest : public testing::Test {
   }
 
   // Plays flows and destroys them; their sums belong to what is expected from then on.
-  void Play(const std::vector<std::string>& flags = {"--tcp=100", "--udp=100"}) {
-    const auto sent = gateway_->Play(flags);
-    ASSERT_TRUE(sent.ok()) << sent.status();
-    ASSERT_TRUE(gateway_->FlushConntrack().ok());
-    Add(AllClosed(Group(*sent, kGrouped)), &sent_);
+  void Play(const std::vector<std::string>& flags = {"--tcp=100", "--udp=100"},
+            const GroupOptions& grouped = kGrouped) {
+    sent_ += AllClosed(Group(EngineTest::Play(flags), grouped));
+    FlushConntrack();
   }
 
-  std::vector<std::string> VisibleFiles() const {
-    std::vector<std::string> files;
-    std::error_code ignored;  // The folder may be gone, and its files may go.
-    for (const auto& entry : std::filesystem::directory_iterator(SeenSpool(), ignored)) {
-      if (entry.path().extension() == ".spool" && entry.path().filename().string()[0] != '.') {
-        files.push_back(entry.path());
-      }
-    }
-    return files;
-  }
   size_t HiddenFiles() const {
-    size_t count = 0;
-    std::error_code ignored;
-    for (const auto& entry : std::filesystem::directory_iterator(SeenSpool(), ignored)) {
-      count += entry.path().filename().string()[0] == '.';
-    }
-    return count;
+    return NamesIn(SeenSpool()).size() - VisibleNamesIn(SeenSpool()).size();
   }
 
-  // All visible files; that one is torn is a failure, whenever it is looked for.
-  std::string Spooldump() const {
-    std::vector<std::string> argv = {DataPath("engine/spool/spooldump")};
-    const std::vector<std::string> files = VisibleFiles();
-    if (files.empty()) return "";
-    argv.insert(argv.end(), files.begin(), files.end());
-    const auto csv = RunProcessOrError(argv, kPatience);
-    EXPECT_TRUE(csv.ok()) << csv.status();
-    return csv.ok() ? *csv : "";
-  }
-  Traffic Rows() const { return ReadCsv(Spooldump()); }
+  // Of all visible files; that one is torn is a failure, whenever it is looked for.
+  Traffic Written() const { return ReadCsv(Spooldump(SeenSpool())).traffic; }
 
   void ExpectAllWritten() {
-    EXPECT_TRUE(Eventually([&] { return Rows() == sent_; })) << engine_->Stderr();
-    EXPECT_EQ(Difference(sent_, Rows()), "");
+    EXPECT_TRUE(Eventually([&] { return Written() == sent_; })) << engine_->Stderr();
+    EXPECT_EQ(Difference(sent_, Written()), "");
   }
   void ExpectStoppedWithAllWritten() {
     ASSERT_NO_FATAL_FAILURE(StopEngine());
-    EXPECT_EQ(Difference(sent_, Rows()), "");
+    EXPECT_EQ(Difference(sent_, Written()), "");
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
   }
-  void WaitForComplaint(const std::string& what) {
-    const absl::Status said = engine_->WaitForOutput(what, kPatience);
-    ASSERT_TRUE(said.ok()) << said;
-  }
-
-  std::string folder_;
   std::string trace_;
-  std::unique_ptr<Gateway> gateway_;
   std::unique_ptr<SmallDisk> disk_;
   std::unique_ptr<Subprocess> strace_;
-  std::unique_ptr<Subprocess> engine_;
   Traffic sent_;
 };
 
@@ -309,18 +186,18 @@ TEST_F(EngineFaultTest, KilledAtEveryStepOfACommit) {
       ASSERT_TRUE(survived || exit->signal == SIGKILL) << exit->ToString() << engine_->Stderr();
       killed += !survived;
       // The rows or none of them.
-      if (survived || !VisibleFiles().empty()) {
-        EXPECT_EQ(Difference(sent_, Rows()), "");
+      if (survived || !SpoolFilesIn(SeenSpool()).empty()) {
+        EXPECT_EQ(Difference(sent_, Written()), "");
       }
       // What it left behind harms nobody, and nothing comes twice.
       ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=86400"}));
       ASSERT_NO_FATAL_FAILURE(StopEngine());
       // A file without rows tells the gap.
-      const Traffic rows = Rows();
+      const Traffic rows = Written();
       if (survived || !rows.empty()) {
         EXPECT_EQ(Difference(sent_, rows), "");
       } else {
-        EXPECT_FALSE(VisibleFiles().empty());
+        EXPECT_FALSE(SpoolFilesIn(SeenSpool()).empty());
       }
     }
   }
@@ -338,7 +215,7 @@ TEST_F(EngineFaultTest, TerminatedWhileFarBehind) {
   const auto exit = engine_->Wait(kPatience);
   ASSERT_TRUE(exit.ok()) << exit.status();
   EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
-  EXPECT_EQ(Difference(sent_, Rows()), "");
+  EXPECT_EQ(Difference(sent_, Written()), "");
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
 }
 
@@ -346,20 +223,16 @@ TEST_F(EngineFaultTest, TerminatedWhileFarBehind) {
 TEST_F(EngineFaultTest, TerminatedUnderLoad) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
   ASSERT_NO_FATAL_FAILURE(Play({"--tcp=5000", "--udp=5000"}));
-  const std::string expectation = folder_ + "/more.csv";
-  auto load = gateway_->StartPlay({"--tcp=100000"}, expectation);
-  ASSERT_TRUE(load.ok()) << load.status();
+  const auto load = StartPlay({"--tcp=100000"});
+  ASSERT_NE(load, nullptr);
   // Once rows of it are written it is under way.
-  ASSERT_TRUE(Eventually([&] { return Total(Rows()).packets_src > Total(sent_).packets_src; }));
-  ASSERT_TRUE((*load)->Running());
+  ASSERT_TRUE(Eventually([&] { return Total(Written()).packets_src > Total(sent_).packets_src; }));
+  ASSERT_TRUE(load->Running());
   ASSERT_NO_FATAL_FAILURE(StopEngine());
-  const auto played = (*load)->Wait(absl::Seconds(120));
-  ASSERT_TRUE(played.ok() && played->ok()) << (*load)->Stderr();
-  const auto more = ReadExpectation(expectation);
-  ASSERT_TRUE(more.ok()) << more.status();
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*load));
   Traffic all = sent_;
-  Add(AllClosed(Group(*more, kGrouped)), &all);
-  Traffic rows = Rows();
+  all += AllClosed(Group(Sent(), kGrouped));
+  Traffic rows = Written();
   for (const auto& [key, sums] : sent_) {
     EXPECT_GE(rows[key].packets_src, sums.packets_src);
     EXPECT_GE(rows[key].bytes_dst, sums.bytes_dst);
@@ -379,20 +252,15 @@ TEST_F(EngineFaultTest, FullDisk) {
   ASSERT_NO_FATAL_FAILURE(Play());
   ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
   const size_t hidden = HiddenFiles();
-  const std::string ballast = SeenSpool() + "/ballast";
-  {
-    std::ofstream file(ballast, std::ios::binary);
-    while (file << std::string(4096, 'x') << std::flush) {
-    }
-  }
-  const size_t written = VisibleFiles().size();
+  const std::string ballast = FillDisk();
+  const size_t written = SpoolFilesIn(SeenSpool()).size();
   for (int i = 0; i < 3; ++i) {
     ASSERT_NO_FATAL_FAILURE(Play());
-    ASSERT_NO_FATAL_FAILURE(WaitForComplaint("No space left on device"));
+    ASSERT_NO_FATAL_FAILURE(WaitForEngine("No space left on device"));
     absl::SleepFor(absl::Seconds(1));  // Another interval.
   }
   EXPECT_TRUE(engine_->Running());
-  EXPECT_EQ(VisibleFiles().size(), written);
+  EXPECT_EQ(SpoolFilesIn(SeenSpool()).size(), written);
   // It tries every second; between attempts there is nothing of them.
   EXPECT_TRUE(Eventually([&] { return HiddenFiles() <= hidden; }));
   std::filesystem::remove(ballast);
@@ -404,18 +272,14 @@ TEST_F(EngineFaultTest, FullDisk) {
 TEST_F(EngineFaultTest, FullDiskAtTheEnd) {
   ASSERT_NO_FATAL_FAILURE(MountSpool("size=1m"));
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
-  {
-    std::ofstream file(SeenSpool() + "/ballast", std::ios::binary);
-    while (file << std::string(4096, 'x') << std::flush) {
-    }
-  }
+  FillDisk();
   ASSERT_NO_FATAL_FAILURE(Play());
   ASSERT_TRUE(engine_->Signal(SIGTERM).ok());
   const auto exit = engine_->Wait(kPatience);
   ASSERT_TRUE(exit.ok()) << exit.status();
   EXPECT_EQ(*exit, (ExitStatus{.code = 1}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr("No space left on device"));
-  EXPECT_TRUE(VisibleFiles().empty());
+  EXPECT_TRUE(SpoolFilesIn(SeenSpool()).empty());
 }
 
 // Fault 5. Whatever fsync fails: the rows come in another file, once.
@@ -428,9 +292,7 @@ TEST_F(EngineFaultTest, FsyncFails) {
     // Until it has happened.
     ASSERT_TRUE(Eventually([&] {
       Play({"--tcp=20", "--udp=20"});
-      std::ifstream file(trace_);
-      const std::string text{std::istreambuf_iterator<char>(file), {}};
-      return HasFatalFailure() || absl::StrContains(text, "INJECTED");
+      return HasFatalFailure() || absl::StrContains(ReadFile(trace_), "INJECTED");
     }));
     ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
     ASSERT_NO_FATAL_FAILURE(RemoveFault());
@@ -459,7 +321,7 @@ TEST_F(EngineFaultTest, SpoolFolderGoesAndComesBack) {
   std::filesystem::remove_all(spool());
   sent_.clear();
   ASSERT_NO_FATAL_FAILURE(Play());
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("No such file or directory"));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("No such file or directory"));
   ASSERT_NO_FATAL_FAILURE(Play());
   EXPECT_TRUE(engine_->Running());
   std::filesystem::create_directory(spool());
@@ -475,7 +337,7 @@ TEST_F(EngineFaultTest, SpoolFolderReadOnlyForAWhile) {
   // While a file is open for writing it is refused.
   ASSERT_TRUE(Eventually([&] { return disk_->Remount("ro").ok(); }));
   ASSERT_NO_FATAL_FAILURE(Play());
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("Read-only file system"));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("Read-only file system"));
   ASSERT_NO_FATAL_FAILURE(Play());
   const absl::Status writable = disk_->Remount("rw");
   ASSERT_TRUE(writable.ok()) << writable;
@@ -494,7 +356,7 @@ TEST_F(EngineFaultTest, OutOfInodes) {
     ASSERT_LT(i, 1000);
   }
   ASSERT_NO_FATAL_FAILURE(Play());
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("No space left on device"));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("No space left on device"));
   ASSERT_NO_FATAL_FAILURE(Play());
   std::filesystem::remove_all(SeenSpool() + "/ballast");
   ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
@@ -511,7 +373,7 @@ TEST_F(EngineFaultTest, OutOfDescriptors) {
   none.rlim_max = before.rlim_max;  // What is open stays open.
   ASSERT_EQ(prlimit(engine_->pid(), RLIMIT_NOFILE, &none, nullptr), 0);
   ASSERT_NO_FATAL_FAILURE(Play());
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("Too many open files"));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("Too many open files"));
   ASSERT_NO_FATAL_FAILURE(Play());
   EXPECT_TRUE(engine_->Running());
   ASSERT_EQ(prlimit(engine_->pid(), RLIMIT_NOFILE, &before, nullptr), 0);
@@ -542,9 +404,9 @@ TEST_F(EngineFaultTest, FifoReadersComeAndDie) {
   ASSERT_NO_FATAL_FAILURE(ExpectStoppedWithAllWritten());
   ASSERT_TRUE((*reader)->Wait(kPatience).ok());
   const std::string read = (*reader)->Stdout();
-  EXPECT_GT(Lines(read), 0u);
+  EXPECT_GT(CountLines(read), 0u);
   // Whole lines of rows that the spool has, too.
-  const std::string rows = Spooldump();
+  const std::string rows = Spooldump(spool());
   const std::set<std::string> known = absl::StrSplit(rows, '\n');
   for (const std::string& line : std::vector<std::string>(absl::StrSplit(read, '\n'))) {
     EXPECT_EQ(known.count(line), 1u);
@@ -559,8 +421,8 @@ TEST_F(EngineFaultTest, FifoReadersComeAndDie) {
   uint64_t lines_dropped = 0;
   ASSERT_TRUE(absl::SimpleAtoi(words[1], &lines_written)) << said;
   ASSERT_TRUE(absl::SimpleAtoi(words[4], &lines_dropped)) << said;
-  EXPECT_EQ(lines_written + lines_dropped, Lines(rows));
-  EXPECT_GE(lines_written, Lines(read));
+  EXPECT_EQ(lines_written + lines_dropped, CountLines(rows));
+  EXPECT_GE(lines_written, CountLines(read));
   EXPECT_GT(lines_dropped, 0u);
 }
 
@@ -575,12 +437,7 @@ TEST_F(EngineFaultTest, PortListOfRubbish) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1", "-ports=" + ports}));
   GroupOptions listed = kGrouped;
   listed.ports = {{"tcp", 443}, {"udp", 53}};
-  const auto play = [&] {
-    const auto sent = gateway_->Play({"--tcp=50", "--udp=50"});
-    ASSERT_TRUE(sent.ok()) << sent.status();
-    ASSERT_TRUE(gateway_->FlushConntrack().ok());
-    Add(AllClosed(Group(*sent, listed)), &sent_);
-  };
+  const auto play = [&] { Play({"--tcp=50", "--udp=50"}, listed); };
   ASSERT_NO_FATAL_FAILURE(play());
   ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
   struct Fault {
@@ -611,13 +468,13 @@ TEST_F(EngineFaultTest, PortListOfRubbish) {
   for (const Fault& fault : faults) {
     SCOPED_TRACE(fault.said);
     fault.make();
-    ASSERT_NO_FATAL_FAILURE(WaitForComplaint(fault.said));
+    ASSERT_NO_FATAL_FAILURE(WaitForEngine(fault.said));
     ASSERT_NO_FATAL_FAILURE(play());
   }
   ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
   std::filesystem::remove(ports);
   replace("tcp:80\n");
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("port list re-read: 1 ports"));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("port list re-read: 1 ports"));
   listed.ports = {{"tcp", 80}};
   ASSERT_NO_FATAL_FAILURE(play());
   ASSERT_NO_FATAL_FAILURE(ExpectStoppedWithAllWritten());
@@ -675,8 +532,7 @@ TEST_F(EngineFaultTest, HostileFlags) {
            {"-record=" + folder_ + "/nowhere/x", 1},
        }) {
     SCOPED_TRACE(hostile.flag.substr(0, 60));
-    std::vector<std::string> argv = EngineArgv();
-    argv.push_back(hostile.flag);
+    std::vector<std::string> argv = Joined({EngineArgv(), {hostile.flag}});
     // Nothing else to write to: the last flag of a name counts.
     if (hostile.flag == "--") argv = {argv[0], "-output=" + folder_ + "/nowhere", "--"};
     auto engine = gateway_->Start(argv);
@@ -685,16 +541,13 @@ TEST_F(EngineFaultTest, HostileFlags) {
     ASSERT_TRUE(exit.ok()) << exit.status();
     EXPECT_EQ(*exit, (ExitStatus{.code = hostile.code})) << (*engine)->Stderr();
     const std::string said = (*engine)->Stderr();
-    EXPECT_EQ(Lines(said), 1u) << said.substr(0, 300);
+    EXPECT_EQ(CountLines(said), 1u) << said.substr(0, 300);
     EXPECT_LE(said.size(), 4200u);
     EXPECT_THAT(said, Not(HasSubstr("\x1b")));
     EXPECT_EQ((*engine)->Stdout(), "");
   }
-  std::ifstream file(folder_ + "/file");
-  std::string text;
-  std::getline(file, text);
-  EXPECT_EQ(text, "precious");
-  EXPECT_TRUE(NothingVisible(spool()));
+  EXPECT_EQ(ReadFile(folder_ + "/file"), "precious");
+  EXPECT_THAT(VisibleNamesIn(spool()), testing::IsEmpty());
 }
 
 // Names that a shell, a format or SQL would trip over are names like others.
@@ -703,13 +556,6 @@ TEST_F(EngineFaultTest, HostileNamesAndEnvironment) {
   std::filesystem::create_directories(odd + "/spool");
   const std::string ports = odd + "/ports";
   std::ofstream(ports) << "# \"'; DROP TABLE\ntcp:443\n";
-  std::vector<std::string> argv = EngineArgv();
-  for (const std::string& flag :
-       std::vector<std::string>{"-interval=1", "-gateway='); DROP TABLE vpn_traffic; --",
-                                "-output=" + odd + "/spool/../spool", "-ports=" + ports,
-                                "-pipe=" + odd + "/fifo", "-record=" + odd + "/record.pcap"}) {
-    argv.push_back(flag);
-  }
   SubprocessOptions options;
   options.environment = {{"TZ", ":/dev/zero"},
                          {"LC_ALL", "../../../etc/passwd"},
@@ -718,25 +564,18 @@ TEST_F(EngineFaultTest, HostileNamesAndEnvironment) {
                          {"TMPDIR", "/nowhere"},
                          {"MALLOC_PERTURB_", "165"},
                          {"GATEWAY", std::string(100'000, '%')}};
-  auto started = gateway_->Start(argv, options);
-  ASSERT_TRUE(started.ok()) << started.status();
-  engine_ = *std::move(started);
-  ASSERT_NO_FATAL_FAILURE(WaitForComplaint("accounting live"));
-  const auto sent = gateway_->Play({"--tcp=50", "--udp=50"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
-  ASSERT_NO_FATAL_FAILURE(StopEngine());
+  ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine(
+      Joined({EngineArgv(),
+              {"-interval=1", "-gateway='); DROP TABLE vpn_traffic; --",
+               "-output=" + odd + "/spool/../spool", "-ports=" + ports, "-pipe=" + odd + "/fifo",
+               "-record=" + odd + "/record.pcap"}}),
+      options));
   GroupOptions listed = kGrouped;
   listed.ports = {{"tcp", 443}};
-  std::vector<std::string> dump = {DataPath("engine/spool/spooldump")};
-  for (const auto& entry : std::filesystem::directory_iterator(odd + "/spool")) {
-    if (entry.path().filename() == ".ctacct") continue;
-    EXPECT_TRUE(absl::EndsWith(entry.path().string(), ".spool"));
-    dump.push_back(entry.path());
-  }
-  const auto csv = RunProcessOrError(dump, kPatience);
-  ASSERT_TRUE(csv.ok()) << csv.status();
-  EXPECT_EQ(Difference(AllClosed(Group(*sent, listed)), ReadCsv(*csv)), "");
+  Play({"--tcp=50", "--udp=50"}, listed);
+  ASSERT_NO_FATAL_FAILURE(StopEngine());
+  EXPECT_EQ(SpoolFilesIn(odd + "/spool"), VisibleFilesIn(odd + "/spool"));
+  EXPECT_EQ(Difference(sent_, ReadCsv(Spooldump(odd + "/spool")).traffic), "");
   EXPECT_FALSE(std::filesystem::exists(folder_ + "/x"));
 }
 

@@ -1,8 +1,8 @@
 // What the kernel, other programs or the clock may do to a live engine, done for real: overruns,
 // zeroed counters, dumps that fail, a clock that is set. The oracle is the generator's own count.
 #include <signal.h>
-#include <stdlib.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
@@ -20,9 +20,8 @@
 #include "engine/rows/gap.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/gateway.h"
-#include "tests/support/spool_rows.h"
-#include "tests/support/subprocess.h"
+#include "tests/support/engine_output.h"
+#include "tests/support/engine_test.h"
 
 namespace ctacct {
 namespace {
@@ -30,56 +29,39 @@ namespace {
 using ::testing::HasSubstr;
 using ::testing::Not;
 
+constexpr int64_t kIntervalNs = 1'000'000'000;
 constexpr char kFakeClock[] = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
 
-class KernelFaultTest : public testing::Test {
+class KernelFaultTest : public EngineTest {
  protected:
-  void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
-    std::string folder = "/tmp/ctacct-fault.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::filesystem::create_directory(spool());
-    auto gateway = Gateway::Up();
-    ASSERT_TRUE(gateway.ok()) << gateway.status();
-    gateway_ = *std::move(gateway);
-  }
-  void TearDown() override {
-    engine_.reset();
-    gateway_.reset();
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
-
-  std::string spool() const { return folder_ + "/spool"; }
-  std::string sent() const { return folder_ + "/sent.csv"; }
+  KernelFaultTest() : EngineTest("fault") {}
 
   void StartEngine(const std::vector<std::string>& flags, const SubprocessOptions& options = {}) {
-    std::vector<std::string> argv = {DataPath("engine/engine"), "-src=10.32.0.0/11",
-                                     "-dst=10.32.0.0/11", "-interval=1", "-output=" + spool()};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    auto engine = gateway_->Start(argv, options);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = *std::move(engine);
-    const absl::Status started = engine_->WaitForOutput("accounting live", absl::Seconds(10));
-    ASSERT_TRUE(started.ok()) << started;
+    EngineTest::StartEngine(Joined({{DataPath("engine/engine"), "-src=10.32.0.0/11",
+                                     "-dst=10.32.0.0/11", "-interval=1", "-output=" + spool()},
+                                    flags}),
+                            options);
   }
-  void StopEngine() {
-    ASSERT_TRUE(engine_->Running()) << engine_->Stderr();
-    ASSERT_TRUE(engine_->Signal(SIGTERM).ok());
-    const auto exit = engine_->Wait(absl::Seconds(30));
-    ASSERT_TRUE(exit.ok()) << exit.status();
-    EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
+  // Until the kernel has as many flows, and rows are written of all that it counted of them: dumps
+  // have shown them.
+  void WaitForAllAccounted(uint64_t flows_expected) const {
+    uint64_t flows = 0;
+    TrafficTotals counted, written;
+    const bool equal = Eventually([&] {
+      const auto kernel = gateway_->KernelCounters(&flows);
+      EXPECT_TRUE(kernel.ok()) << kernel.status();
+      counted = Total(WithoutConnections(kernel.value_or(Traffic())));
+      written = Total(WithoutConnections(ReadSpool(spool()).traffic));
+      return flows == flows_expected && written == counted;
+    });
+    ASSERT_TRUE(equal) << flows << " flows; written " << written.ToString() << " of "
+                       << counted.ToString();
   }
-  SpoolRows Spooled() const {
-    const auto rows = ReadSpool(spool());
-    EXPECT_TRUE(rows.ok()) << rows.status();
-    return rows.ok() ? *rows : SpoolRows();
-  }
-  Traffic Sent() const {
-    const auto traffic = ReadExpectation(sent());
-    EXPECT_TRUE(traffic.ok()) << traffic.status();
-    return traffic.ok() ? *traffic : Traffic();
+  // Until rows are written of all that was sent, while its connections are open.
+  void WaitForAllSent() const {
+    const Traffic sent = WhileOpen(Sent());
+    ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).traffic == sent; }))
+        << Difference(sent, ReadSpool(spool()).traffic) << engine_->Stderr();
   }
 
   // What the kernel itself says that it dropped for the netlink listeners in the gateway.
@@ -97,59 +79,64 @@ class KernelFaultTest : public testing::Test {
     }
     return drops;
   }
-
-  std::string folder_;
-  std::unique_ptr<Gateway> gateway_;
-  std::unique_ptr<Subprocess> engine_;
 };
 
 // Fault 19: 100,000 connections, a receive buffer of 64 KiB, and 60,000 that die at once.
 TEST_F(KernelFaultTest, OverrunByForce) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-receive-buffer=65536", "-workers=1"}));
-  auto living = gateway_->StartPlay(
-      {"--open-tcp=40000", "--rounds=2", "--round-seconds=14", "--close-open=false", "--udp=60000"},
-      sent());
-  ASSERT_TRUE(living.ok()) << living.status();
-  absl::SleepFor(absl::Seconds(9));  // All are there, and dumps have shown them.
+  const auto living = StartPlay({"--open-tcp=40000", "--rounds=2", "--round-seconds=14",
+                                 "--close-open=false", "--udp=60000"});
+  ASSERT_NE(living, nullptr);
+  ASSERT_NO_FATAL_FAILURE(WaitForAllAccounted(100'000));
   const uint64_t drops_before = DropsOfTheKernel();
-  const size_t gaps_before = Spooled().gaps.size();
+  const size_t gaps_before = ReadSpool(spool()).gaps.size();
+  const int64_t deleting_ns = absl::GetCurrentTimeNanos();
   ASSERT_TRUE(gateway_->Run({"conntrack", "-D", "-p", "udp"}).ok());
-  const auto exit = (*living)->Wait(absl::Seconds(60));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*living)->Stderr();
-  absl::SleepFor(absl::Seconds(2));
+  const int64_t deleted_ns = absl::GetCurrentTimeNanos();
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*living));
+  ASSERT_NO_FATAL_FAILURE(WaitForAllSent());
   const uint64_t drops = DropsOfTheKernel();
-  StopEngine();
-
-  const SpoolRows rows = Spooled();
-  EXPECT_EQ(Difference(WithoutConnections(Sent()), WithoutConnections(rows.traffic)), "")
-      << engine_->Stderr();
-  // To the unit, in the headers and in the gaps.
   EXPECT_GT(drops, drops_before + 1000);
-  EXPECT_EQ(rows.events_dropped, drops);
-  uint64_t told = 0;
-  uint64_t lost = 0;
-  uint64_t dropped_since = 0;
-  for (size_t i = 0; i < rows.gaps.size(); ++i) {
-    const Gap& gap = rows.gaps[i];
+  // To the unit, in the headers and in the gaps. All that was dropped since were DESTROYs of flows
+  // that were known, and each one missed is a flow lost.
+  SpoolRows rows;
+  uint64_t reported = 0, dropped_since = 0, lost_since = 0;
+  const auto reported_all = [&] {
+    rows = ReadSpool(spool());
+    reported = dropped_since = lost_since = 0;
+    for (size_t i = 0; i < rows.gaps.size(); ++i) {
+      reported += rows.gaps[i].events_dropped;
+      if (i < gaps_before) continue;
+      dropped_since += rows.gaps[i].events_dropped;
+      lost_since += rows.gaps[i].flows_lost;
+    }
+    return rows.events_dropped == drops && reported == drops &&
+           dropped_since == drops - drops_before && lost_since == dropped_since;
+  };
+  EXPECT_TRUE(Eventually(reported_all))
+      << "the kernel dropped " << drops << ", of these before " << drops_before << "; headers "
+      << rows.events_dropped << ", gaps " << reported << ", since " << dropped_since << ", lost "
+      << lost_since;
+  StopEngine();
+  EXPECT_TRUE(reported_all());
+  EXPECT_EQ(Difference(WhileOpen(Sent()), rows.traffic), "") << engine_->Stderr();
+  for (const Gap& gap : rows.gaps) {
     EXPECT_EQ(gap.cause, GapCause::kOverrun);
-    EXPECT_LE(gap.began_ns, gap.ended_ns);
-    told += gap.events_dropped;
-    if (i < gaps_before) continue;
-    lost += gap.flows_lost;
-    dropped_since += gap.events_dropped;
+    EXPECT_LT(gap.began_ns, gap.ended_ns);
   }
-  EXPECT_EQ(told, drops);
-  // All of these were DESTROYs of flows that were known, and each one missed is a flow lost.
-  EXPECT_EQ(dropped_since, drops - drops_before);
-  EXPECT_EQ(lost, dropped_since);
+  // The gap is when it happened.
+  ASSERT_GT(rows.gaps.size(), gaps_before);
+  EXPECT_LE(rows.gaps[gaps_before].began_ns, deleted_ns);
+  EXPECT_GT(rows.gaps[gaps_before].began_ns, deleting_ns - kIntervalNs);
+  EXPECT_GT(rows.gaps.back().ended_ns, deleting_ns);
 }
 
 // Fault 22, by the program that does it in the wild.
 TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
-  auto flows = gateway_->StartPlay(
-      {"--open-tcp=5000", "--rounds=3", "--round-seconds=6", "--close-open=false"}, sent());
-  ASSERT_TRUE(flows.ok()) << flows.status();
+  const auto flows =
+      StartPlay({"--open-tcp=5000", "--rounds=3", "--round-seconds=6", "--close-open=false"});
+  ASSERT_NE(flows, nullptr);
   TrafficTotals zeroed;
   for (int i = 0; i < 2; ++i) {
     // Between two rounds, when all was accounted: what is zeroed before is anybody's guess.
@@ -163,26 +150,25 @@ TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
       TrafficTotals now = Total(WithoutConnections(*kernel));
       now += zeroed;
       const bool quiet = now == std::exchange(counted, now) && !(now == zeroed);
-      seen = Total(WithoutConnections(Spooled().traffic));
+      seen = Total(WithoutConnections(ReadSpool(spool()).traffic));
       if (quiet && seen == counted) break;
     }
     ASSERT_TRUE(gateway_->Run({"conntrack", "-L", "-z"}).ok());
     zeroed = counted;
   }
-  const auto exit = (*flows)->Wait(absl::Seconds(60));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*flows)->Stderr();
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
   StopEngine();
-  EXPECT_EQ(Difference(WithoutConnections(Sent()), WithoutConnections(Spooled().traffic)), "");
+  EXPECT_EQ(Difference(WhileOpen(Sent()), ReadSpool(spool()).traffic), "");
   EXPECT_THAT(engine_->Stderr(), HasSubstr(" counter falls"));
 }
 
 // Fault 24: what came of a dump is used, and nothing is declared dead.
 TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-track-open"}));
-  auto flows = gateway_->StartPlay(
-      {"--open-tcp=20000", "--rounds=20", "--round-seconds=1", "--close-open=false"}, sent());
-  ASSERT_TRUE(flows.ok()) << flows.status();
-  absl::SleepFor(absl::Seconds(2));
+  const auto flows =
+      StartPlay({"--open-tcp=20000", "--rounds=20", "--round-seconds=1", "--close-open=false"});
+  ASSERT_NE(flows, nullptr);
+  ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).traffic.size() > 1000; }));
   const std::string pid = absl::StrCat(engine_->pid());
   // Every seventh answer is an error; then none comes at all, for longer than the engine waits.
   for (const std::string fault : {"error=EIO:when=7+7", "error=EAGAIN:when=60+"}) {
@@ -197,13 +183,11 @@ TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
     ASSERT_TRUE((*tracer)->Signal(SIGTERM).ok());
     ASSERT_TRUE((*tracer)->Wait(absl::Seconds(10)).ok());
   }
-  const auto exit = (*flows)->Wait(absl::Seconds(60));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*flows)->Stderr();
-  absl::SleepFor(absl::Seconds(3));
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
+  ASSERT_NO_FATAL_FAILURE(WaitForAllSent());
   StopEngine();
-  const SpoolRows rows = Spooled();
-  EXPECT_EQ(Difference(WithoutConnections(Sent()), WithoutConnections(rows.traffic)), "")
-      << engine_->Stderr();
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(WhileOpen(Sent()), rows.traffic), "") << engine_->Stderr();
   EXPECT_TRUE(rows.gaps.empty());
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("whose end was lost")));
 }
@@ -225,42 +209,40 @@ TEST_F(KernelFaultTest, TheClockIsSet) {
                          {"FAKETIME_DONT_FAKE_MONOTONIC", "1"}};
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}, options));
   const int64_t began_ns = absl::GetCurrentTimeNanos();
-  auto flows = gateway_->StartPlay({"--open-tcp=2000", "--udp=2000", "--rate=200", "--rounds=150",
-                                    "--round-seconds=0.1", "--close-open=false"},
-                                   sent());
-  ASSERT_TRUE(flows.ok()) << flows.status();
-  for (const char* offset : {"+86400", "+0", "-86400", "+0"}) {
-    absl::SleepFor(absl::Seconds(3.5));
+  // -1: yesterday's intervals, 0 today's, 1 tomorrow's.
+  const auto day_of = [&](const SpoolHeader& header) {
+    const int64_t hours = (header.interval_end_ns - began_ns) / 3'600'000'000'000;
+    return hours < -12 ? -1 : hours > 12 ? 1 : 0;
+  };
+  const auto intervals = [&](int day) {
+    const std::vector<SpoolHeader> headers = ReadSpool(spool()).headers;
+    return std::count_if(headers.begin(), headers.end(),
+                         [&](const SpoolHeader& header) { return day_of(header) == day; });
+  };
+  const auto flows =
+      StartPlay({"--open-tcp=2000", "--udp=100000", "--rate=200", "--rounds=10000",
+                 "--round-seconds=0.1", "--close-open=false", "--stop-file=" + folder_ + "/stop"});
+  ASSERT_NE(flows, nullptr);
+  for (const auto& [offset, day] :
+       {std::pair("+0", 0), {"+86400", 1}, {"+0", 0}, {"-86400", -1}, {"+0", 0}}) {
     set_clock(offset);
+    const auto before = intervals(day);
+    ASSERT_TRUE(Eventually([&, day = day] { return intervals(day) >= before + 3; })) << offset;
   }
-  const auto exit = (*flows)->Wait(absl::Seconds(60));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*flows)->Stderr();
-  absl::SleepFor(absl::Seconds(2));
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  WriteFile(folder_ + "/stop", "");
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
+  ASSERT_NO_FATAL_FAILURE(WaitForAllSent());
+  FlushConntrack();
   StopEngine();
-  const SpoolRows rows = Spooled();
-  Traffic expected = Sent();
-  for (auto& [key, sums] : expected) {
-    sums.connection_count += sums.open_connections;
-    sums.open_connections = 0;
-  }
-  EXPECT_EQ(Difference(expected, rows.traffic), "") << engine_->Stderr();
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(AllClosed(Sent()), rows.traffic), "") << engine_->Stderr();
   EXPECT_TRUE(rows.gaps.empty());
   std::set<int64_t> ends;
-  int yesterday = 0;
-  int today = 0;
-  int tomorrow = 0;
   for (size_t i = 0; i < rows.headers.size(); ++i) {
     EXPECT_EQ(rows.headers[i].sequence, i + 1);
-    EXPECT_EQ(rows.headers[i].interval_end_ns % 1'000'000'000, 0);
+    EXPECT_EQ(rows.headers[i].interval_end_ns % kIntervalNs, 0);
     EXPECT_TRUE(ends.insert(rows.headers[i].interval_end_ns).second) << "one interval twice";
-    const int64_t hours = (rows.headers[i].interval_end_ns - began_ns) / 3'600'000'000'000;
-    ++(hours < -12 ? yesterday : hours > 12 ? tomorrow : today);
   }
-  // About as many as there were seconds.
-  EXPECT_GE(yesterday, 2);
-  EXPECT_GE(tomorrow, 2);
-  EXPECT_GE(today, 6);
 }
 
 }  // namespace

@@ -1,28 +1,24 @@
 // The engine's metrics file as a monitoring sees it: in Prometheus' own eyes, after a replay, and
 // live, where an alarm comes and goes.
-#include <signal.h>
-#include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <map>
-#include <memory>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/gateway.h"
-#include "tests/support/subprocess.h"
+#include "tests/support/engine_output.h"
+#include "tests/support/engine_test.h"
 
 namespace ctacct {
 namespace {
@@ -32,24 +28,49 @@ using ::testing::HasSubstr;
 // Samples by their name with labels.
 using Metrics = std::map<std::string, double>;
 
-class MetricsTest : public testing::Test {
- protected:
-  void SetUp() override {
-    std::string folder = "/tmp/ctacct-metrics.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::filesystem::create_directory(spool());
-  }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
+// What a capture holds for accounting, counted without our parser.
+struct CaptureCounts {
+  int created = 0, updated = 0, destroyed = 0, dumped = 0, icmp = 0;
+};
 
-  std::string spool() const { return folder_ + "/spool"; }
+// Of a file in this machine's byte order, with netlink messages behind 16 bytes of link header.
+CaptureCounts CountMessages(const std::string& capture) {
+  CaptureCounts counts;
+  const auto number = [&](size_t at, size_t bytes) {
+    uint32_t value = 0;
+    memcpy(&value, capture.data() + at, bytes);
+    return value;
+  };
+  for (size_t packet = 24; packet + 16 <= capture.size();) {
+    const size_t end = packet + 16 + number(packet + 8, 4);
+    for (size_t at = packet + 32; at + 16 <= end; at += (number(at, 4) + 3) / 4 * 4) {
+      const uint32_t type = number(at + 4, 2);
+      const uint32_t flags = number(at + 6, 2);
+      const bool event = type == 0x100 || type == 0x102;
+      counts.created += type == 0x100 && flags == 0x600;
+      counts.updated += type == 0x100 && flags == 0;
+      counts.dumped += type == 0x100 && flags == 0x22;
+      counts.destroyed += type == 0x102;
+      // CTA_TUPLE_PROTO that begins with CTA_PROTO_NUM, 1.
+      const std::string message = capture.substr(at, number(at, 4));
+      counts.icmp += event && message.find(std::string("\2\200\5\0\1\0\1", 7)) != std::string::npos;
+    }
+    packet = end;
+  }
+  return counts;
+}
+
+class MetricsTest : public EngineTest {
+ protected:
+  MetricsTest() : EngineTest("metrics") {}
+
+  void SetUp() override {}  // A replay needs no gateway.
+
   std::string path() const { return folder_ + "/engine.prom"; }
 
+  // Empty while the file is not there.
   std::string Text() const {
-    std::ifstream file(path());
-    return {std::istreambuf_iterator<char>(file), {}};
+    return std::filesystem::exists(path()) ? ReadFile(path()) : std::string();
   }
   Metrics Read() const {
     Metrics metrics;
@@ -63,57 +84,71 @@ class MetricsTest : public testing::Test {
     return metrics;
   }
 
-  // Until the file says so. A test that waits in vain ends with what it says instead.
+  // Until the file contains the line.
   void WaitFor(const std::string& line) const {
-    const absl::Time give_up = absl::Now() + absl::Seconds(30);
-    while (Text().find("\n" + line + "\n") == std::string::npos) {
-      ASSERT_LT(absl::Now(), give_up) << line << " is not in\n" << Text();
-      absl::SleepFor(absl::Milliseconds(20));
-    }
+    ASSERT_TRUE(Eventually([&] { return absl::StrContains(Text(), "\n" + line + "\n"); }))
+        << line << " is not in\n"
+        << Text();
   }
 
-  Finished Replay(const std::vector<std::string>& flags) const {
-    std::vector<std::string> argv = {DataPath("engine/engine"),
-                                     "-replay=" + DataPath("tests/captures/gateway.pcap"),
-                                     "-interval=5", "-output=" + spool()};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    auto finished = RunProcess(argv, absl::Seconds(60));
+  Finished Replay(const std::vector<std::string>& flags, const std::string& output) const {
+    auto finished =
+        RunProcess(Joined({{DataPath("engine/engine"), "-interval=5", "-output=" + output,
+                            "-replay=" + DataPath("tests/captures/gateway.pcap")},
+                           flags}),
+                   kPatience);
     EXPECT_TRUE(finished.ok()) << finished.status();
     return finished.ok() ? *std::move(finished) : Finished();
   }
-
-  std::string folder_;
+  Finished Replay(const std::vector<std::string>& flags) const { return Replay(flags, spool()); }
 };
 
+// The numbers are those of the capture and of the files, and the summary has the same ones.
 TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
+  const CaptureCounts counts = CountMessages(ReadFile(DataPath("tests/captures/gateway.pcap")));
+  const std::string unlimited = folder_ + "/unlimited";
+  std::filesystem::create_directory(unlimited);
+  ASSERT_TRUE(Replay({}, unlimited).exit.ok());
+  const size_t all_rows = CountLines(Spooldump(unlimited));
   for (const std::string workers : {"1", "3"}) {
     SCOPED_TRACE(workers + " workers");
+    const std::string output = folder_ + "/limited" + workers;
+    std::filesystem::create_directory(output);
     const Finished finished =
-        Replay({"-metrics-file=" + path(), "-workers=" + workers, "-max-rows=50"});
+        Replay({"-metrics-file=" + path(), "-workers=" + workers, "-max-rows=50"}, output);
     ASSERT_TRUE(finished.exit.ok()) << finished.err;
     Metrics metrics = Read();
-    const auto number = [&](const std::string& name) {
-      return std::to_string(int64_t(metrics.at(name)));
+    const size_t intervals = SpoolFilesIn(output).size();
+    const size_t rows = CountLines(Spooldump(output));
+    // Of each interval one row is the sum of those that are too many.
+    const size_t folded = all_rows - (rows - intervals);
+    const std::map<std::string, size_t> expected = {
+        {"ctacct_intervals_written_total", intervals},
+        {"ctacct_rows_written_total", rows},
+        {"ctacct_events_total{kind=\"new\"}", counts.created},
+        {"ctacct_events_total{kind=\"update\"}", counts.updated},
+        {"ctacct_events_total{kind=\"destroy\"}", counts.destroyed},
+        {"ctacct_dump_entries_total", counts.dumped},
+        {"ctacct_filtered_total", counts.icmp},
+        {"ctacct_rows_folded_total", folded},
     };
-    EXPECT_THAT(finished.err, HasSubstr(absl::StrCat(
-                                  number("ctacct_intervals_written_total"), " intervals, ",
-                                  number("ctacct_rows_written_total"),
-                                  " rows; events: ", number("ctacct_events_total{kind=\"new\"}"),
-                                  " new, ", number("ctacct_events_total{kind=\"update\"}"),
-                                  " update, ", number("ctacct_events_total{kind=\"destroy\"}"),
-                                  " destroy; ", number("ctacct_dump_entries_total"),
-                                  " dump entries; ", number("ctacct_filtered_total"), " filtered; ",
-                                  number("ctacct_rows_folded_total"), " rows summed as one")));
-    EXPECT_GT(metrics.at("ctacct_events_total{kind=\"destroy\"}"), 0);
-    EXPECT_GT(metrics.at("ctacct_rows_folded_total"), 0);
+    for (const auto& [name, number] : expected) {
+      EXPECT_GT(number, 0u) << name;
+      EXPECT_EQ(metrics.at(name), static_cast<double>(number)) << name;
+    }
+    EXPECT_THAT(finished.err,
+                HasSubstr(absl::StrCat(
+                    intervals, " intervals, ", rows, " rows; events: ", counts.created, " new, ",
+                    counts.updated, " update, ", counts.destroyed, " destroy; ", counts.dumped,
+                    " dump entries; ", counts.icmp, " filtered; ", folded, " rows summed as one")));
     EXPECT_EQ(metrics.at("ctacct_intervals_total{completeness=\"complete\"}"),
-              metrics.at("ctacct_intervals_written_total"));
+              static_cast<double>(intervals));
     EXPECT_EQ(metrics.at("ctacct_spool_write_failing"), 0);
     EXPECT_GT(metrics.at("ctacct_last_write_timestamp_seconds"),
               metrics.at("ctacct_start_timestamp_seconds"));
     EXPECT_EQ(int64_t(metrics.at("ctacct_last_interval_end_timestamp_seconds")) % 5, 0);
     uint64_t files = 0, bytes = 0;
-    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
+    for (const auto& entry : std::filesystem::directory_iterator(output)) {
       ++files;
       bytes += entry.file_size();
     }
@@ -132,15 +167,11 @@ TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
 }
 
 TEST_F(MetricsTest, PrometheusTakesIt) {
-  if (!RunProcessOrError({"promtool", "--version"}, absl::Seconds(10)).ok()) {
-    const char* ci = std::getenv("CI");
-    if (ci != nullptr && std::string(ci) == "true") FAIL() << "CI=true, but there is no promtool";
-    GTEST_SKIP() << "no promtool (package prometheus)";
-  }
+  RequireProgramOrSkip("promtool", "--version", "prometheus");
+  if (IsSkipped() || HasFatalFailure()) return;
   const Finished finished = Replay({"-metrics-file=" + path(), "-pipe=" + folder_ + "/fifo"});
   ASSERT_TRUE(finished.exit.ok()) << finished.err;
-  const auto checked =
-      RunProcess({"sh", "-c", "promtool check metrics < " + path()}, absl::Seconds(10));
+  const auto checked = RunProcess({"sh", "-c", "promtool check metrics < " + path()}, kPatience);
   ASSERT_TRUE(checked.ok()) << checked.status();
   EXPECT_TRUE(checked->exit.ok()) << checked->exit.ToString();
   EXPECT_EQ(checked->out + checked->err, "");
@@ -158,29 +189,21 @@ TEST_F(MetricsTest, ABadPathIsOneLineAndNothingIsAccounted) {
 
 class LiveMetricsTest : public MetricsTest {
  protected:
-  void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
-    MetricsTest::SetUp();
-  }
+  void SetUp() override { EngineTest::SetUp(); }
 };
 
 TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
   const std::string ports = folder_ + "/ports";
   std::ofstream(ports) << "tcp:80\n";
-  auto engine =
-      (*gateway)->Start({DataPath("engine/engine"), "-interval=1", "-workers=2",
-                         "-output=" + spool(), "-ports=" + ports, "-metrics-file=" + path()});
-  ASSERT_TRUE(engine.ok()) << engine.status();
-  ASSERT_TRUE((*engine)->WaitForOutput("accounting live", absl::Seconds(30)).ok());
+  ASSERT_NO_FATAL_FAILURE(
+      StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=2", "-output=" + spool(),
+                   "-ports=" + ports, "-metrics-file=" + path()}));
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 0"));
 
   // It counts what the kernel has, too.
-  ASSERT_TRUE((*gateway)->Play({"--tcp=100", "--udp=100"}).ok());
+  Play({"--tcp=100", "--udp=100"});
   uint64_t flows = 0;
-  ASSERT_TRUE((*gateway)->KernelCounters(&flows).ok());
+  ASSERT_TRUE(gateway_->KernelCounters(&flows).ok());
   EXPECT_GE(flows, 200u);
   ASSERT_NO_FATAL_FAILURE(WaitFor(absl::StrCat("ctacct_conntrack_entries ", flows)));
   ASSERT_NO_FATAL_FAILURE(WaitFor(absl::StrCat("ctacct_flows ", flows)));
@@ -192,13 +215,13 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   EXPECT_GT(quiet.at("ctacct_worker_naps_total"), 0);
   EXPECT_GE(quiet.at("ctacct_worker_wakeups_total"), quiet.at("ctacct_worker_naps_total"));
   EXPECT_GT(quiet.at("ctacct_receive_buffer_bytes"), 0);
-  ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+  FlushConntrack();
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_events_total{kind=\"destroy\"} 200"));
 
   // The folder is gone: rows wait.
   std::filesystem::rename(spool(), folder_ + "/away");
-  ASSERT_TRUE((*gateway)->Play({"--tcp=200", "--udp=200"}).ok());
-  ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+  Play({"--tcp=200", "--udp=200"});
+  FlushConntrack();
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 1"));
   EXPECT_GT(Read().at("ctacct_rows_waiting"), 0);
   EXPECT_GT(Read().at("ctacct_spool_write_failures"), 0);
@@ -217,18 +240,14 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   // Where its own folder is gone, the engine goes on, and says so once.
   const std::string moved = folder_ + ".moved";
   std::filesystem::rename(folder_, moved);
-  const absl::Status told = (*engine)->WaitForOutput("metrics file " + path(), absl::Seconds(30));
-  EXPECT_TRUE(told.ok()) << told;
+  WaitForEngine("metrics file " + path());
   absl::SleepFor(absl::Seconds(2));  // Some more attempts.
   std::filesystem::rename(moved, folder_);
-  EXPECT_TRUE(
-      (*engine)->WaitForOutput("the metrics file can be written again", absl::Seconds(30)).ok());
-  ASSERT_TRUE((*engine)->Signal(SIGTERM).ok());
-  const auto exit = (*engine)->Wait(absl::Seconds(30));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*engine)->Stderr();
+  WaitForEngine("the metrics file can be written again");
+  StopEngine();
   const std::vector<std::string> parts =
-      absl::StrSplit((*engine)->Stderr(), "metrics file " + path());
-  EXPECT_EQ(parts.size(), 2u) << (*engine)->Stderr();
+      absl::StrSplit(engine_->Stderr(), "metrics file " + path());
+  EXPECT_EQ(parts.size(), 2u) << engine_->Stderr();
 }
 
 }  // namespace

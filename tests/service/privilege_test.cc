@@ -7,13 +7,11 @@
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -26,17 +24,13 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/rows/csv.h"
-#include "engine/rows/protocol_names.h"
 #include "engine/system/privileges.h"
 #include "engine/system/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/gateway.h"
-#include "tests/support/subprocess.h"
+#include "tests/support/engine_output.h"
+#include "tests/support/engine_test.h"
 
 namespace ctacct {
 namespace {
@@ -50,43 +44,6 @@ constexpr char kUser[] = "daemon";
 constexpr char kStranger[] = "nobody";
 constexpr char kNone[] = "0000000000000000";
 constexpr char kNetAdmin[] = "0000000000001000";
-
-uint32_t HostOrder(const AddressBytes& bytes) {
-  return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
-}
-
-Traffic ReadCsv(const std::string& csv) {
-  Traffic traffic;
-  for (absl::string_view line : absl::StrSplit(csv, '\n', absl::SkipEmpty())) {
-    TrafficRow row;
-    bool has_open = false;
-    const absl::Status status = ParseCsvLine(line, &row, &has_open);
-    EXPECT_TRUE(status.ok()) << status;
-    TrafficTotals& sums = traffic[{std::string(ProtocolName(row.protocol)), HostOrder(row.src),
-                                   HostOrder(row.dst), row.port}];
-    sums.packets_src += row.packets_src;
-    sums.packets_dst += row.packets_dst;
-    sums.bytes_src += row.bytes_src;
-    sums.bytes_dst += row.bytes_dst;
-    sums.connection_count += row.connection_count;
-  }
-  return traffic;
-}
-
-Traffic AllClosed(Traffic traffic) {
-  for (auto& [key, sums] : traffic) {
-    sums.connection_count += sums.open_connections;
-    sums.open_connections = 0;
-  }
-  return traffic;
-}
-
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
 
 // "Name: value" lines of each thread's status, by thread id; blanks made single.
 std::map<std::string, std::map<std::string, std::string>> ThreadStatus(pid_t pid) {
@@ -137,24 +94,11 @@ bool HasFilter(int socket) {
          instructions > 0;
 }
 
-class PrivilegeTest : public testing::Test {
+class PrivilegeTest : public EngineTest {
  protected:
-  void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
-    std::string folder = "/tmp/ctacct-privilege.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    // Only the modes of what the engine makes are to keep a stranger out.
-    std::filesystem::permissions(folder_, std::filesystem::perms(0755));
-    std::filesystem::create_directory(spool());
-    std::filesystem::permissions(spool(), std::filesystem::perms(0755));
-  }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
+  PrivilegeTest() : EngineTest("privilege") {}
 
-  std::string spool() const { return folder_ + "/spool"; }
+  void SetUp() override { RequireRootOrSkip(); }
 
   static void Give(const std::string& path, const char* user) {
     const auto account = FindUserAccount(user);
@@ -163,43 +107,15 @@ class PrivilegeTest : public testing::Test {
   }
 
   static std::vector<std::string> As(const char* user, const std::vector<std::string>& argv) {
-    std::vector<std::string> all = {"setpriv", absl::StrCat("--reuid=", user), "--init-groups",
-                                    absl::StrCat("--regid=", FindUserAccount(user)->gid)};
-    all.insert(all.end(), argv.begin(), argv.end());
-    return all;
+    return Joined({{"setpriv", absl::StrCat("--reuid=", user), "--init-groups",
+                    absl::StrCat("--regid=", FindUserAccount(user)->gid)},
+                   argv});
   }
 
-  std::vector<std::string> EngineFlags(const std::vector<std::string>& more) const {
-    std::vector<std::string> argv = {DataPath("engine/engine"), "-src=10.32.0.0/11",
-                                     "-dst=10.32.0.0/11", "-output-format=csv",
-                                     "-output=" + spool()};
-    argv.insert(argv.end(), more.begin(), more.end());
-    return argv;
-  }
-
-  void StartEngine(const Gateway& gateway, const std::vector<std::string>& flags) {
-    auto engine = gateway.Start(EngineFlags(flags));
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = *std::move(engine);
-    const absl::Status started = engine_->WaitForOutput("accounting live", absl::Seconds(10));
-    ASSERT_TRUE(started.ok()) << started;
-  }
-
-  void StopEngine() {
-    ASSERT_TRUE(engine_->Running()) << engine_->Stderr();
-    ASSERT_TRUE(engine_->Signal(SIGTERM).ok());
-    const auto exit = engine_->Wait(absl::Seconds(30));
-    ASSERT_TRUE(exit.ok()) << exit.status();
-    EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
-  }
-
-  Traffic Rows() const {
-    std::string csv;
-    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-      if (entry.path().filename() == ".ctacct") continue;
-      absl::StrAppend(&csv, ReadFile(entry.path()));
-    }
-    return ReadCsv(csv);
+  std::vector<std::string> EngineArgv(const std::vector<std::string>& flags) const {
+    return Joined({{DataPath("engine/engine"), "-src=10.32.0.0/11", "-dst=10.32.0.0/11",
+                    "-output-format=csv", "-output=" + spool()},
+                   flags});
   }
 
   void ExpectUnreadableByStranger(const std::string& path) {
@@ -244,17 +160,15 @@ class PrivilegeTest : public testing::Test {
     ASSERT_TRUE(account.ok()) << account.status();
     ASSERT_NO_FATAL_FAILURE(Give(folder_, name));
     ASSERT_NO_FATAL_FAILURE(Give(spool(), name));
-    auto gateway = Gateway::Up();
-    ASSERT_TRUE(gateway.ok()) << gateway.status();
+    ASSERT_NO_FATAL_FAILURE(BringUp());
     const std::string fifo = folder_ + "/fifo";
     const std::string ports = folder_ + "/ports";
     std::ofstream(ports) << "tcp:1\n";
     std::vector<std::string> flags = {"-interval=1", "-workers=3", "-pipe=" + fifo,
                                       "-ports=" + ports};
     if (user != nullptr) flags.push_back(absl::StrCat("-user=", user));
-    ASSERT_NO_FATAL_FAILURE(StartEngine(**gateway, flags));
-    const auto first = (*gateway)->Play({"--tcp=3000", "--udp=3000", "--open-tcp=500"});
-    ASSERT_TRUE(first.ok()) << first.status();
+    ASSERT_NO_FATAL_FAILURE(StartEngine(EngineArgv(flags)));
+    const Traffic first = Play({"--tcp=3000", "--udp=3000", "--open-tcp=500"});
 
     const std::string uid = absl::StrCat(account->uid);
     const std::string ids = absl::StrCat(uid, " ", uid, " ", uid, " ", uid);
@@ -292,8 +206,7 @@ class PrivilegeTest : public testing::Test {
 
     // A later dump socket is as good as the first.
     BreakNextDump();
-    ASSERT_TRUE(engine_->WaitForOutput("conntrack dump: Invalid argument", absl::Seconds(10)).ok())
-        << engine_->Stderr();
+    ASSERT_NO_FATAL_FAILURE(WaitForEngine("conntrack dump: Invalid argument"));
     std::set<std::string> after;
     for (const auto& [inode, socket] : NetlinkSockets(engine_->pid())) after.insert(inode);
     EXPECT_EQ(after.size(), before.size());
@@ -303,25 +216,21 @@ class PrivilegeTest : public testing::Test {
     if (user != nullptr) {
       std::filesystem::permissions(ports, std::filesystem::perms(0600));
       ASSERT_TRUE(engine_->Signal(SIGHUP).ok());
-      const absl::Status said = engine_->WaitForOutput(
-          absl::StrCat("Permission denied (the engine is user ", user), absl::Seconds(10));
-      EXPECT_TRUE(said.ok()) << said;
+      WaitForEngine(absl::StrCat("Permission denied (the engine is user ", user));
     }
     auto reader = Subprocess::Start({"cat", fifo});
     ASSERT_TRUE(reader.ok()) << reader.status();
-    const auto second = (*gateway)->Play({"--tcp=2000", "--udp=2000"});
-    ASSERT_TRUE(second.ok()) << second.status();
+    const Traffic second = Play({"--tcp=2000", "--udp=2000"});
     ASSERT_TRUE((*reader)->WaitForOutput("tcp", absl::Seconds(10)).ok());
-    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    FlushConntrack();
 
     ExpectUnreadableByStranger(fifo);
     int files = 0;
-    for (const auto& file : std::filesystem::directory_iterator(spool())) {
-      if (file.path().filename() == ".ctacct") continue;
+    for (const std::string& file : VisibleFilesIn(spool())) {
       ++files;
-      ExpectUnreadableByStranger(file.path());
+      ExpectUnreadableByStranger(file);
       struct stat info {};
-      ASSERT_EQ(stat(file.path().c_str(), &info), 0);
+      ASSERT_EQ(stat(file.c_str(), &info), 0);
       EXPECT_EQ(info.st_uid, account->uid);
       EXPECT_EQ(info.st_gid, account->gid);
     }
@@ -331,13 +240,13 @@ class PrivilegeTest : public testing::Test {
     // Whose traffic it was is nobody's business but the rows'.
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("10.32.")));
 
-    Traffic sent = *first;
-    for (const auto& [key, sums] : *second) sent[key] += sums;
+    Traffic sent = first;
+    sent += second;
     const GroupOptions listed = {.src_mask = 0xffffffff,
                                  .dst_mask = 0xffffffff,
                                  .ports = std::set<std::pair<std::string, int32_t>>{{"tcp", 1}},
                                  .include_icmp = false};
-    EXPECT_EQ(Difference(AllClosed(Group(sent, listed)), Rows()), "");
+    EXPECT_EQ(Difference(AllClosed(Group(sent, listed)), ReadCsvFolder(spool()).traffic), "");
   }
 
   // What a command that must fail says, in one line.
@@ -347,11 +256,8 @@ class PrivilegeTest : public testing::Test {
     ASSERT_TRUE(run.ok()) << run.status();
     EXPECT_EQ(run->exit.code, exit_code) << run->err;
     EXPECT_THAT(run->err, says);
-    EXPECT_EQ(std::count(run->err.begin(), run->err.end(), '\n'), 1) << run->err;
+    EXPECT_EQ(CountLines(run->err), 1u) << run->err;
   }
-
-  std::string folder_;
-  std::unique_ptr<Subprocess> engine_;
 };
 
 TEST_F(PrivilegeTest, RootKeepsNetAdminAlone) { LiveAs(nullptr); }
@@ -362,11 +268,10 @@ TEST_F(PrivilegeTest, AnotherUserWithNetAdminAlone) { LiveAs(kUser); }
 TEST_F(PrivilegeTest, StrangersReadNoRecording) {
   ASSERT_NO_FATAL_FAILURE(Give(folder_, kUser));
   ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
   const std::string recording = folder_ + "/recording.pcap";
-  StartEngine(**gateway, {"-interval=1", "-record=" + recording, "-user=daemon"});
-  ASSERT_TRUE((*gateway)->Play({"--tcp=100"}).ok());
+  ASSERT_NO_FATAL_FAILURE(BringUp());
+  StartEngine(EngineArgv({"-interval=1", "-record=" + recording, "-user=daemon"}));
+  Play({"--tcp=100"});
   ExpectUnreadableByStranger(recording);
   StopEngine();
   struct stat info {};
@@ -381,32 +286,31 @@ TEST_F(PrivilegeTest, FoldersOfOthersAreOutOfReachAndItIsSaid) {
   ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
   const auto said = AllOf(HasSubstr("output folder " + spool() + ": Permission denied"),
                           HasSubstr("has given up root's override"));
-  ExpectFails(EngineFlags({}), 1, said);
+  ExpectFails(EngineArgv({}), 1, said);
   // A folder that root may enter and not write to.
   std::filesystem::permissions(spool(), std::filesystem::perms(0755));
-  ExpectFails(EngineFlags({}), 1, said);
+  ExpectFails(EngineArgv({}), 1, said);
   ASSERT_EQ(chown(spool().c_str(), 0, 0), 0);
-  ExpectFails(EngineFlags({"-user=daemon"}), 1,
+  ExpectFails(EngineArgv({"-user=daemon"}), 1,
               AllOf(HasSubstr("output folder " + spool() + ": Permission denied"),
                     HasSubstr("the engine is user daemon now")));
   const std::string ports = folder_ + "/ports";
   std::ofstream(ports) << "tcp:1\n";
   std::filesystem::permissions(ports, std::filesystem::perms(0600));
   ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
-  ExpectFails(EngineFlags({"-user=daemon", "-ports=" + ports}), 1,
+  ExpectFails(EngineArgv({"-user=daemon", "-ports=" + ports}), 1,
               AllOf(HasSubstr("port list " + ports + ": Permission denied"),
                     HasSubstr("the engine is user daemon now")));
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
+  ASSERT_NO_FATAL_FAILURE(BringUp());
   const auto refused =
-      (*gateway)->Run(EngineFlags({"-user=daemon", "-record=/ctacct-recording.pcap"}));
+      gateway_->Run(EngineArgv({"-user=daemon", "-record=/ctacct-recording.pcap"}));
   EXPECT_THAT(std::string(refused.status().message()),
               AllOf(HasSubstr("capture /ctacct-recording.pcap: Permission denied"),
                     HasSubstr("the engine is user daemon now")));
 }
 
 TEST_F(PrivilegeTest, UsersThatItCannotBecome) {
-  ExpectFails(EngineFlags({"-user=no-such-user"}), 2,
+  ExpectFails(EngineArgv({"-user=no-such-user"}), 2,
               AllOf(HasSubstr("-user"), HasSubstr("no such user")));
   // Not in Bazel's folders, where another user may not look.
   const std::string engine = folder_ + "/engine";
@@ -424,11 +328,9 @@ TEST_F(PrivilegeTest, ReplayNeedsNothing) {
   const std::vector<std::string> argv = {DataPath("engine/engine"), "-replay=" + capture};
   const auto expected = RunProcessOrError(argv, absl::Seconds(30));
   ASSERT_TRUE(expected.ok()) << expected.status();
-  std::vector<std::string> as_user = argv;
-  as_user.push_back("-user=daemon");
-  const auto actual = RunProcessOrError(as_user, absl::Seconds(30));
+  const auto actual = RunProcessOrError(Joined({argv, {"-user=daemon"}}), absl::Seconds(30));
   ASSERT_TRUE(actual.ok()) << actual.status();
-  EXPECT_EQ(Difference(ReadCsv(*expected), ReadCsv(*actual)), "");
+  EXPECT_EQ(Difference(ReadCsv(*expected).traffic, ReadCsv(*actual).traffic), "");
   // While it waits for somebody to take its rows, it can be looked at.
   const std::string fifo = folder_ + "/rows";
   ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
@@ -436,9 +338,8 @@ TEST_F(PrivilegeTest, ReplayNeedsNothing) {
   auto waiting = Subprocess::Start(argv, {.stdout_path = fifo});
   ASSERT_TRUE(waiting.ok()) << waiting.status();
   char byte = 0;
-  while (read(reader.get(), &byte, 1) != 1 && (*waiting)->Running()) {
-    absl::SleepFor(absl::Milliseconds(5));
-  }
+  ASSERT_TRUE(
+      Eventually([&] { return read(reader.get(), &byte, 1) == 1 || !(*waiting)->Running(); }));
   ASSERT_TRUE((*waiting)->Running()) << "the capture is too small to fill a pipe";
   for (const auto& [thread, status] : ThreadStatus((*waiting)->pid())) {
     for (const char* set : {"CapEff:", "CapPrm:", "CapInh:", "CapBnd:", "CapAmb:"}) {

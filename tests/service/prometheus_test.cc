@@ -2,15 +2,10 @@
 // live engine and its importer are sound, every PromQL of the dashboards finds something in them,
 // and the alarms ask for nothing that is not there, and ring when they should and not else
 // (alerts_test.yml).
-#include <signal.h>
-#include <stdlib.h>
 
 #include <algorithm>
 #include <cctype>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iterator>
 #include <memory>
 #include <set>
 #include <string>
@@ -22,32 +17,17 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
-#include "tests/support/gateway.h"
+#include "tests/support/engine_test.h"
 #include "tests/support/private_postgres.h"
-#include "tests/support/subprocess.h"
 
 namespace ctacct {
 namespace {
 
 using ::nlohmann::json;
 using ::testing::IsSubsetOf;
-
-constexpr absl::Duration kAtMost = absl::Seconds(40);
-
-std::string FileText(const std::string& path) {
-  std::ifstream file(path);
-  return {std::istreambuf_iterator<char>(file), {}};
-}
-
-bool InCi() {
-  const char* const ci = std::getenv("CI");
-  return ci != nullptr && std::string(ci) == "true";
-}
 
 // Every metric of ours that a text speaks of: all begin alike, and no label or function does.
 std::set<std::string> MetricsIn(const std::string& text) {
@@ -73,7 +53,7 @@ struct Alarm {
 std::vector<Alarm> Alarms() {
   std::vector<Alarm> alarms;
   for (absl::string_view line :
-       absl::StrSplit(FileText(DataPath("configs/prometheus/alerts.yml")), '\n')) {
+       absl::StrSplit(ReadFile(DataPath("configs/prometheus/alerts.yml")), '\n')) {
     line = absl::StripLeadingAsciiWhitespace(line);
     if (absl::ConsumePrefix(&line, "- alert: ")) alarms.push_back({std::string(line), ""});
     if (absl::ConsumePrefix(&line, "expr: ")) alarms.back().expression = std::string(line);
@@ -85,7 +65,7 @@ std::vector<std::string> PanelExpressions() {
   std::vector<std::string> expressions;
   for (const char* const name : {"traffic.json", "health.json"}) {
     const json dashboard =
-        json::parse(FileText(DataPath(absl::StrCat("configs/grafana/dashboards/", name))), nullptr,
+        json::parse(ReadFile(DataPath(absl::StrCat("configs/grafana/dashboards/", name))), nullptr,
                     /*allow_exceptions=*/false);
     EXPECT_FALSE(dashboard.is_discarded()) << name;
     for (const json& panel : dashboard["panels"]) {
@@ -96,29 +76,18 @@ std::vector<std::string> PanelExpressions() {
   return expressions;
 }
 
-class PrometheusTest : public testing::Test {
+class PrometheusTest : public EngineTest {
  protected:
-  void SetUp() override {
-    if (!RunProcessOrError({"promtool", "--version"}, kAtMost).ok()) {
-      if (InCi()) FAIL() << "CI=true, but there is no promtool";
-      GTEST_SKIP() << "no promtool (package prometheus)";
-    }
-    std::string folder = "/tmp/ctacct-prometheus.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-  }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
+  PrometheusTest() : EngineTest("prometheus") {}
+
+  void SetUp() override { RequireProgramOrSkip("promtool", "--version", "prometheus"); }
 
   static void Expect(const std::vector<std::string>& command, const std::string& says) {
-    const auto checked = RunProcess(command, kAtMost);
+    const auto checked = RunProcess(command, kPatience);
     ASSERT_TRUE(checked.ok()) << checked.status();
     EXPECT_TRUE(checked->exit.ok()) << checked->out << checked->err;
     EXPECT_THAT(checked->out, testing::HasSubstr(says));
   }
-
-  std::string folder_;
 };
 
 TEST_F(PrometheusTest, AlarmsRingWhenTheyShould) {
@@ -128,7 +97,7 @@ TEST_F(PrometheusTest, AlarmsRingWhenTheyShould) {
          absl::StrCat("SUCCESS: ", alarms.size(), " rules found"));
   Expect({"promtool", "test", "rules", DataPath("tests/service/alerts_test.yml")}, "SUCCESS");
   // And each is tried. That it is silent otherwise is in the same tests: they name all that ring.
-  const std::string tests = FileText(DataPath("tests/service/alerts_test.yml"));
+  const std::string tests = ReadFile(DataPath("tests/service/alerts_test.yml"));
   for (const Alarm& alarm : alarms) {
     EXPECT_THAT(tests, testing::HasSubstr(absl::StrCat("alertname=\"", alarm.name, "\"")));
     EXPECT_NE(alarm.expression, "") << alarm.name;
@@ -139,9 +108,8 @@ TEST_F(PrometheusTest, AlarmsRingWhenTheyShould) {
 class LivePrometheusTest : public PrometheusTest {
  protected:
   void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
     PrometheusTest::SetUp();
+    if (!IsSkipped() && !HasFatalFailure()) EngineTest::SetUp();
   }
 
   std::string engine_path() const { return folder_ + "/engine.prom"; }
@@ -149,33 +117,28 @@ class LivePrometheusTest : public PrometheusTest {
 
   static void WaitFor(const std::string& path, const std::string& name,
                       const std::string& not_value) {
-    for (const absl::Time give_up = absl::Now() + kAtMost;;
-         absl::SleepFor(absl::Milliseconds(20))) {
-      ASSERT_LT(absl::Now(), give_up) << name << " stays " << not_value << " in\n"
-                                      << FileText(path);
-      for (absl::string_view line : absl::StrSplit(FileText(path), '\n')) {
-        if (absl::ConsumePrefix(&line, name + " ") && line != not_value) return;
+    const auto has_another = [&] {
+      if (!std::filesystem::exists(path)) return false;
+      for (absl::string_view line : absl::StrSplit(ReadFile(path), '\n')) {
+        if (absl::ConsumePrefix(&line, name + " ") && line != not_value) return true;
       }
-    }
+      return false;
+    };
+    ASSERT_TRUE(Eventually(has_another)) << name << " stays " << not_value << " in\n"
+                                         << ReadFile(path);
   }
 
   void RunBoth() {
     auto server = PrivatePostgres::Start();
     if (!server.ok()) {
-      if (!absl::IsUnavailable(server.status()) || InCi()) FAIL() << server.status();
-      GTEST_SKIP() << server.status();
+      if (!absl::IsUnavailable(server.status())) FAIL() << server.status();
+      return CannotRun(server.status().ToString());
     }
     ASSERT_TRUE((*server)->MakeDatabase("traffic").ok());
-    auto gateway = Gateway::Up();
-    ASSERT_TRUE(gateway.ok()) << gateway.status();
-    const std::string spool = folder_ + "/spool";
-    std::filesystem::create_directory(spool);
-    auto engine = (*gateway)->Start({DataPath("engine/engine"), "-interval=1", "-workers=2",
-                                     "-output=" + spool, "-pipe=" + folder_ + "/fifo",
-                                     "-gateway=gw \"1\"", "-metrics-file=" + engine_path()});
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    ASSERT_TRUE((*engine)->WaitForOutput("accounting live", kAtMost).ok());
-    ASSERT_TRUE((*gateway)->Play({"--tcp=200", "--udp=200"}).ok());
+    ASSERT_NO_FATAL_FAILURE(StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=2",
+                                         "-output=" + spool(), "-pipe=" + folder_ + "/fifo",
+                                         "-gateway=gw \"1\"", "-metrics-file=" + engine_path()}));
+    Play({"--tcp=200", "--udp=200"});
     ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_spool_files", "0"));
     ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_conntrack_entries", "0"));
     ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_worker_naps_total", "0"));
@@ -185,17 +148,14 @@ class LivePrometheusTest : public PrometheusTest {
 
     auto importer = Subprocess::Start({DataPath("importer/importer"),
                                        "-conninfo=" + (*server)->Conninfo("traffic"),
-                                       "-watch=" + spool, "-metrics-file=" + importer_path()});
+                                       "-watch=" + spool(), "-metrics-file=" + importer_path()});
     ASSERT_TRUE(importer.ok()) << importer.status();
     ASSERT_NO_FATAL_FAILURE(WaitFor(importer_path(), "ctacct_importer_rows_total", "0"));
     // What the one writes and the other takes away.
-    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    FlushConntrack();
     ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_events_total{kind=\"destroy\"}", "0"));
-    for (Subprocess* const process : {engine->get(), importer->get()}) {
-      ASSERT_TRUE(process->Signal(SIGTERM).ok());
-      const auto exit = process->Wait(kAtMost);
-      ASSERT_TRUE(exit.ok() && exit->ok()) << process->Stderr();
-    }
+    StopEngine();
+    Stop(**importer);
   }
 };
 
@@ -203,9 +163,9 @@ TEST_F(LivePrometheusTest, FindsWhatPanelsAndAlarmsAskFor) {
   ASSERT_NO_FATAL_FAILURE(RunBoth());
   if (IsSkipped()) return;
   // As the collector reads them: side by side.
-  const std::string both = FileText(engine_path()) + FileText(importer_path());
+  const std::string both = ReadFile(engine_path()) + ReadFile(importer_path());
   for (const std::string& path : {engine_path(), importer_path()}) {
-    const auto checked = RunProcess({"sh", "-c", "promtool check metrics < " + path}, kAtMost);
+    const auto checked = RunProcess({"sh", "-c", "promtool check metrics < " + path}, kPatience);
     ASSERT_TRUE(checked.ok()) << checked.status();
     EXPECT_TRUE(checked->exit.ok()) << checked->exit.ToString();
     EXPECT_EQ(checked->out + checked->err, "");
@@ -259,9 +219,11 @@ TEST_F(LivePrometheusTest, FindsWhatPanelsAndAlarmsAskFor) {
 
   // YAML is a superset of JSON.
   const std::string file = folder_ + "/test.yml";
-  std::ofstream(file) << json(
-      {{"evaluation_interval", "15s"},
-       {"tests", {{{"interval", "15s"}, {"input_series", series}, {"promql_expr_test", tests}}}}});
+  WriteFile(file,
+            json({{"evaluation_interval", "15s"},
+                  {"tests",
+                   {{{"interval", "15s"}, {"input_series", series}, {"promql_expr_test", tests}}}}})
+                .dump());
   Expect({"promtool", "test", "rules", file}, "SUCCESS");
 }
 

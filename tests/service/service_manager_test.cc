@@ -6,7 +6,6 @@
 #include <linux/sock_diag.h>
 #include <poll.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <sys/socket.h>
@@ -18,57 +17,31 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <set>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/rows/csv.h"
-#include "engine/rows/protocol_names.h"
 #include "engine/system/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "tests/support/gateway.h"
-#include "tests/support/spool_rows.h"
-#include "tests/support/subprocess.h"
+#include "tests/support/engine_output.h"
+#include "tests/support/engine_test.h"
 
 namespace ctacct {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-uint32_t HostOrder(const AddressBytes& bytes) {
-  return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
-}
-
-Traffic ReadCsv(const std::string& csv) {
-  Traffic traffic;
-  for (absl::string_view line : absl::StrSplit(csv, '\n', absl::SkipEmpty())) {
-    TrafficRow row;
-    bool has_open = false;
-    const absl::Status status = ParseCsvLine(line, &row, &has_open);
-    EXPECT_TRUE(status.ok()) << status;
-    TrafficTotals& sums = traffic[{std::string(ProtocolName(row.protocol)), HostOrder(row.src),
-                                   HostOrder(row.dst), row.port}];
-    sums.packets_src += row.packets_src;
-    sums.packets_dst += row.packets_dst;
-    sums.bytes_src += row.bytes_src;
-    sums.bytes_dst += row.bytes_dst;
-    sums.connection_count += row.connection_count;
-  }
-  return traffic;
-}
 
 ino_t Inode(int fd) {
   struct stat info {};
@@ -148,6 +121,20 @@ class Manager {
     return false;
   }
 
+  // Until the line has not come for as long as `period`; false if it keeps coming.
+  bool WaitForSilence(const std::string& line, absl::Duration period) {
+    const absl::Time give_up = absl::Now() + kPatience;
+    for (absl::Time last = absl::Now(); absl::Now() - last < period;) {
+      if (absl::Now() > give_up) return false;
+      told.clear();
+      pollfd fd = {socket_.get(), POLLIN, 0};
+      poll(&fd, 1, 100);
+      Take();
+      if (std::count(told.begin(), told.end(), line) > 0) last = absl::Now();
+    }
+    return true;
+  }
+
   std::set<ino_t> StoredInodes() const {
     std::set<ino_t> inodes;
     for (const auto& [name, fd] : store) inodes.insert(Inode(fd.get()));
@@ -183,29 +170,13 @@ class Manager {
   const UniqueFd socket_;
 };
 
-class ServiceManagerTest : public testing::Test {
+class ServiceManagerTest : public EngineTest {
  protected:
-  void SetUp() override {
-    RequireRootOrSkip();
-    if (IsSkipped() || HasFatalFailure()) return;
-    std::string folder = "/tmp/ctacct-manager.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::filesystem::create_directory(spool());
-    manager_ = std::make_unique<Manager>(folder_ + "/notify");
-    auto gateway = Gateway::Up();
-    ASSERT_TRUE(gateway.ok()) << gateway.status();
-    gateway_ = *std::move(gateway);
-  }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
-
-  std::string spool() const { return folder_ + "/spool"; }
+  ServiceManagerTest() : EngineTest("manager"), manager_(folder_ + "/notify") {}
 
   // With what is in the store, as systemd hands it back.
-  void StartEngine(const Gateway& gateway, const std::vector<std::string>& flags) {
-    manager_->told.clear();
+  void StartEngine(const std::vector<std::string>& flags) {
+    manager_.told.clear();
     std::vector<std::string> names;
     // In a mount namespace of its own, by `ip netns exec`.
     std::string script =
@@ -213,7 +184,7 @@ class ServiceManagerTest : public testing::Test {
             ? "mount -o bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec"
             : "exec";
     std::vector<UniqueFd> inherited;
-    for (const auto& [name, fd] : manager_->store) {
+    for (const auto& [name, fd] : manager_.store) {
       // Inherited by the shell under some high number, and by the engine under the right one.
       inherited.emplace_back(fcntl(fd.get(), F_DUPFD, 100));
       absl::StrAppend(&script, " ", 3 + names.size(), "<&", inherited.back().get(), " ",
@@ -221,138 +192,107 @@ class ServiceManagerTest : public testing::Test {
       names.push_back(name);
     }
     SubprocessOptions options;
-    options.environment["NOTIFY_SOCKET"] = manager_->path();
+    options.environment["NOTIFY_SOCKET"] = manager_.path();
     if (!names.empty()) {
       options.environment["LISTEN_FDS"] = absl::StrCat(names.size());
       options.environment["LISTEN_FDNAMES"] = absl::StrJoin(names, ":");
     }
     if (watchdog_us_ != 0) options.environment["WATCHDOG_USEC"] = absl::StrCat(watchdog_us_);
     absl::StrAppend(&script, "; export LISTEN_PID=$$; exec \"$@\"");
-    std::vector<std::string> argv = {"bash",
-                                     "-c",
-                                     script,
-                                     "bash",
-                                     DataPath("engine/engine"),
-                                     "-src=10.32.0.0/11",
-                                     "-dst=10.32.0.0/11",
-                                     "-interval=1",
-                                     "-output-format=csv",
-                                     "-output=" + spool()};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    auto engine = gateway.Start(argv, options);
-    ASSERT_TRUE(engine.ok()) << engine.status();
-    engine_ = *std::move(engine);
-    const absl::Status started = engine_->WaitForOutput("accounting live", absl::Seconds(10));
-    ASSERT_TRUE(started.ok()) << started;
-    ASSERT_TRUE(manager_->WaitFor("READY=1")) << engine_->Stderr();
+    ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine(
+        Joined({{"bash", "-c", script, "bash", DataPath("engine/engine"), "-src=10.32.0.0/11",
+                 "-dst=10.32.0.0/11", "-interval=1", "-output-format=csv", "-output=" + spool()},
+                flags}),
+        options));
+    ASSERT_TRUE(manager_.WaitFor("READY=1")) << engine_->Stderr();
   }
 
   void StopEngine() {
-    ASSERT_TRUE(engine_->Signal(SIGTERM).ok());
-    const auto exit = engine_->Wait(absl::Seconds(30));
-    ASSERT_TRUE(exit.ok()) << exit.status();
-    EXPECT_TRUE(exit->ok()) << exit->ToString() << engine_->Stderr();
-    EXPECT_TRUE(manager_->WaitFor("STOPPING=1"));
+    ASSERT_NO_FATAL_FAILURE(EngineTest::StopEngine());
+    EXPECT_TRUE(manager_.WaitFor("STOPPING=1"));
     // Its last writes may take longer than a watchdog waits.
-    EXPECT_TRUE(manager_->WaitFor("WATCHDOG_USEC=0"));
+    EXPECT_TRUE(manager_.WaitFor("WATCHDOG_USEC=0"));
   }
 
   uint64_t Queued() const {
     uint64_t bytes = 0;
-    for (const auto& [name, fd] : manager_->store) {
+    for (const auto& [name, fd] : manager_.store) {
       bytes += MemInfo(fd.get(), SK_MEMINFO_RMEM_ALLOC);
     }
     return bytes;
   }
 
-  Traffic Rows() const {
-    std::string csv;
-    for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-      if (entry.path().filename() == ".ctacct") continue;
-      std::ifstream file(entry.path());
-      std::ostringstream text;
-      text << file.rdbuf();
-      csv += text.str();
-    }
-    return ReadCsv(csv);
-  }
+  Traffic Written() const { return ReadCsvFolder(spool()).traffic; }
 
   bool settings_are_fixed_ = false;  // The engine cannot change those of the kernel.
   int watchdog_us_ = 0;              // 0: none.
-  std::string folder_;
-  std::unique_ptr<Manager> manager_;
-  std::unique_ptr<Gateway> gateway_;
-  std::unique_ptr<Subprocess> engine_;
+  Manager manager_;
 };
 
 constexpr char kKept[] = "events were kept since an earlier engine";
 
 // What conntrack tells while no engine runs is read by the next one, from the very same sockets.
 TEST_F(ServiceManagerTest, EventsWaitWhileNoEngineRuns) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=3"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept)));
-  ASSERT_EQ(manager_->store.size(), 3u);
-  const std::set<ino_t> sockets = manager_->StoredInodes();
+  ASSERT_EQ(manager_.store.size(), 3u);
+  const std::set<ino_t> sockets = manager_.StoredInodes();
   ASSERT_EQ(sockets.size(), 3u);
   EXPECT_TRUE(std::ranges::includes(Sockets(engine_->pid()), sockets));
-  const auto first = gateway_->Play({"--tcp=500", "--udp=3000"});
-  ASSERT_TRUE(first.ok()) << first.status();
+  const Traffic first = Play({"--tcp=500", "--udp=3000"});
   StopEngine();
-  EXPECT_EQ(manager_->StoredInodes(), sockets);
+  EXPECT_EQ(manager_.StoredInodes(), sockets);
   EXPECT_EQ(Queued(), 0u);
 
   // Flows die that the first engine has accounted; others live and die meanwhile.
-  const auto second = gateway_->Play({"--tcp=500", "--udp=1000"});
-  ASSERT_TRUE(second.ok()) << second.status();
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  const Traffic second = Play({"--tcp=500", "--udp=1000"});
+  FlushConntrack();
   EXPECT_GT(Queued(), 0u);
-  for (const auto& [name, fd] : manager_->store) {
+  for (const auto& [name, fd] : manager_.store) {
     EXPECT_EQ(MemInfo(fd.get(), SK_MEMINFO_DROPS), 0u);
   }
 
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=3"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
   EXPECT_TRUE(std::ranges::includes(Sockets(engine_->pid()), sockets));
   // Stored once, and not again.
-  EXPECT_EQ(manager_->store.size(), 3u);
-  EXPECT_EQ(std::count(manager_->told.begin(), manager_->told.end(), "FDSTORE=1"), 0);
+  EXPECT_EQ(manager_.store.size(), 3u);
+  EXPECT_EQ(std::count(manager_.told.begin(), manager_.told.end(), "FDSTORE=1"), 0);
   StopEngine();
   const std::string said = engine_->Stderr();
   EXPECT_EQ(Counted(said, "new,"), 1500u) << said;
   EXPECT_EQ(Counted(said, "destroy;"), 5000u) << said;
   EXPECT_EQ(Counted(said, "older than the engine"), 0u) << said;
-  Traffic sent = *first;
-  for (const auto& [key, sums] : *second) sent[key] += sums;
-  EXPECT_EQ(Difference(sent, Rows()), "") << said;
+  Traffic sent = first;
+  sent += second;
+  EXPECT_EQ(Difference(sent, Written()), "") << said;
 }
 
 // Nothing is lost between a clean end and the next start, whatever happened meanwhile: no gap.
 TEST_F(ServiceManagerTest, ARestartMissesNothing) {
   const std::vector<std::string> flags = {"-workers=2", "-output-format=spool"};
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   Traffic sent;
   const auto play = [&] {
-    const auto more = gateway_->Play({"--tcp=500", "--udp=1000"});
-    ASSERT_TRUE(more.ok()) << more.status();
-    for (const auto& [key, sums] : *more) sent[key] += sums;
+    const Traffic more = Play({"--tcp=500", "--udp=1000"});
+    sent += more;
   };
   for (int i = 0; i < 3; ++i) {
     ASSERT_NO_FATAL_FAILURE(play());
     StopEngine();
     ASSERT_NO_FATAL_FAILURE(play());
     if (i == 1) {
-      ASSERT_TRUE(gateway_->FlushConntrack().ok());
+      FlushConntrack();
     }
-    ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+    ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
     EXPECT_THAT(engine_->Stderr(), HasSubstr("no event was missed"));
   }
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  FlushConntrack();
   StopEngine();
-  const auto rows = ReadSpool(spool());
-  ASSERT_TRUE(rows.ok()) << rows.status();
-  EXPECT_EQ(Difference(sent, rows->traffic), "") << engine_->Stderr();
-  EXPECT_TRUE(rows->gaps.empty());
-  for (const SpoolHeader& header : rows->headers) {
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(sent, rows.traffic), "") << engine_->Stderr();
+  EXPECT_TRUE(rows.gaps.empty());
+  for (const SpoolHeader& header : rows.headers) {
     EXPECT_EQ(header.completeness, Completeness::kComplete);
   }
 }
@@ -360,42 +300,38 @@ TEST_F(ServiceManagerTest, ARestartMissesNothing) {
 // Killed, the events that it had read and not yet accounted for good are lost, and that is said.
 TEST_F(ServiceManagerTest, AKillIsAGapAllTheSame) {
   const std::vector<std::string> flags = {"-workers=2", "-output-format=spool"};
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
-  const auto sent = gateway_->Play({"--open-tcp=500", "--close-open=false"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
-  absl::SleepFor(absl::Seconds(2));
-  ASSERT_TRUE(engine_->Signal(SIGKILL).ok());
-  ASSERT_TRUE(engine_->Wait(absl::Seconds(10)).ok());
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
+  const Traffic sent = Play({"--open-tcp=500", "--close-open=false"});
+  // Until a checkpoint has all of it.
+  ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).traffic == WhileOpen(sent); }));
+  KillEngine();
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   StopEngine();
-  const auto rows = ReadSpool(spool());
-  ASSERT_TRUE(rows.ok()) << rows.status();
-  EXPECT_EQ(Difference(WithoutConnections(*sent), WithoutConnections(rows->traffic)), "");
-  ASSERT_EQ(rows->gaps.size(), 1u);
-  EXPECT_EQ(rows->gaps[0].cause, GapCause::kRestart);
-  EXPECT_EQ(rows->gaps[0].flows_lost, 0u);
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(WhileOpen(sent), rows.traffic), "");
+  ASSERT_EQ(rows.gaps.size(), 1u);
+  EXPECT_EQ(rows.gaps[0].cause, GapCause::kRestart);
+  EXPECT_EQ(rows.gaps[0].flows_lost, 0u);
 }
 
 // Killed, too: nobody shuts the sockets.
 TEST_F(ServiceManagerTest, EventsSurviveAKilledEngine) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
-  const std::set<ino_t> sockets = manager_->StoredInodes();
-  ASSERT_TRUE(engine_->Signal(SIGKILL).ok());
-  ASSERT_TRUE(engine_->Wait(absl::Seconds(10)).ok());
-  const auto sent = gateway_->Play({"--tcp=1000", "--udp=1000"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  const std::set<ino_t> sockets = manager_.StoredInodes();
+  KillEngine();
+  const Traffic sent = Play({"--tcp=1000", "--udp=1000"});
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
   EXPECT_TRUE(std::ranges::includes(Sockets(engine_->pid()), sockets));
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  FlushConntrack();
   StopEngine();
-  EXPECT_EQ(Difference(*sent, Rows()), "") << engine_->Stderr();
+  EXPECT_EQ(Difference(sent, Written()), "") << engine_->Stderr();
 }
 
 // Sockets of other settings are given up, lest the kernel go on filling them.
 TEST_F(ServiceManagerTest, SocketsOfOtherSettingsAreRemoved) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
-  std::set<ino_t> before = manager_->StoredInodes();
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  std::set<ino_t> before = manager_.StoredInodes();
   StopEngine();
   const std::vector<std::vector<std::string>> others = {
       {"-workers=3"},
@@ -404,10 +340,10 @@ TEST_F(ServiceManagerTest, SocketsOfOtherSettingsAreRemoved) {
       {"-workers=3", "-include-icmp", "-mode=light", "-receive-buffer=1000000"},
       {"-workers=1"}};
   for (const std::vector<std::string>& flags : others) {
-    ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+    ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept))) << flags.back();
     EXPECT_THAT(engine_->Stderr(), HasSubstr("of no use")) << flags.back();
-    const std::set<ino_t> now = manager_->StoredInodes();
+    const std::set<ino_t> now = manager_.StoredInodes();
     EXPECT_EQ(now.size(), flags[0] == "-workers=3" ? 3u : 1u) << flags.back();
     for (const ino_t socket : before) EXPECT_FALSE(now.contains(socket));
     const std::set<ino_t> engines = Sockets(engine_->pid());
@@ -419,53 +355,54 @@ TEST_F(ServiceManagerTest, SocketsOfOtherSettingsAreRemoved) {
 
 // One of several is gone: flows of one worker would be known and others not. All are new then.
 TEST_F(ServiceManagerTest, AllOrNone) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=3"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   StopEngine();
-  const std::set<ino_t> before = manager_->StoredInodes();
-  manager_->store.erase(manager_->store.begin() + 1);
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=3"}));
+  const std::set<ino_t> before = manager_.StoredInodes();
+  manager_.store.erase(manager_.store.begin() + 1);
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept)));
-  EXPECT_EQ(manager_->store.size(), 3u);
-  for (const ino_t socket : manager_->StoredInodes()) EXPECT_FALSE(before.contains(socket));
+  EXPECT_EQ(manager_.store.size(), 3u);
+  for (const ino_t socket : manager_.StoredInodes()) EXPECT_FALSE(before.contains(socket));
   StopEngine();
 }
 
 // A name is not enough: what is no such socket, or of another gateway, is not read.
 TEST_F(ServiceManagerTest, ImpostorsAreRefused) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=1"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=1"}));
   StopEngine();
-  ASSERT_EQ(manager_->store.size(), 1u);
-  const std::string name = manager_->store[0].first;
-  auto other = Gateway::Up();
-  ASSERT_TRUE(other.ok()) << other.status();
-  ASSERT_NO_FATAL_FAILURE(StartEngine(**other, {"-workers=1"}));
+  ASSERT_EQ(manager_.store.size(), 1u);
+  const std::string name = manager_.store[0].first;
+  std::unique_ptr<Gateway> own = std::move(gateway_);
+  ASSERT_NO_FATAL_FAILURE(BringUp());
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=1"}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr("of another network namespace"));
   StopEngine();
+  gateway_ = std::move(own);
   const std::pair<int, const char*> impostors[] = {
       {open("/dev/null", O_RDWR | O_CLOEXEC), "not a netlink socket"},
       {socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0), "not a netfilter socket"},
       {socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE), "not a netfilter socket"}};
   for (const auto& [fd, why] : impostors) {
-    manager_->store.clear();
-    manager_->store.emplace_back(name, UniqueFd(fd));
+    manager_.store.clear();
+    manager_.store.emplace_back(name, UniqueFd(fd));
     const ino_t impostor = Inode(fd);
-    ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=1"}));
+    ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=1"}));
     EXPECT_THAT(engine_->Stderr(), HasSubstr(why));
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept)));
-    ASSERT_EQ(manager_->store.size(), 1u);
-    EXPECT_NE(Inode(manager_->store[0].second.get()), impostor);
+    ASSERT_EQ(manager_.store.size(), 1u);
+    EXPECT_NE(Inode(manager_.store[0].second.get()), impostor);
     StopEngine();
   }
 }
 
 // The right name and kind, and nobody's filter on it: flows would count for every worker.
 TEST_F(ServiceManagerTest, ASocketWithoutTheFilterIsRefused) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   StopEngine();
-  ASSERT_EQ(manager_->store.size(), 2u);
+  ASSERT_EQ(manager_.store.size(), 2u);
   // Each has the other's.
-  std::swap(manager_->store[0].second, manager_->store[1].second);
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
+  std::swap(manager_.store[0].second, manager_.store[1].second);
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr("filtered by another program"));
   StopEngine();
 }
@@ -474,26 +411,26 @@ TEST_F(ServiceManagerTest, ASocketWithoutTheFilterIsRefused) {
 // the engine that comes next.
 TEST_F(ServiceManagerTest, DropsWhileNoEngineRanAreCounted) {
   const std::vector<std::string> flags = {"-workers=1", "-receive-buffer=65536"};
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
-  ASSERT_TRUE(gateway_->Play({"--udp=5000", "--rate=2000"}).ok());
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
+  Play({"--udp=5000", "--rate=2000"});
   const auto counters = gateway_->KernelCounters();
   ASSERT_TRUE(counters.ok()) << counters.status();
   StopEngine();
   const std::string first = engine_->Stderr();
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
-  ASSERT_EQ(manager_->store.size(), 1u);
-  const uint64_t dropped = MemInfo(manager_->store[0].second.get(), SK_MEMINFO_DROPS);
+  FlushConntrack();
+  ASSERT_EQ(manager_.store.size(), 1u);
+  const uint64_t dropped = MemInfo(manager_.store[0].second.get(), SK_MEMINFO_DROPS);
   const uint64_t told_before = Counted(first, "events dropped by the kernel");
   EXPECT_GT(dropped, told_before);
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
-  ASSERT_TRUE(engine_->WaitForOutput("netlink overrun", absl::Seconds(10)).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("netlink overrun"));
   StopEngine();
   const std::string second = engine_->Stderr();
   EXPECT_EQ(Counted(second, "events dropped by the kernel"), dropped - told_before) << second;
   EXPECT_EQ(Counted(second, "destroy;") + dropped - told_before, 5000u) << second;
   // And not a second time.
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
   StopEngine();
   EXPECT_EQ(Counted(engine_->Stderr(), "events dropped by the kernel"), 0u) << engine_->Stderr();
@@ -509,28 +446,27 @@ TEST_F(ServiceManagerTest, WithoutStartTimesNothingIsCountedTwice) {
                              "nf_conntrack_events"})
                   .ok());
   settings_are_fixed_ = true;
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=1"}));
-  const auto sent = gateway_->Play({"--udp=1000"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=1"}));
+  const Traffic sent = Play({"--udp=1000"});
   StopEngine();
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  FlushConntrack();
   EXPECT_GT(Queued(), 0u);
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=1"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=1"}));
   EXPECT_THAT(engine_->Stderr(), HasSubstr("without nf_conntrack_timestamp"));
   StopEngine();
-  EXPECT_EQ(Difference(*sent, Rows()), "") << engine_->Stderr();
+  EXPECT_EQ(Difference(sent, Written()), "") << engine_->Stderr();
 }
 
 // Reliable delivery to a socket that nobody reads would fill conntrack's table: such sockets are
 // kept only by an engine that has come to its end and left the mode.
 TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
   const std::vector<std::string> flags = {"-workers=2", "-reliable", "-receive-buffer=65536"};
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
-  EXPECT_TRUE(manager_->store.empty());
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
+  EXPECT_TRUE(manager_.store.empty());
   StopEngine();
-  manager_->Take();
-  ASSERT_EQ(manager_->store.size(), 2u);
-  for (const auto& [name, fd] : manager_->store) {
+  manager_.Take();
+  ASSERT_EQ(manager_.store.size(), 2u);
+  for (const auto& [name, fd] : manager_.store) {
     for (const int option : {NETLINK_BROADCAST_ERROR, NETLINK_NO_ENOBUFS}) {
       int on = 1;
       socklen_t bytes = sizeof(on);
@@ -539,21 +475,19 @@ TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
     }
   }
   // Far more than the sockets hold: the dead do not stay in the table.
-  ASSERT_TRUE(gateway_->Play({"--udp=5000"}).ok());
-  ASSERT_TRUE(gateway_->FlushConntrack().ok());
+  Play({"--udp=5000"});
+  FlushConntrack();
   const auto flows = gateway_->Run({"cat", "/proc/sys/net/netfilter/nf_conntrack_count"});
   ASSERT_TRUE(flows.ok()) << flows.status();
   EXPECT_EQ(*flows, "0\n");
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, flags));
+  ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   EXPECT_THAT(engine_->Stderr(), HasSubstr(kKept));
-  EXPECT_TRUE(manager_->store.empty());
-  ASSERT_TRUE(engine_->WaitForOutput("netlink overrun", absl::Seconds(10)).ok());
-  const auto sent = gateway_->Play({"--tcp=5000"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
-  ASSERT_TRUE(engine_->Signal(SIGKILL).ok());
-  ASSERT_TRUE(engine_->Wait(absl::Seconds(10)).ok());
-  manager_->Take();
-  EXPECT_TRUE(manager_->store.empty());
+  EXPECT_TRUE(manager_.store.empty());
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("netlink overrun"));
+  const Traffic sent = Play({"--tcp=5000"});
+  KillEngine();
+  manager_.Take();
+  EXPECT_TRUE(manager_.store.empty());
 }
 
 // A thread of another process that does not run while this lives.
@@ -578,8 +512,8 @@ class StoppedThread {
 TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
   constexpr char kAlive[] = "WATCHDOG=1";
   watchdog_us_ = 2'000'000;
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
-  ASSERT_TRUE(manager_->WaitFor(kAlive));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  ASSERT_TRUE(manager_.WaitFor(kAlive));
   std::vector<pid_t> readers;
   for (const auto& entry :
        std::filesystem::directory_iterator(absl::StrCat("/proc/", engine_->pid(), "/task"))) {
@@ -591,66 +525,50 @@ TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
   {
     const StoppedThread writer(engine_->pid());
     for (int i = 0; i < 3; ++i) {
-      manager_->Take();
-      manager_->told.clear();
-      EXPECT_TRUE(manager_->WaitFor(kAlive));
+      manager_.Take();
+      manager_.told.clear();
+      EXPECT_TRUE(manager_.WaitFor(kAlive));
     }
   }
   for (const pid_t reader : readers) {
     {
       const StoppedThread stopped(reader);
-      // One may be under way.
-      absl::SleepFor(absl::Seconds(1));
-      manager_->Take();
-      manager_->told.clear();
-      absl::SleepFor(absl::Seconds(2));
-      manager_->Take();
-      EXPECT_THAT(manager_->told, Not(testing::Contains(kAlive)));
+      EXPECT_TRUE(manager_.WaitForSilence(kAlive, absl::Microseconds(watchdog_us_)));
     }
-    EXPECT_TRUE(manager_->WaitFor(kAlive));
+    EXPECT_TRUE(manager_.WaitFor(kAlive));
   }
   StopEngine();
 }
 
 TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine(*gateway_, {"-workers=2"}));
-  ASSERT_TRUE(gateway_->Play({"--udp=100"}).ok());
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  Play({"--udp=100"});
   const auto status = [&] {
-    manager_->Take();
-    for (auto line = manager_->told.rbegin(); line != manager_->told.rend(); ++line) {
+    manager_.Take();
+    for (auto line = manager_.told.rbegin(); line != manager_.told.rend(); ++line) {
       if (line->starts_with("STATUS=")) return *line;
     }
     return std::string();
   };
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (status().find("; 100 rows written, 0 wait; 100 flows") == std::string::npos &&
-         absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(50));
-  }
+  const auto becomes = [&](const std::string& text) {
+    return Eventually([&] { return absl::StrContains(status(), text); });
+  };
+  EXPECT_TRUE(becomes("; 100 rows written, 0 wait; 100 flows")) << status();
   EXPECT_THAT(status(), HasSubstr("last interval ended "));
-  EXPECT_THAT(status(), HasSubstr("; 100 rows written, 0 wait; 100 flows"));
 
   // It cannot write any more, and goes on.
   std::filesystem::rename(spool(), spool() + ".away");
-  ASSERT_TRUE(gateway_->Play({"--udp=100"}).ok());
-  const absl::Time later = absl::Now() + absl::Seconds(20);
-  while (status().find("cannot be written") == std::string::npos && absl::Now() < later) {
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  EXPECT_THAT(status(), HasSubstr("rows cannot be written"));
+  Play({"--udp=100"});
+  EXPECT_TRUE(becomes("rows cannot be written")) << status();
   std::filesystem::rename(spool() + ".away", spool());
   StopEngine();
 }
 
 // Nobody is there to tell, or to hand anything back.
 TEST_F(ServiceManagerTest, WithoutAManagerNothingIsDifferent) {
-  auto engine = gateway_->Start({DataPath("engine/engine"), "-interval=1"});
-  ASSERT_TRUE(engine.ok()) << engine.status();
-  ASSERT_TRUE((*engine)->WaitForOutput("accounting live", absl::Seconds(10)).ok());
-  ASSERT_TRUE((*engine)->Signal(SIGTERM).ok());
-  const auto exit = (*engine)->Wait(absl::Seconds(30));
-  ASSERT_TRUE(exit.ok() && exit->ok()) << (*engine)->Stderr();
-  EXPECT_THAT((*engine)->Stderr(), Not(HasSubstr(kKept)));
+  ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine({DataPath("engine/engine"), "-interval=1"}));
+  ASSERT_NO_FATAL_FAILURE(EngineTest::StopEngine());
+  EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept)));
 }
 
 }  // namespace

@@ -116,10 +116,10 @@ SystemdContainer::~SystemdContainer() {
 
 absl::StatusOr<Finished> SystemdContainer::Run(const std::vector<std::string>& argv,
                                                absl::Duration at_most) const {
-  std::vector<std::string> inside = {
-      "nsenter", absl::StrCat("--target=", leader_), "--mount", "--pid", "--net", "--uts", "--ipc"};
-  inside.insert(inside.end(), argv.begin(), argv.end());
-  return RunProcess(inside, at_most);
+  return RunProcess(Joined({{"nsenter", absl::StrCat("--target=", leader_), "--mount", "--pid",
+                             "--net", "--uts", "--ipc"},
+                            argv}),
+                    at_most);
 }
 
 absl::StatusOr<std::string> SystemdContainer::RunOrError(const std::vector<std::string>& argv,

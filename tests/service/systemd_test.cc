@@ -1,34 +1,25 @@
 // The services that we ship: what they leave open by systemd's own reckoning, and that both
 // programs work within what is left, under a real systemd, with real traffic and a real PostgreSQL.
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <filesystem>
-#include <fstream>
-#include <functional>
 #include <iostream>
 #include <memory>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/service/systemd_container.h"
-#include "tests/support/gateway.h"
+#include "tests/support/engine_test.h"
 #include "tests/support/private_postgres.h"
-#include "tests/support/spool_rows.h"
-#include "tests/support/subprocess.h"
 
 namespace ctacct {
 namespace {
@@ -42,16 +33,10 @@ constexpr char kPassword[] = "hunter2hunter2";
 // Tenths: 0 is closed in a box, 100 is root.
 constexpr int kExposureMax = 13;
 
-std::string ReadFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::ostringstream text;
-  text << file.rdbuf();
-  return text.str();
-}
-
-void WriteFile(const std::string& path, const std::string& text) {
+// Makes the folders above it too.
+void WriteFileBelow(const std::string& path, const std::string& text) {
   std::filesystem::create_directories(std::filesystem::path(path).parent_path());
-  std::ofstream(path) << text;
+  WriteFile(path, text);
 }
 
 TEST(SystemdUnitTest, LittleIsLeftOpen) {
@@ -94,43 +79,31 @@ std::string RowSums(const PrivatePostgres& postgres) {
   return sums.ok() ? std::string(absl::StripAsciiWhitespace(*sums)) : sums.status().ToString();
 }
 
-bool Eventually(const std::function<bool()>& holds) {
-  const absl::Time deadline = absl::Now() + absl::Seconds(60);
-  while (!holds()) {
-    if (absl::Now() > deadline) return false;
-    absl::SleepFor(absl::Milliseconds(100));
-  }
-  return true;
-}
-
-class SystemdTest : public testing::Test {
+class SystemdTest : public EngineTest {
  protected:
+  SystemdTest() : EngineTest("systemd") {}
+
   void SetUp() override {
-    RequireRootOrSkip();
+    EngineTest::SetUp();
     if (IsSkipped() || HasFatalFailure()) return;
-    std::string folder = "/tmp/ctacct-systemd.XXXXXX";
-    ASSERT_NE(mkdtemp(folder.data()), nullptr);
-    folder_ = folder;
-    std::filesystem::permissions(folder_, std::filesystem::perms(0755));
+    // As configs/sysctl.d leaves it; the engine cannot change it as a service.
+    ASSERT_TRUE(
+        gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
     // What we ship, and what a test wants besides.
     AddFlags("engine", "interval=1\nsrc=10.32.0.0/11\ninclude-icmp=true\nworkers=2\n");
     for (const char* unit : {kEngine, kImporter}) {
       // A system call that is missing in the unit's list kills, where a user's system only refuses
       // it.
-      WriteFile(absl::StrCat(files(), "/etc/systemd/system/", unit, ".d/test.conf"),
-                "[Service]\nSystemCallErrorNumber=kill\n");
+      WriteFileBelow(absl::StrCat(files(), "/etc/systemd/system/", unit, ".d/test.conf"),
+                     "[Service]\nSystemCallErrorNumber=kill\n");
     }
     WantUnits({kEngine});
   }
-  void TearDown() override {
-    if (!folder_.empty()) std::filesystem::remove_all(folder_);
-  }
-
   std::string files() const { return folder_ + "/files"; }
 
   void AddFlags(const std::string& program, const std::string& flags) {
     const std::string name = program + ".flags";
-    WriteFile(files() + "/etc/ctacct/" + name, ReadFile(DataPath("configs/" + name)) + flags);
+    WriteFileBelow(files() + "/etc/ctacct/" + name, ReadFile(DataPath("configs/" + name)) + flags);
   }
 
   // With a role that has a password; both programs' services know of it.
@@ -145,12 +118,12 @@ class SystemdTest : public testing::Test {
     }
     const std::string access = (*postgres)->folder() + "/data/pg_hba.conf";
     const std::string rules = ReadFile(access);
-    std::ofstream(access) << "local all ctacct scram-sha-256\n" << rules;
+    WriteFile(access, "local all ctacct scram-sha-256\n" + rules);
     const auto reloaded = (*postgres)->Sql("postgres", "SELECT pg_reload_conf()");
     if (!reloaded.ok()) return reloaded.status();
     AddFlags("importer", "conninfo=host=/run/database dbname=traffic user=ctacct\n");
     const std::string passwords = files() + "/etc/ctacct/pgpass";
-    WriteFile(passwords, absl::StrCat("*:*:traffic:ctacct:", kPassword, "\n"));
+    WriteFileBelow(passwords, absl::StrCat("*:*:traffic:ctacct:", kPassword, "\n"));
     std::filesystem::permissions(passwords, std::filesystem::perms(0600));
     return postgres;
   }
@@ -158,24 +131,18 @@ class SystemdTest : public testing::Test {
   void WantUnits(const std::vector<std::string>& units) {
     std::string target = "[Unit]\nRequires=sysinit.target\nAfter=sysinit.target\n";
     for (const std::string& unit : units) absl::StrAppend(&target, "Wants=", unit, "\n");
-    WriteFile(files() + "/etc/systemd/system/ctacct-test.target", target);
+    WriteFileBelow(files() + "/etc/systemd/system/ctacct-test.target", target);
   }
-
-  std::string folder_;
 };
 
 TEST_F(SystemdTest, BothServicesDoTheirWork) {
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
-  // As the settings of configs/sysctl.d leave it; the engine cannot change it as a service.
-  ASSERT_TRUE(
-      (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
   auto postgres = StartDatabase();
   ASSERT_TRUE(postgres.ok()) << postgres.status();
   WantUnits({kEngine, kImporter});
 
   auto booted = SystemdContainer::Boot(
-      **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
+      *gateway_, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
   const auto verified = system.Run({"systemd-analyze", "verify", kEngine, kImporter});
@@ -202,20 +169,16 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
     EXPECT_THAT(ReadFile(process + "/environ"), Not(HasSubstr(kPassword)));
   }
 
-  const auto sent = (*gateway)->Play({"--tcp=5000", "--udp=5000", "--icmp=100"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
-  ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+  const Traffic sent = Play({"--tcp=5000", "--udp=5000", "--icmp=100"});
+  FlushConntrack();
   // Its last interval is in the spool, and the importer finds it.
   const auto stopped = system.RunOrError({"systemctl", "stop", kEngine});
   ASSERT_TRUE(stopped.ok()) << stopped.status();
   EXPECT_EQ(system.Property(kEngine, "Result"), "success") << system.Journal(kEngine);
   EXPECT_EQ(system.Property(kEngine, "NRestarts"), "0") << system.Journal(kEngine);
   const std::string spool = system.Inside("/var/spool/ctacct");
-  const absl::Time deadline = absl::Now() + absl::Seconds(30);
-  while (!NothingVisible(spool) && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  EXPECT_TRUE(NothingVisible(spool)) << system.Journal(kImporter);
+  EXPECT_TRUE(Eventually([&] { return VisibleNamesIn(spool).empty(); }))
+      << system.Journal(kImporter);
   EXPECT_EQ(system.Property(kImporter, "NRestarts"), "0") << system.Journal(kImporter);
   ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
   EXPECT_EQ(system.Property(kImporter, "Result"), "success") << system.Journal(kImporter);
@@ -224,7 +187,7 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
     EXPECT_THAT(system.Journal(unit), Not(HasSubstr("10.32.")));
   }
 
-  EXPECT_EQ(RowSums(**postgres), SumsOf(Total(*sent)))
+  EXPECT_EQ(RowSums(**postgres), SumsOf(Total(sent)))
       << system.Journal(kEngine) << system.Journal(kImporter);
   std::cout << system.Journal(kEngine) << system.Journal(kImporter);
 }
@@ -232,32 +195,28 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
 // What hangs is killed and started again, and nothing is missing or doubled then. To wait is not to
 // hang.
 TEST_F(SystemdTest, HungServicesAreStartedAgain) {
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
-  ASSERT_TRUE(
-      (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
   auto postgres = StartDatabase();
   ASSERT_TRUE(postgres.ok()) << postgres.status();
   for (const char* unit : {kEngine, kImporter}) {
-    WriteFile(absl::StrCat(files(), "/etc/systemd/system/", unit, ".d/watchdog.conf"),
-              "[Service]\nWatchdogSec=8\nRestartSec=0\n");
+    WriteFileBelow(absl::StrCat(files(), "/etc/systemd/system/", unit, ".d/watchdog.conf"),
+                   "[Service]\nWatchdogSec=8\nRestartSec=0\n");
   }
   WantUnits({kEngine, kImporter});
   auto booted = SystemdContainer::Boot(
-      **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
+      *gateway_, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
   const auto log = [&] { return system.Journal(kEngine) + system.Journal(kImporter); };
 
   // Longer than a watchdog's patience the database does not answer, and the engine is idle.
-  const auto sent = (*gateway)->Play({"--tcp=1000", "--udp=1000"});
-  ASSERT_TRUE(sent.ok()) << sent.status();
+  const Traffic sent = Play({"--tcp=1000", "--udp=1000"});
   ASSERT_TRUE((*postgres)
                   ->Sql("traffic",
                         "BEGIN; LOCK TABLE import_ledger IN ACCESS EXCLUSIVE MODE; "
                         "SELECT pg_sleep(10); COMMIT")
                   .ok());
-  Traffic all = *sent;
+  Traffic all = sent;
   ASSERT_TRUE(Eventually([&] { return RowSums(**postgres) == SumsOf(Total(all)); }))
       << RowSums(**postgres) << log();
   for (const char* unit : {kEngine, kImporter}) {
@@ -271,10 +230,9 @@ TEST_F(SystemdTest, HungServicesAreStartedAgain) {
     const pid_t pid = system.MainPid(unit);
     ASSERT_GT(pid, 0) << log();
     ASSERT_EQ(kill(pid, SIGSTOP), 0);
-    const auto more = (*gateway)->Play({"--tcp=1000", "--udp=1000"});
-    ASSERT_TRUE(more.ok()) << more.status();
-    for (const auto& [key, totals] : *more) all[key] += totals;
-    ASSERT_TRUE((*gateway)->FlushConntrack().ok());
+    const Traffic more = Play({"--tcp=1000", "--udp=1000"});
+    all += more;
+    FlushConntrack();
     EXPECT_TRUE(Eventually([&] {
       return system.Property(unit, "NRestarts") != "0" &&
              system.Property(unit, "ActiveState") == "active";
@@ -285,21 +243,20 @@ TEST_F(SystemdTest, HungServicesAreStartedAgain) {
       << RowSums(**postgres) << " instead of " << SumsOf(Total(all)) << log();
   // And no more comes of it.
   ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kEngine}).ok());
-  EXPECT_TRUE(Eventually([&] { return NothingVisible(system.Inside("/var/spool/ctacct")); }));
+  EXPECT_TRUE(
+      Eventually([&] { return VisibleNamesIn(system.Inside("/var/spool/ctacct")).empty(); }));
   ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
   EXPECT_EQ(RowSums(**postgres), SumsOf(Total(all))) << log();
 }
 
 // Active means: at work, or waiting for what will come by itself.
 TEST_F(SystemdTest, TheImporterIsReadyOnceNothingIsToBeMended) {
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
   auto postgres = StartDatabase();
   ASSERT_TRUE(postgres.ok()) << postgres.status();
-  WriteFile(files() + "/etc/ctacct/pgpass", "*:*:traffic:ctacct:wrong\n");
+  WriteFileBelow(files() + "/etc/ctacct/pgpass", "*:*:traffic:ctacct:wrong\n");
   WantUnits({});
   auto booted = SystemdContainer::Boot(
-      **gateway, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
+      *gateway_, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
   const auto start = [&] {
@@ -327,13 +284,10 @@ TEST_F(SystemdTest, TheImporterIsReadyOnceNothingIsToBeMended) {
 // systemd keeps the event sockets over a restart, a crash, and an overrun: what conntrack tells
 // meanwhile is in the rows.
 TEST_F(SystemdTest, EventsSurviveARestart) {
-  auto gateway = Gateway::Up();
-  ASSERT_TRUE(gateway.ok()) << gateway.status();
-  ASSERT_TRUE(
-      (*gateway)->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
   // Too little for a burst that nobody reads.
   AddFlags("engine", "interval=1\nworkers=2\nreceive-buffer=131072\n");
-  auto booted = SystemdContainer::Boot(**gateway, {.files = files()});
+  auto booted = SystemdContainer::Boot(*gateway_, {.files = files()});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
   ASSERT_EQ(system.Property(kEngine, "ActiveState"), "active") << system.Journal(kEngine);
@@ -354,23 +308,18 @@ TEST_F(SystemdTest, EventsSurviveARestart) {
   pid_t pid = system.MainPid(kEngine);
   ASSERT_GT(pid, 0);
   ASSERT_EQ(kill(pid, SIGSTOP), 0);
-  const auto played = (*gateway)->Play({"--udp=5000"});
+  const auto played = gateway_->Play({"--udp=5000"});
   ASSERT_EQ(kill(pid, SIGCONT), 0);
   ASSERT_TRUE(played.ok()) << played.status();
-  const absl::Time deadline = absl::Now() + absl::Seconds(20);
-  while (system.Journal(kEngine).find("overrun") == std::string::npos && absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  EXPECT_THAT(system.Journal(kEngine), HasSubstr("overrun"));
+  EXPECT_TRUE(Eventually([&] { return absl::StrContains(system.Journal(kEngine), "overrun"); }))
+      << system.Journal(kEngine);
   EXPECT_EQ(system.Property(kEngine, "NFileDescriptorStore"), "2");
 
   ASSERT_EQ(kill(pid, SIGKILL), 0);
-  while ((system.Property(kEngine, "NRestarts") != "1" ||
-          system.Property(kEngine, "ActiveState") != "active") &&
-         absl::Now() < deadline) {
-    absl::SleepFor(absl::Milliseconds(50));
-  }
-  EXPECT_EQ(system.Property(kEngine, "NRestarts"), "1") << system.Journal(kEngine);
+  EXPECT_TRUE(Eventually([&] {
+    return system.Property(kEngine, "NRestarts") == "1" &&
+           system.Property(kEngine, "ActiveState") == "active";
+  })) << system.Journal(kEngine);
   pid = system.MainPid(kEngine);
   EXPECT_GE(kept_after(Sockets(pid)), 2u) << system.Journal(kEngine);
 

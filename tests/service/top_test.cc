@@ -1,16 +1,13 @@
 // top as people and scripts meet it: -once against spooldump's sums of the same files; the
 // full-screen view in a real terminal emulator (tmux), as its screen shows it.
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <map>
 #include <memory>
 #include <string>
@@ -28,6 +25,8 @@
 #include "engine/spool/spool_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/conditions.h"
+#include "tests/support/files.h"
 #include "tests/support/subprocess.h"
 
 namespace ctacct {
@@ -37,7 +36,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
 
-constexpr absl::Duration kAtMost = absl::Seconds(60);
 constexpr int64_t kSecond = 1'000'000'000;
 // Bytes, packets of both directions, connections; of CSV and of -once.
 using Sums = std::array<uint64_t, 5>;
@@ -46,31 +44,22 @@ std::string TopPath() { return DataPath("engine/top/top"); }
 
 class TopTest : public ::testing::Test {
  protected:
-  TopTest() {
-    std::string pattern = "/tmp/ctacct-look.XXXXXX";  // tmux wants a short path for its socket.
-    folder_ = mkdtemp(pattern.data());
-    std::filesystem::create_directory(spool());
-  }
-  ~TopTest() override { std::filesystem::remove_all(folder_); }
+  TopTest() { std::filesystem::create_directory(spool()); }
 
   std::string spool() const { return folder_ + "/spool"; }
 
-  void Replay(const std::string& output, std::vector<std::string> flags = {}) {
-    std::vector<std::string> argv = {DataPath("engine/engine"),
-                                     "-replay=" + DataPath("tests/captures/gateway.pcap"),
-                                     "-include-icmp",
-                                     "-interval=5",
-                                     "-src-group-mask=255.239.255.0",
-                                     "-dst-group-mask=255.239.255.0",
-                                     "-output=" + output};
-    argv.insert(argv.end(), flags.begin(), flags.end());
-    const auto done = RunProcess(argv, kAtMost);
-    ASSERT_TRUE(done.ok() && done->exit.ok()) << (done.ok() ? done->err : "no engine");
+  void Replay(const std::string& output, const std::vector<std::string>& flags = {}) {
+    const auto done = RunProcessOrError(
+        Joined({{DataPath("engine/engine"), "-replay=" + DataPath("tests/captures/gateway.pcap"),
+                 "-include-icmp", "-interval=5", "-src-group-mask=255.239.255.0",
+                 "-dst-group-mask=255.239.255.0", "-output=" + output},
+                flags}),
+        kPatience);
+    ASSERT_TRUE(done.ok()) << done.status();
   }
 
-  static Finished Run(std::vector<std::string> flags) {
-    flags.insert(flags.begin(), TopPath());
-    const absl::StatusOr<Finished> done = RunProcess(flags, kAtMost);
+  static Finished Run(const std::vector<std::string>& flags) {
+    const absl::StatusOr<Finished> done = RunProcess(Joined({{TopPath()}, flags}), kPatience);
     EXPECT_TRUE(done.ok()) << done.status();
     return done.ok() ? *done : Finished();
   }
@@ -97,7 +86,8 @@ class TopTest : public ::testing::Test {
     return spool() + "/" + *name;
   }
 
-  std::string folder_;
+  const TestFolder temporary_{"top"};  // tmux wants a short path for its socket.
+  const std::string folder_ = temporary_.path();
 };
 
 // Lines of -once of one kind, as field by name.
@@ -128,13 +118,10 @@ Sums SumsOf(const std::map<std::string, std::string>& line) {
 
 TEST_F(TopTest, OnceTellsWhatSpooldumpTells) {
   Replay(spool(), {"-gateway=gw1", "-metrics-file=" + folder_ + "/engine.prom"});
-  std::vector<std::string> files;
-  for (const auto& entry : std::filesystem::directory_iterator(spool())) {
-    if (entry.path().extension() == ".spool") files.push_back(entry.path());
-  }
+  const std::vector<std::string> files = VisibleFilesIn(spool());
   ASSERT_GT(files.size(), 1u);
-  const std::string newest = *std::max_element(files.begin(), files.end());
-  const auto csv = RunProcessOrError({DataPath("engine/spool/spooldump"), newest}, kAtMost);
+  const std::string newest = files.back();
+  const auto csv = RunProcessOrError({DataPath("engine/spool/spooldump"), newest}, kPatience);
   ASSERT_TRUE(csv.ok()) << csv.status();
   // By the columns of the two ends, and by protocol and port.
   std::map<std::pair<std::string, std::string>, Sums> pairs;
@@ -226,14 +213,14 @@ TEST_F(TopTest, OnceWaitsForAFileThatIsGoneAtOnce) {
   auto top = Subprocess::Start({TopPath(), "-once", "-spool=" + spool(), "-timeout=50"});
   ASSERT_TRUE(top.ok()) << top.status();
   ASSERT_TRUE(
-      (*top)->WaitForOutput("top: waiting for an interval to end within 50 s", kAtMost).ok());
+      (*top)->WaitForOutput("top: waiting for an interval to end within 50 s", kPatience).ok());
   // As an importer does it, but faster than any: the one that top catches is the one that counts.
   for (uint64_t sequence = 1; (*top)->Running() && sequence < 2'000; ++sequence) {
     const std::string path = WriteInterval("gw1", sequence, 5 * static_cast<int64_t>(sequence), 7);
     absl::SleepFor(absl::Milliseconds(3));
     std::filesystem::remove(path);
   }
-  const auto exit = (*top)->Wait(kAtMost);
+  const auto exit = (*top)->Wait(kPatience);
   ASSERT_TRUE(exit.ok() && exit->ok()) << (*top)->Stderr();
   EXPECT_THAT((*top)->Stdout(),
               HasSubstr("\npair\t10.1.2.3\t10.9.8.7\t7\t0\t1\t0\t0\t-\t-\t11.200\t"));
@@ -247,7 +234,7 @@ TEST_F(TopTest, OnceNeverHangsForEver) {
             absl::StrCat("top: waiting for an interval to end within 1 s\n"
                          "top: no interval with traffic ended in ",
                          spool(), " within 1 s: does an engine write there? (-timeout)\n"));
-  std::ofstream(spool() + "/bad.spool") << "rubbish, and longer than a header is";
+  WriteFile(spool() + "/bad.spool", "rubbish, and longer than a header is");
   EXPECT_THAT(Run({"-once", "-spool=" + spool(), "-timeout=1"}).err,
               HasSubstr("(-timeout); 1 file passed over; the last: " + spool() + "/bad.spool: "));
 }
@@ -267,14 +254,14 @@ TEST_F(TopTest, ErrorsAreOneLine) {
     const Finished run = Run({"-spool=" + spool(), flag});
     EXPECT_EQ(run.exit.code, 2) << flag;
     EXPECT_THAT(run.err, HasSubstr(why));
-    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+    EXPECT_EQ(CountLines(run.err), 1u) << run.err;
   }
   for (const std::vector<std::string>& flags :
        {std::vector<std::string>{"-once", "-spool=" + folder_ + "/none"},
         std::vector<std::string>{"-spool=" + spool()}}) {  // Output is no terminal.
     const Finished run = Run(flags);
     EXPECT_EQ(run.exit.code, 1);
-    EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 1) << run.err;
+    EXPECT_EQ(CountLines(run.err), 1u) << run.err;
   }
   EXPECT_THAT(Run({"-spool=" + spool()}).err, HasSubstr("-once prints plain text"));
   EXPECT_THAT(Run({"--help"}).out, HasSubstr("usage: top"));
@@ -284,23 +271,17 @@ TEST_F(TopTest, ErrorsAreOneLine) {
 class TopScreenTest : public TopTest {
  protected:
   void SetUp() override {
-    if (!Tmux({"-V"}).ok()) {
-      const char* ci = std::getenv("CI");
-      if (ci != nullptr && std::string(ci) == "true") FAIL() << "CI=true, but there is no tmux";
-      GTEST_SKIP() << "no tmux (package tmux)";
-    }
+    RequireProgramOrSkip("tmux", "-V", "tmux");
+    if (IsSkipped() || HasFatalFailure()) return;
     // In the foreground, so that it ends with the test, whatever happens.
     auto server = Subprocess::Start(TmuxLine({"-D"}), Options());
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
-    const absl::Time deadline = absl::Now() + kAtMost;
-    absl::Status up = absl::UnknownError("not tried");
-    while (absl::Now() < deadline) {
+    absl::Status up;
+    ASSERT_TRUE(Eventually([&] {
       up = Tmux({"new-session", "-d", "-x", "80", "-y", "24", "-s", "t", "sh"}).status();
-      if (up.ok()) break;
-      absl::SleepFor(absl::Milliseconds(50));
-    }
-    ASSERT_TRUE(up.ok()) << up;
+      return up.ok();
+    })) << up;
     Type({"PS1='ready> '; clear", "Enter"});
     WaitFor("ready>");
   }
@@ -319,18 +300,14 @@ class TopScreenTest : public TopTest {
                             {"TZ", "UTC"},
                             {"SHELL", "/bin/sh"}}};
   }
-  static std::vector<std::string> TmuxLine(std::vector<std::string> arguments) {
-    std::vector<std::string> argv = {"tmux", "-f", "/dev/null", "-L", "top"};
-    argv.insert(argv.end(), arguments.begin(), arguments.end());
-    return argv;
+  static std::vector<std::string> TmuxLine(const std::vector<std::string>& arguments) {
+    return Joined({{"tmux", "-f", "/dev/null", "-L", "top"}, arguments});
   }
-  absl::StatusOr<std::string> Tmux(std::vector<std::string> arguments) const {
-    return RunProcessOrError(TmuxLine(std::move(arguments)), kAtMost, Options());
+  absl::StatusOr<std::string> Tmux(const std::vector<std::string>& arguments) const {
+    return RunProcessOrError(TmuxLine(arguments), kPatience, Options());
   }
-  void Type(std::vector<std::string> keys) const {
-    std::vector<std::string> arguments = {"send-keys", "-t", "t"};
-    arguments.insert(arguments.end(), keys.begin(), keys.end());
-    const auto typed = Tmux(arguments);
+  void Type(const std::vector<std::string>& keys) const {
+    const auto typed = Tmux(Joined({{"send-keys", "-t", "t"}, keys}));
     ASSERT_TRUE(typed.ok()) << typed.status();
   }
   std::string Screen() const {
@@ -339,12 +316,16 @@ class TopScreenTest : public TopTest {
     return screen.ok() ? *screen : "";
   }
   void WaitFor(const std::string& text, bool there = true) const {
-    const absl::Time deadline = absl::Now() + kAtMost;
-    while (absl::StrContains(Screen(), text) != there) {
-      ASSERT_LT(absl::Now(), deadline)
-          << "'" << text << "' is " << (there ? "not" : "still") << " there:\n"
-          << Screen();
-      absl::SleepFor(absl::Milliseconds(20));
+    ASSERT_TRUE(Eventually([&] { return absl::StrContains(Screen(), text) == there; }))
+        << "'" << text << "' is " << (there ? "not" : "still") << " there:\n"
+        << Screen();
+  }
+  // Twice, with the clock in its first line: whatever there was to read before was read.
+  void WaitForRedraw() const {
+    const auto top_line = [&] { return Screen().substr(0, 80); };
+    for (int i = 0; i < 2; ++i) {
+      const std::string before = top_line();
+      ASSERT_TRUE(Eventually([&] { return top_line() != before; })) << Screen();
     }
   }
   void StartTop(const std::string& more = "") const {
@@ -372,7 +353,7 @@ class TopScreenTest : public TopTest {
     const auto list = RunProcessOrError(
         {"ps", "-t", std::string(absl::StripSuffix(absl::StripPrefix(*tty, "/dev/"), "\n")), "-o",
          "pid=,comm="},
-        kAtMost);
+        kPatience);
     EXPECT_TRUE(list.ok()) << list.status();
     for (absl::string_view line : absl::StrSplit(*list, '\n')) {
       if (!absl::EndsWith(line, " top")) continue;
@@ -432,7 +413,7 @@ TEST_F(TopScreenTest, FollowsFilesThatAreGoneAtOnceAndPauses) {
   uint64_t sequence = 0;
   // Published, and a moment later deleted; so often until one of them is shown, if any ever is.
   const auto write_until = [&](uint64_t bytes, const std::string& text) {
-    const absl::Time deadline = absl::Now() + kAtMost;
+    const absl::Time deadline = absl::Now() + kPatience;
     do {
       ASSERT_LT(absl::Now(), deadline) << Screen();
       const std::string path = WriteInterval("gw1", ++sequence, end_s, bytes);
@@ -446,7 +427,7 @@ TEST_F(TopScreenTest, FollowsFilesThatAreGoneAtOnceAndPauses) {
   ASSERT_NO_FATAL_FAILURE(WaitFor("PAUSED"));
   std::filesystem::remove(WriteInterval("gw1", ++sequence, end_s, 250'000));
   const std::string kept = WriteInterval("gw1", ++sequence, end_s + 5, 375'000);
-  absl::SleepFor(absl::Milliseconds(1'500));  // Longer than it takes to be shown.
+  ASSERT_NO_FATAL_FAILURE(WaitForRedraw());
   EXPECT_THAT(Screen(), HasSubstr(" 200k "));
   Type({"p"});
   ASSERT_NO_FATAL_FAILURE(WaitFor(" 600k "));
@@ -459,7 +440,7 @@ TEST_F(TopScreenTest, FollowsFilesThatAreGoneAtOnceAndPauses) {
   Type({"g", "g"});
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct-top  gw2 "));
   EXPECT_THAT(Screen(), HasSubstr(" 200k "));
-  std::ofstream(spool() + "/bad.spool") << "rubbish, and longer than a header is";
+  WriteFile(spool() + "/bad.spool", "rubbish, and longer than a header is");
   ASSERT_NO_FATAL_FAILURE(WaitFor("! 1 file passed over"));
   Type({"C-c"});
   ExpectRestored("ended 0");

@@ -18,7 +18,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "gtest/gtest.h"
+#include "tests/support/conditions.h"
 
 namespace ctacct {
 namespace {
@@ -167,6 +167,26 @@ TrafficTotals Total(const Traffic& traffic) {
   TrafficTotals total;
   for (const auto& [key, sums] : traffic) total += sums;
   return total;
+}
+
+Traffic& operator+=(Traffic& traffic, const Traffic& more) {
+  for (const auto& [key, sums] : more) traffic[key] += sums;
+  return traffic;
+}
+
+Traffic WhileOpen(Traffic traffic) {
+  for (auto& [key, sums] : traffic) sums.open_connections = 0;
+  return traffic;
+}
+
+Traffic AllClosed(Traffic traffic) {
+  for (auto& [key, sums] : traffic) sums.connection_count += sums.open_connections;
+  return WhileOpen(std::move(traffic));
+}
+
+Traffic WithoutConnections(Traffic traffic) {
+  for (auto& [key, sums] : traffic) sums.connection_count = sums.open_connections = 0;
+  return traffic;
 }
 
 Traffic Group(const Traffic& traffic, const GroupOptions& options) {
@@ -323,11 +343,7 @@ absl::Status Gateway::FlushConntrack() const { return Run({"conntrack", "-F"}).s
 void RequireRootOrSkip() {
   const std::string why = WhyNoGateway();
   if (why.empty()) return;
-  const char* ci = std::getenv("CI");
-  if (ci != nullptr && std::string(ci) == "true") {
-    FAIL() << "CI=true, but no gateway can be made here: " << why;
-  }
-  GTEST_SKIP() << "no gateway can be made here: " << why;
+  CannotRun("no gateway can be made here: " + why);
 }
 
 }  // namespace ctacct

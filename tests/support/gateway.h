@@ -57,6 +57,15 @@ using Traffic = std::map<TrafficKey, TrafficTotals>;
 
 [[nodiscard]] TrafficTotals Total(const Traffic& traffic);
 
+Traffic& operator+=(Traffic& traffic, const Traffic& more);
+
+// What rows report of traffic that was sent: a connection that is still open is in no count of
+// closed ones, and all are once their flows are destroyed.
+[[nodiscard]] Traffic WhileOpen(Traffic traffic);
+[[nodiscard]] Traffic AllClosed(Traffic traffic);
+// Packets and bytes alone, for tables that do not tell closed connections from open ones.
+[[nodiscard]] Traffic WithoutConnections(Traffic traffic);
+
 // "10.32.0.1" to host order and back.
 [[nodiscard]] absl::StatusOr<uint32_t> ParseAddress(const std::string& text);
 [[nodiscard]] std::string AddressText(uint32_t address);

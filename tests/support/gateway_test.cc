@@ -18,13 +18,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// The kernel's table tells no closed connections from open ones the way a test would want: each
-// line counts as one.
-Traffic WithoutConnections(Traffic traffic) {
-  for (auto& [key, sums] : traffic) sums.connection_count = sums.open_connections = 0;
-  return traffic;
-}
-
 std::string MachineSetting(const std::string& path) {
   std::string value;
   std::ifstream("/proc/sys/" + path) >> value;
@@ -54,7 +47,7 @@ TEST_F(GatewayTest, KernelCountsWhatWasSent) {
   const auto more = (*gateway)->Play({"--tcp=1000", "--udp=1000"});
   ASSERT_TRUE(more.ok()) << more.status();
   Traffic both = *sent;
-  for (const auto& [key, sums] : *more) both[key] += sums;
+  both += *more;
   counted = (*gateway)->KernelCounters(&flows);
   ASSERT_TRUE(counted.ok()) << counted.status();
   EXPECT_EQ(flows, 8400u);
@@ -101,7 +94,7 @@ TEST_F(GatewayTest, EndedFlowsAreDestroyedWithTheirCounters) {
   const auto sent =
       (*gateway)->Play({"--tcp=60", "--udp=60", "--icmp=20", "--tcp-refused-percent=10"});
   ASSERT_TRUE(sent.ok()) << sent.status();
-  for (const auto& [key, sums] : *sent) all[key] += sums;
+  all += *sent;
 
   std::string difference;
   for (int i = 0; i < 100; ++i) {

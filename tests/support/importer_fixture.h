@@ -35,21 +35,14 @@
 #include "engine/spool/spool_writer.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "tests/support/conditions.h"
+#include "tests/support/files.h"
 #include "tests/support/private_postgres.h"
 #include "tests/support/subprocess.h"
 
 namespace ctacct {
 
 namespace fs = std::filesystem;
-
-// For more of a test than an ordinary run has time for, or for the same again.
-inline uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise) {
-  const char* const text = std::getenv(name);
-  uint64_t number = 0;
-  if (text == nullptr) return otherwise;
-  EXPECT_TRUE(absl::SimpleAtoi(text, &number)) << name << "=" << text;
-  return number;
-}
 
 // Nothing takes longer. CTACCT_PATIENCE=N: with a slower server (CTACCT_POSTGRES_SCRIPT), N
 // seconds.
@@ -98,11 +91,6 @@ inline constexpr char kSumsSql[] =
     "FROM traffic_gaps) AS gaps, "
     "(SELECT coalesce(sum(flows_lost), 0) FROM import_ledger) AS files";
 
-inline bool InCi() {
-  const char* const ci = std::getenv("CI");
-  return ci != nullptr && std::string(ci) == "true";
-}
-
 class ImporterTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
@@ -122,14 +110,9 @@ class ImporterTest : public ::testing::Test {
   void SetUp() override {
     if (postgres == nullptr) {
       // In CI a missing server is a broken CI, not a reason to look away.
-      if (!missing_ || InCi()) FAIL() << unavailable_;
-      GTEST_SKIP() << unavailable_;
+      if (!missing_) FAIL() << unavailable_;
+      return CannotRun(unavailable_);
     }
-    // Short: a Unix socket below it must fit into 107 bytes, and Bazel's own folders are long.
-    std::string pattern = "/tmp/ctacct-importer.XXXXXX";
-    folder_ = mkdtemp(pattern.data());
-    watch_ = folder_ + "/watch";
-    done_ = folder_ + "/done";
     fs::create_directory(watch_);
     fs::create_directory(done_);
     static int number = 0;
@@ -139,10 +122,6 @@ class ImporterTest : public ::testing::Test {
     ASSERT_TRUE(made.ok()) << made;
     engine_id_ = NewEngineId().value();
   }
-  void TearDown() override {
-    if (!folder_.empty()) fs::remove_all(folder_);
-  }
-
   std::string Sql(const std::string& sql, const std::string& database = "") {
     const absl::StatusOr<std::string> text =
         postgres->Sql(database.empty() ? database_ : database, sql);
@@ -218,11 +197,6 @@ class ImporterTest : public ::testing::Test {
     }
     return text;
   }
-  void WriteFile(const std::string& path, const std::string& contents) {
-    std::ofstream file(path, std::ios::binary);
-    file << contents;
-    ASSERT_TRUE(file.good());
-  }
   static std::string Contents(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
     std::stringstream text;
@@ -287,11 +261,7 @@ class ImporterTest : public ::testing::Test {
   }
   // Asks again and again until it is so: for events that nobody announces.
   static bool Eventually(const std::function<bool()>& is_so) {
-    for (const absl::Time deadline = absl::Now() + kAtMost; absl::Now() < deadline;) {
-      if (is_so()) return true;
-      absl::SleepFor(absl::Milliseconds(5));
-    }
-    return false;
+    return ctacct::Eventually(is_so, kAtMost);
   }
   void ExpectSums() {
     EXPECT_EQ(Sql(kSumsSql), expected_.ToString());
@@ -302,9 +272,7 @@ class ImporterTest : public ::testing::Test {
     EXPECT_EQ(Sql("SELECT count(*), sum(src_bytes) FROM vpn_traffic"),
               Sql("SELECT coalesce(sum(row_count), 0), sum(src_bytes) FROM traffic_total"));
   }
-  static size_t Lines(const std::string& text) {
-    return static_cast<size_t>(std::count(text.begin(), text.end(), '\n'));
-  }
+  static size_t Lines(const std::string& text) { return CountLines(text); }
   void ExpectFails(const Finished& run, int code, const std::string& message) {
     EXPECT_EQ(run.exit.ToString(), absl::StrCat("exit status ", code)) << run.err;
     EXPECT_THAT(run.err, ::testing::StartsWith("importer: "));
@@ -315,7 +283,10 @@ class ImporterTest : public ::testing::Test {
 
   static inline std::string unavailable_;
   static inline bool missing_ = false;
-  std::string folder_, watch_, done_, database_;
+  const TestFolder temporary_{"importer"};
+  const std::string folder_ = temporary_.path();
+  std::string watch_ = folder_ + "/watch", done_ = folder_ + "/done";
+  std::string database_;
   uid_t another_ = 0;
   EngineId engine_id_{};
   Sums expected_;

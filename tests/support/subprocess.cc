@@ -252,6 +252,13 @@ absl::StatusOr<std::string> RunProcessOrError(const std::vector<std::string>& ar
   return std::move(finished->out);
 }
 
+std::vector<std::string> Joined(std::initializer_list<std::vector<std::string>> parts) {
+  std::vector<std::string> all;
+  for (const std::vector<std::string>& part : parts)
+    all.insert(all.end(), part.begin(), part.end());
+  return all;
+}
+
 std::string DataPath(const std::string& path_in_workspace) {
   const char* runfiles = std::getenv("TEST_SRCDIR");
   const char* workspace = std::getenv("TEST_WORKSPACE");

@@ -14,6 +14,7 @@
 
 #include <sys/types.h>
 
+#include <initializer_list>
 #include <map>
 #include <memory>
 #include <optional>
@@ -104,6 +105,10 @@ struct Finished {
 [[nodiscard]] absl::StatusOr<std::string> RunProcessOrError(const std::vector<std::string>& argv,
                                                             absl::Duration at_most,
                                                             const SubprocessOptions& options = {});
+
+// Command lines put together from parts.
+[[nodiscard]] std::vector<std::string> Joined(
+    std::initializer_list<std::vector<std::string>> parts);
 
 // Path of a file that the test's BUILD rule names in `data`, such as "engine/engine" or
 // "tests/support/gateway.sh": in Bazel's runfiles, else below the current folder (a test started by

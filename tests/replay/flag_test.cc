@@ -1,0 +1,143 @@
+// Flags and flag files, right and wrong.
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_join.h"
+#include "tests/replay/replay_test_base.h"
+
+namespace ctacct {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::IsEmpty;
+
+TEST_F(ReplayTest, EverySpellingOfAFlag) {
+  const Script script = Mixture();
+  const std::string capture = WriteFile("capture.pcap", script.bytes());
+  const Lines expected = Replay(script, {"--src-group-mask=255.255.0.0", "--track-open"});
+  ASSERT_THAT(expected, testing::Not(IsEmpty()));
+  const std::vector<Lines> spellings = {
+      {"-src-group-mask=255.255.0.0", "-track-open"},
+      {"--src_group_mask=255.255.0.0", "--track_open"},
+      {"-src_group_mask", "255.255.0.0", "-track_open=true"},
+      {"--src-group-mask", "255.255.0.0", "--track-open=1"},
+      {"--src_group-mask=/16", "--track-open=true"},
+      {"--src-group-mask=1.2.3.4", "--src-group-mask=/16", "--track-open"},  // The last one counts.
+  };
+  for (const Lines& flags : spellings) {
+    SCOPED_TRACE(absl::StrJoin(flags, " "));
+    const Finished finished = Engine(Joined({flags, {"-interval", "5", "-replay", capture}}));
+    EXPECT_EQ(finished.exit.ToString(), "exit status 0") << finished.err;
+    EXPECT_EQ(Sorted(SplitLines(finished.out)), expected);
+  }
+  EXPECT_EQ(Replay(script, {"--track-open=false"}), Replay(script));
+}
+
+TEST_F(ReplayTest, Flagfile) {
+  const Script script = Mixture();
+  const Lines expected = Replay(script, {"--src-group-mask=/16", "--track-open"});
+  const std::string flags = WriteFile("flags",
+                                      "# For the gateway.\n"
+                                      "\n"
+                                      "--src_group_mask=255.255.0.0\n"
+                                      "  # an indented comment\n"
+                                      "-track-open\n");
+  EXPECT_EQ(Replay(script, {"--flagfile=" + flags}), expected);
+  EXPECT_EQ(Replay(script, {"-flagfile", flags}), expected);
+  for (const std::string bad : {"--bogus=1", "--interval=x", "--src=10.0.0.0/99", "interval"}) {
+    SCOPED_TRACE(bad);
+    WriteFile("bad_flags", "# one\n--track-open\n\n" + bad + "\n--dst=10.0.0.0/8\n");
+    ExpectError(Engine({"--flagfile=" + Path("bad_flags")}), 2, Path("bad_flags") + ":4");
+  }
+  const Finished absent = Engine({"--flagfile=" + Path("absent")});
+  ExpectError(absent, absent.exit.code == 1 ? 1 : 2, Path("absent"));
+}
+
+TEST_F(ReplayTest, WrongUsage) {
+  const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
+  const std::string output = MakeFolder("out");
+  const std::vector<std::pair<Lines, std::string>> cases = {
+      {{"--bogus"}, "bogus"},
+      {{"--bogus=1"}, "bogus"},
+      {{"-srcc=10.0.0.0/8"}, "srcc"},
+      {{"--src=10.0.0.0/33"}, "src"},
+      {{"--src=10.0.0.0/-1"}, "src"},
+      {{"--src=10.0.0.0/"}, "src"},
+      {{"--src=banana"}, "src"},
+      {{"--src=10.0.0.256/8"}, "src"},
+      {{"--src=10.0.0.0/8 "}, "src"},
+      {{"--src=10.0.0.0/8x"}, "src"},
+      {{"--dst=2001:db8::/32"}, "dst"},
+      {{"--dst=10.0.0/8"}, "dst"},
+      {{"--src-group-mask=255.255.255"}, "src-group-mask"},
+      {{"--src-group-mask=/33"}, "src-group-mask"},
+      {{"--src-group-mask=/"}, "src-group-mask"},
+      {{"--dst-group-mask=255.255.255.256"}, "dst-group-mask"},
+      {{"--dst_group_mask=x"}, "dst-group-mask"},
+      {{"--exclude-ip=10.0.0"}, "exclude-ip"},
+      {{"--exclude-ip=10.0.0.0/8"}, "exclude-ip"},
+      {{"--interval=0"}, "interval"},
+      {{"--interval=-5"}, "interval"},
+      {{"--interval=5s"}, "interval"},
+      {{"--interval="}, "interval"},
+      {{"--interval=1.5"}, "interval"},
+      {{"--interval=99999999999999999999"}, "interval"},
+      {{"--interval=9223372036854775807"}, "interval"},
+      {{"--include-icmp=maybe"}, "include-icmp"},
+      {{"--track-open=2"}, "track-open"},
+      {{"--output-format=xml"}, "output-format"},
+      {{"--output-format=CSV "}, "output-format"},
+      {{"--pipe-format=line"}, "pipe-format"},
+      {{"--pipe-format="}, "pipe-format"},
+      {{"--max-rows=0"}, "max-rows"},
+      {{"--max-rows=10000001"}, "max-rows"},
+      {{"--workers=0"}, "workers"},
+      {{"--workers=13"}, "workers"},
+      {{"--workers=two"}, "workers"},
+      {{"--mode=heavy"}, "mode"},
+      {{"--mode="}, "mode"},
+      {{"positional"}, "positional"},
+      {{"--", "positional"}, "positional"},
+      {{"---src=10.0.0.0/8"}, "src"},
+      {{"--src"}, "src"},
+      {{"--interval"}, "interval"},
+      // Hostile: they stay one line.
+      {{"--src=10.0.0.0/8\n10.0.0.0/8"}, "src"},
+      {{"--bogus\nflag"}, "bogus"},
+      {{"--src=\x1b[31mred"}, "src"},
+      {{"--src=" + std::string(100'000, '9')}, "src"},
+      {{"--dst=$(reboot)';--"}, "dst"},
+  };
+  for (const auto& [flags, name] : cases) {
+    SCOPED_TRACE(absl::StrJoin(flags, " ").substr(0, 100));
+    // The wrong one comes last: what stands before it is fine, and must not have been acted on.
+    const Finished finished =
+        Engine(Joined({{"--replay=" + capture, "--pipe=" + Path("fifo"), "--output=" + output,
+                        "--record=" + Path("record.pcap")},
+                       flags}));
+    ExpectError(finished, 2, name);
+    EXPECT_EQ(finished.out, "");
+    EXPECT_LT(finished.err.size(), 1000u);
+    EXPECT_THAT(NamesIn(output), IsEmpty());
+    EXPECT_THAT(NamesIn(folder_), ElementsAre("capture.pcap", "out"));
+  }
+}
+
+// Its lines would be taken for others, and by no two databases for the same.
+TEST_F(ReplayTest, AGatewayThatInfluxLinesCannotTell) {
+  const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
+  const Lines flags = {"--replay=" + capture, "--pipe=" + Path("fifo"), "--gateway=a\\"};
+  ExpectError(Engine(Joined({flags, {"--pipe-format=influx"}})), 2, "gateway");
+  EXPECT_THAT(NamesIn(folder_), ElementsAre("capture.pcap"));
+  EXPECT_EQ(Engine(flags).exit.ToString(), "exit status 0");
+}
+
+TEST_F(ReplayTest, ErrorsDoNotEchoControlCharacters) {
+  ExpectError(Engine({"--replay=" + Path("a\nb")}), 1, "a");
+  ExpectError(Engine({"--replay=" + Path("a\x1b[31mb")}), 1, "a");
+  ExpectError(Spooldump({Path("a\nb")}), 1, "a");
+}
+
+}  // namespace
+}  // namespace ctacct

@@ -1,0 +1,48 @@
+#include "tests/support/imported.h"
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "tests/support/conditions.h"
+#include "tests/support/files.h"
+
+namespace ctacct {
+
+std::vector<std::string> ImporterArgv(const PrivatePostgres& postgres, const std::string& spool) {
+  return {DataPath("importer/importer"), "-conninfo=" + postgres.Conninfo(), "-watch=" + spool};
+}
+
+void Import(const PrivatePostgres& postgres, const std::string& spool) {
+  const auto out = RunProcessOrError(Joined({ImporterArgv(postgres, spool), {"-once"}}), kPatience);
+  ASSERT_TRUE(out.ok()) << out.status();
+  EXPECT_THAT(VisibleNamesIn(spool), testing::IsEmpty());
+}
+
+Traffic ImportedTraffic(const PrivatePostgres& postgres) {
+  Traffic traffic;
+  const auto rows = postgres.Sql(
+      "postgres",
+      "SELECT proto, host(src), host(dst), port, sum(src_packets), sum(dst_packets),"
+      " sum(src_bytes), sum(dst_bytes), sum(connection_count) FROM vpn_traffic"
+      " GROUP BY 1, 2, 3, 4 HAVING sum(src_packets + dst_packets + connection_count) > 0");
+  EXPECT_TRUE(rows.ok()) << rows.status();
+  for (absl::string_view line : absl::StrSplit(rows.value_or(""), '\n', absl::SkipEmpty())) {
+    const std::vector<std::string> fields = absl::StrSplit(line, '|');
+    TrafficKey key;
+    TrafficTotals sums;
+    uint64_t* const columns[] = {&sums.packets_src, &sums.packets_dst, &sums.bytes_src,
+                                 &sums.bytes_dst, &sums.connection_count};
+    bool sound = fields.size() == 9 && absl::SimpleAtoi(fields[3], &key.port);
+    for (size_t i = 0; sound && i < 5; ++i) sound = absl::SimpleAtoi(fields[4 + i], columns[i]);
+    EXPECT_TRUE(sound) << line;
+    if (!sound) continue;
+    key.protocol = fields[0];
+    key.src = ParseAddress(fields[1]).value();
+    key.dst = ParseAddress(fields[2]).value();
+    traffic[key] += sums;
+  }
+  return traffic;
+}
+
+}  // namespace ctacct
