@@ -69,9 +69,103 @@ absl::Status CheckCheckpoint(const std::string& folder, uint64_t flows, uint64_t
                                           " with ", packets, " accounted"));
 }
 
-absl::Status RunOnce(const std::string& folder, bool checkpoints) {
+// The checkpoint of a new folder, ready for a flusher.
+absl::StatusOr<std::unique_ptr<Checkpoint>> StartCheckpoint(const std::string& folder,
+                                                            const SpoolHeader& header) {
+  std::unique_ptr<Checkpoint> checkpoint = Checkpoint::Open(folder, header.gateway).value();
+  const absl::Status status =
+      checkpoint->Recover([](const CheckpointInfo&) { return false; }, [](const FlowRecord&) {});
+  if (!status.ok()) return status;
+  CheckpointInfo info;
+  info.engine_id = header.engine_id;
+  checkpoint->Start(info, 1);
+  return checkpoint;
+}
+
+// `interval` counts from 1.
+void EndInterval(Worker& worker, FlusherThread& flusher, int interval) {
+  flusher.NoteSeal(Clock::now());
+  worker.Seal(kStartNs + interval * kSecond);
+}
+
+// Copies what flows are left to copy, and waits for the flusher to write all that it has.
+void WaitUntilWritten(Worker& worker, const FlusherThread& flusher) {
+  while (worker.snapshot_running()) {
+    worker.SnapshotSome();
+    usleep(100);
+  }
+  flusher.Wait();
+}
+
+// What a worker has done.
+struct Work {
+  uint64_t events = 0;  // In all; each is one more packet of a flow.
+  int intervals = 0;    // That have ended.
+  // Both without the first interval, which fills the tables.
+  double ns_per_event = 0;
+  Longest longest_batch;
+};
+
+// Shows the flows one after another, again and again, until all intervals have ended. The first
+// ends when all flows have been shown.
+Work AccountIntervals(Worker& worker, FlusherThread& flusher) {
   const uint32_t flows = absl::GetFlag(FLAGS_flows);
   const uint32_t pairs = absl::GetFlag(FLAGS_pairs);
+  const auto seal_every = std::chrono::duration_cast<Clock::duration>(
+      std::chrono::duration<double>(absl::GetFlag(FLAGS_seal_seconds)));
+  const int intervals = absl::GetFlag(FLAGS_intervals);
+  worker.BeginDump(kStartNs + 2);
+  uint64_t number = 0;
+  int interval = 0;
+  double cpu_began_ms = 0;
+  uint64_t counted = 0;
+  Longest longest;
+  Clock::time_point next_seal;  // Once all flows are there.
+  while (interval <= intervals) {
+    longest.Begin();
+    for (int i = 0; i < kBatch; ++i, ++number) {
+      worker.OnFlow(Shown(static_cast<uint32_t>(number % flows), pairs, number / flows + 1),
+                    kStartNs + 3);
+    }
+    worker.ApplyPending();
+    if (const auto now = Clock::now(); number >= flows && now >= next_seal) {
+      next_seal = std::max(next_seal, now) + seal_every;
+      EndInterval(worker, flusher, ++interval);
+      if (interval == 1) {
+        cpu_began_ms = ThreadCpuMillis();
+        counted = number;
+      }
+    } else {
+      worker.SnapshotSome();
+    }
+    if (interval > 1) longest.End();
+  }
+  const double ns_per_event =
+      (ThreadCpuMillis() - cpu_began_ms) * 1e6 / static_cast<double>(number - counted);
+  return {number, interval, ns_per_event, longest};
+}
+
+uint64_t LargestFileBytes(const std::string& folder) {
+  uint64_t bytes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    bytes = std::max<uint64_t>(bytes, entry.file_size());
+  }
+  return bytes;
+}
+
+// `bytes`: of a checkpoint. The flusher must have stopped.
+void PrintResult(bool checkpoints, const Work& work, const FlusherThread& flusher, uint64_t bytes) {
+  std::printf(
+      "{\"checkpoints\": %s, \"worker_ns_per_event\": %.1f, \"longest_batch_ms\": {\"cpu\": %.3f,"
+      " \"wall\": %.3f}, \"flusher_cpu_ms\": %.1f, \"in_force_after_ms\": %.0f, \"bytes\": "
+      "%lu}\n",
+      checkpoints ? "true" : "false", work.ns_per_event, work.longest_batch.cpu_ms,
+      work.longest_batch.wall_ms, flusher.cpu_ms_per_interval(), flusher.longest_until_written_ms,
+      bytes);
+  std::fflush(stdout);
+}
+
+absl::Status RunOnce(const std::string& folder, bool checkpoints) {
   AccountingHandoff handoff;
   SnapshotStream stream;
   CurrentPortList ports;
@@ -88,82 +182,31 @@ absl::Status RunOnce(const std::string& folder, bool checkpoints) {
   flusher_options.log = [](const std::string& line) { std::cerr << line << "\n"; };
   std::unique_ptr<Checkpoint> checkpoint;
   if (checkpoints) {
-    checkpoint = Checkpoint::Open(folder, header.gateway).value();
-    const absl::Status status =
-        checkpoint->Recover([](const CheckpointInfo&) { return false; }, [](const FlowRecord&) {});
-    if (!status.ok()) return status;
-    CheckpointInfo info;
-    info.engine_id = header.engine_id;
-    checkpoint->Start(info, 1);
+    absl::StatusOr<std::unique_ptr<Checkpoint>> started = StartCheckpoint(folder, header);
+    if (!started.ok()) return started.status();
+    checkpoint = *std::move(started);
     flusher_options.checkpoint = checkpoint.get();
     flusher_options.snapshots = {&stream};
   }
   FlusherThread flusher(std::move(flusher_options), &handoff);
 
   PinTo(0);
-  const auto seal_every = std::chrono::duration_cast<Clock::duration>(
-      std::chrono::duration<double>(absl::GetFlag(FLAGS_seal_seconds)));
-  const int intervals = absl::GetFlag(FLAGS_intervals);
-  worker.BeginDump(kStartNs + 2);
-  uint64_t number = 0;
-  int interval = 0;
-  const auto seal = [&] {
-    flusher.NoteSeal(Clock::now());
-    worker.Seal(kStartNs + ++interval * kSecond);
-  };
-  double cpu_began_ms = 0;
-  uint64_t counted = 0;
-  Longest longest;
-  Clock::time_point next_seal;  // Once all flows are there.
-  while (interval <= intervals) {
-    longest.Begin();
-    for (int i = 0; i < kBatch; ++i, ++number) {
-      worker.OnFlow(Shown(static_cast<uint32_t>(number % flows), pairs, number / flows + 1),
-                    kStartNs + 3);
-    }
-    worker.ApplyPending();
-    if (const auto now = Clock::now(); number >= flows && now >= next_seal) {
-      next_seal = std::max(next_seal, now) + seal_every;
-      seal();
-      if (interval == 1) {
-        cpu_began_ms = ThreadCpuMillis();
-        counted = number;
-      }
-    } else {
-      worker.SnapshotSome();
-    }
-    if (interval > 1) longest.End();
-  }
-  const double worker_ns_per_event =
-      (ThreadCpuMillis() - cpu_began_ms) * 1e6 / static_cast<double>(number - counted);
-  const auto finish = [&] {
-    while (worker.snapshot_running()) {
-      worker.SnapshotSome();
-      usleep(100);
-    }
-    flusher.Wait();
-  };
-  finish();
-  seal();  // What the last one could not, because the flusher was behind.
-  finish();
+  const Work work = AccountIntervals(worker, flusher);
+  WaitUntilWritten(worker, flusher);
+  // What the last one could not, because the flusher was behind.
+  EndInterval(worker, flusher, work.intervals + 1);
+  WaitUntilWritten(worker, flusher);
   flusher.Stop();
+
   uint64_t bytes = 0;
   if (checkpoints) {
-    checkpoint.reset();
-    for (const auto& entry : std::filesystem::directory_iterator(folder + "/.ctacct")) {
-      bytes = std::max<uint64_t>(bytes, entry.file_size());
-    }
-    const absl::Status status = CheckCheckpoint(folder, flows, number);
+    checkpoint.reset();  // Gives up its lock, so that it can be read.
+    bytes = LargestFileBytes(folder + "/.ctacct");
+    const absl::Status status = CheckCheckpoint(folder, absl::GetFlag(FLAGS_flows), work.events);
     if (!status.ok()) return status;
   }
-  std::printf(
-      "{\"checkpoints\": %s, \"worker_ns_per_event\": %.1f, \"longest_batch_ms\": {\"cpu\": %.3f,"
-      " \"wall\": %.3f}, \"flusher_cpu_ms\": %.1f, \"in_force_after_ms\": %.0f, \"bytes\": "
-      "%lu}\n",
-      checkpoints ? "true" : "false", worker_ns_per_event, longest.cpu_ms, longest.wall_ms,
-      flusher.cpu_ms_per_interval(), flusher.longest_until_written_ms, bytes);
-  std::fflush(stdout);
-  return CheckPackets(folder, number);
+  PrintResult(checkpoints, work, flusher, bytes);
+  return CheckPackets(folder, work.events);
 }
 
 absl::Status Run(const std::string& folder) {

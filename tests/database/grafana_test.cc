@@ -219,6 +219,150 @@ json Load(const std::string& name) {
   return dashboard;
 }
 
+std::string Moment(absl::Time time) {
+  return absl::StrCat("'", absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()),
+                      "'::timestamptz");
+}
+
+// What is chosen of a variable, as an array in SQL; NULL: All.
+std::string ChosenArray(const GrafanaView& view, const char* name, const char* type) {
+  const auto variable = view.variables.find(name);
+  if (variable == view.variables.end() || !variable->second.chosen.has_value()) return "NULL";
+  std::string text;
+  for (const std::string& value : *variable->second.chosen) {
+    absl::StrAppend(&text, text.empty() ? "" : ", ", "'", absl::StrReplaceAll(value, {{"'", "''"}}),
+                    "'");
+  }
+  return absl::StrCat("ARRAY[", text, "]::", type, "[]");
+}
+
+// A view's range and choices in SQL, as traffic() takes them.
+struct SqlView {
+  explicit SqlView(const GrafanaView& view)
+      : from(Moment(view.from)),
+        to(Moment(view.to)),
+        gateways(ChosenArray(view, "gateway", "text")),
+        srcs(ChosenArray(view, "origin", "inet")),
+        dsts(ChosenArray(view, "destination", "inet")),
+        protos(ChosenArray(view, "protocol", "text")),
+        ports(ChosenArray(view, "port", "int")) {}
+
+  // True for the rows that pass the choices.
+  std::string Filters() const {
+    std::string filters = "true";
+    const auto filter = [&](const char* column, const std::string& values) {
+      if (values != "NULL") absl::StrAppend(&filters, " AND ", column, " = ANY (", values, ")");
+    };
+    filter("gateway", gateways);
+    filter("src", srcs);
+    filter("dst", dsts);
+    filter("proto", protos);
+    filter("port", ports);
+    return filters;
+  }
+
+  std::string from, to;
+  std::string gateways, srcs, dsts, protos, ports;
+};
+
+// What traffic() says of its points.
+struct PointsSaid {
+  int64_t width_s = 0;  // Of each; the last one in full, though it may end at the newest row.
+  int64_t last_s = 0;   // Since the epoch: the end of the last one.
+};
+
+// `step`: NULL for one point of all the range. Says nothing where no row is. How wide traffic()
+// makes its points is its own affair within the limits that FindSteps and FindWhole check; what is
+// in them is not.
+void AskForPoints(Connection& owner, const SqlView& view, const std::string& step,
+                  const std::string& by, std::optional<PointsSaid>* said) {
+  const absl::StatusOr<Table> width = owner.Query(absl::Substitute(
+      "WITH points AS (SELECT DISTINCT time, seconds FROM traffic($0, $1, $2, '{$3}', $4, $5, "
+      "$6, $7, $8)) SELECT DISTINCT seconds + extract(epoch FROM points.time - "
+      "least(points.time, (SELECT max(time) FROM vpn_traffic WHERE time <= (SELECT max(time) "
+      "FROM points))))::float8, extract(epoch FROM max(points.time) OVER ())::bigint "
+      "FROM points",
+      view.from, view.to, step, by, view.gateways, view.srcs, view.dsts, view.protos, view.ports));
+  ASSERT_TRUE(width.ok()) << width.status();
+  ASSERT_LE(width->rows.size(), 1u) << "points of several widths";
+  if (width->rows.empty()) return;
+  PointsSaid& points = said->emplace();
+  ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][0], &points.width_s)) << *width->rows[0][0];
+  ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][1], &points.last_s));
+}
+
+// Points side by side; a row belongs to the one that ends next, at its time or later.
+struct Points {
+  int64_t lower_s = 0;  // Since the epoch: the first begins after it.
+  int64_t upper_s = 0;  // The last one's end.
+  int64_t width_s = 0;
+  std::string point;  // In SQL: the end of a row's point.
+
+  // True for the rows that belong to any.
+  std::string Within() const {
+    return absl::Substitute("time > to_timestamp($0) AND time <= to_timestamp($1)", lower_s,
+                            upper_s);
+  }
+};
+
+// Those of a panel over time.
+void FindSteps(Connection& owner, const GrafanaView& view, const std::string& by, Points* steps) {
+  const double interval_s = absl::ToDoubleSeconds(view.interval);
+  std::optional<PointsSaid> said;
+  ASSERT_NO_FATAL_FAILURE(AskForPoints(owner, SqlView(view),
+                                       absl::StrCat("'", interval_s, " s'::interval"), by, &said));
+  const int64_t width_s = said.has_value() ? said->width_s : static_cast<int64_t>(interval_s);
+  ASSERT_EQ(width_s % 15, 0);
+  ASSERT_GE(width_s, interval_s);
+  ASSERT_LE(width_s, std::max(interval_s + 15, interval_s <= 3600 ? 3600. : 2 * interval_s));
+  steps->width_s = width_s;
+  steps->lower_s = absl::ToUnixSeconds(view.from) / width_s * width_s;
+  steps->upper_s = (absl::ToUnixSeconds(view.to) + width_s - 1) / width_s * width_s;
+  steps->point =
+      absl::Substitute("to_timestamp(ceil(extract(epoch FROM time) / $0) * $0)", width_s);
+}
+
+// The one point of a panel that shows all the range.
+void FindWhole(Connection& owner, const GrafanaView& view, const std::string& by, Points* whole) {
+  const int64_t from_s = absl::ToUnixSeconds(view.from), to_s = absl::ToUnixSeconds(view.to);
+  std::optional<PointsSaid> said;
+  ASSERT_NO_FATAL_FAILURE(AskForPoints(owner, SqlView(view), "NULL", by, &said));
+  whole->lower_s = from_s;
+  whole->upper_s = to_s;
+  if (said.has_value()) {
+    whole->upper_s = said->last_s;
+    whole->lower_s = said->last_s - said->width_s;
+    ASSERT_LE(whole->lower_s, from_s);
+    ASSERT_GT(whole->lower_s, from_s - 3600);
+    ASSERT_GE(whole->upper_s, to_s);
+    ASSERT_LT(whole->upper_s, to_s + 3600);
+  }
+  whole->width_s = whole->upper_s - whole->lower_s;
+  whole->point = absl::Substitute("to_timestamp($0)", whole->upper_s);
+}
+
+// In place of the one that the view before has left.
+void CreateTable(Connection& owner, const std::string& name, const std::string& select) {
+  for (const std::string& sql : {absl::StrCat("DROP TABLE IF EXISTS ", name),
+                                 absl::StrCat("CREATE TEMP TABLE ", name, " AS ", select)}) {
+    const absl::StatusOr<Table> done = owner.Query(sql);
+    ASSERT_TRUE(done.ok()) << done.status() << sql;
+  }
+}
+
+// The rows that pass the filters, each with its point, and how long that is: it ends at the newest
+// row if that comes first.
+void CreateFacts(Connection& owner, const std::string& name, const Points& points,
+                 const std::string& filters) {
+  CreateTable(
+      owner, name,
+      absl::Substitute(
+          "SELECT extract(epoch FROM least(point, newest) - point + interval '$0 s')::float8 AS "
+          "seconds, held.* FROM (SELECT $1 AS point, * FROM vpn_traffic WHERE $2 AND $3) AS held, "
+          "(SELECT max(time) AS newest FROM vpn_traffic WHERE $2) AS newest",
+          points.width_s, points.point, points.Within(), filters));
+}
+
 class GrafanaTest : public ImporterTest {
  protected:
   // One database for all tests: none of them changes it.
@@ -306,102 +450,18 @@ class GrafanaTest : public ImporterTest {
 
   // Fills facts, whole and intervals.
   void MakeFacts(Connection& owner, const GrafanaView& view, const std::string& by) {
-    const auto array = [&](const char* name, const char* type) -> std::string {
-      const auto variable = view.variables.find(name);
-      if (variable == view.variables.end() || !variable->second.chosen.has_value()) return "NULL";
-      std::string text;
-      for (const std::string& value : *variable->second.chosen) {
-        absl::StrAppend(&text, text.empty() ? "" : ", ", "'",
-                        absl::StrReplaceAll(value, {{"'", "''"}}), "'");
-      }
-      return absl::StrCat("ARRAY[", text, "]::", type, "[]");
-    };
-    const std::string gateways = array("gateway", "text"), srcs = array("origin", "inet"),
-                      dsts = array("destination", "inet"), protos = array("protocol", "text"),
-                      ports = array("port", "int");
-    const auto moment = [](absl::Time time) {
-      return absl::StrCat("'", absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()),
-                          "'::timestamptz");
-    };
-    const std::string from = moment(view.from), to = moment(view.to);
-    std::string filters = "true";
-    const auto filter = [&](const char* column, const std::string& values) {
-      if (values != "NULL") absl::StrAppend(&filters, " AND ", column, " = ANY (", values, ")");
-    };
-    filter("gateway", gateways);
-    filter("src", srcs);
-    filter("dst", dsts);
-    filter("proto", protos);
-    filter("port", ports);
-    for (const bool stepped : {true, false}) {
-      const std::string table = stepped ? "facts" : "whole";
-      const double interval_s = absl::ToDoubleSeconds(view.interval);
-      // How wide traffic() makes its points is its own affair within the limits checked below; what
-      // is in them is not.
-      const absl::StatusOr<Table> width = owner.Query(absl::Substitute(
-          "WITH points AS (SELECT DISTINCT time, seconds FROM traffic($0, $1, $2, '{$3}', $4, $5, "
-          "$6, $7, $8)) SELECT DISTINCT seconds + extract(epoch FROM points.time - "
-          "least(points.time, (SELECT max(time) FROM vpn_traffic WHERE time <= (SELECT max(time) "
-          "FROM points))))::float8, extract(epoch FROM max(points.time) OVER ())::bigint "
-          "FROM points",
-          from, to, stepped ? absl::StrCat("'", interval_s, " s'::interval") : "NULL", by, gateways,
-          srcs, dsts, protos, ports));
-      ASSERT_TRUE(width.ok()) << width.status();
-      ASSERT_LE(width->rows.size(), 1u) << "points of several widths";
-      int64_t width_s = static_cast<int64_t>(interval_s), last_s = 0;  // Unless there are points.
-      if (!width->rows.empty()) {
-        ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][0], &width_s)) << *width->rows[0][0];
-        ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][1], &last_s));
-      }
-      const int64_t from_s = absl::ToUnixSeconds(view.from), to_s = absl::ToUnixSeconds(view.to);
-      int64_t lower_s, upper_s;
-      if (stepped) {
-        ASSERT_EQ(width_s % 15, 0);
-        ASSERT_GE(width_s, interval_s);
-        ASSERT_LE(width_s, std::max(interval_s + 15, interval_s <= 3600 ? 3600. : 2 * interval_s));
-        lower_s = from_s / width_s * width_s;
-        upper_s = (to_s + width_s - 1) / width_s * width_s;
-      } else if (!width->rows.empty()) {
-        upper_s = last_s;
-        lower_s = last_s - width_s;
-        ASSERT_LE(lower_s, from_s);
-        ASSERT_GT(lower_s, from_s - 3600);
-        ASSERT_GE(upper_s, to_s);
-        ASSERT_LT(upper_s, to_s + 3600);
-        width_s = upper_s - lower_s;
-      } else {
-        lower_s = from_s;
-        upper_s = to_s;
-        width_s = to_s - from_s;
-      }
-      const std::string within = absl::Substitute(
-          "time > to_timestamp($0) AND time <= to_timestamp($1)", lower_s, upper_s);
-      const std::string point =
-          stepped
-              ? absl::Substitute("to_timestamp(ceil(extract(epoch FROM time) / $0) * $0)", width_s)
-              : absl::Substitute("to_timestamp($0)", upper_s);
-      for (const std::string& sql :
-           {absl::StrCat("DROP TABLE IF EXISTS ", table),
-            absl::Substitute(
-                "CREATE TEMP TABLE $0 AS SELECT extract(epoch FROM least(point, newest) - point + "
-                "interval '$1 s')::float8 AS seconds, held.* FROM (SELECT $2 AS point, * FROM "
-                "vpn_traffic WHERE $3 AND $4) AS held, (SELECT max(time) AS newest FROM "
-                "vpn_traffic WHERE $3) AS newest",
-                table, width_s, point, within, filters)}) {
-        const absl::StatusOr<Table> done = owner.Query(sql);
-        ASSERT_TRUE(done.ok()) << done.status() << sql;
-      }
-      if (!stepped) continue;
-      for (const std::string& sql :
-           {std::string("DROP TABLE IF EXISTS intervals"),
-            absl::Substitute("CREATE TEMP TABLE intervals AS SELECT $0 AS point, gateway, "
-                             "count(DISTINCT time)::float8 AS n FROM vpn_traffic WHERE $1 "
-                             "GROUP BY 1, 2",
-                             point, within)}) {
-        const absl::StatusOr<Table> done = owner.Query(sql);
-        ASSERT_TRUE(done.ok()) << done.status() << sql;
-      }
-    }
+    const SqlView sql(view);
+    Points steps;
+    ASSERT_NO_FATAL_FAILURE(FindSteps(owner, view, by, &steps));
+    ASSERT_NO_FATAL_FAILURE(CreateFacts(owner, "facts", steps, sql.Filters()));
+    ASSERT_NO_FATAL_FAILURE(CreateTable(
+        owner, "intervals",
+        absl::Substitute("SELECT $0 AS point, gateway, count(DISTINCT time)::float8 AS n "
+                         "FROM vpn_traffic WHERE $1 GROUP BY 1, 2",
+                         steps.point, steps.Within())));
+    Points whole;
+    ASSERT_NO_FATAL_FAILURE(FindWhole(owner, view, by, &whole));
+    ASSERT_NO_FATAL_FAILURE(CreateFacts(owner, "whole", whole, sql.Filters()));
   }
 
   // As Grafana needs a time series.
@@ -488,11 +548,6 @@ std::vector<GrafanaView> Views(const json& dashboard, const std::vector<Selectio
     }
   }
   return views;
-}
-
-std::string Moment(absl::Time time) {
-  return absl::StrCat("'", absl::FormatTime(absl::RFC3339_full, time, absl::UTCTimeZone()),
-                      "'::timestamptz");
 }
 
 // Its range, and what passes the filter for gateways.

@@ -199,6 +199,30 @@ def check_inline_commands(pages):
     return errors
 
 
+def check_functions():
+    """Files and functions that docs/design.md names in backquotes, a file before its functions: each stands in its file.
+    At most 20 numbered steps follow an event to its row."""
+    errors = []
+    text = source("docs/design.md")
+    steps = re.findall(r"^\d+\. ", text, re.M)
+    if not 10 <= len(steps) <= 20:
+        errors.append(f"docs/design.md: {len(steps)} numbered steps; there should be 10 to 20")
+    named = re.findall(r"`([\w/]+\.(?:cc|h))` `(?:(\w+)::)?(\w+)`", text)
+    if len(named) < len(steps):
+        errors.append("docs/design.md: each step names a file and, after it, a function")
+    for path, of_class, function in named:
+        try:
+            code = source(path)
+        except OSError as exception:
+            errors.append(f"docs/design.md: {exception}")
+            continue
+        # The line that begins its definition.
+        defined = re.search(rf"^\w.*\b{of_class + '::' if of_class else ''}{function}\(", code, re.M)
+        if not defined:
+            errors.append(f"docs/design.md: {path} does not define {of_class + '::' if of_class else ''}{function}")
+    return errors
+
+
 def check_alarms(pages):
     """All of alerts.yml are described, and no others."""
     alarms = set(re.findall(r"alert: (\w+)", source("configs/prometheus/alerts.yml")))
@@ -438,6 +462,7 @@ def main():
     report.add("links", "\n".join(check_links(pages)))
     report.add("flags", "\n".join(check_flags(pages, {label: f"{built}/{path}" for label, path in PROGRAMS.items()})))
     report.add("commands in sentences", "\n".join(check_inline_commands(pages)))
+    report.add("functions", "\n".join(check_functions()))
     report.add("alarms", "\n".join(check_alarms(pages)))
     print("Not run here:")
     for page in pages:

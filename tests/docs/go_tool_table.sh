@@ -1,5 +1,5 @@
 #!/bin/bash
-# For tests/docs/docs_test.py: a database with a table as the reference's importer makes it (docs/migration.md).
+# For tests/docs/docs_test.py: a database with a table as the Go tool's importer makes it (docs/migration.md).
 set -euo pipefail
 createdb season2020
 psql -X -q -v ON_ERROR_STOP=1 -d season2020 <<'SQL'

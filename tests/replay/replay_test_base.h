@@ -45,7 +45,7 @@ struct Row {
   std::string key;                   // "proto,src,dst,port"
   std::array<uint64_t, 7> fields{};  // As Line; open_connections 0 where the line has none.
 };
-// False if it is none by the contract.
+// False if it is not a number that CSV may contain.
 [[nodiscard]] bool ParseRow(const std::string& line, Row* row);
 
 // What holds for every output: the shape of a line, intervals in order, one row for each key, no

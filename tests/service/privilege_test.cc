@@ -153,24 +153,23 @@ class PrivilegeTest : public EngineTest {
     }
   }
 
-  // The whole life of an engine that has given up all but CAP_NET_ADMIN.
-  void LiveAs(const char* user) {
+  // An engine whose folders belong to its user: that of the flag, or root without it (nullptr).
+  void StartEngineAs(const char* user, const std::string& fifo, const std::string& ports) {
     const char* const name = user != nullptr ? user : "root";
-    const auto account = FindUserAccount(name);
-    ASSERT_TRUE(account.ok()) << account.status();
     ASSERT_NO_FATAL_FAILURE(Give(folder_, name));
     ASSERT_NO_FATAL_FAILURE(Give(spool(), name));
     ASSERT_NO_FATAL_FAILURE(BringUp());
-    const std::string fifo = folder_ + "/fifo";
-    const std::string ports = folder_ + "/ports";
     std::ofstream(ports) << "tcp:1\n";
     std::vector<std::string> flags = {"-interval=1", "-workers=3", "-pipe=" + fifo,
                                       "-ports=" + ports};
     if (user != nullptr) flags.push_back(absl::StrCat("-user=", user));
     ASSERT_NO_FATAL_FAILURE(StartEngine(EngineArgv(flags)));
-    const Traffic first = Play({"--tcp=3000", "--udp=3000", "--open-tcp=500"});
+  }
 
-    const std::string uid = absl::StrCat(account->uid);
+  // Each thread has CAP_NET_ADMIN and no other, can get none back, and is that user. A user that
+  // the engine has become has that user's group alone.
+  void ExpectNetAdminAlone(const UserAccount& account, bool became_it) {
+    const std::string uid = absl::StrCat(account.uid);
     const std::string ids = absl::StrCat(uid, " ", uid, " ", uid, " ", uid);
     const auto threads = ThreadStatus(engine_->pid());
     EXPECT_GE(threads.size(), 6u);  // Main, dumps, pipe, three workers.
@@ -182,15 +181,16 @@ class PrivilegeTest : public EngineTest {
       EXPECT_EQ(status.at("CapAmb:"), kNone);
       EXPECT_EQ(status.at("NoNewPrivs:"), "1");
       EXPECT_EQ(status.at("Uid:"), ids);
-      if (user == nullptr) continue;
-      EXPECT_EQ(status.at("Groups:"), absl::StrCat(account->gid));
+      if (!became_it) continue;
+      EXPECT_EQ(status.at("Groups:"), absl::StrCat(account.gid));
     }
+  }
 
-    // The events that the workers share out among them stay shared out.
+  // The events that the workers share out among them stay shared out: each one's filter can be
+  // neither removed nor replaced.
+  void ExpectFiltersLocked() {
     int filtered = 0;
-    std::set<std::string> before;
     for (const auto& [inode, socket] : NetlinkSockets(engine_->pid())) {
-      before.insert(inode);
       if (!HasFilter(socket.get())) continue;
       ++filtered;
       const int none = 0;
@@ -203,14 +203,43 @@ class PrivilegeTest : public EngineTest {
       EXPECT_EQ(errno, EPERM);
     }
     EXPECT_EQ(filtered, 3);
+  }
 
-    // A later dump socket is as good as the first.
+  std::set<std::string> NetlinkInodes() const {
+    std::set<std::string> inodes;
+    for (const auto& [inode, socket] : NetlinkSockets(engine_->pid())) inodes.insert(inode);
+    return inodes;
+  }
+
+  // After a dump that fails the engine opens another socket, which is as good as the first.
+  void ReplaceDumpSocket() {
+    const std::set<std::string> before = NetlinkInodes();
     BreakNextDump();
     ASSERT_NO_FATAL_FAILURE(WaitForEngine("conntrack dump: Invalid argument"));
-    std::set<std::string> after;
-    for (const auto& [inode, socket] : NetlinkSockets(engine_->pid())) after.insert(inode);
+    const std::set<std::string> after = NetlinkInodes();
     EXPECT_EQ(after.size(), before.size());
     EXPECT_NE(after, before);
+  }
+
+  void ExpectRowsOf(const Traffic& sent) {
+    const GroupOptions listed = {.src_mask = 0xffffffff,
+                                 .dst_mask = 0xffffffff,
+                                 .ports = std::set<std::pair<std::string, int32_t>>{{"tcp", 1}},
+                                 .include_icmp = false};
+    EXPECT_EQ(Difference(AllClosed(Group(sent, listed)), ReadCsvFolder(spool()).traffic), "");
+  }
+
+  // The whole life of an engine that has given up all but CAP_NET_ADMIN.
+  void LiveAs(const char* user) {
+    const auto account = FindUserAccount(user != nullptr ? user : "root");
+    ASSERT_TRUE(account.ok()) << account.status();
+    const std::string fifo = folder_ + "/fifo";
+    const std::string ports = folder_ + "/ports";
+    ASSERT_NO_FATAL_FAILURE(StartEngineAs(user, fifo, ports));
+    Traffic sent = Play({"--tcp=3000", "--udp=3000", "--open-tcp=500"});
+    ExpectNetAdminAlone(*account, /*became_it=*/user != nullptr);
+    ExpectFiltersLocked();
+    ASSERT_NO_FATAL_FAILURE(ReplaceDumpSocket());
 
     // Files are opened again with what rights are left: a list out of reach is said to be so.
     if (user != nullptr) {
@@ -220,7 +249,7 @@ class PrivilegeTest : public EngineTest {
     }
     auto reader = Subprocess::Start({"cat", fifo});
     ASSERT_TRUE(reader.ok()) << reader.status();
-    const Traffic second = Play({"--tcp=2000", "--udp=2000"});
+    sent += Play({"--tcp=2000", "--udp=2000"});
     ASSERT_TRUE((*reader)->WaitForOutput("tcp", absl::Seconds(10)).ok());
     FlushConntrack();
 
@@ -239,14 +268,7 @@ class PrivilegeTest : public EngineTest {
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("CAP_NET_ADMIN")));
     // Whose traffic it was is nobody's business but the rows'.
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("10.32.")));
-
-    Traffic sent = first;
-    sent += second;
-    const GroupOptions listed = {.src_mask = 0xffffffff,
-                                 .dst_mask = 0xffffffff,
-                                 .ports = std::set<std::pair<std::string, int32_t>>{{"tcp", 1}},
-                                 .include_icmp = false};
-    EXPECT_EQ(Difference(AllClosed(Group(sent, listed)), ReadCsvFolder(spool()).traffic), "");
+    ExpectRowsOf(sent);
   }
 
   // What a command that must fail says, in one line.

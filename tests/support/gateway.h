@@ -30,7 +30,7 @@ struct TrafficKey {
   std::string protocol;  // "tcp", "udp", "icmp", ...
   uint32_t src = 0;      // Of the original direction.
   uint32_t dst = 0;
-  int32_t port = 0;  // As the contract's CSV: -1 not listed, 0 where the protocol has none.
+  int32_t port = 0;  // As in CSV: -1 not listed, 0 where the protocol has none.
 
   friend auto operator<=>(const TrafficKey&, const TrafficKey&) = default;
   std::string ToString() const;
