@@ -1,5 +1,5 @@
 // Against servers of our own making, which say just so much and then fall silent. The real one is
-// in tests/importer_test.cc.
+// in tests/database/importer_test.cc.
 #include "importer/postgres/pg_connection.h"
 
 #include <netinet/in.h>

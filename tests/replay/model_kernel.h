@@ -1,7 +1,7 @@
 // The oracle of replays: a small kernel with a table of flows that come, grow, change their state
 // and go. It makes the capture of the events and dumps that it would send, and the rows that
-// docs/accounting.md asks for. It shares no code and no idea with the engine's flow table: it knows the truth
-// and does not have to infer it.
+// docs/accounting.md asks for. It shares no code and no idea with the engine's flow table: it knows
+// the truth and does not have to infer it.
 //
 // Deterministic by its seed. Among what it does to the messages: repeated and late events, dumps in
 // pieces with events in between, dumps that miss or repeat an entry, tuples that come back at once
