@@ -16,6 +16,9 @@ namespace {
 
 constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
+// Captures are not in order to the microsecond.
+constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
+
 uint64_t LoadWord(const void* bytes) {
   uint64_t word;
   std::memcpy(&word, bytes, sizeof(word));
@@ -184,19 +187,11 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
   bool added = false;
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
-  if (!added) {
-    if (!flow->seen_new) {
-      // A dump has shown it before its NEW was taken: the same flow.
-      flow->seen_new = true;
-      return change;
-    }
-    // Its end was lost: this is the next incarnation. (A NEW told twice comes before any growth.)
-    SetOpen(false, flow, &change);
-    SetSuspect(false, flow);
-    Untally(*flow);
-    *flow = Flow(event.identity);
-  }
   flow->seen_new = true;
+  // A dump has shown the flow before its NEW was taken, or the NEW is delivered again: for the sake
+  // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
+  // is the next incarnation, because a DESTROY was lost, its start time or its counters will tell.
+  if (!added) return change;
   flow->start_ns = EventTime(event, now_ns);
   // Born after the loss: not among the flows that may have died in it.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
@@ -254,7 +249,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     flow = flows_.FindOrAddEntry(event.identity, hash).first;
     flow->start_ns = now_ns;
     SetLastSeen(dump_index_, flow);
-    if (!CountsFromZero(event, KnowsOlder())) {
+    if (!CountsFromZero(event, now_ns, KnowsOlder())) {
       SetSuspect(true, flow);
       flow->original = event.original;
       flow->reply = event.reply;
@@ -313,7 +308,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   // During the very first dump, events may be of flows older than the engine that the dump has not
   // shown yet.
-  if (!CountsFromZero(event, KnowsOlder() || !dump_running_)) {
+  if (!CountsFromZero(event, now_ns, KnowsOlder() || !dump_running_)) {
     ++counts_->unknown_destroys;
     return change;
   }
@@ -331,7 +326,7 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
     return;
   }
   Flow* const before = superseded_.Find(fingerprint);
-  if (before == nullptr && !CountsFromZero(event, false)) {
+  if (before == nullptr && !CountsFromZero(event, now_ns, false)) {
     ++counts_->unknown_destroys;
     return;
   }
@@ -439,8 +434,14 @@ void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   Erase(flow, hash);
 }
 
-bool FlowTable::CountsFromZero(const FlowEvent& event, bool if_start_unknown) const {
-  if (event.start_ns != 0) return event.start_ns >= known_since_ns_;
+bool FlowTable::CountsFromZero(const FlowEvent& event, int64_t now_ns,
+                               bool if_start_unknown) const {
+  if (event.start_ns != 0) {
+    // Until the table was shown once, a start in the future is that of a flow older than the
+    // engine: the clock was set back since.
+    return event.start_ns >= known_since_ns_ &&
+           (KnowsOlder() || event.start_ns <= now_ns + kClockSlackNs);
+  }
   // Where new flows have start times, a flow without one is older than that setting.
   return if_start_unknown && !timestamps_on_;
 }

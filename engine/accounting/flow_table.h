@@ -9,6 +9,8 @@
 // never does. So:
 //
 //  - An entry made by NEW has a guessed start until a dump or DESTROY gives the exact one.
+//  - A NEW of a flow that is known already changes nothing: the kernel may deliver it any number of
+//    times (another listener that asked for reliable delivery, and does not read, is enough).
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
 //    Each destroyed incarnation is remembered for at least one whole interval (or
 //    DestroyedMemory::kMax others) and never counted again.
@@ -248,7 +250,7 @@ class FlowTable {
   int64_t ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const;
   int64_t TimeoutNs(TcpState state) const;
   // True if a flow first seen now counts from zero, false if from its present counters.
-  bool CountsFromZero(const FlowEvent& event, bool if_start_unknown) const;
+  bool CountsFromZero(const FlowEvent& event, int64_t now_ns, bool if_start_unknown) const;
 
   // Before a part changes while a snapshot is made.
   void CopyShard(size_t shard);

@@ -493,6 +493,42 @@ TEST_F(FlowTableTest, EventsToldTwiceCountOnce) {
   EXPECT_EQ(open_, 0);
 }
 
+// Another listener that asked for reliable delivery, and does not read, makes the kernel repeat a
+// NEW with each of the flow's packets, to everybody.
+TEST_F(FlowTableTest, ANewAgainChangesNothing) {
+  const FlowEvent again = Event(FlowEventKind::kNew);
+  (void)Grown(again);
+  uint64_t packets = 0;
+  for (uint64_t count = 5; count <= 50; count += 5) {
+    (void)Grown(again);
+    table_.BeginDump(kStart + kSecond);
+    packets += Grown(Event(FlowEventKind::kDump, kBorn, count));
+    (void)Grown(again);
+    EXPECT_TRUE(EndDump(true, &table_).empty());
+    EXPECT_EQ(packets, count);
+  }
+  (void)Grown(State(TcpState::kCloseWait, kStart + 2 * kSecond));
+  (void)Grown(again);
+  EXPECT_EQ(open_, 0);
+  packets += Grown(Event(FlowEventKind::kDestroy, kBorn, 60));
+  EXPECT_EQ(packets, 60u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(counts_.counter_falls, 0u);
+}
+
+// The clock was set back before the engine started: a flow of the table's has a start time that is
+// still to come. It is older than the engine all the same.
+TEST_F(FlowTableTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
+  const int64_t future_ns = kStart + 3600 * kSecond;
+  Dump({Event(FlowEventKind::kDump, future_ns, 1000)});
+  Dump({Event(FlowEventKind::kDump, future_ns, 1001)}, kStart + 16 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, future_ns, 1003), kStart + 20 * kSecond), 2u);
+  // One that is born before the clock was set back, and after that dump, counts in full.
+  FlowEvent other = Event(FlowEventKind::kDestroy, future_ns, 8);
+  other.identity.id = 8;
+  EXPECT_EQ(Grown(other, kStart + 20 * kSecond), 8u);
+}
+
 TEST_F(FlowTableTest, MissingCountersAreCounted) {
   (void)Grown(Event(FlowEventKind::kNew));
   FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 5);
