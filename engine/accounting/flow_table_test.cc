@@ -520,8 +520,12 @@ TEST_F(FlowTableTest, ANewAgainChangesNothing) {
 // still to come. It is older than the engine all the same.
 TEST_F(FlowTableTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
   const int64_t future_ns = kStart + 3600 * kSecond;
-  Dump({Event(FlowEventKind::kDump, future_ns, 1000)});
-  Dump({Event(FlowEventKind::kDump, future_ns, 1001)}, kStart + 16 * kSecond);
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, future_ns, 1000)), 0u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  table_.BeginDump(kStart + 16 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, future_ns, 1001), kStart + 16 * kSecond), 1u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, future_ns, 1003), kStart + 20 * kSecond), 2u);
   // One that is born before the clock was set back, and after that dump, counts in full.
   FlowEvent other = Event(FlowEventKind::kDestroy, future_ns, 8);
