@@ -108,8 +108,9 @@ absl::Status Engine::OpenFiles() {
   }
   if (config_.pipe.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<PipeWriter>> pipe = PipeWriter::Open(config_.pipe);
-  if (pipe.ok()) pipe_ = *std::move(pipe);
-  return pipe.status();
+  if (!pipe.ok()) return pipe.status();
+  pipe_ = *std::move(pipe);
+  return absl::OkStatus();
 }
 
 absl::Status Engine::OpenSink() {
