@@ -32,10 +32,11 @@ TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, uint64_t ope
 
 // A row to be: sums, open connections, or both.
 struct Candidate {
+  const AccountingKey* row_key;
   const decltype(AccountingTable::rows)::Entry* moved;
   const std::pair<const AccountingKey, int64_t>* open;
 
-  const AccountingKey& key() const { return moved != nullptr ? moved->first : open->first; }
+  const AccountingKey& key() const { return *row_key; }
   TrafficSums sums() const { return moved != nullptr ? moved->second : TrafficSums(); }
   uint64_t open_count() const { return open != nullptr ? static_cast<uint64_t>(open->second) : 0; }
   // The largest first; those without traffic are the smallest. Of equally large ones the keys
@@ -137,10 +138,11 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   candidates.reserve(table.rows.size());
   table.rows.ForEach([&](const auto& moved) {
     const auto it = open.empty() ? open.end() : open.find(moved.first);
-    candidates.push_back({&moved, it == open.end() ? nullptr : &*it});
+    candidates.push_back({&moved.first, &moved, it == open.end() ? nullptr : &*it});
   });
   for (const auto& of_key : open) {
-    if (table.rows.Find(of_key.first) == nullptr) candidates.push_back({nullptr, &of_key});
+    if (table.rows.Find(of_key.first) == nullptr)
+      candidates.push_back({&of_key.first, nullptr, &of_key});
   }
 
   const bool folds = table.rows_folded != 0 || candidates.size() > rows_max_;

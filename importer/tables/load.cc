@@ -62,6 +62,7 @@ using Parameter = std::optional<std::string>;
 absl::StatusOr<PgResult> Query(PgConnection& connection, const char* sql,
                                const std::vector<Parameter>& parameters) {
   std::vector<const char*> values;
+  values.reserve(parameters.size());
   for (const Parameter& each : parameters) {
     values.push_back(each.has_value() ? each->c_str() : nullptr);
   }

@@ -16,8 +16,8 @@ namespace ctacct {
 struct RollupDefinition {
   const char* name;  // In traffic_rollups; nullptr: only a source of others.
   uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
-  int64_t step_ns;   // 0: the interval as it was measured.
   int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
+  int64_t step_ns;   // 0: the interval as it was measured.
 };
 
 namespace {
@@ -35,27 +35,27 @@ constexpr int64_t kHourNs = 60 * kMinuteNs;
 
 // In the order of flushing.
 constexpr RollupDefinition kRollups[] = {
-    /*0*/ {"port_fine", kProtoPort, 0, kRows},
-    /*1*/ {"origin_fine", kSrc, 0, kRows},
-    /*2*/ {"destination_fine", kDst, 0, kRows},
-    /*3*/ {nullptr, kSrc | kDst | kProtoPort, kTenMinutesNs, kRows},
+    /*0*/ {"port_fine", kProtoPort, kRows, 0},
+    /*1*/ {"origin_fine", kSrc, kRows, 0},
+    /*2*/ {"destination_fine", kDst, kRows, 0},
+    /*3*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs},
     /*4*/ {"total", kNoColumns, 0, 0},
-    /*5*/ {"port_1m", kProtoPort, kMinuteNs, 0},
-    /*6*/ {"port_10m", kProtoPort, kTenMinutesNs, 5},
-    /*7*/ {"port_1h", kProtoPort, kHourNs, 6},
-    /*8*/ {"origin_1m", kSrc, kMinuteNs, 1},
-    /*9*/ {"origin_10m", kSrc, kTenMinutesNs, 8},
-    /*10*/ {"origin_1h", kSrc, kHourNs, 9},
-    /*11*/ {"destination_1m", kDst, kMinuteNs, 2},
-    /*12*/ {"destination_10m", kDst, kTenMinutesNs, 11},
-    /*13*/ {"destination_1h", kDst, kHourNs, 12},
-    /*14*/ {"pair_30m", kSrc | kDst, kHalfHourNs, 3},
-    /*15*/ {"pair_1h", kSrc | kDst, kHourNs, 14},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, kTenMinutesNs, 3},
-    /*17*/ {"origin_port_1h", kSrc | kProtoPort, kHourNs, 16},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, kTenMinutesNs, 3},
-    /*19*/ {"destination_port_1h", kDst | kProtoPort, kHourNs, 18},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, kHourNs, 3},
+    /*5*/ {"port_1m", kProtoPort, 0, kMinuteNs},
+    /*6*/ {"port_10m", kProtoPort, 5, kTenMinutesNs},
+    /*7*/ {"port_1h", kProtoPort, 6, kHourNs},
+    /*8*/ {"origin_1m", kSrc, 1, kMinuteNs},
+    /*9*/ {"origin_10m", kSrc, 8, kTenMinutesNs},
+    /*10*/ {"origin_1h", kSrc, 9, kHourNs},
+    /*11*/ {"destination_1m", kDst, 2, kMinuteNs},
+    /*12*/ {"destination_10m", kDst, 11, kTenMinutesNs},
+    /*13*/ {"destination_1h", kDst, 12, kHourNs},
+    /*14*/ {"pair_30m", kSrc | kDst, 3, kHalfHourNs},
+    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 3, kTenMinutesNs},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, 3, kTenMinutesNs},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 3, kHourNs},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 

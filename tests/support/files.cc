@@ -57,7 +57,7 @@ std::vector<std::string> VisibleNamesIn(const std::string& folder) {
 
 std::vector<std::string> VisibleFilesIn(const std::string& folder) {
   std::vector<std::string> paths = VisibleNamesIn(folder);
-  for (std::string& path : paths) path = folder + "/" + path;
+  for (std::string& path : paths) path.insert(0, folder + "/");
   return paths;
 }
 
