@@ -100,6 +100,44 @@ TEST_F(ReplayTest, AnIncarnationWhoseEndWasMissedIsNotSubtracted) {
   }
 }
 
+// Another listener asked for reliable delivery and does not read: the kernel repeats the NEW with
+// each of the flow's packets, to everybody.
+TEST_F(ReplayTest, NewDeliveredWithEachPacketCountsOnce) {
+  for (const Stamps stamps : kAllStamps) {
+    Script script(stamps);
+    Flow flow = TcpFlow();
+    script.Dump(100, {});
+    script.New(1000, flow);
+    const int64_t start_ns = flow.start_ns;
+    for (int i = 1; i <= 4; ++i) {
+      script.Add(1000 + i * 100, script.NewMessage(1000 + i * 100, flow));
+      flow.start_ns = start_ns;
+    }
+    script.Dump(5010, {script.Entry(flow, {10, 1000}, {8, 800})});
+    script.Add(6000, script.NewMessage(6000, flow));
+    flow.start_ns = start_ns;
+    script.Dump(10'010, {script.Entry(flow, {16, 1600}, {9, 900})});
+    script.Add(11'000, script.NewMessage(11'000, flow));
+    flow.start_ns = start_ns;
+    script.Destroy(12'000, flow, {20, 2000}, {10, 1000});
+    script.Dump(15'010, {});
+    EXPECT_THAT(Replay(script, {"--track-open"}),
+                ElementsAre(TcpLine(5, "10,8,1000,800,0,0,1"), TcpLine(10, "6,1,600,100,0,0,1"),
+                            TcpLine(15, "4,1,400,100,1,11000,0")))
+        << static_cast<int>(stamps);
+  }
+}
+
+// The clock was set back before the capture began.
+TEST_F(ReplayTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
+  Script script;
+  Flow flow = UdpFlow();
+  flow.start_ns = At(3'600'000);
+  script.Dump(100, {script.Entry(flow, {1000, 100'000}, {0, 0})});
+  script.Dump(16'100, {script.Entry(flow, {1001, 100'100}, {0, 0})});
+  EXPECT_THAT(Replay(script), ElementsAre(UdpLine(5, "1,0,100,0,0,0")));
+}
+
 TEST_F(ReplayTest, NewThatArrivesAfterTheDumpShowedTheFlow) {
   // Events and dumps come by two sockets: their order is not the kernel's.
   for (const Stamps stamps : kAllStamps) {
