@@ -7,6 +7,7 @@
 #define CTACCT_ENGINE_ACCOUNTING_ACCOUNTING_TABLE_H_
 
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "engine/accounting/accounting_key.h"
@@ -21,8 +22,10 @@ namespace ctacct {
 struct TrafficSums {
   FlowCounters original;
   FlowCounters reply;
-  uint64_t connection_count = 0;    // Closed.
-  uint64_t connection_time_ns = 0;  // Sum of their durations.
+  uint64_t connection_count = 0;  // Closed.
+  // Sum of their durations. Nanoseconds would wrap: 43,000 connections of five days may end at
+  // once.
+  uint64_t connection_time_us = 0;
 
   void Add(const TrafficSums& other) {
     original.packets += other.original.packets;
@@ -30,11 +33,17 @@ struct TrafficSums {
     reply.packets += other.reply.packets;
     reply.bytes += other.reply.bytes;
     connection_count += other.connection_count;
-    connection_time_ns += other.connection_time_ns;
+    AddConnectionTime(other.connection_time_us);
   }
   bool IsZero() const {
     return (original.packets | original.bytes | reply.packets | reply.bytes | connection_count |
-            connection_time_ns) == 0;
+            connection_time_us) == 0;
+  }
+  // Saturates.
+  void AddConnectionTime(uint64_t us) {
+    if (__builtin_add_overflow(connection_time_us, us, &connection_time_us)) [[unlikely]] {
+      connection_time_us = std::numeric_limits<uint64_t>::max();
+    }
   }
 };
 

@@ -412,8 +412,8 @@ void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
   // tells may lie further apart than an int64_t counts.
   if (end_ns > flow->start_ns) {
-    change->growth.connection_time_ns +=
-        static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns);
+    change->growth.AddConnectionTime(
+        (static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns)) / 1000);
   }
 }
 

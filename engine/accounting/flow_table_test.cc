@@ -57,7 +57,7 @@ class FlowTableTest : public testing::Test {
     EXPECT_EQ(change.growth.original.bytes, change.growth.original.packets * 100);
     EXPECT_EQ(change.growth.reply.bytes, change.growth.original.packets * 10);
     connections_ += change.growth.connection_count;
-    time_ns_ += change.growth.connection_time_ns;
+    time_ns_ += change.growth.connection_time_us * 1000;
     open_ += change.open_change;
     return change.growth.original.packets;
   }
@@ -115,10 +115,10 @@ TEST_F(FlowTableTest, ClosesOnceAtTheFirstClosingState) {
 TEST_F(FlowTableTest, DestroyClosesByTheKernelsOwnTimes) {
   (void)Grown(Event(FlowEventKind::kNew));
   FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
-  destroy.stop_ns = kBorn + 1234;
+  destroy.stop_ns = kBorn + 1'234'999;
   (void)Grown(destroy, kStart + 99 * kSecond);
   EXPECT_EQ(connections_, 1u);
-  EXPECT_EQ(time_ns_, 1234u);
+  EXPECT_EQ(time_ns_, 1'234'000u);  // Whole microseconds.
 }
 
 TEST_F(FlowTableTest, ADurationIsNeverNegative) {
@@ -136,11 +136,21 @@ TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
   FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
   destroy.stop_ns = std::numeric_limits<int64_t>::max();
   (void)Grown(destroy);
-  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max() / 1000 * 1000);
   FlowEvent backwards = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::max(), 2);
   backwards.stop_ns = std::numeric_limits<int64_t>::min();
   (void)Grown(backwards);
-  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max());
+  EXPECT_EQ(time_ns_, std::numeric_limits<uint64_t>::max() / 1000 * 1000);
+}
+
+TEST(TrafficSumsTest, ConnectionTimeSaturates) {
+  TrafficSums sums, other;
+  sums.AddConnectionTime(std::numeric_limits<uint64_t>::max() - 1);
+  other.AddConnectionTime(1);
+  sums.Add(other);
+  EXPECT_EQ(sums.connection_time_us, std::numeric_limits<uint64_t>::max());
+  sums.Add(other);
+  EXPECT_EQ(sums.connection_time_us, std::numeric_limits<uint64_t>::max());
 }
 
 TEST_F(FlowTableTest, UdpFlowsAreNoConnections) {
@@ -371,7 +381,7 @@ TEST_F(FlowTableTest, OlderFlowsThatCloseWhileTheFirstDumpRuns) {
     shown.tcp_state = dumped;
     FlowChange change = table.Apply(shown, kStart + 2 * kSecond);
     EXPECT_EQ(change.growth.connection_count, 1u);
-    EXPECT_EQ(change.growth.connection_time_ns, uint64_t{2} * kSecond);
+    EXPECT_EQ(change.growth.connection_time_us, 2'000'000u);
     EXPECT_EQ(change.open_change, 0);
     (void)EndDump(true, &table);
     change = table.Apply(Event(FlowEventKind::kDestroy, kStart - kSecond, 10), kStart + kSecond);
@@ -658,7 +668,7 @@ TEST_F(FlowTableLightTest, TimeoutsAreTheKernelsOwn) {
   table.Start(kStart, true);
   const FlowChange change =
       table.Apply(Ended(TcpState::kTimeWait, kBegan + 23 * kSecond), kStart + 99 * kSecond);
-  EXPECT_EQ(change.growth.connection_time_ns, uint64_t{20} * kSecond);
+  EXPECT_EQ(change.growth.connection_time_us, 20'000'000u);
 }
 
 TEST_F(FlowTableLightTest, AnOlderConnectionsCloseIsDatedBackToo) {

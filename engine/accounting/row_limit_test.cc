@@ -23,7 +23,7 @@ TrafficSums Sums(uint64_t bytes) {
   sums.original = {1, bytes};
   sums.reply = {2, bytes / 2};
   sums.connection_count = 3;
-  sums.connection_time_ns = 4;
+  sums.connection_time_us = 4;
   return sums;
 }
 
@@ -42,7 +42,7 @@ TrafficSums Total(const AccountingTable& table) {
 bool SameSums(const TrafficSums& a, const TrafficSums& b) {
   return a.original.packets == b.original.packets && a.original.bytes == b.original.bytes &&
          a.reply.packets == b.reply.packets && a.reply.bytes == b.reply.bytes &&
-         a.connection_count == b.connection_count && a.connection_time_ns == b.connection_time_ns;
+         a.connection_count == b.connection_count && a.connection_time_us == b.connection_time_us;
 }
 
 TEST(RowLimitTest, NothingIsFoldedUpToTheLimit) {

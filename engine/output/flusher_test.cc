@@ -34,7 +34,7 @@ TrafficSums Sums(uint64_t packets) {
   TrafficSums sums;
   sums.original.packets = packets;
   sums.connection_count = 1;
-  sums.connection_time_ns = 1'999'999;
+  sums.connection_time_us = 1'999;
   return sums;
 }
 

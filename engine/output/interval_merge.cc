@@ -11,8 +11,6 @@
 namespace ctacct {
 namespace {
 
-constexpr int64_t kNanosPerMilli = 1'000'000;
-
 TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, uint64_t open, int64_t end_ns) {
   TrafficRow row;
   row.time_ns = end_ns;
@@ -25,7 +23,7 @@ TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, uint64_t ope
   row.bytes_src = sums.original.bytes;
   row.bytes_dst = sums.reply.bytes;
   row.connection_count = sums.connection_count;
-  row.connection_time_ms = sums.connection_time_ns / kNanosPerMilli;
+  row.connection_time_ms = sums.connection_time_us / 1000;
   row.open_connections = open;
   return row;
 }

@@ -128,6 +128,22 @@ TEST_F(ReplayTest, NewDeliveredWithEachPacketCountsOnce) {
   }
 }
 
+// Their sum is more than 2^64 nanoseconds.
+TEST_F(ReplayTest, LongConnectionsThatEndAtOnce) {
+  constexpr int kConnections = 43'000;
+  constexpr int64_t kFiveDaysMs = int64_t{5} * 86'400 * 1000;
+  Script script;
+  std::vector<Flow> flows;
+  for (int i = 0; i < kConnections; ++i) {
+    flows.push_back(TcpFlow({.src_port = static_cast<uint16_t>(i + 1), .id = 1u + i}));
+    script.New(1000, flows.back());
+  }
+  for (const Flow& flow : flows) script.Destroy(1000 + kFiveDaysMs, flow, {1, 100}, {1, 100});
+  EXPECT_THAT(Replay(script), ElementsAre(TcpLine(5 + kFiveDaysMs / 1000,
+                                                  absl::StrCat("43000,43000,4300000,4300000,43000,",
+                                                               kConnections * kFiveDaysMs))));
+}
+
 // The clock was set back before the capture began.
 TEST_F(ReplayTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
   Script script;
