@@ -162,6 +162,33 @@ TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
   EXPECT_THAT(engine_->Stderr(), HasSubstr(" counter falls"));
 }
 
+// Another program that asked for reliable delivery (NETLINK_BROADCAST_ERROR) and does not read: the
+// kernel delivers what it could not deliver there again with each packet of the flow, to everybody.
+TEST_F(KernelFaultTest, AnotherListenerThatDoesNotRead) {
+  constexpr char kListener[] =
+      "import socket, time\n"
+      "listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n"
+      "listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)\n"
+      "listener.setsockopt(270, 4, 1)\n"  // SOL_NETLINK, NETLINK_BROADCAST_ERROR
+      "listener.bind((0, 7))\n"           // NEW, UPDATE, DESTROY
+      "print('listening', flush=True)\n"
+      "time.sleep(120)\n";
+  auto listener = gateway_->Start({"python3", "-c", kListener});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  ASSERT_TRUE((*listener)->WaitForOutput("listening", absl::Seconds(20)).ok());
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  // The first fill its receive buffer.
+  const auto flows = StartPlay({"--udp=300", "--open-tcp=200", "--rounds=8", "--round-seconds=1"});
+  ASSERT_NE(flows, nullptr);
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
+  ASSERT_TRUE((*listener)->Signal(SIGKILL).ok());
+  FlushConntrack();
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(AllClosed(Sent()), rows.traffic), "") << engine_->Stderr();
+  EXPECT_TRUE(rows.gaps.empty());
+}
+
 // Fault 24: what came of a dump is used, and nothing is declared dead.
 TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-track-open"}));
