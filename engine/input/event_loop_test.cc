@@ -3,8 +3,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <deque>
+#include <iterator>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -33,15 +35,16 @@ class ScriptedSocket : public EventSocket {
     std::vector<std::string> datagrams = {};
     bool drained = false;
     bool overrun = false;
+    uint32_t drops = 0;  // Of the kernel, in all; 0: as before.
     absl::Status error = absl::OkStatus();
   };
-  void Add(Step step) {
+  // Together: the queue is not seen empty between them.
+  void Add(std::vector<Step> steps) {
     const std::lock_guard lock(mutex_);
-    steps_.push_back(std::move(step));
+    std::move(steps.begin(), steps.end(), std::back_inserter(steps_));
     const uint64_t one = 1;
     ASSERT_EQ(write(ready_fd_.get(), &one, sizeof(one)), 8);
   }
-  void set_drops(uint32_t drops) { drops_ = drops; }
   uint32_t told() const { return told_; }
 
   absl::StatusOr<Batch> Receive() override {
@@ -53,6 +56,7 @@ class ScriptedSocket : public EventSocket {
     }
     step_ = std::move(steps_.front());
     steps_.pop_front();
+    if (step_.drops != 0) drops_ = step_.drops;
     if (!step_.error.ok()) return step_.error;
     datagrams_.clear();
     for (const std::string& bytes : step_.datagrams) {
@@ -152,7 +156,7 @@ class EventLoopTest : public testing::Test {
 
 TEST_F(EventLoopTest, EventsAreAccounted) {
   Start();
-  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0), Message(Kind::kDestroy, 1, 7)}});
+  socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0), Message(Kind::kDestroy, 1, 7)}}});
   while (loop_->turns() < 3) std::this_thread::yield();
   Finish();
   AccountingTable* const table = handoff_.Take();
@@ -165,7 +169,7 @@ TEST_F(EventLoopTest, EventsAreAccounted) {
 // A chunk shows a flow as it was before an event that waits: its end. Were the chunk applied first
 // and the flow unknown, it would be taken for older than the engine.
 TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
-  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0)}});
+  socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0)}}});
   Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond});
   Send({.time_ns = kSecond}, Message(Kind::kDump, 1, 5));
   Send({.kind = FrameKind::kEndDump, .complete = true, .time_ns = kSecond});
@@ -180,13 +184,13 @@ TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
 // Until the queue was empty the kernel goes on dropping, without a word.
 TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
   Start();
-  socket_->set_drops(5);
-  socket_->Add({.overrun = true});
-  socket_->Add({.datagrams = {Message(Kind::kNew, 1, 0)}});
-  socket_->set_drops(9);
+  socket_->Add(
+      {{.overrun = true, .drops = 5}, {.datagrams = {Message(Kind::kNew, 1, 0)}, .drops = 9}});
   while (!loop_->needs_resync()) std::this_thread::yield();
   uint64_t called = 0;
-  EXPECT_EQ(read(attention_fd_.get(), &called, sizeof(called)), 8);
+  while (read(attention_fd_.get(), &called, sizeof(called)) != sizeof(called)) {
+    std::this_thread::yield();
+  }
   EXPECT_EQ(socket_->told(), 9u);
   // A dump asked for before that may not show what lives since; one asked for after it does.
   Dump({}, true, 1);
@@ -204,7 +208,7 @@ TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
 
 TEST_F(EventLoopTest, ASocketThatFailsIsToldAndFramesGoOn) {
   Start();
-  socket_->Add({.error = absl::UnavailableError("netlink event socket: gone")});
+  socket_->Add({{.error = absl::UnavailableError("netlink event socket: gone")}});
   while (!loop_->failed()) std::this_thread::yield();
   Dump({}, true, 0);
   AccountingTable* const table = handoff_.Take();
