@@ -87,7 +87,7 @@ FlowEvent EventOf(FlowEventKind kind, uint32_t flow, uint64_t packets) {
   event.has_counters = true;
   event.original = {packets, packets * 100};
   event.reply = {packets, packets * 1000};
-  event.start_ns = kStartNs + 5'000'000'000 + flow;
+  event.start_ns = kStartNs + flow;
   return event;
 }
 
