@@ -1,7 +1,7 @@
 // Writes spool files with rows as a real gateway makes them: every pair of a number of client and
 // server networks, on several ports, over TCP and UDP. The same flags make the same rows. Prints a
-// line for each file: name, rows, packets sent, bytes sent, bytes received. Only one who knows
-// these can tell whether all rows arrived somewhere.
+// line for each file: name, rows, packets sent, bytes sent, bytes received. By these sums a caller
+// checks whether all rows arrived.
 #include <algorithm>
 #include <cstdint>
 #include <iostream>

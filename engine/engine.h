@@ -36,8 +36,8 @@ namespace ctacct {
 
 class Engine {
  public:
-  // Opens all that the run needs, and goes on where an engine before ended. Live, events are queued
-  // from here on. Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it makes.
+  // Opens all that the run needs, and resumes where the previous engine stopped. Live, events are
+  // queued from here on. Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it makes.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Engine>> Open(Config config);
 
   // Accounts until SIGTERM, SIGINT, the capture's end or an error. The status of reading is kept

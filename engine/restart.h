@@ -1,5 +1,5 @@
-// The first thing a live engine does with its output folder: go on where the engine before ended,
-// as far as that engine's checkpoint is of use, and say what is not known of the time between.
+// The first thing a live engine does with its output folder: it resumes where the previous engine
+// stopped, as far as that engine's checkpoint allows, and records a gap for the time between.
 //
 // Thread-compatible; before the workers' threads start.
 #ifndef CTACCT_ENGINE_RESTART_H_
@@ -24,13 +24,13 @@ struct RestartOptions {
   KernelIdentity kernel;
   int64_t subscribed_ns = 0;  // Since the Unix epoch: events are queued from then on.
   bool timestamps_on = false;
-  bool events_kept = false;  // No event since the engine before was missed.
-  // A recording tells all that its rows tell: nothing that was accounted before it.
+  bool events_kept = false;  // No event was missed since the previous engine.
+  // A recording must contain everything that its rows count, so nothing is resumed.
   bool recorded = false;
   std::function<void(const std::string&)> log;
 };
 
-// What the input must know of the engine before; since the Unix epoch; 0: nothing.
+// What the input must know of the previous engine. Since the Unix epoch; 0: nothing.
 struct Resumed {
   int64_t drained_ns = 0;  // All events up to then were read, and none was missed since.
   int64_t interval_ended_ns = 0;

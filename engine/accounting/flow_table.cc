@@ -190,7 +190,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   flow->seen_new = true;
   // A dump has shown the flow before its NEW was taken, or the NEW is delivered again: for the sake
   // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
-  // is the next incarnation, because a DESTROY was lost, its start time or its counters will tell.
+  // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
   flow->start_ns = EventTime(event, now_ns);
   // Born after the loss: not among the flows that may have died in it.

@@ -811,8 +811,8 @@ TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
   table.BeginDump(kStart);
   (void)EndDump(true, &table);
   std::mt19937 random(1);
-  std::vector<uint64_t> packets(50'000, 0);       // 0: not alive.
-  std::vector<uint64_t> told(packets.size(), 0);  // Of these, by a dump.
+  std::vector<uint64_t> packets(50'000, 0);        // 0: not alive.
+  std::vector<uint64_t> shown(packets.size(), 0);  // Of these, by a dump.
   uint64_t expected = 0;
   uint64_t grown = 0;
   size_t alive = 0;
@@ -833,10 +833,10 @@ TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
       event.has_counters = true;
       event.original = {packets[id], packets[id]};
       event.start_ns = kStart + i;
-      expected += packets[id] - told[id];
-      told[id] = packets[id];
+      expected += packets[id] - shown[id];
+      shown[id] = packets[id];
       if (dies) {
-        packets[id] = told[id] = 0;
+        packets[id] = shown[id] = 0;
         --alive;
       } else {
         event.start_ns = 0;
@@ -928,7 +928,7 @@ TEST_F(FlowTableTest, WhatARestartMissesIsCounted) {
   EXPECT_EQ(next.lost_deaths(), 9u);
 }
 
-// Older than the engine: no event may tell its end, and the next engine must know that.
+// Older than the engine: its end may never be reported, and the next engine must know that.
 TEST_F(FlowTableTest, ASuspectIsOneAfterARestart) {
   Dump({Event(FlowEventKind::kDump, kStart - 5, 10)});
   SnapshotStream stream;

@@ -45,7 +45,7 @@ struct Frame {
 
 class FrameQueue {
  public:
-  // Of dumps' chunks, 16.
+  // 16 chunks of a dump.
   static constexpr size_t kBytesMax = 512 << 10;
   static constexpr size_t kBatchBytes = 64 << 10;
 

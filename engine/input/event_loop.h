@@ -6,9 +6,9 @@
 //
 // Order. The kernel made a dump's chunk before it was received. Every event that is older has been
 // queued by then, and is taken first: an event may say that a flow which the chunk shows is another
-// one by now. So the loop takes what frames there are, then all events that wait, and looks at the
-// events first. (A chunk that is older than the events taken is no harm: see
-// FlowTable.)
+// one by now. So each turn of the loop takes the published frames, then takes and applies all
+// queued events, and applies the frames last. (A chunk that is older than those events does no
+// harm: see FlowTable.)
 //
 // Thread safety: Run by one thread; the rest by one other, and as each says.
 #ifndef CTACCT_ENGINE_INPUT_EVENT_LOOP_H_
