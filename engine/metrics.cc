@@ -7,12 +7,10 @@ namespace ctacct {
 namespace {
 
 constexpr const char* kCompleteness[] = {"complete", "resynced", "partial"};
-constexpr struct {
-  GapCause cause;
-  const char* name;
-} kCauses[] = {{GapCause::kOverrun, "overrun"},
-               {GapCause::kAllocation, "allocation"},
-               {GapCause::kRestart, "restart"}};
+
+PrometheusText::Labels CauseLabel(size_t cause) {
+  return {{"cause", GapCauseName(static_cast<GapCause>(cause))}};
+}
 
 void AddLive(const LiveMetrics& live, PrometheusText* text) {
   text->Counter("dumps_total", "Dumps of the conntrack table asked for.", live.dumps);
@@ -74,18 +72,16 @@ void AddGaps(const WorkerCounts& counts, const IntervalTotals& intervals, Promet
   text->Counter("resyncs_total", "Dumps after which a worker knew all living flows again.",
                 counts.resyncs);
   text->Counter("gaps_total", "Stretches of time in which something may be missing.");
-  for (const auto& [cause, name] : kCauses) {
-    text->Value({{"cause", name}}, intervals.by_cause[static_cast<size_t>(cause)].count);
+  for (size_t cause = 1; cause <= kGapCauses; ++cause) {
+    text->Value(CauseLabel(cause), intervals.by_cause[cause].count);
   }
   text->Counter("gap_seconds_total", "Their length.");
-  for (const auto& [cause, name] : kCauses) {
-    text->Value({{"cause", name}},
-                SecondsText(intervals.by_cause[static_cast<size_t>(cause)].duration_ns));
+  for (size_t cause = 1; cause <= kGapCauses; ++cause) {
+    text->Value(CauseLabel(cause), SecondsText(intervals.by_cause[cause].duration_ns));
   }
   text->Gauge("last_gap_timestamp_seconds", "When the last of them ended; 0: there was none.");
-  for (const auto& [cause, name] : kCauses) {
-    text->Value({{"cause", name}},
-                SecondsText(intervals.by_cause[static_cast<size_t>(cause)].ended_ns));
+  for (size_t cause = 1; cause <= kGapCauses; ++cause) {
+    text->Value(CauseLabel(cause), SecondsText(intervals.by_cause[cause].ended_ns));
   }
   text->Counter("intervals_total", "Intervals that have ended.");
   for (size_t i = 0; i < intervals.by_completeness.size(); ++i) {

@@ -60,7 +60,7 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
       if (restored) {
         worker->BeginRestore(same_rules ? std::min(before.known_since_ns, options.subscribed_ns)
                                         : options.subscribed_ns,
-                             no_gap);
+                             before.taken_ns, no_gap);
       }
       if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns);
     }

@@ -90,6 +90,9 @@ struct AccountingTable {
   StaggeredMap<AccountingKey, int64_t, 64> open_changes;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
   uint64_t seal = 0;  // Set with it: how many intervals had ended then, this one included.
+  // Set with it, since the Unix epoch: the table contains what moved between these moments.
+  int64_t covered_from_ns = 0;
+  int64_t covered_to_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
@@ -104,6 +107,7 @@ struct AccountingTable {
     open_changes.Clear();
     interval_end_ns = 0;
     seal = 0;
+    covered_from_ns = covered_to_ns = 0;
     completeness = Completeness::kComplete;
     events_dropped = 0;
     gaps.clear();

@@ -27,7 +27,7 @@ void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   Observe(now_ns);
   if (options_.interval_end == IntervalEnd::kByPacket) {
     const bool set_back = clock_.IsSetBack(now_ns);
-    if (set_back || clock_.IsPast(now_ns)) Seal();
+    if (set_back || clock_.IsPast(now_ns)) Seal(set_back ? before_ns_ : clock_.open_end_ns());
     // Nothing moved in intervals that passed in silence, but connections were open.
     if (clock_.IsPast(now_ns) && options_.silent_intervals) SealSilentIntervals(now_ns);
     if (set_back || clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
@@ -83,7 +83,11 @@ void Dispatcher::OnDumpFailed(int64_t now_ns) {
 }
 
 void Dispatcher::Finish() {
-  Mark({.kind = FrameKind::kFinish, .time_ns = clock_.open_end_ns()});
+  // Living flows are known as the last dump has shown them.
+  const bool dumped = options_.interval_end == IntervalEnd::kByDump && clock_.dump_began_ns() != 0;
+  Mark({.kind = FrameKind::kFinish,
+        .time_ns = clock_.open_end_ns(),
+        .covered_to_ns = dumped ? clock_.dump_began_ns() : latest_ns_.value_or(0)});
   Publish();
 }
 
@@ -113,7 +117,8 @@ void Dispatcher::EndDump(bool complete) {
   Mark({.kind = FrameKind::kEndDump,
         .complete = complete,
         .ends_interval = seals,
-        .time_ns = clock_.open_end_ns()});
+        .time_ns = clock_.open_end_ns(),
+        .covered_to_ns = clock_.dump_began_ns()});
   if (seals) clock_.OpenAfterDump();
 }
 
@@ -121,11 +126,13 @@ void Dispatcher::SealSilentIntervals(int64_t now_ns) {
   for (int i = 0; i < kSilentIntervalsMax; ++i) {
     clock_.OpenFollowing();
     if (!clock_.IsPast(now_ns)) return;
-    Seal();
+    Seal(clock_.open_end_ns());
   }
 }
 
-void Dispatcher::Seal() { Mark({.kind = FrameKind::kSeal, .time_ns = clock_.open_end_ns()}); }
+void Dispatcher::Seal(int64_t covered_to_ns) {
+  Mark({.kind = FrameKind::kSeal, .time_ns = clock_.open_end_ns(), .covered_to_ns = covered_to_ns});
+}
 
 void Dispatcher::Mark(const Frame& frame) {
   for (FrameQueue* const queue : queues_) queue->Push(frame);

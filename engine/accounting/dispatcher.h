@@ -68,7 +68,7 @@ class Dispatcher {
   void BeginDump(int64_t now_ns);
   void EndDump(bool complete);
   void SealSilentIntervals(int64_t now_ns);
-  void Seal();
+  void Seal(int64_t covered_to_ns);
   // To every worker, after what was kept for it.
   void Mark(const Frame& frame);
   // Keeps bytes for a worker until SendKept, so that a chunk becomes one frame.

@@ -40,6 +40,7 @@ struct Frame {
   int64_t time_ns = 0;          // Since the Unix epoch: when it was read, or an interval's end.
   int64_t began_ns = 0;         // kOverrun: since the Unix epoch.
   int64_t requested_ns = 0;     // kBeginDump: CLOCK_MONOTONIC; 0 in a replay.
+  int64_t covered_to_ns = 0;    // Where an interval ends: it was observed up to then.
   uint64_t events_dropped = 0;  // kOverrun; 0: the kernel could not allocate, and counted none.
 };
 

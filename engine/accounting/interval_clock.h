@@ -63,6 +63,7 @@ class IntervalClock {
   }
 
   void DumpBegins(int64_t now_ns) { dump_began_ns_ = now_ns; }
+  int64_t dump_began_ns() const { return dump_began_ns_; }  // 0: none has begun.
   // True if the dump that is done now ends the open interval.
   bool DumpEndsInterval() const { return DumpWouldEndInterval(dump_began_ns_); }
 

@@ -136,19 +136,19 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
       return true;
     case FrameKind::kEndDump:
       EndDump(frame.complete);
-      if (frame.ends_interval) Seal(frame.time_ns);
+      if (frame.ends_interval) Seal(frame.time_ns, frame.covered_to_ns);
       return true;
     case FrameKind::kSeal:
-      Seal(frame.time_ns);
+      Seal(frame.time_ns, frame.covered_to_ns);
       return true;
     case FrameKind::kFinish:
-      if (started_) Finish(frame.time_ns);  // Else nothing was ever read.
+      if (started_) Finish(frame.time_ns, frame.covered_to_ns);  // Else nothing was ever read.
       return false;
   }
   return true;
 }
 
-void Worker::Finish(int64_t interval_end_ns) {
+void Worker::Finish(int64_t interval_end_ns, int64_t covered_to_ns) {
   while (SweepSome()) {
   }
   handoff_->WaitForSpare();
@@ -157,16 +157,18 @@ void Worker::Finish(int64_t interval_end_ns) {
   while (options_.snapshots != nullptr && !options_.snapshots->IsTaken()) {
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  Seal(interval_end_ns);
+  Seal(interval_end_ns, covered_to_ns);
   FinishSnapshot();
 }
 
 void Worker::Start(int64_t now_ns, bool timestamps_on) {
+  if (!started_) covered_from_ns_ = now_ns;
   started_ = true;
   flows_.Start(now_ns, timestamps_on);
 }
 
-void Worker::BeginRestore(int64_t known_since_ns, bool events_kept) {
+void Worker::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
+  covered_from_ns_ = taken_ns;
   flows_.BeginRestore(known_since_ns, events_kept);
 }
 
@@ -289,12 +291,15 @@ void Worker::FinishSnapshot() {
   if (options_.sealed) options_.sealed();
 }
 
-void Worker::Seal(int64_t interval_end_ns) {
+void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
   ApplyPending();
   ++seal_;
   if (options_.wait_for_spare) handoff_->WaitForSpare();
   handoff_->live().interval_end_ns = interval_end_ns;
   handoff_->live().seal = seal_;
+  // If the clock was set back, the length of what was observed before is not known.
+  handoff_->live().covered_from_ns = std::min(covered_from_ns_, covered_to_ns);
+  handoff_->live().covered_to_ns = covered_to_ns;
   handoff_->live().counts = counts_;
   handoff_->live().flows = flows_.size();
   const bool still_lost = flows_.needs_resync();
@@ -304,6 +309,7 @@ void Worker::Seal(int64_t interval_end_ns) {
     if (options_.snapshots != nullptr) flows_.LeaveOutSnapshot(seal_, options_.snapshots);
     return;
   }
+  covered_from_ns_ = covered_to_ns;
   gaps_open_ = 0;
   CarryOn(open);
   // As the flows are now, they go with the rows of the table that was handed over.

@@ -71,7 +71,8 @@ class Worker {
   void Start(int64_t now_ns, bool timestamps_on);
 
   // After Start: goes on where another run ended. See FlowTable.
-  void BeginRestore(int64_t known_since_ns, bool events_kept);
+  // `taken_ns`: what moved up to then was accounted.
+  void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
   void Restore(const FlowRecord& record);
   // Nobody accounted in between. To be told of this worker's flows or, by one worker, of all.
   void NoteDowntime(int64_t began_ns, int64_t ended_ns);
@@ -112,7 +113,9 @@ class Worker {
   void EndDump(bool complete);
   bool dump_running() const { return dump_running_; }
   // Hands the table over. Without a spare one, the rows go on with the next interval's.
-  void Seal(int64_t interval_end_ns);
+  // `covered_to_ns`: it contains what moved up to then.
+  void Seal(int64_t interval_end_ns, int64_t covered_to_ns);
+  void Seal(int64_t interval_end_ns) { Seal(interval_end_ns, interval_end_ns); }
 
   // How many intervals have ended.
   uint64_t seal() const { return seal_; }
@@ -134,7 +137,7 @@ class Worker {
 
   // Looks at the event in the next pending place; it stays there if it is to be applied.
   void Admit(int64_t now_ns);
-  void Finish(int64_t interval_end_ns);
+  void Finish(int64_t interval_end_ns, int64_t covered_to_ns);
   void FinishSnapshot();
   void AddGap(const Gap& gap);
   void EndGaps(AccountingTable* table);
@@ -154,6 +157,7 @@ class Worker {
   bool dump_running_ = false;
   int64_t overrun_over_ns_ = 0;  // CLOCK_MONOTONIC: when the last one was; 0 in a replay.
   uint64_t seal_ = 0;
+  int64_t covered_from_ns_ = 0;  // Of the live table.
   size_t gaps_open_ = 0;  // How many of the live table's gaps, its last ones, no dump has followed.
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];

@@ -78,6 +78,8 @@ void IntervalMerge::Add(AccountingTable* table) {
   table->rows.ForEach([&](const auto& row) { merged.rows[row.first].Add(row.second); });
   table->open_changes.ForEach(
       [&](const auto& change) { merged.open_changes[change.first] += change.second; });
+  merged.covered_from_ns = std::min(merged.covered_from_ns, table->covered_from_ns);
+  merged.covered_to_ns = std::max(merged.covered_to_ns, table->covered_to_ns);
   merged.completeness = std::max(merged.completeness, table->completeness);
   merged.events_dropped += table->events_dropped;
   merged.gaps.insert(merged.gaps.end(), table->gaps.begin(), table->gaps.end());
@@ -122,6 +124,8 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   IntervalRows interval;
   interval.end_ns = table.interval_end_ns;
   interval.seal = table.seal;
+  interval.covered_from_ns = table.covered_from_ns;
+  interval.covered_to_ns = table.covered_to_ns;
   interval.completeness = table.completeness;
   interval.events_dropped = table.events_dropped;
   interval.gaps = table.gaps;

@@ -32,6 +32,9 @@ struct IntervalRows {
   uint64_t seal = 0;      // How many intervals had ended, this one included.
   uint64_t sequence = 0;  // From 1, of the intervals that are written.
   int64_t created_ns = 0;
+  // What was observed, since the Unix epoch: the rows contain what moved between these moments.
+  int64_t covered_from_ns = 0;
+  int64_t covered_to_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
   std::vector<Gap> gaps;

@@ -23,9 +23,9 @@ struct IntervalTotals {
     int64_t ended_ns = 0;
   };
 
-  std::array<uint64_t, 3> by_completeness{};  // By its number.
-  std::array<Gaps, 4> by_cause{};             // By its number, from 1.
-  int64_t last_end_ns = 0;                    // Since the Unix epoch; 0: none has ended.
+  std::array<uint64_t, 3> by_completeness{};    // By its number.
+  std::array<Gaps, kGapCauses + 1> by_cause{};  // By its number, from 1.
+  int64_t last_end_ns = 0;                      // Since the Unix epoch; 0: none has ended.
 
   void Note(int64_t end_ns, Completeness completeness, const std::vector<Gap>& gaps);
 };

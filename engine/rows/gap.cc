@@ -40,6 +40,12 @@ const char* GapCauseName(GapCause cause) {
       return "allocation";
     case GapCause::kRestart:
       return "restart";
+    case GapCause::kUnreported:
+      return "unreported";
+    case GapCause::kSettings:
+      return "settings";
+    case GapCause::kRenamed:
+      return "renamed";
   }
   return nullptr;
 }

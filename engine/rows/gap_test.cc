@@ -67,7 +67,7 @@ TEST(GapTest, WhatIsNoCauseHasNoName) {
   EXPECT_STREQ(GapCauseName(GapCause::kAllocation), "allocation");
   EXPECT_STREQ(GapCauseName(GapCause::kRestart), "restart");
   EXPECT_EQ(GapCauseName(static_cast<GapCause>(0)), nullptr);
-  EXPECT_EQ(GapCauseName(static_cast<GapCause>(4)), nullptr);
+  EXPECT_EQ(GapCauseName(static_cast<GapCause>(kGapCauses + 1)), nullptr);
   EXPECT_STREQ(CompletenessName(Completeness::kComplete), "complete");
   EXPECT_STREQ(CompletenessName(Completeness::kResynced), "resynced");
   EXPECT_STREQ(CompletenessName(Completeness::kPartial), "partial");

@@ -80,7 +80,7 @@ class SpoolTest : public ::testing::Test {
     Gap gap;
     gap.began_ns = MakeHeader().interval_end_ns - static_cast<int64_t>(random() % (1u << 30));
     gap.ended_ns = gap.began_ns + static_cast<int64_t>(random() % (1u << 30));
-    gap.cause = static_cast<GapCause>(1 + random() % 3);
+    gap.cause = static_cast<GapCause>(1 + random() % kGapCauses);
     gap.completeness = random() % 2 == 0 ? Completeness::kResynced : Completeness::kPartial;
     gap.events_dropped = random();
     gap.flows_lost = random();
@@ -329,7 +329,7 @@ TEST_F(SpoolTest, AGapThatCannotBeIsNamed) {
   backwards.ended_ns = backwards.began_ns - 1;
   expect(gap + 8, std::string(reinterpret_cast<const char*>(&backwards.ended_ns), 8), gap,
          "a gap ends before it began");
-  for (const char cause : {0, 4, 255}) {
+  for (const char cause : {0, 7, 255}) {
     expect(gap + 32, std::string(1, cause), gap, "a gap has no known cause");
   }
   for (const char completeness : {0, 3}) {

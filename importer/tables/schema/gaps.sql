@@ -9,7 +9,7 @@ CREATE TABLE traffic_gaps (
     engine uuid NOT NULL,
     sequence bigint NOT NULL,
     number integer NOT NULL,
-    cause text NOT NULL CHECK (cause IN ('overrun', 'allocation', 'restart')),
+    cause text NOT NULL CHECK (cause IN ('overrun', 'allocation', 'restart', 'unreported', 'settings', 'renamed')),
     completeness text NOT NULL CHECK (completeness IN ('resynced', 'partial')),
     gateway text NOT NULL,
     PRIMARY KEY (engine, sequence, number)
