@@ -85,7 +85,7 @@ class RestartTest : public testing::Test {
       ASSERT_TRUE(checkpoint_->MarkClean().ok());
     }
   }
-  // Packets and gaps of all workers' live tables.
+  // Packets of all workers' live tables.
   uint64_t Packets() {
     uint64_t packets = 0;
     for (Share& share : shares_) {
@@ -94,11 +94,14 @@ class RestartTest : public testing::Test {
     }
     return packets;
   }
+  // Ends an interval: the gaps that all workers report with it.
   std::vector<Gap> Gaps() {
     std::vector<Gap> gaps;
-    for (Share& share : shares_) {
-      const std::vector<Gap>& own = share.handoff->live().gaps;
-      gaps.insert(gaps.end(), own.begin(), own.end());
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      workers_[i]->Seal(options_.subscribed_ns);
+      AccountingTable* const table = shares_[i].handoff->Take();
+      gaps.insert(gaps.end(), table->gaps.begin(), table->gaps.end());
+      shares_[i].handoff->GiveBack(table);
     }
     return gaps;
   }

@@ -58,9 +58,32 @@ absl::Status PrepareConntrack(bool light, const std::function<void(const std::st
   return absl::OkStatus();
 }
 
+bool KeepConntrackOn(const std::function<void(const std::string&)>& log) {
+  bool all_on = true;
+  for (const ConntrackSetting& setting : kSettings) {
+    const std::string path = absl::StrCat(kFolder, setting.name);
+    int value = 0;
+    if (!(std::ifstream(path) >> value) || value == setting.wanted) continue;
+    all_on = all_on && value != 0;
+    std::ofstream file(path);
+    const bool set = static_cast<bool>(file << setting.wanted << std::endl);
+    log(absl::StrCat(
+        "somebody has set ", setting.name, " to ", value, ": ", setting.without, "; ",
+        set ? absl::StrCat("it is ", setting.wanted, " again")
+            : absl::StrCat("it cannot be set to ", setting.wanted, ": ", strerror(errno))));
+  }
+  return all_on;
+}
+
 bool TimestampsAreOn() {
   int value = 0;
   return std::ifstream(absl::StrCat(kFolder, "nf_conntrack_timestamp")) >> value && value == 1;
+}
+
+uint64_t ConntrackBuckets() {
+  uint64_t buckets = 0;
+  std::ifstream(absl::StrCat(kFolder, "nf_conntrack_buckets")) >> buckets;
+  return buckets;
 }
 
 TcpTimeouts ReadTcpTimeouts() {

@@ -2,6 +2,7 @@
 #ifndef CTACCT_NETLINK_CONNTRACK_SETTINGS_H_
 #define CTACCT_NETLINK_CONNTRACK_SETTINGS_H_
 
+#include <cstdint>
 #include <functional>
 #include <string>
 
@@ -29,8 +30,15 @@ struct ConntrackSetting {
 [[nodiscard]] absl::Status PrepareConntrack(bool light,
                                             const std::function<void(const std::string&)>& log);
 
+// Looks at these settings again, and sets those to 1 that somebody has changed. False if one was
+// off (0): since it was last looked at, the kernel may not have counted or reported everything.
+[[nodiscard]] bool KeepConntrackOn(const std::function<void(const std::string&)>& log);
+
 // Whether flows get start times now.
 [[nodiscard]] bool TimestampsAreOn();
+
+// The size of the kernel's hash table (nf_conntrack_buckets); 0 where it cannot be read.
+[[nodiscard]] uint64_t ConntrackBuckets();
 
 // This kernel's nf_conntrack_tcp_timeout_*; the defaults for those that cannot be read.
 [[nodiscard]] TcpTimeouts ReadTcpTimeouts();

@@ -492,6 +492,17 @@ uint32_t FlowId(const NetlinkMessage& message) {
 OverrunMessage::OverrunMessage(uint32_t dropped)
     : length(sizeof(*this)), type(NLMSG_OVERRUN), events(dropped) {}
 
+bool RequestsPartOfTable(const NetlinkMessage& message) {
+  constexpr uint16_t kDumpFlags = NLM_F_REQUEST | NLM_F_DUMP;
+  constexpr uint16_t kTable = NFNL_SUBSYS_CTNETLINK << 8;
+  if ((message.flags & kDumpFlags) != kDumpFlags) return false;
+  const bool of_table = message.type == (kTable | IPCTNL_MSG_CT_GET) ||
+                        message.type == (kTable | IPCTNL_MSG_CT_GET_CTRZERO);
+  if (!of_table || message.bytes != NLMSG_HDRLEN + sizeof(nfgenmsg)) return true;
+  const uint8_t family = message.data[NLMSG_HDRLEN];
+  return family != AF_UNSPEC && family != AF_INET;
+}
+
 uint32_t OverrunEvents(const NetlinkMessage& message) {
   if (message.bytes < kMessageHeaderBytes + sizeof(uint32_t)) return 0;
   return LoadNative<uint32_t>(message.data + kMessageHeaderBytes);

@@ -91,6 +91,10 @@ enum class ParseResult : uint8_t {
 // behind a malformed attribute.
 [[nodiscard]] uint32_t FlowId(const NetlinkMessage& message);
 
+// True for a request for a dump of netfilter's that does not show the whole IPv4 conntrack table:
+// one with attributes, which filter, or of another family, table or subsystem.
+[[nodiscard]] bool RequestsPartOfTable(const NetlinkMessage& message);
+
 // Our own use of netlink's NLMSG_OVERRUN ("data lost"): marks in a recording where the kernel
 // dropped events. The payload is their number, 32 bits in host order (0: unknown).
 struct OverrunMessage {

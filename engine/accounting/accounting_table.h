@@ -95,6 +95,10 @@ struct AccountingTable {
   int64_t covered_to_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
+  // In the resynced gaps, the events dropped of which it is not known what they said; less than
+  // zero where another worker counts those that this one can explain. If the sum over all workers
+  // is not zero, these gaps are partial.
+  int64_t events_unexplained = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
   // The worker's when it sealed the table; the flusher may not look at the worker itself.
   WorkerCounts counts;
@@ -110,6 +114,7 @@ struct AccountingTable {
     covered_from_ns = covered_to_ns = 0;
     completeness = Completeness::kComplete;
     events_dropped = 0;
+    events_unexplained = 0;
     gaps.clear();
   }
 };

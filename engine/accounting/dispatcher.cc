@@ -59,26 +59,40 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
     }
     return;
   }
+  if (RequestsPartOfTable(message)) {
+    part_dumps_[part_dumps_next_++ % part_dumps_.size()] = message.sequence;
+  }
   const bool done = message.type == NLMSG_DONE;
   if ((message.flags & NLM_F_MULTI) != 0) {
     // A capture of nlmon also holds dumps of other subsystems, and their ends.
     if (!done && !IsFlowMessage(message)) other_dump_ = message.sequence;
     if (other_dump_ == message.sequence && !dump_running_) return;
-    if (!dump_running_) BeginDump(now_ns);
+    if (!dump_running_) BeginDump(message.sequence, now_ns);
+    if ((message.flags & NLM_F_DUMP_INTR) != 0) dump_cut_ = true;
   }
   const uint32_t id = queues_.size() > 1 && IsFlowMessage(message) ? FlowId(message) : 0;
   Keep(OwnerOfFlow(id, static_cast<uint32_t>(queues_.size())), message.data, message.bytes);
   if (done && dump_running_) {
     SendKept(now_ns);
-    EndDump(MessageError(message) == 0);
+    // Of two at once neither can be told apart from the rest.
+    if (message.sequence != dump_sequence_) {
+      dump_cut_ = true;
+      mixed_up_ = dump_sequence_;
+    }
+    EndDump(MessageError(message) == 0 && !dump_cut_);
   }
 }
 
 void Dispatcher::OnDumpFailed(int64_t now_ns) {
   Observe(now_ns);
   // Perhaps not even its first datagram came.
-  if (!dump_running_) BeginDump(now_ns);
+  if (!dump_running_) BeginDump(0, now_ns);
   EndDump(false);
+  Publish();
+}
+
+void Dispatcher::OnSettingsOff(int64_t began_ns, int64_t now_ns) {
+  Mark({.kind = FrameKind::kSettingsOff, .time_ns = now_ns, .began_ns = began_ns});
   Publish();
 }
 
@@ -104,18 +118,23 @@ void Dispatcher::Observe(int64_t now_ns) {
   latest_ns_ = std::max(latest_ns_.value_or(now_ns), now_ns);
 }
 
-void Dispatcher::BeginDump(int64_t now_ns) {
+void Dispatcher::BeginDump(uint32_t sequence, int64_t now_ns) {
   SendKept(now_ns);
   dump_running_ = true;
+  dump_sequence_ = sequence;
+  dump_of_part_ = std::count(part_dumps_.begin(), part_dumps_.end(), sequence) != 0;
+  dump_cut_ = dump_of_part_ || mixed_up_ == sequence;
+  mixed_up_.reset();
   clock_.DumpBegins(now_ns);
   Mark({.kind = FrameKind::kBeginDump, .time_ns = now_ns, .requested_ns = dump_requested_ns_});
 }
 
-void Dispatcher::EndDump(bool complete) {
+void Dispatcher::EndDump(bool whole) {
   dump_running_ = false;
-  const bool seals = options_.interval_end == IntervalEnd::kByDump && clock_.DumpEndsInterval();
+  const bool seals =
+      options_.interval_end == IntervalEnd::kByDump && !dump_of_part_ && clock_.DumpEndsInterval();
   Mark({.kind = FrameKind::kEndDump,
-        .complete = complete,
+        .whole = whole,
         .ends_interval = seals,
         .time_ns = clock_.open_end_ns(),
         .covered_to_ns = clock_.dump_began_ns()});

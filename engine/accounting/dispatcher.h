@@ -10,6 +10,7 @@
 #ifndef CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_
 #define CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -50,6 +51,12 @@ class Dispatcher {
   // interval ends, if its boundary has passed. Published.
   void OnDumpFailed(int64_t now_ns);
 
+  // The dump that is running is cut short: the kernel's table was resized meanwhile.
+  void NoteDumpCut() { dump_cut_ = true; }
+
+  // Since `began_ns` the kernel did not count or report everything. Published.
+  void OnSettingsOff(int64_t began_ns, int64_t now_ns);
+
   // Ends what is open, whatever the time. Nothing may follow. Published.
   void Finish();
 
@@ -65,8 +72,8 @@ class Dispatcher {
  private:
   void Observe(int64_t now_ns);
   void OnMessage(const NetlinkMessage& message, int64_t now_ns);
-  void BeginDump(int64_t now_ns);
-  void EndDump(bool complete);
+  void BeginDump(uint32_t sequence, int64_t now_ns);
+  void EndDump(bool whole);
   void SealSilentIntervals(int64_t now_ns);
   void Seal(int64_t covered_to_ns);
   // To every worker, after what was kept for it.
@@ -80,6 +87,13 @@ class Dispatcher {
   std::vector<std::vector<uint8_t>> kept_;  // One per worker.
   IntervalClock clock_;
   bool dump_running_ = false;
+  bool dump_cut_ = false;      // It does not show all flows.
+  bool dump_of_part_ = false;  // It was asked for so, by another program: it ends no interval.
+  uint32_t dump_sequence_ = 0;
+  std::optional<uint32_t> mixed_up_;  // The sequence of a dump that another one's end cut off.
+  // The sequences of the last such requests.
+  std::array<std::optional<uint32_t>, 16> part_dumps_;
+  size_t part_dumps_next_ = 0;
   int64_t dump_requested_ns_ = 0;
   std::optional<int64_t> latest_ns_;    // Of the times seen; after a clock set back, since then.
   int64_t before_ns_ = 0;               // The same, before the datagram at hand.

@@ -70,7 +70,7 @@ class DispatcherTest : public testing::Test {
           told += " begin" + seconds;
           break;
         case FrameKind::kEndDump:
-          told += frame.complete ? " end" : " broken";
+          told += frame.whole ? " end" : " broken";
           if (frame.ends_interval) told += " seal" + seconds;
           break;
         case FrameKind::kSeal:
@@ -81,6 +81,9 @@ class DispatcherTest : public testing::Test {
           break;
         case FrameKind::kClockSetBack:
           told += " back" + seconds;
+          break;
+        case FrameKind::kSettingsOff:
+          told += " off" + std::to_string(frame.began_ns / kSecond) + "-" + seconds;
           break;
         case FrameKind::kOverrunElsewhere:
           told += " lost";
@@ -184,6 +187,51 @@ TEST_F(DispatcherTest, DumpsOfOthersAreNone) {
   done.sequence = 9;
   Give(BuildMessage(done), 21);
   EXPECT_EQ(Told(0), " start1");
+}
+
+// Another program's, in a capture: with a filter, or of another family. Flows that it does not show
+// may live.
+TEST_F(DispatcherTest, ADumpOfAPartOfTheTableEndsNothing) {
+  constexpr uint16_t kGet = 0x0101;
+  constexpr uint16_t kDump = 0x301;
+  const std::string ipv4("\x02\0\0\0", 4);
+  const std::string ipv6("\x0a\0\0\0", 4);
+  const std::string filtered = ipv4 + std::string("\x08\0\x08\0\0\0\0\x01", 8);
+  for (const std::string& request : {ipv6, filtered}) {
+    Make(1, IntervalEnd::kByDump);
+    Give(NetlinkMessage(kGet, kDump, request, 1), 11);
+    Give(Flow(Kind::kDump, 1) + Done(), 11);
+    EXPECT_EQ(Told(0), " start11 begin11 1 broken") << request.size();
+  }
+  Make(1, IntervalEnd::kByDump);
+  Give(Flow(Kind::kNew, 1), 1);
+  Give(NetlinkMessage(kGet, kDump, ipv4, 1), 11);
+  Give(Flow(Kind::kDump, 1) + Done(), 11);
+  EXPECT_EQ(Told(0), " start1 1 begin11 1 end seal10");
+}
+
+TEST_F(DispatcherTest, ADumpThatTheKernelCutShortIsNotWhole) {
+  Make(1, IntervalEnd::kByDump);
+  std::string interrupted = Flow(Kind::kDump, 1);
+  interrupted[6] |= 0x10;  // NLM_F_DUMP_INTR
+  Give(interrupted + Flow(Kind::kDump, 2) + Done(), 1);
+  Give(Flow(Kind::kDump, 3) + Done(), 2);
+  Give(Flow(Kind::kDump, 3), 3);
+  dispatcher_->NoteDumpCut();
+  Give(Done(), 4);
+  EXPECT_EQ(Told(0), " start1 begin1 1 2 broken begin2 3 end begin3 3 broken");
+}
+
+TEST_F(DispatcherTest, OfTwoDumpsAtOnceNeitherIsWhole) {
+  Make(1, IntervalEnd::kByDump);
+  TestMessage done;
+  done.kind = Kind::kDone;
+  done.sequence = 9;
+  Give(Flow(Kind::kDump, 1), 1);
+  Give(BuildMessage(done), 2);
+  Give(Flow(Kind::kDump, 2) + Done(), 3);
+  Give(Flow(Kind::kDump, 3) + Done(), 4);
+  EXPECT_EQ(Told(0), " start1 begin1 1 broken begin3 2 broken begin4 3 end");
 }
 
 TEST_F(DispatcherTest, ADumpThatFailsEndsTheInterval) {

@@ -36,7 +36,6 @@ inline constexpr uint32_t kFlowClosed = 4;      // Its close was counted.
 inline constexpr uint32_t kFlowOpen = 8;        // It counts as an open connection.
 // Another of the same identity has followed; its DESTROY is to come.
 inline constexpr uint32_t kFlowSuperseded = 16;
-inline constexpr uint32_t kFlowSuspect = 32;  // Its DESTROY may never come.
 
 struct SnapshotChunk {
   // A quarter of a megabyte: filled in some 20 microseconds, and few of them for a million flows.

@@ -4,7 +4,6 @@
 #include <cassert>
 #include <cstring>
 #include <limits>
-#include <numeric>
 #include <tuple>
 #include <utility>
 
@@ -18,6 +17,15 @@ constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 // Captures are not in order to the microsecond.
 constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
+// An event is sent this long after what it reports, at most: a packet's path through the kernel.
+constexpr int64_t kEventDelayNs = kNanosPerSecond / 100;
+
+// The times of a capture may be anything. Saturates.
+int64_t Later(int64_t time_ns, int64_t by_ns) {
+  int64_t later_ns;
+  if (!__builtin_add_overflow(time_ns, by_ns, &later_ns)) return later_ns;
+  return by_ns < 0 ? std::numeric_limits<int64_t>::min() : std::numeric_limits<int64_t>::max();
+}
 
 uint64_t LoadWord(const void* bytes) {
   uint64_t word;
@@ -82,15 +90,15 @@ void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   if (started_) return;
   started_ = true;
   timestamps_on_ = timestamps_on;
-  known_since_ns_ = now_ns;
+  known_since_ns_ = tally_.front().began_ns = now_ns;
 }
 
 void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
   assert(started_ && dump_index_ == 0 && flows_.empty());
   restored_ = true;
   restored_with_events_ = events_kept;
-  known_since_ns_ = known_since_ns;
-  if (!events_kept) NoteOverrun();
+  if (!events_kept) NoteOverrun(known_since_ns, known_since_ns_);
+  known_since_ns_ = tally_.front().began_ns = known_since_ns;
 }
 
 bool FlowTable::Restore(const FlowRecord& record) {
@@ -100,12 +108,12 @@ bool FlowTable::Restore(const FlowRecord& record) {
   // Its close may have been among the events that nobody read; then dumps tell it.
   restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
   restored.closed = (record.flags & kFlowClosed) != 0;
-  const bool suspect = (record.flags & kFlowSuspect) != 0;
   restored.start_ns = record.start_ns;
   restored.original = record.original;
   restored.reply = record.reply;
   if ((record.flags & kFlowSuperseded) != 0) {
     const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(record.start_ns));
+    SetLastSeen(0, &restored);
     superseded_[fingerprint] = restored;
     return false;
   }
@@ -113,8 +121,7 @@ bool FlowTable::Restore(const FlowRecord& record) {
   if (!added) return false;  // A snapshot holds no identity twice.
   *flow = restored;
   flow->open = (record.flags & kFlowOpen) != 0;
-  SetSuspect(suspect, flow);
-  ++tally_.front();
+  SetLastSeen(0, flow);
   return flow->open;
 }
 
@@ -156,29 +163,52 @@ FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, Flow
   Flow* flow = flows_.FindEntry(identity, hash);
   if (flow == nullptr || flows_.ShardOf(hash) < sweep_next_) [[likely]]
     return flow;
-  if (!Sweep(flow, change)) return flow;
+  if (!Sweep(*flow, change)) return flow;
   flows_.EraseEntry(flow, hash);
   return nullptr;
 }
 
 void FlowTable::Erase(Flow* flow, size_t hash) {
   Untally(*flow);
-  SetSuspect(false, flow);
   flows_.EraseEntry(flow, hash);
 }
 
 void FlowTable::SetLastSeen(uint32_t dump_index, Flow* flow) {
   flow->last_seen = dump_index;
-  ++tally_[dump_index - tally_floor_];
+  ++tally_[dump_index - tally_floor_].flows;
 }
 
 void FlowTable::Untally(const Flow& flow) {
-  if (flow.last_seen >= tally_floor_) --tally_[flow.last_seen - tally_floor_];
+  --(flow.last_seen >= tally_floor_ ? tally_[flow.last_seen - tally_floor_].flows : told_);
 }
 
-void FlowTable::SetSuspect(bool suspect, Flow* flow) {
-  suspects_ += static_cast<size_t>(suspect) - static_cast<size_t>(flow->suspect);
-  flow->suspect = suspect;
+FlowTable::SeenAtDump FlowTable::TakeSeenBefore(uint32_t dump_index) {
+  SeenAtDump all;
+  if (dump_index <= tally_floor_) return all;
+  const auto end = tally_.begin() + (dump_index - tally_floor_);
+  for (auto seen = tally_.begin(); seen != end; ++seen) {
+    if (seen->flows == 0) continue;
+    all.began_ns = all.flows == 0 ? seen->began_ns : std::min(all.began_ns, seen->began_ns);
+    all.flows += seen->flows;
+  }
+  tally_.erase(tally_.begin(), end);
+  tally_floor_ = dump_index;
+  told_ += all.flows;
+  return all;
+}
+
+void FlowTable::NoteUnreported(size_t flows, int64_t since_ns) {
+  loss_.since_ns = loss_.unreported ? std::min(loss_.since_ns, since_ns) : since_ns;
+  loss_.unreported = true;
+  loss_.flows += flows;
+}
+
+void FlowTable::NoteExplained(int64_t happened_ns) {
+  // In mode=light a NEW is not among the events lost.
+  if (needs_resync_ && counts_->events_new != 0 && happened_ns >= overrun_began_ns_ &&
+      happened_ns <= Later(overrun_ended_ns_, -kEventDelayNs)) {
+    ++events_explained_;
+  }
 }
 
 FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
@@ -193,7 +223,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
   flow->start_ns = EventTime(event, now_ns);
-  // Born after the loss: not among the flows that may have died in it.
+  // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
   return change;
@@ -204,7 +234,7 @@ FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, size_t hash, int64_t n
   if (!NeedsLookup(event)) return change;
   if (Flow* flow = Find(event.identity, hash, &change); flow != nullptr) {
     Close(EventTime(event, now_ns), flow, &change);
-  } else if (last_complete_ == 0 && early_closes_.size() < kEarlyClosesMax) {
+  } else if (last_whole_ == 0 && early_closes_.size() < kEarlyClosesMax) {
     const auto [close, added] = early_closes_.FindOrAddEntry(event.identity, hash);
     if (added) close->closed_ns = EventTime(event, now_ns);
   }
@@ -242,23 +272,22 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     ++counts_->stale_dump_entries;
     return change;
   }
-  if (!event.has_counters) ++counts_->without_counters;
+  NoteCounters(event);
   const EarlyClose* early =
       early_closes_.empty() ? nullptr : early_closes_.FindEntry(event.identity, hash);
   if (flow == nullptr) {
     flow = flows_.FindOrAddEntry(event.identity, hash).first;
     flow->start_ns = now_ns;
     SetLastSeen(dump_index_, flow);
-    if (!CountsFromZero(event, now_ns, KnowsOlder())) {
-      SetSuspect(true, flow);
-      flow->original = event.original;
-      flow->reply = event.reply;
-      flow->closed = HasClosed(event) && early == nullptr;
+    const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
+    if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
+    if (beginning == Beginning::kZero) NoteExplained(event.start_ns);
+    if (event.start_ns != 0) {
+      flow->start_ns = event.start_ns;
+      flow->start_exact = true;
     }
-  }
-  if (event.start_ns != 0) {
-    flow->start_ns = event.start_ns;
-    flow->start_exact = true;
+  } else {
+    LearnStart(event, hash, now_ns, flow);
   }
   if (HasConnections(event.identity.protocol) && !flow->closed) SetOpen(true, flow, &change);
   Account(event, flow, &change.growth);
@@ -266,11 +295,15 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     Close(early->closed_ns, flow, &change);
     ForgetEarlyClose(event.identity, hash);
   }
-  // No event may have told its close, nor will.
-  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+  if (!flow->closed && HasClosed(event)) {
     // The kernel tells whole seconds, rounded down.
     const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
-    Close(ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow), flow, &change);
+    const int64_t closed_ns = ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow);
+    // No event may have told its close, nor will; or that event was lost.
+    const bool update_lost =
+        flow->seen_new && needs_resync_ && closed_ns <= Later(overrun_ended_ns_, -kNanosPerSecond);
+    if (update_lost) NoteExplained(closed_ns);
+    if (!flow->seen_new || update_lost) Close(closed_ns, flow, &change);
   }
   Untally(*flow);
   SetLastSeen(dump_index_, flow);
@@ -302,18 +335,22 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     return change;
   }
   if (flow != nullptr) {
+    LearnStart(event, hash, now_ns, flow);
     End(event, now_ns, flow, &change);
     Erase(flow, hash);
     return change;
   }
+  Flow unseen(event.identity);
+  unseen.start_ns = EventTime(event, now_ns);
   // During the very first dump, events may be of flows older than the engine that the dump has not
   // shown yet.
-  if (!CountsFromZero(event, now_ns, KnowsOlder() || !dump_running_)) {
+  const Beginning beginning =
+      BeginAccounting(event, hash, now_ns, KnowsOlder() || !dump_running_, &unseen);
+  if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
     return change;
   }
-  Flow unseen;
-  unseen.start_ns = EventTime(event, now_ns);
+  if (beginning == Beginning::kZero) NoteExplained(event.start_ns);
   End(event, now_ns, &unseen, &change);
   return change;
 }
@@ -325,24 +362,71 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
     ++counts_->duplicate_destroys;
     return;
   }
-  Flow* const before = superseded_.Find(fingerprint);
-  if (before == nullptr && !CountsFromZero(event, now_ns, false)) {
+  if (Flow* const before = superseded_.Find(fingerprint); before != nullptr) {
+    Untally(*before);
+    End(event, now_ns, before, change);
+    superseded_.Erase(fingerprint);
+    return;
+  }
+  Flow unseen(event.identity);
+  const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
+  if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
     return;
   }
-  if (before != nullptr) {
-    End(event, now_ns, before, change);
-    superseded_.Erase(fingerprint);
-  } else {
-    // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
-    follower->seen_new = false;
-    Flow unseen;
-    End(event, now_ns, &unseen, change);
+  // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
+  if (beginning == Beginning::kZero) follower->seen_new = false;
+  End(event, now_ns, &unseen, change);
+}
+
+FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
+                                                bool if_start_unknown, Flow* flow) {
+  if (!forgotten_.empty()) [[unlikely]] {
+    auto before = forgotten_.Take(StartFingerprint(event, hash));
+    // Or one that no dump has shown: its start is the time of its NEW.
+    if (!before.has_value() && event.start_ns != 0) {
+      before = forgotten_.Take(Fingerprint(hash, 0));
+      if (before.has_value() && (before->start_ns > Later(event.start_ns, kClockSlackNs) ||
+                                 before->start_ns < Later(event.start_ns, -kClockSlackNs))) {
+        before.reset();
+      }
+    }
+    if (before.has_value()) {
+      flow->start_ns = before->start_ns;
+      flow->original = before->original;
+      flow->reply = before->reply;
+      flow->seen_new = before->seen_new;
+      flow->closed = before->closed;
+      return Beginning::kForgotten;
+    }
   }
+  if (CountsFromZero(event, now_ns, if_start_unknown)) return Beginning::kZero;
+  flow->original = event.original;
+  flow->reply = event.reply;
+  // Two whole dumps should have shown it. It was missed, or forgotten; or this is a DESTROY
+  // that is repeated long after.
+  if (KnowsOlder()) NoteUnreported(0, tally_.front().began_ns);
+  return Beginning::kPresent;
+}
+
+void FlowTable::LearnStart(const FlowEvent& event, size_t hash, int64_t now_ns, Flow* flow) {
+  if (event.start_ns == 0 || flow->start_exact) return;
+  if (!flow->shown && event.start_ns < Later(flow->start_ns, -kClockSlackNs)) [[unlikely]] {
+    BeginAccounting(event, hash, now_ns, false, flow);
+  }
+  flow->start_ns = event.start_ns;
+  flow->start_exact = true;
+}
+
+void FlowTable::NoteCounters(const FlowEvent& event) {
+  if (event.has_counters) [[likely]]
+    return;
+  ++counts_->without_counters;
+  loss_.uncounted = true;
 }
 
 void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change) {
-  if (!event.has_counters) ++counts_->without_counters;
+  NoteCounters(event);
   Account(event, flow, &change->growth);
   if (!HasConnections(event.identity.protocol)) return;
   if (event.start_ns != 0) flow->start_ns = event.start_ns;
@@ -394,6 +478,8 @@ void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth)
       event.original.bytes < flow->original.bytes || event.reply.packets < flow->reply.packets ||
       event.reply.bytes < flow->reply.bytes) {
     ++counts_->counter_falls;
+    NoteUnreported(
+        0, tally_[flow->last_seen >= tally_floor_ ? flow->last_seen - tally_floor_ : 0].began_ns);
     flow->original = flow->reply = FlowCounters();
   }
   growth->original.packets += event.original.packets - flow->original.packets;
@@ -427,57 +513,61 @@ void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(flow->start_ns));
   if (superseded_.size() < kSupersededMax) {
     auto [entry, added] = superseded_.FindOrAddEntry(fingerprint, superseded_.Hash(fingerprint));
-    if (added) entry->second = *flow;
+    if (added) {
+      entry->second = *flow;
+      // It stays in the tally.
+      flows_.EraseEntry(flow, hash);
+      return;
+    }
   } else {
     destroyed_.Add(fingerprint);
+    NoteUnreported(1, tally_.front().began_ns);
   }
   Erase(flow, hash);
 }
 
 bool FlowTable::CountsFromZero(const FlowEvent& event, int64_t now_ns,
                                bool if_start_unknown) const {
+  // A start in the future is that of a flow older than a clock set back.
   if (event.start_ns != 0) {
-    // Until the table was shown once, a start in the future is that of a flow older than the
-    // engine: the clock was set back since.
-    return event.start_ns >= known_since_ns_ &&
-           (KnowsOlder() || event.start_ns <= now_ns + kClockSlackNs);
+    return event.start_ns >= known_since_ns_ && event.start_ns <= Later(now_ns, kClockSlackNs);
   }
-  // Where new flows have start times, a flow without one is older than that setting.
-  return if_start_unknown && !timestamps_on_;
+  // Where new flows have start times, a flow without one is older than that setting. Elsewhere it
+  // may have been forgotten.
+  return if_start_unknown && !timestamps_on_ && !forgotten_.lost_some();
 }
 
 void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
   assert(started_);
   dump_running_ = true;
   ++dump_index_;
-  tally_.push_back(0);
+  tally_.back().began_ns = now_ns;
+  tally_.push_back({0, now_ns});
   dump_before_began_ns_ = dump_began_ns_;
   dump_began_ns_ = now_ns;
-  if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) {
-    resync_index_ = dump_index_;
-    resync_began_ns_ = now_ns;
-  }
+  if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) resync_index_ = dump_index_;
 }
 
-void FlowTable::FinishDump(bool complete) {
+void FlowTable::FinishDump(bool whole) {
   dump_running_ = false;
-  if (!complete) return;
-  complete_before_ = last_complete_;
-  last_complete_ = dump_index_;
+  if (!whole) return;
+  whole_before_ = last_whole_;
+  last_whole_ = dump_index_;
+  // Captures are not in order to the microsecond, nor is a dump's first datagram received when it
+  // was made.
+  known_since_ns_ = std::max(known_since_ns_, Later(whole_began_ns_, -kClockSlackNs));
+  whole_began_ns_ = dump_began_ns_;
   if (!early_closes_.empty()) early_closes_ = EarlyCloses();
-  // A dump that ran when the events were lost may have passed by what died or was born then.
-  if (needs_resync_ && resync_index_ != 0) {
-    needs_resync_ = false;
-    // Not those that had died, or been missed, long before.
-    const auto tally = tally_.begin() - tally_floor_;
-    lost_deaths_ = std::accumulate(tally + complete_at_overrun_, tally + resync_index_, size_t{0});
-    sweep_unseen_before_ = resync_index_;
-  }
   if (!needs_resync_) {
-    tally_.erase(tally_.begin(), tally_.begin() + (last_complete_ - tally_floor_));
-    tally_floor_ = last_complete_;
+    const SeenAtDump unreported = TakeSeenBefore(whole_before_);
+    if (unreported.flows != 0) NoteUnreported(unreported.flows, unreported.began_ns);
+  } else if (resync_index_ != 0) {
+    // A dump that ran when the events were lost may have passed by what died or was born then.
+    needs_resync_ = false;
+    flows_lost_ = TakeSeenBefore(resync_index_).flows;
   }
-  if (suspects_ != 0 || sweep_unseen_before_ != 0) {
+  forget_before_ = std::min(whole_before_, tally_floor_);
+  if (told_ != 0) {
     sweep_next_ = 0;
   } else if (!superseded_.empty()) {
     sweep_next_ = Flows::shards();
@@ -491,7 +581,7 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
     if (snapshot_ != nullptr) CopyShard(sweep_next_);
     flows_.EraseIfInShard(sweep_next_, [&](Flow* flow) {
       FlowChange change;
-      const bool forgotten = Sweep(flow, &change);
+      const bool forgotten = Sweep(*flow, &change);
       if (change.open_change != 0) no_longer_open->push_back(flow->Identity());
       return forgotten;
     });
@@ -500,35 +590,31 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
        ++sweep_next_) {
     const size_t shard = sweep_next_ - Flows::shards();
     slots += superseded_.SlotsOfShard(shard);
-    superseded_.EraseIfInShard(
-        shard, [&](auto* entry) { return entry->second.last_seen < complete_before_; });
+    superseded_.EraseIfInShard(shard, [&](auto* entry) {
+      FlowChange ignored;
+      return Sweep(entry->second, &ignored);
+    });
   }
-  if (!sweeping()) sweep_unseen_before_ = 0;
   return sweeping();
 }
 
-bool FlowTable::Sweep(Flow* flow, FlowChange* change) {
-  if (!flow->suspect) {
-    if (flow->last_seen >= sweep_unseen_before_) return false;
-    SetSuspect(true, flow);
-  }
-  if (flow->last_seen == last_complete_) {
-    // Shown again, and if its NEW came, so will its DESTROY.
-    if (flow->seen_new) SetSuspect(false, flow);
-    return false;
-  }
-  if (flow->last_seen < complete_before_) SetOpen(false, flow, change);
-  if (flow->last_seen + kForgottenAfterDumps > last_complete_) return false;
+bool FlowTable::Sweep(const Flow& flow, FlowChange* change) {
+  if (flow.last_seen >= forget_before_) return false;
+  change->open_change -= static_cast<int>(flow.open);
+  Untally(flow);
   ++counts_->forgotten_flows;
-  Untally(*flow);
-  SetSuspect(false, flow);
-  // Should it live after all, it must not count a second time from zero.
-  known_since_ns_ = std::max(known_since_ns_, resync_began_ns_);
+  const uint64_t life = flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0;
+  forgotten_.Add(Fingerprint(Hash(flow.Identity()), life),
+                 {flow.start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});
   return true;
 }
 
-void FlowTable::NoteOverrun() {
-  if (!needs_resync_) complete_at_overrun_ = last_complete_;
+void FlowTable::NoteOverrun(int64_t began_ns, int64_t ended_ns) {
+  if (!needs_resync_) {
+    events_explained_ = 0;
+    overrun_began_ns_ = began_ns;
+  }
+  overrun_ended_ns_ = ended_ns;
   needs_resync_ = true;
   resync_index_ = 0;
 }
@@ -547,6 +633,7 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   snapshot_ = out;
   copied_.reset();
   copy_next_ = 0;
+  copy_seen_since_ = forget_before_;
   // Few, unless very many events were lost.
   superseded_.ForEach([&](const auto& entry) { CopyFlow(entry.second, kFlowSuperseded); });
 }
@@ -598,11 +685,11 @@ void FlowTable::PushChunk() {
 }
 
 void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
+  if (flow.last_seen < copy_seen_since_) return;
   if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
   if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
   flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
-           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0) |
-           (flow.suspect ? kFlowSuspect : 0);
+           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0);
   chunk_.records.push_back({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
 }
 
@@ -610,6 +697,8 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
   // What is older than the engine is known by now, or as good as.
   known_since_ns_ = std::min(known_since_ns_, now_ns);
+  dump_began_ns_ = std::min(dump_began_ns_, now_ns);
+  whole_began_ns_ = std::min(whole_began_ns_, now_ns);
 }
 
 void FlowTable::EndInterval() {

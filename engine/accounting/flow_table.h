@@ -4,29 +4,40 @@
 // Thread-compatible: one owner, no lock. Deterministic: the same events in the same order give the
 // same growth. The only clock is the `now_ns` of each call, used where the kernel gives no time.
 //
-// Incarnations. One identity (tuple, zone, id) may live several times. The kernel's start time
-// tells its incarnations apart; dumps and DESTROY carry it if nf_conntrack_timestamp is on, NEW
-// never does. So:
+// The life of a flow. One identity (tuple, zone, id) may live several times. The kernel's start
+// time tells these incarnations apart; dumps and DESTROY carry it if nf_conntrack_timestamp is on,
+// NEW and UPDATE never do.
 //
-//  - An entry made by NEW has a guessed start until a dump or DESTROY gives the exact one.
-//  - A NEW of a flow that is known already changes nothing: the kernel may deliver it any number of
-//    times (another listener that asked for reliable delivery, and does not read, is enough).
+//  - It begins with its NEW, or with the first dump that shows it. A NEW of a flow that is known
+//    changes nothing: the kernel may deliver it any number of times (another listener that asked
+//    for reliable delivery, and does not read, is enough). An entry made by NEW has a guessed start
+//    until a dump or DESTROY gives the exact one.
+//  - It counts from zero if it began after the last whole dump but one did: two dumps would have
+//    shown an older one. An older one that is not known counts from its present counters on. While
+//    the first dump runs, these are the flows older than the engine; after that, something is
+//    missing, and TakeLoss says so.
+//  - It ends with its DESTROY, or when a later incarnation is shown, or unreported: when two whole
+//    dumps in a row, begun after its birth, do not show it. A whole dump makes the kernel report
+//    the flows that have expired, so only lost or suppressed events leave such flows (an overrun, a
+//    rule `ct event set new`, nf_conntrack_events=2). They are forgotten, TakeLoss counts them, and
+//    ForgottenMemory knows what was accounted of the last ones, in case they are shown again.
+//  - Counters that fall are a new start: somebody zeroed them, or an end was missed. TakeLoss says
+//    so.
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
 //    Each destroyed incarnation is remembered for at least one whole interval (or
 //    DestroyedMemory::kMax others) and never counted again.
-//  - A counter that falls is a new start: somebody zeroed it, or an end was missed.
-//  - A flow that a dump does not show is not dead; only a DESTROY ends it. Where its DESTROY may
-//    never come, the flow is a suspect: after an overrun, and if the flow is older than the engine,
-//    since the kernel may have attached no events to it. A suspect that two complete dumps in a row
-//    did not show no longer counts as open. What was accounted of it is kept for
-//    kForgottenAfterDumps, in case it is shown again.
+//
+// After an overrun a whole dump that was asked for since (resync) shows which flows live.
+// The loss is explained if each event dropped is accounted for: by a flow that began within it
+// and whose NEW is missing, or a close whose UPDATE is missing, and no flow is missing whose
+// DESTROY was lost.
 //
 // Closes. An UPDATE dates a close to the millisecond. Where no UPDATE comes (mode=light, and flows
 // whose NEW was not seen), a dump or the DESTROY shows that there was a close, and the kernel's
 // timeouts give its time: see ClosedBefore.
 //
 // Every call is short, however many flows there are: tables grow by parts, destroyed_ is cleared by
-// parts, and the flows that a dump did not show are looked up by parts (SweepSome).
+// parts, and the flows that dumps did not show are looked up by parts (SweepSome).
 //
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
 // to another table later (Restore). The copy is made by parts: a part that is about to change is
@@ -46,11 +57,13 @@
 #include <cstdint>
 #include <memory>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
 #include "engine/accounting/destroyed_memory.h"
 #include "engine/accounting/flow_snapshot.h"
+#include "engine/accounting/forgotten_memory.h"
 #include "engine/accounting/staggered_map.h"
 #include "netlink/flow_event.h"
 #include "netlink/tcp_timeouts.h"
@@ -61,6 +74,14 @@ namespace ctacct {
 struct FlowChange {
   TrafficSums growth;
   int open_change = 0;  // Of the number of open connections: -1, 0 or 1.
+};
+
+// What the kernel has not reported, or not counted, though no event is known to be lost.
+struct FlowLoss {
+  bool unreported = false;  // Flows ended unreported, or were missed; counters were zeroed.
+  bool uncounted = false;   // Flows without counters (nf_conntrack_acct was off).
+  uint64_t flows = 0;       // That ended unreported.
+  int64_t since_ns = 0;     // Since the Unix epoch; only if unreported: nothing is missing before.
 };
 
 class FlowTable {
@@ -101,18 +122,22 @@ class FlowTable {
   }
 
   // A dump's first and last datagram, after Start. `asked_since_overrun`: false if it may have been
-  // made before an overrun was over, and does not tell what lives since. `complete`: it ended
-  // without an error.
+  // made before an overrun was over, and does not tell what lives since. `whole`: it ended without
+  // an error and the kernel did not cut it short.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
-  void FinishDump(bool complete);
-  // After FinishDump: looks at some of the flows that the dump may have declared dead, at most
-  // about kSweepSlots, and appends the connections that are no longer believed open. True if there
-  // is more to look at. Between two calls events may be applied: a flow still to be looked at is
-  // looked at before its event is applied, so the sums are the same whenever this is called.
+  void FinishDump(bool whole);
+  // After FinishDump: looks at some of the flows that have ended unreported, at most about
+  // kSweepSlots, forgets them and appends those that were open connections. True if there is more
+  // to look at. Between two calls events may be applied: a flow still to be looked at is looked at
+  // before its event is applied, so the sums are the same whenever this is called.
   [[nodiscard]] bool SweepSome(std::vector<FlowIdentity>* no_longer_open);
 
-  // Events were lost: DESTROYs of any flow may have been among them.
-  void NoteOverrun();
+  // Events were lost between these moments, since the Unix epoch: DESTROYs of any flow may have
+  // been among them.
+  void NoteOverrun(int64_t began_ns, int64_t ended_ns);
+
+  // What is missing since the last call.
+  [[nodiscard]] FlowLoss TakeLoss() { return std::exchange(loss_, {}); }
 
   // Copies the table as it is now, over the calls of SnapshotSome that follow; all other calls may
   // come between them. `seal` names it. Left out, which the stream says, if the one before is not
@@ -132,15 +157,13 @@ class FlowTable {
   // Ages the memory of destroyed incarnations. Call at the end of each interval.
   void EndInterval();
 
-  // True until the dump that follows an overrun is complete.
+  // True until a whole dump that follows an overrun has ended.
   bool needs_resync() const { return needs_resync_; }
-  // After that: how many flows are missing whose DESTROY must have been among the events lost.
-  size_t lost_deaths() const { return lost_deaths_; }
+  // After that: how many flows are missing whose DESTROY must have been among the events lost, and
+  // of how many events lost it is known what they were, and what they said.
+  size_t flows_lost() const { return flows_lost_; }
+  size_t events_explained() const { return events_explained_; }
   size_t size() const { return flows_.size(); }
-
-  // An hour at the default interval. Should a flow be shown again later, its counters then are
-  // where accounting begins anew.
-  static constexpr uint32_t kForgottenAfterDumps = 240;
 
   // Flows that close while the very first dump runs, before it shows them. That dump takes seconds.
   // Further ones are taken for closed before the engine began.
@@ -165,13 +188,12 @@ class FlowTable {
     uint8_t protocol = 0;
     bool start_exact : 1 = false;
     bool seen_new : 1 = false;
-    bool shown : 1 = false;    // By a dump.
-    bool closed : 1 = false;   // Its close was counted, or happened before the engine saw it.
-    bool open : 1 = false;     // Told as an open connection.
-    bool suspect : 1 = false;  // Its DESTROY may never come.
+    bool shown : 1 = false;   // By a dump.
+    bool closed : 1 = false;  // Its close was counted, or happened before the engine saw it.
+    bool open : 1 = false;    // Told as an open connection.
     uint32_t id = 0;
-    // dump_index_ when a dump showed it last, or when it was born; then, while events may have been
-    // lost and no dump was begun since, that of the next dump: it was not lost with them.
+    // dump_index_ when a dump showed it last, or when it was born; then, after a loss and while no
+    // dump was begun since, that of the next dump.
     uint32_t last_seen = 0;
     int64_t start_ns = 0;   // Exact if start_exact; else when NEW happened or it was first seen.
     FlowCounters original;  // Accounted so far.
@@ -200,6 +222,12 @@ class FlowTable {
   // Of 16 M flows, 8,192 may move when one is added. With more shards, 50,000 flows, which is much
   // for one gateway, would lie on more pages than a TLB holds.
   using Flows = StaggeredTable<FlowTraits, 2048>;
+
+  // Flows that were last seen at one dump index, or at several.
+  struct SeenAtDump {
+    size_t flows = 0;
+    int64_t began_ns = 0;  // Since the Unix epoch: when that dump began, or the first of them.
+  };
 
   struct EarlyClose {
     FlowIdentity identity;
@@ -232,8 +260,25 @@ class FlowTable {
   // last_seen and its tally. Untally before last_seen changes or the flow is erased.
   void SetLastSeen(uint32_t dump_index, Flow* flow);
   void Untally(const Flow& flow);
-  void SetSuspect(bool suspect, Flow* flow);
+  // Takes flows last seen before `dump_index` out of the tally. They are reported as lost; told_
+  // counts them until they are erased or shown again.
+  SeenAtDump TakeSeenBefore(uint32_t dump_index);
+  // Something is missing since a moment. `flows`: that ended unreported.
+  void NoteUnreported(size_t flows, int64_t since_ns);
 
+  // The event may give an exact start to an entry that a NEW has made. If it is older than that
+  // NEW, which was a repeated one, accounting continues or begins as for a flow first seen.
+  void LearnStart(const FlowEvent& event, size_t hash, int64_t now_ns, Flow* flow);
+  // Where accounting of a flow first seen begins. `flow` gets what is accounted so far: nothing,
+  // what was when it was forgotten, or its present counters.
+  enum class Beginning { kZero, kForgotten, kPresent };
+  Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
+                            bool if_start_unknown, Flow* flow);
+  // What is known of a NEW or UPDATE that was lost in the overrun.
+  void NoteExplained(int64_t happened_ns);
+
+  // Counts an event that should have counters and has none.
+  void NoteCounters(const FlowEvent& event);
   // Adds what the event's counters exceed the flow's by, and remembers them as accounted.
   void Account(const FlowEvent& event, Flow* flow, TrafficSums* growth);
   static void Close(int64_t end_ns, Flow* flow, FlowChange* change);
@@ -258,11 +303,11 @@ class FlowTable {
   void PushChunk();
   void CopySome(size_t slots_max);
   // Flows older than the engine are known, as far as they ever will be.
-  bool KnowsOlder() const { return restored_ || last_complete_ != 0; }
+  bool KnowsOlder() const { return restored_ || last_whole_ != 0; }
 
   bool sweeping() const { return sweep_next_ != kSweepEnd; }
-  // Judges one flow by the last dump: it may no longer count as open. True if it is to be erased.
-  bool Sweep(Flow* flow, FlowChange* change);
+  // True if the flow has ended unreported and is to be erased: it is forgotten.
+  bool Sweep(const Flow& flow, FlowChange* change);
 
   WorkerCounts* const counts_;
   const TcpTimeouts timeouts_;
@@ -273,18 +318,21 @@ class FlowTable {
   Superseded superseded_;
   // Closes told of flows that the first dump has not shown yet.
   EarlyCloses early_closes_;
-  size_t suspects_ = 0;
-  // How many flows were last seen at each dump index from tally_floor_ to that of the next dump.
-  std::vector<size_t> tally_{0, 0};
+  ForgottenMemory forgotten_;
+  // The flows, those of superseded_ too, that were last seen at each dump index from tally_floor_
+  // to that of the next dump.
+  std::vector<SeenAtDump> tally_{2};
   uint32_t tally_floor_ = 0;
+  size_t told_ = 0;  // Flows last seen before: reported as lost already.
+  FlowLoss loss_;
   // The shard to sweep next: those of flows_, then those of superseded_.
   static constexpr size_t kSweepEnd = Flows::shards() + Superseded::shards();
   size_t sweep_next_ = kSweepEnd;
-  uint32_t sweep_unseen_before_ = 0;    // Flows that no dump has shown since then become suspects.
   SnapshotStream* snapshot_ = nullptr;  // Where the snapshot that is being made goes.
   SnapshotChunk chunk_;
   std::bitset<Flows::shards()> copied_;
   size_t copy_next_ = 0;
+  uint32_t copy_seen_since_ = 0;  // Flows last seen before have ended unreported.
   bool started_ = false;
   bool restored_ = false;
   bool restored_with_events_ = false;
@@ -297,14 +345,17 @@ class FlowTable {
   bool dump_running_ = false;
   int64_t dump_began_ns_ = 0;
   int64_t dump_before_began_ns_ = 0;
-  uint32_t last_complete_ = 0;  // Indices of dumps; 0: none.
-  uint32_t complete_before_ = 0;
-  // After an overrun, until a dump begun since is complete:
+  uint32_t last_whole_ = 0;  // Indices of dumps; 0: none.
+  uint32_t whole_before_ = 0;
+  int64_t whole_began_ns_ = 0;  // The last whole one.
+  uint32_t forget_before_ = 0;  // Flows last seen before have ended, and are reported as lost.
+  // After an overrun, until a whole dump begun since has ended:
   bool needs_resync_ = false;
-  size_t lost_deaths_ = 0;
-  uint32_t complete_at_overrun_ = 0;  // last_complete_ when the first event was lost.
-  uint32_t resync_index_ = 0;         // The first dump begun since; 0: none yet.
-  int64_t resync_began_ns_ = 0;
+  size_t flows_lost_ = 0;
+  size_t events_explained_ = 0;
+  int64_t overrun_began_ns_ = 0;
+  int64_t overrun_ended_ns_ = 0;
+  uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.
 };
 
 }  // namespace ctacct

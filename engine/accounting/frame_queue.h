@@ -24,6 +24,7 @@ enum class FrameKind : uint8_t {
   kDatagram,          // Netlink messages about flows of this worker, one after the other.
   kOverrun,           // The kernel dropped events before this, and after `began_ns`.
   kOverrunElsewhere,  // The same overrun; another worker counts its events.
+  kSettingsOff,       // Since `began_ns` the kernel did not count or report everything.
   kClockSetBack,      // From here on times are earlier than before.
   kBeginDump,
   kEndDump,
@@ -34,11 +35,11 @@ enum class FrameKind : uint8_t {
 struct Frame {
   FrameKind kind = FrameKind::kDatagram;
   bool timestamps_on = false;   // kStart: flows that start from now on have start times.
-  bool complete = false;        // kEndDump: it ended without an error.
+  bool whole = false;           // kEndDump: without an error, and not cut short.
   bool ends_interval = false;   // kEndDump: as kSeal, too.
   uint32_t bytes = 0;           // kDatagram: of the messages.
   int64_t time_ns = 0;          // Since the Unix epoch: when it was read, or an interval's end.
-  int64_t began_ns = 0;         // kOverrun: since the Unix epoch.
+  int64_t began_ns = 0;         // kOverrun..., kSettingsOff: since the Unix epoch.
   int64_t requested_ns = 0;     // kBeginDump: CLOCK_MONOTONIC; 0 in a replay.
   int64_t covered_to_ns = 0;    // Where an interval ends: it was observed up to then.
   uint64_t events_dropped = 0;  // kOverrun; 0: the kernel could not allocate, and counted none.

@@ -7,6 +7,7 @@
 #include <thread>
 #include <utility>
 
+#include "engine/system/check.h"
 #include "netlink/ctnetlink_parser.h"
 
 namespace ctacct {
@@ -126,7 +127,10 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
       OnOverrun(frame.events_dropped, frame.began_ns, frame.time_ns);
       return true;
     case FrameKind::kOverrunElsewhere:
-      NoteLoss();
+      OnOverrunElsewhere(frame.events_dropped, frame.began_ns, frame.time_ns);
+      return true;
+    case FrameKind::kSettingsOff:
+      OnSettingsOff(frame.began_ns, frame.time_ns);
       return true;
     case FrameKind::kClockSetBack:
       NoteClockSetBack(frame.time_ns);
@@ -135,7 +139,7 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
       BeginDump(frame.time_ns, frame.requested_ns);
       return true;
     case FrameKind::kEndDump:
-      EndDump(frame.complete);
+      EndDump(frame.whole);
       if (frame.ends_interval) Seal(frame.time_ns, frame.covered_to_ns);
       return true;
     case FrameKind::kSeal:
@@ -178,51 +182,86 @@ void Worker::Restore(const FlowRecord& record) {
   }
 }
 
-void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns) {
-  handoff_->live().completeness = Completeness::kPartial;
-  Gap gap;
+void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause) {
   // The clock may have been set back between.
-  gap.began_ns = std::min(began_ns, ended_ns);
-  gap.ended_ns = std::max(began_ns, ended_ns);
-  gap.cause = GapCause::kRestart;
-  AddGap(gap);
-}
-
-void Worker::AddGap(const Gap& gap) {
-  std::vector<Gap>& gaps = handoff_->live().gaps;
-  if (gaps.size() >= kGapsMax && gaps_open_ != 0 && gaps.back().cause == gap.cause) {
-    gaps.back().ended_ns = std::max(gaps.back().ended_ns, gap.ended_ns);
-    gaps.back().events_dropped += gap.events_dropped;
+  const int64_t first_ns = std::min(began_ns, ended_ns);
+  const int64_t last_ns = std::max(began_ns, ended_ns);
+  if (!flows_.needs_resync()) {
+    AddPartialGap(cause, first_ns, last_ns);
     return;
   }
-  gaps.push_back(gap);
-  ++gaps_open_;
+  Gap gap;
+  gap.began_ns = first_ns;
+  gap.ended_ns = last_ns;
+  gap.cause = cause;
+  OpenGap(gap);
+}
+
+void Worker::OpenGap(const Gap& gap) {
+  if (open_gaps_.size() >= kGapsMax && open_gaps_.back().cause == gap.cause) {
+    open_gaps_.back().ended_ns = std::max(open_gaps_.back().ended_ns, gap.ended_ns);
+    open_gaps_.back().events_dropped += gap.events_dropped;
+    return;
+  }
+  open_gaps_.push_back(gap);
+}
+
+void Worker::AddPartialGap(GapCause cause, int64_t began_ns, int64_t ended_ns,
+                           uint64_t flows_lost) {
+  AccountingTable& table = handoff_->live();
+  table.completeness = Completeness::kPartial;
+  Gap gap;
+  gap.began_ns = std::min(began_ns, ended_ns);
+  gap.ended_ns = ended_ns;
+  gap.cause = cause;
+  gap.flows_lost = flows_lost;
+  for (Gap& same : table.gaps) {
+    if (same.cause != cause) continue;
+    same.began_ns = std::min(same.began_ns, gap.began_ns);
+    same.ended_ns = std::max(same.ended_ns, gap.ended_ns);
+    same.completeness = Completeness::kPartial;
+    same.flows_lost += flows_lost;
+    return;
+  }
+  table.gaps.push_back(gap);
+}
+
+void Worker::AddLosses(int64_t until_ns) {
+  const FlowLoss loss = flows_.TakeLoss();
+  if (loss.unreported) {
+    AddPartialGap(GapCause::kUnreported, loss.since_ns, until_ns, loss.flows);
+  }
+  if (loss.uncounted) AddPartialGap(GapCause::kSettings, covered_from_ns_, until_ns);
+}
+
+void Worker::OnSettingsOff(int64_t began_ns, int64_t ended_ns) {
+  AddPartialGap(GapCause::kSettings, began_ns, ended_ns);
 }
 
 void Worker::OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
                        int64_t over_monotonic_ns) {
-  NoteLoss();
   overrun_over_ns_ = over_monotonic_ns;
   ++counts_.overruns;
   counts_.events_dropped += events;
+  events_unexplained_ += static_cast<int64_t>(events);
   handoff_->live().events_dropped += events;
+  OnOverrunElsewhere(events, began_ns, ended_ns);
+  open_gaps_.back().events_dropped += events;
+}
+
+void Worker::OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended_ns) {
+  ApplyPending();
+  flows_.NoteOverrun(std::min(began_ns, ended_ns), ended_ns);
   Gap gap;
   gap.began_ns = std::min(began_ns, ended_ns);
   gap.ended_ns = ended_ns;
   gap.cause = events == 0 ? GapCause::kAllocation : GapCause::kOverrun;
-  gap.events_dropped = events;
-  AddGap(gap);
+  OpenGap(gap);
 }
 
 void Worker::NoteClockSetBack(int64_t now_ns) {
   ApplyPending();
   flows_.NoteClockSetBack(now_ns);
-}
-
-void Worker::NoteLoss() {
-  ApplyPending();
-  handoff_->live().completeness = Completeness::kPartial;
-  flows_.NoteOverrun();
 }
 
 void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
@@ -233,41 +272,34 @@ void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
   flows_.BeginDump(now_ns, requested_ns >= overrun_over_ns_);
 }
 
-void Worker::EndDump(bool complete) {
+void Worker::EndDump(bool whole) {
   ApplyPending();
   const bool had_lost = flows_.needs_resync();
   dump_running_ = false;
-  flows_.FinishDump(complete);
-  if (had_lost && !flows_.needs_resync()) ++counts_.resyncs;
-  AccountingTable& table = handoff_->live();
-  if (table.completeness == Completeness::kPartial && !flows_.needs_resync()) EndGaps(&table);
+  last_dump_whole_ = whole;
+  flows_.FinishDump(whole);
+  if (!had_lost || flows_.needs_resync()) return;
+  ++counts_.resyncs;
+  CloseGaps();
 }
 
 // A dump has shown what lives since. Resynced: the totals are right. Not where flows have died
-// unseen, with what they moved last, nor where flows may have come and gone while no engine ran.
-void Worker::EndGaps(AccountingTable* table) {
-  table->completeness =
-      flows_.lost_deaths() == 0 ? Completeness::kResynced : Completeness::kPartial;
-  for (size_t i = table->gaps.size() - gaps_open_; i < table->gaps.size(); ++i) {
-    Gap& gap = table->gaps[i];
-    if (gap.cause == GapCause::kRestart) table->completeness = Completeness::kPartial;
-    gap.completeness = table->completeness;
+// unseen, with what they moved last, nor where flows may have come and gone unseen: no engine ran,
+// the kernel does not know how many events it lost, or one of them is not explained
+// (events_unexplained, which is compared when all workers' are known).
+void Worker::CloseGaps() {
+  AccountingTable& table = handoff_->live();
+  const auto explained = static_cast<int64_t>(flows_.events_explained());
+  table.events_unexplained += std::exchange(events_unexplained_, 0) - explained;
+  for (Gap& gap : open_gaps_) {
+    gap.completeness = gap.cause == GapCause::kOverrun && flows_.flows_lost() == 0
+                           ? Completeness::kResynced
+                           : Completeness::kPartial;
+    table.completeness = std::max(table.completeness, gap.completeness);
+    table.gaps.push_back(gap);
   }
-  if (gaps_open_ != 0) table->gaps.back().flows_lost = flows_.lost_deaths();
-  gaps_open_ = 0;
-}
-
-// Gaps of the table before that no dump has followed: what they cost will be known in this
-// interval. The events dropped were told.
-void Worker::CarryOn(const std::vector<Gap>& open) {
-  if (open.empty()) return;
-  Gap rest = open.back();
-  for (const Gap& gap : open) {
-    rest.began_ns = std::min(rest.began_ns, gap.began_ns);
-    if (gap.cause == GapCause::kRestart) rest.cause = gap.cause;
-  }
-  rest.events_dropped = 0;
-  AddGap(rest);
+  if (!open_gaps_.empty()) table.gaps.back().flows_lost += flows_.flows_lost();
+  open_gaps_.clear();
 }
 
 bool Worker::SweepSome() {
@@ -293,29 +325,40 @@ void Worker::FinishSnapshot() {
 
 void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
   ApplyPending();
+  AddLosses(covered_to_ns);
+  // What the flows had moved at its end was not all shown.
+  if (!last_dump_whole_) AddPartialGap(GapCause::kUnreported, covered_from_ns_, covered_to_ns);
   ++seal_;
   if (options_.wait_for_spare) handoff_->WaitForSpare();
-  handoff_->live().interval_end_ns = interval_end_ns;
-  handoff_->live().seal = seal_;
+  AccountingTable& table = handoff_->live();
+  table.interval_end_ns = interval_end_ns;
+  table.seal = seal_;
   // If the clock was set back, the length of what was observed before is not known.
-  handoff_->live().covered_from_ns = std::min(covered_from_ns_, covered_to_ns);
-  handoff_->live().covered_to_ns = covered_to_ns;
-  handoff_->live().counts = counts_;
-  handoff_->live().flows = flows_.size();
-  const bool still_lost = flows_.needs_resync();
-  std::vector<Gap> open(handoff_->live().gaps.end() - static_cast<ptrdiff_t>(gaps_open_),
-                        handoff_->live().gaps.end());
-  if (!handoff_->Publish()) {
+  table.covered_from_ns = std::min(covered_from_ns_, covered_to_ns);
+  table.covered_to_ns = covered_to_ns;
+  table.counts = counts_;
+  table.flows = flows_.size();
+  if (!handoff_->HasSpare()) {
     if (options_.snapshots != nullptr) flows_.LeaveOutSnapshot(seal_, options_.snapshots);
     return;
   }
+  if (!open_gaps_.empty()) {
+    // What they cost will be known in the next interval. The events dropped are reported here.
+    table.completeness = Completeness::kPartial;
+    table.gaps.insert(table.gaps.end(), open_gaps_.begin(), open_gaps_.end());
+    Gap rest = open_gaps_.back();
+    for (const Gap& gap : open_gaps_) {
+      rest.began_ns = std::min(rest.began_ns, gap.began_ns);
+      if (gap.cause != GapCause::kOverrun) rest.cause = gap.cause;
+    }
+    rest.events_dropped = 0;
+    open_gaps_ = {rest};
+  }
+  CTACCT_CHECK(handoff_->Publish());
   covered_from_ns_ = covered_to_ns;
-  gaps_open_ = 0;
-  CarryOn(open);
   // As the flows are now, they go with the rows of the table that was handed over.
   if (options_.snapshots != nullptr) flows_.BeginSnapshot(seal_, options_.snapshots);
   flows_.EndInterval();
-  if (still_lost) handoff_->live().completeness = Completeness::kPartial;
   if (options_.sealed) options_.sealed();
 }
 

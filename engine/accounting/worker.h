@@ -74,8 +74,9 @@ class Worker {
   // `taken_ns`: what moved up to then was accounted.
   void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
   void Restore(const FlowRecord& record);
-  // Nobody accounted in between. To be told of this worker's flows or, by one worker, of all.
-  void NoteDowntime(int64_t began_ns, int64_t ended_ns);
+  // Nobody accounted in between, or only under another name (`cause`). To be told of this worker's
+  // flows or, by one worker, of all.
+  void NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause = GapCause::kRestart);
 
   // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a
   // dump's end, are passed over. `data` may be gone when it returns.
@@ -92,8 +93,10 @@ class Worker {
   // table as it was before; 0 in a replay.
   void OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
                  int64_t over_monotonic_ns = 0);
-  // Some of which may have been this worker's; they are counted elsewhere.
-  void NoteLoss();
+  // Some of the events dropped may have been this worker's; another one counts them.
+  void OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended_ns);
+  // Between these moments the kernel did not count or report everything.
+  void OnSettingsOff(int64_t began_ns, int64_t ended_ns);
   // The clock shows `now_ns`, and has shown a later time before.
   void NoteClockSetBack(int64_t now_ns);
 
@@ -110,7 +113,7 @@ class Worker {
 
   // `requested_ns`: CLOCK_MONOTONIC; 0 in a replay.
   void BeginDump(int64_t now_ns, int64_t requested_ns = 0);
-  void EndDump(bool complete);
+  void EndDump(bool whole);
   bool dump_running() const { return dump_running_; }
   // Hands the table over. Without a spare one, the rows go on with the next interval's.
   // `covered_to_ns`: it contains what moved up to then.
@@ -139,9 +142,13 @@ class Worker {
   void Admit(int64_t now_ns);
   void Finish(int64_t interval_end_ns, int64_t covered_to_ns);
   void FinishSnapshot();
-  void AddGap(const Gap& gap);
-  void EndGaps(AccountingTable* table);
-  void CarryOn(const std::vector<Gap>& open);
+  // A gap whose cost the next whole dump shows.
+  void OpenGap(const Gap& gap);
+  void CloseGaps();
+  // Something is missing, whatever dumps show later.
+  void AddPartialGap(GapCause cause, int64_t began_ns, int64_t ended_ns, uint64_t flows_lost = 0);
+  // What the flow table has noticed.
+  void AddLosses(int64_t until_ns);
   AccountingKey KeyOf(const FlowIdentity& identity) const;
   // Of the pending ones' shards.
   void FoldSmallRows();
@@ -157,8 +164,10 @@ class Worker {
   bool dump_running_ = false;
   int64_t overrun_over_ns_ = 0;  // CLOCK_MONOTONIC: when the last one was; 0 in a replay.
   uint64_t seal_ = 0;
-  int64_t covered_from_ns_ = 0;  // Of the live table.
-  size_t gaps_open_ = 0;  // How many of the live table's gaps, its last ones, no dump has followed.
+  int64_t covered_from_ns_ = 0;     // Of the live table.
+  std::vector<Gap> open_gaps_;      // No whole dump has followed them.
+  int64_t events_unexplained_ = 0;  // That were dropped in them.
+  bool last_dump_whole_ = true;     // Or there was none.
   size_t pending_count_ = 0;
   Pending pending_[kPendingMax];
   std::vector<FlowIdentity> no_longer_open_;  // Kept for its memory.

@@ -150,6 +150,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   const Datagram request = dump_socket_->last_request();
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
   dispatcher_->Publish();
+  settings_checked_ns_ = subscribed_ns_;
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
     TellAlive();
@@ -160,6 +161,7 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
     const DumpSchedule::Need need = NeedOfDump();
     if (need.caught_up) NoteBaseline();
     if (dumps_.IsDue(need, MonotonicNs())) {
+      if (need.interval_is_over) CheckSettings();
       RequestDump();
     } else {
       Wait(wake_fd);
@@ -192,6 +194,8 @@ bool Collector::TakeChunk() {
   }
   dumps_.Progress(now_ns);
   const bool was_running = dispatcher_->dump_running();
+  // While the table is resized a dump may pass flows by.
+  if (was_running && ConntrackBuckets() != buckets_) dispatcher_->NoteDumpCut();
   dispatcher_->OnDatagram((*chunk)->data, (*chunk)->bytes, WallClockNs());
   dispatcher_->Publish();
   const bool ended = !dispatcher_->dump_running();
@@ -204,7 +208,18 @@ bool Collector::TakeChunk() {
   return true;
 }
 
+void Collector::CheckSettings() {
+  const int64_t now_ns = WallClockNs();
+  const bool on = KeepConntrackOn([this](const std::string& line) {
+    if (settings_were_on_) options_.log(line);
+  });
+  if (!on) dispatcher_->OnSettingsOff(settings_checked_ns_, now_ns);
+  settings_were_on_ = on;
+  settings_checked_ns_ = now_ns;
+}
+
 void Collector::RequestDump() {
+  buckets_ = ConntrackBuckets();
   dispatcher_->set_dump_requested_ns(MonotonicNs());
   const absl::Status status = dump_socket_->Request();
   dumps_.Requested(MonotonicNs());
@@ -250,6 +265,7 @@ LiveMetrics Collector::metrics() const {
 }
 
 void Collector::TakeLastDump() {
+  CheckSettings();
   // The one that runs, then one of its own: what the kernel counted up to now belongs to us.
   for (int dumps = dumps_.running() ? 0 : 1; dumps < 2; ++dumps) {
     if (!dumps_.running()) RequestDump();

@@ -120,7 +120,7 @@ class EventLoopTest : public testing::Test {
     Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond, .requested_ns = requested_ns});
     for (const std::string& entry : entries) Send({.time_ns = kSecond}, entry);
     Send({.kind = FrameKind::kEndDump,
-          .complete = true,
+          .whole = true,
           .ends_interval = ends_interval,
           .time_ns = kSecond});
     Deliver();
@@ -172,7 +172,7 @@ TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
   socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0)}}});
   Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond});
   Send({.time_ns = kSecond}, Message(Kind::kDump, 1, 5));
-  Send({.kind = FrameKind::kEndDump, .complete = true, .time_ns = kSecond});
+  Send({.kind = FrameKind::kEndDump, .whole = true, .time_ns = kSecond});
   Start();
   Deliver();
   Finish();

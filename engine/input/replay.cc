@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <optional>
+#include <set>
 #include <system_error>
 #include <thread>
 
@@ -42,6 +43,7 @@ absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path) {
   CapturedDatagram datagram;
   std::optional<uint32_t> other_dump;
   std::optional<int64_t> began_ns;
+  std::set<uint32_t> part_dumps;
   while (traits.interval_end != IntervalEnd::kByDump || !traits.timestamps_on) {
     const absl::StatusOr<bool> more = (*reader)->Next(&datagram);
     // A damaged place is reported by the replay itself, after what came before it was accounted.
@@ -54,7 +56,8 @@ absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path) {
       if (ParseFlowMessage(message, &event) == ParseResult::kFlow && event.start_ns >= *began_ns) {
         traits.timestamps_on = true;
       }
-      if ((message.flags & NLM_F_MULTI) == 0) continue;
+      if (RequestsPartOfTable(message)) part_dumps.insert(message.sequence);
+      if ((message.flags & NLM_F_MULTI) == 0 || part_dumps.count(message.sequence) != 0) continue;
       // Dumps of other subsystems, and their ends, are none: see Dispatcher::OnMessage.
       if (message.type != NLMSG_DONE && !IsFlowMessage(message)) other_dump = message.sequence;
       if (other_dump != message.sequence) traits.interval_end = IntervalEnd::kByDump;

@@ -82,6 +82,7 @@ void IntervalMerge::Add(AccountingTable* table) {
   merged.covered_to_ns = std::max(merged.covered_to_ns, table->covered_to_ns);
   merged.completeness = std::max(merged.completeness, table->completeness);
   merged.events_dropped += table->events_dropped;
+  merged.events_unexplained += table->events_unexplained;
   merged.gaps.insert(merged.gaps.end(), table->gaps.begin(), table->gaps.end());
   // Only to stay small: a worker that finds no spare table for hours brings its gaps in one.
   if (merged.gaps.size() > 2 * spool_format::kGapsMax) {
@@ -129,6 +130,9 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   interval.completeness = table.completeness;
   interval.events_dropped = table.events_dropped;
   interval.gaps = table.gaps;
+  if (table.events_unexplained > 0) {
+    for (Gap& gap : interval.gaps) gap.completeness = Completeness::kPartial;
+  }
   JoinGaps(spool_format::kGapsMax, &interval.gaps);
   // No interval is better than its gaps.
   for (const Gap& gap : interval.gaps) {
