@@ -17,8 +17,6 @@ constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 // Captures are not in order to the microsecond.
 constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
-// An event is sent this long after what it reports, at most: a packet's path through the kernel.
-constexpr int64_t kEventDelayNs = kNanosPerSecond / 100;
 
 // The times of a capture may be anything. Saturates.
 int64_t Later(int64_t time_ns, int64_t by_ns) {
@@ -203,12 +201,12 @@ void FlowTable::NoteUnreported(size_t flows, int64_t since_ns) {
   loss_.flows += flows;
 }
 
-void FlowTable::NoteExplained(int64_t happened_ns) {
+bool FlowTable::NoteExplained(int64_t happened_ns) {
   // In mode=light a NEW is not among the events lost.
-  if (needs_resync_ && counts_->events_new != 0 && happened_ns >= overrun_began_ns_ &&
-      happened_ns <= Later(overrun_ended_ns_, -kEventDelayNs)) {
-    ++events_explained_;
-  }
+  const bool explains = needs_resync_ && counts_->events_new != 0 &&
+                        happened_ns >= overrun_began_ns_ && happened_ns <= overrun_ended_ns_;
+  events_explained_ += static_cast<size_t>(explains);
+  return explains;
 }
 
 FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
@@ -218,6 +216,9 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   bool added = false;
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
   flow->seen_new = true;
+  // It was not lost: the kernel shows a flow a moment before it sends its NEW.
+  if (flow->explains && needs_resync_) --events_explained_;
+  flow->explains = false;
   // A dump has shown the flow before its NEW was taken, or the NEW is delivered again: for the sake
   // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
@@ -281,7 +282,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     SetLastSeen(dump_index_, flow);
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
-    if (beginning == Beginning::kZero) NoteExplained(event.start_ns);
+    if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
     if (event.start_ns != 0) {
       flow->start_ns = event.start_ns;
       flow->start_exact = true;
@@ -302,7 +303,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     // No event may have told its close, nor will; or that event was lost.
     const bool update_lost =
         flow->seen_new && needs_resync_ && closed_ns <= Later(overrun_ended_ns_, -kNanosPerSecond);
-    if (update_lost) NoteExplained(closed_ns);
+    if (update_lost) (void)NoteExplained(closed_ns);
     if (!flow->seen_new || update_lost) Close(closed_ns, flow, &change);
   }
   Untally(*flow);
@@ -350,7 +351,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     ++counts_->unknown_destroys;
     return change;
   }
-  if (beginning == Beginning::kZero) NoteExplained(event.start_ns);
+  if (beginning == Beginning::kZero) (void)NoteExplained(event.start_ns);
   End(event, now_ns, &unseen, &change);
   return change;
 }
@@ -405,7 +406,7 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   flow->reply = event.reply;
   // Two whole dumps should have shown it. It was missed, or forgotten; or this is a DESTROY
   // that is repeated long after.
-  if (KnowsOlder()) NoteUnreported(0, tally_.front().began_ns);
+  if (KnowsOlder() || dump_index_ > 1) NoteUnreported(0, tally_.front().began_ns);
   return Beginning::kPresent;
 }
 

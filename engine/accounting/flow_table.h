@@ -188,9 +188,10 @@ class FlowTable {
     uint8_t protocol = 0;
     bool start_exact : 1 = false;
     bool seen_new : 1 = false;
-    bool shown : 1 = false;   // By a dump.
-    bool closed : 1 = false;  // Its close was counted, or happened before the engine saw it.
-    bool open : 1 = false;    // Told as an open connection.
+    bool shown : 1 = false;     // By a dump.
+    bool closed : 1 = false;    // Its close was counted, or happened before the engine saw it.
+    bool open : 1 = false;      // Told as an open connection.
+    bool explains : 1 = false;  // Its NEW is counted in events_explained_.
     uint32_t id = 0;
     // dump_index_ when a dump showed it last, or when it was born; then, after a loss and while no
     // dump was begun since, that of the next dump.
@@ -275,7 +276,7 @@ class FlowTable {
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
   // What is known of a NEW or UPDATE that was lost in the overrun.
-  void NoteExplained(int64_t happened_ns);
+  bool NoteExplained(int64_t happened_ns);
 
   // Counts an event that should have counters and has none.
   void NoteCounters(const FlowEvent& event);

@@ -483,10 +483,12 @@ TEST_F(FlowTableTest, ABirthInTheLossExplainsOneEvent) {
     event.identity.id = id;
     return event;
   };
-  // Before it, within it, after it, ended since, and just before its end: that NEW may still come.
+  // Before it, within it, after it, and ended since; and one whose NEW was only late.
+  FlowEvent late = Event(FlowEventKind::kNew);
+  late.identity.id = 5;
   Dump({born(1, kStart + kSecond), born(2, kStart + 3 * kSecond), born(3, kStart + 6 * kSecond),
         born(4, kStart + 4 * kSecond, FlowEventKind::kDestroy),
-        born(5, kStart + 5 * kSecond - 1000)},
+        born(5, kStart + 5 * kSecond - 1000), late, late},
        kStart + 7 * kSecond);
   EXPECT_EQ(table_.events_explained(), 2u);
   EXPECT_EQ(table_.flows_lost(), 0u);

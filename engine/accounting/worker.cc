@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <limits>
 #include <thread>
 #include <utility>
 
@@ -249,6 +250,13 @@ void Worker::OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
   open_gaps_.back().events_dropped += events;
 }
 
+void Worker::OnOverrunBegins(int64_t began_ns) {
+  ApplyPending();
+  constexpr int64_t kNotOver = std::numeric_limits<int64_t>::max();
+  overrun_over_ns_ = kNotOver;
+  flows_.NoteOverrun(began_ns, kNotOver);
+}
+
 void Worker::OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended_ns) {
   ApplyPending();
   flows_.NoteOverrun(std::min(began_ns, ended_ns), ended_ns);
@@ -342,9 +350,9 @@ void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
     if (options_.snapshots != nullptr) flows_.LeaveOutSnapshot(seal_, options_.snapshots);
     return;
   }
+  if (flows_.needs_resync()) table.completeness = Completeness::kPartial;
   if (!open_gaps_.empty()) {
     // What they cost will be known in the next interval. The events dropped are reported here.
-    table.completeness = Completeness::kPartial;
     table.gaps.insert(table.gaps.end(), open_gaps_.begin(), open_gaps_.end());
     Gap rest = open_gaps_.back();
     for (const Gap& gap : open_gaps_) {

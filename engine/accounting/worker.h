@@ -93,6 +93,8 @@ class Worker {
   // table as it was before; 0 in a replay.
   void OnOverrun(uint64_t events, int64_t began_ns, int64_t ended_ns,
                  int64_t over_monotonic_ns = 0);
+  // The kernel drops events, and has not done so before `began_ns`: OnOverrun follows.
+  void OnOverrunBegins(int64_t began_ns);
   // Some of the events dropped may have been this worker's; another one counts them.
   void OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended_ns);
   // Between these moments the kernel did not count or report everything.

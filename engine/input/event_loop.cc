@@ -117,7 +117,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       worker->OnDatagram(datagram.data, datagram.bytes, now_ns);
     }
     taken += batch->datagrams;
-    if (batch->overrun) overrun_ = true;
+    if (batch->overrun && !std::exchange(overrun_, true)) worker->OnOverrunBegins(drained_ns_);
     if (!batch->drained) continue;
     // Only now: until the queue was empty the kernel went on dropping.
     if (std::exchange(overrun_, false)) NoteOverrun(worker);
