@@ -62,6 +62,10 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
                                         : options.subscribed_ns,
                              before.taken_ns, no_gap);
       }
+      // Flows may start earlier than those that are restored.
+      if (options.subscribed_ns < before.taken_ns) {
+        worker->NoteClockSetBack(options.subscribed_ns);
+      }
       if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns);
     }
     if (no_gap) resumed.drained_ns = before.taken_ns;

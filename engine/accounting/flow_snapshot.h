@@ -36,6 +36,11 @@ inline constexpr uint32_t kFlowClosed = 4;      // Its close was counted.
 inline constexpr uint32_t kFlowOpen = 8;        // It counts as an open connection.
 // Another of the same identity has followed; its DESTROY is to come.
 inline constexpr uint32_t kFlowSuperseded = 16;
+// It has ended, and was accounted in full: for a DESTROY that is repeated. Of such flows there are
+// those that began since known_since_ns.
+inline constexpr uint32_t kFlowEnded = 32;
+
+inline constexpr uint32_t kFlowShown = 64;  // A dump has shown it.
 
 struct SnapshotChunk {
   // A quarter of a megabyte: filled in some 20 microseconds, and few of them for a million flows.

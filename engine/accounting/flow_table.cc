@@ -17,6 +17,8 @@ constexpr int64_t kNanosPerSecond = 1'000'000'000;
 
 // Captures are not in order to the microsecond.
 constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
+// A NEW is read after its flow's start, but for small differences between a capture's clocks.
+constexpr int64_t kNewJitterNs = kNanosPerSecond / 100;
 
 // The times of a capture may be anything. Saturates.
 int64_t Later(int64_t time_ns, int64_t by_ns) {
@@ -88,7 +90,7 @@ void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
   if (started_) return;
   started_ = true;
   timestamps_on_ = timestamps_on;
-  known_since_ns_ = tally_.front().began_ns = now_ns;
+  started_ns_ = known_since_ns_ = tally_.front().began_ns = now_ns;
 }
 
 void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
@@ -106,6 +108,9 @@ bool FlowTable::Restore(const FlowRecord& record) {
   // Its close may have been among the events that nobody read; then dumps tell it.
   restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
   restored.closed = (record.flags & kFlowClosed) != 0;
+  clock_was_set_back_ = clock_was_set_back_ || record.start_ns > Later(started_ns_, kClockSlackNs);
+  restored.shown = (record.flags & kFlowShown) != 0;
+  restored.restored = true;
   restored.start_ns = record.start_ns;
   restored.original = record.original;
   restored.reply = record.reply;
@@ -113,6 +118,10 @@ bool FlowTable::Restore(const FlowRecord& record) {
     const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(record.start_ns));
     SetLastSeen(0, &restored);
     superseded_[fingerprint] = restored;
+    return false;
+  }
+  if ((record.flags & kFlowEnded) != 0) {
+    destroyed_.Add(Fingerprint(hash, static_cast<uint64_t>(record.start_ns)));
     return false;
   }
   const auto [flow, added] = flows_.FindOrAddEntry(record.identity, hash);
@@ -215,6 +224,11 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
   bool added = false;
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+  // The last whole dump would have shown it, if it lived: this is the next one.
+  if (!added && flow->last_seen < last_whole_) [[unlikely]] {
+    Supersede(flow, hash, &change);
+    std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+  }
   flow->seen_new = true;
   // It was not lost: the kernel shows a flow a moment before it sends its NEW.
   if (flow->explains && needs_resync_) --events_explained_;
@@ -253,25 +267,37 @@ void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
 FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
   Flow* flow = Find(event.identity, hash, &change);
-  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
-      event.start_ns != flow->start_ns) {
-    // Its start is told apart from a later one by the clock, unless that was set back.
-    if (event.start_ns < flow->start_ns &&
-        (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
-      ++counts_->stale_dump_entries;
-      return change;
-    }
+  const bool forerunner = flow != nullptr && IsForerunner(event, *flow);
+  if (flow != nullptr && flow->start_exact && event.start_ns == 0) {
+    ++counts_->stale_dump_entries;  // Older than that setting.
+    return change;
+  }
+  // Starts are told apart by the clock, unless that was set back.
+  if (forerunner && flow->start_exact &&
+      (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
+    ++counts_->stale_dump_entries;
+    return change;
+  }
+  if (flow != nullptr && (IsFollower(event, *flow) || (forerunner && flow->start_exact))) {
     Supersede(flow, hash, &change);
     flow = nullptr;
   }
   // Where start times do not tell: a flow known since before this dump began has followed any
-  // former incarnation in the kernel's table, so it cannot be that one that is shown.
+  // former incarnation in the kernel's table, so it cannot be that one that is shown. (Or since the
+  // dump before: the kernel makes a dump's first datagram before it is received.)
+  const uint32_t dumps_since =
+      flow != nullptr && !flow->shown && event.start_ns == 0 && timestamps_on_ ? 2 : 1;
   const bool surely_current =
       flow != nullptr &&
-      (flow->start_exact || (event.start_ns == 0 && flow->last_seen < dump_index_));
+      (flow->start_exact || (event.start_ns == 0 && flow->last_seen + dumps_since <= dump_index_));
   if (!surely_current && destroyed_.Contains(StartFingerprint(event, hash))) {
-    ++counts_->stale_dump_entries;
-    return change;
+    NoteNoStart(event);
+    if (flow != nullptr && event.start_ns == 0) flow->skipped = true;
+    // One without a start time, because somebody switched these off for a while, may live.
+    if (flow != nullptr || event.start_ns != 0 || !timestamps_on_) {
+      ++counts_->stale_dump_entries;
+      return change;
+    }
   }
   NoteCounters(event);
   const EarlyClose* early =
@@ -283,12 +309,14 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
-    if (event.start_ns != 0) {
-      flow->start_ns = event.start_ns;
-      flow->start_exact = true;
-    }
-  } else {
-    LearnStart(event, hash, now_ns, flow);
+  } else if (!flow->start_exact && event.start_ns != 0 && !TakeKnown(event, hash, flow) &&
+             forerunner) {
+    // A NEW that was repeated made the entry.
+    (void)BeginAccounting(event, hash, now_ns, false, flow);
+  }
+  if (event.start_ns != 0) {
+    flow->start_ns = event.start_ns;
+    flow->start_exact = true;
   }
   if (HasConnections(event.identity.protocol) && !flow->closed) SetOpen(true, flow, &change);
   Account(event, flow, &change.growth);
@@ -316,12 +344,16 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = Find(event.identity, hash, &change);
-  if (flow != nullptr && flow->start_exact && event.start_ns != 0 &&
-      event.start_ns != flow->start_ns) {
-    if (event.start_ns < flow->start_ns) {
-      ApplyLateDestroy(event, hash, now_ns, flow, &change);
-      return change;
-    }
+  // A start in the future is that of a flow older than a clock set back; one without a start is
+  // older than that setting.
+  const bool old = flow != nullptr && flow->start_exact &&
+                   (event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs)) &&
+                   event.start_ns != flow->start_ns;
+  if (flow != nullptr && (old || IsForerunner(event, *flow))) {
+    ApplyLateDestroy(event, hash, now_ns, flow, &change);
+    return change;
+  }
+  if (flow != nullptr && IsFollower(event, *flow)) {
     Supersede(flow, hash, &change);
     flow = nullptr;
   }
@@ -329,14 +361,19 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   if (event.start_ns == 0) {
     // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
     // been destroyed before.
-    first_time = destroyed_.Add(CounterFingerprint(event, hash)) || flow != nullptr;
+    first_time = destroyed_.Add(CounterFingerprint(event, hash));
+    if (!first_time && flow != nullptr) {
+      NoteNoStart(event);
+      first_time = !timestamps_on_;
+    }
   }
   if (!first_time) {
     ++counts_->duplicate_destroys;
     return change;
   }
+  NoteEnded(event);
   if (flow != nullptr) {
-    LearnStart(event, hash, now_ns, flow);
+    if (!flow->start_exact && event.start_ns != 0) (void)TakeKnown(event, hash, flow);
     End(event, now_ns, flow, &change);
     Erase(flow, hash);
     return change;
@@ -352,6 +389,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     return change;
   }
   if (beginning == Beginning::kZero) (void)NoteExplained(event.start_ns);
+  NoteLate(event);
   End(event, now_ns, &unseen, &change);
   return change;
 }
@@ -363,60 +401,99 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
     ++counts_->duplicate_destroys;
     return;
   }
-  if (Flow* const before = superseded_.Find(fingerprint); before != nullptr) {
-    Untally(*before);
-    End(event, now_ns, before, change);
-    superseded_.Erase(fingerprint);
-    return;
-  }
+  NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
   if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
+    // Perhaps it was this flow's own NEW, repeated, that made the entry. If not, a dump shows it.
+    if (!follower->start_exact) {
+      SetOpen(false, follower, change);
+      Erase(follower, hash);
+    }
     return;
   }
   // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
-  if (beginning == Beginning::kZero) follower->seen_new = false;
+  if (beginning == Beginning::kZero && follower->start_exact) follower->seen_new = false;
+  NoteLate(event);
   End(event, now_ns, &unseen, change);
+}
+
+void FlowTable::NoteLate(const FlowEvent& event) {
+  if (event.stop_ns != 0 && event.stop_ns < whole_began_ns_) NoteUnreported(0, event.stop_ns);
+}
+
+bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
+  const auto continue_from = [&](const auto& before) {
+    flow->start_ns = before.start_ns;
+    flow->original = before.original;
+    flow->reply = before.reply;
+    flow->seen_new = before.seen_new;
+    flow->closed = before.closed;
+    return true;
+  };
+  const uint64_t fingerprint = StartFingerprint(event, hash);
+  if (!superseded_.empty()) {
+    if (const Flow* const found = superseded_.Find(fingerprint); found != nullptr) {
+      const Flow before = *found;
+      Untally(before);
+      superseded_.Erase(fingerprint);
+      return continue_from(before);
+    }
+  }
+  if (forgotten_.empty()) return false;
+  if (const auto before = forgotten_.Take(fingerprint); before.has_value()) {
+    return continue_from(*before);
+  }
+  if (event.start_ns == 0) return false;
+  // Or one that no dump has shown: its start is the time of its NEW.
+  const auto before = forgotten_.Take(Fingerprint(hash, 0));
+  return before.has_value() && before->start_ns <= Later(event.start_ns, kClockSlackNs) &&
+         before->start_ns >= Later(event.start_ns, -kClockSlackNs) && continue_from(*before);
 }
 
 FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                                                 bool if_start_unknown, Flow* flow) {
-  if (!forgotten_.empty()) [[unlikely]] {
-    auto before = forgotten_.Take(StartFingerprint(event, hash));
-    // Or one that no dump has shown: its start is the time of its NEW.
-    if (!before.has_value() && event.start_ns != 0) {
-      before = forgotten_.Take(Fingerprint(hash, 0));
-      if (before.has_value() && (before->start_ns > Later(event.start_ns, kClockSlackNs) ||
-                                 before->start_ns < Later(event.start_ns, -kClockSlackNs))) {
-        before.reset();
-      }
-    }
-    if (before.has_value()) {
-      flow->start_ns = before->start_ns;
-      flow->original = before->original;
-      flow->reply = before->reply;
-      flow->seen_new = before->seen_new;
-      flow->closed = before->closed;
-      return Beginning::kForgotten;
-    }
-  }
+  if (TakeKnown(event, hash, flow)) return Beginning::kKnown;
   if (CountsFromZero(event, now_ns, if_start_unknown)) return Beginning::kZero;
   flow->original = event.original;
   flow->reply = event.reply;
   // Two whole dumps should have shown it. It was missed, or forgotten; or this is a DESTROY
   // that is repeated long after.
-  if (KnowsOlder() || dump_index_ > 1) NoteUnreported(0, tally_.front().began_ns);
+  if (KnowsOlder() || dump_index_ > 1 || clock_was_set_back_) {
+    NoteUnreported(0, tally_.front().began_ns);
+  }
   return Beginning::kPresent;
 }
 
-void FlowTable::LearnStart(const FlowEvent& event, size_t hash, int64_t now_ns, Flow* flow) {
-  if (event.start_ns == 0 || flow->start_exact) return;
-  if (!flow->shown && event.start_ns < Later(flow->start_ns, -kClockSlackNs)) [[unlikely]] {
-    BeginAccounting(event, hash, now_ns, false, flow);
+bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {
+  if (event.start_ns == 0) return false;
+  if (flow.start_exact) return event.start_ns > flow.start_ns;
+  // A dump has shown that it has none.
+  return flow.shown || event.start_ns > Later(flow.start_ns, kNewJitterNs);
+}
+
+bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
+  if (event.start_ns == 0) return false;
+  if (flow.start_exact) return event.start_ns < flow.start_ns;
+  if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
+  return event.start_ns < known_since_ns_ && !flow.restored &&
+         (event.kind == FlowEventKind::kDump ||
+          event.start_ns < Later(flow.start_ns, -kNewJitterNs));
+}
+
+void FlowTable::NoteEnded(const FlowEvent& event) {
+  if (event.start_ns < ended_since_ns_) [[likely]]
+    return;
+  if (ended_.size() < kEndedMax) {
+    ended_.push_back({event.identity, event.start_ns});
+  } else {
+    ended_since_ns_ = Later(event.start_ns, 1);
   }
-  flow->start_ns = event.start_ns;
-  flow->start_exact = true;
+}
+
+void FlowTable::NoteNoStart(const FlowEvent& event) {
+  if (timestamps_on_ && event.start_ns == 0) loss_.uncounted = true;
 }
 
 void FlowTable::NoteCounters(const FlowEvent& event) {
@@ -475,6 +552,10 @@ int64_t FlowTable::ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow&
 
 void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
   if (!event.has_counters) return;
+  if (flow->skipped) [[unlikely]] {
+    NoteNoStart(event);
+    flow->skipped = false;
+  }
   if (event.original.packets < flow->original.packets ||
       event.original.bytes < flow->original.bytes || event.reply.packets < flow->reply.packets ||
       event.reply.bytes < flow->reply.bytes) {
@@ -544,6 +625,8 @@ void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
   ++dump_index_;
   tally_.back().began_ns = now_ns;
   tally_.push_back({0, now_ns});
+  ended_.clear();
+  ended_since_ns_ = now_ns;
   dump_before_began_ns_ = dump_began_ns_;
   dump_began_ns_ = now_ns;
   if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) resync_index_ = dump_index_;
@@ -624,7 +707,8 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   FinishSnapshot();
   chunk_ = SnapshotChunk();
   chunk_.seal = seal;
-  chunk_.known_since_ns = known_since_ns_;
+  chunk_.known_since_ns =
+      dump_index_ == 0 ? known_since_ns_ : std::max(known_since_ns_, ended_since_ns_);
   // An event read since may have happened before one that is still to be read.
   chunk_.taken_ns = dump_began_ns_ != 0 ? dump_began_ns_ : known_since_ns_;
   if (!out->IsTaken()) {
@@ -637,6 +721,10 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   copy_seen_since_ = forget_before_;
   // Few, unless very many events were lost.
   superseded_.ForEach([&](const auto& entry) { CopyFlow(entry.second, kFlowSuperseded); });
+  for (const Ended& flow : ended_) {
+    if (flow.start_ns >= ended_since_ns_)
+      CopyRecord({flow.identity, kFlowEnded, flow.start_ns, {}, {}});
+  }
 }
 
 void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
@@ -685,13 +773,18 @@ void FlowTable::PushChunk() {
   snapshot_->Push(std::exchange(chunk_, std::move(next)));
 }
 
-void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
-  if (flow.last_seen < copy_seen_since_) return;
+void FlowTable::CopyRecord(const FlowRecord& record) {
   if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
   if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
+  chunk_.records.push_back(record);
+}
+
+void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
+  if (flow.last_seen < copy_seen_since_) return;
   flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
-           (flow.closed ? kFlowClosed : 0) | (flow.open ? kFlowOpen : 0);
-  chunk_.records.push_back({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
+           (flow.shown ? kFlowShown : 0) | (flow.closed ? kFlowClosed : 0) |
+           (flow.open ? kFlowOpen : 0);
+  CopyRecord({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
 }
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {

@@ -41,7 +41,8 @@
 //
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
 // to another table later (Restore). The copy is made by parts: a part that is about to change is
-// copied first.
+// copied first. A flow that is not in the copy counts from zero if it began after the last dump
+// did: of those that have ended since, the copy tells.
 //
 // The wall clock may be set back. Flows that start then have start times before those of their
 // forerunners, and before the engine's own start (NoteClockSetBack).
@@ -55,6 +56,7 @@
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -79,7 +81,7 @@ struct FlowChange {
 // What the kernel has not reported, or not counted, though no event is known to be lost.
 struct FlowLoss {
   bool unreported = false;  // Flows ended unreported, or were missed; counters were zeroed.
-  bool uncounted = false;   // Flows without counters (nf_conntrack_acct was off).
+  bool uncounted = false;   // Flows without counters or start times: settings were off.
   uint64_t flows = 0;       // That ended unreported.
   int64_t since_ns = 0;     // Since the Unix epoch; only if unreported: nothing is missing before.
 };
@@ -176,6 +178,10 @@ class FlowTable {
   // A tenth of a millisecond.
   static constexpr size_t kSweepSlots = 8192;
 
+  // Flows that begin after a dump has and end before a snapshot. Should there be more, after a
+  // restart none counts from zero that began before one of those.
+  static constexpr size_t kEndedMax = 1 << 14;
+
  private:
   // A cache line. Its first 20 bytes are the FlowIdentity, with flags in the byte that is zero
   // there.
@@ -188,9 +194,11 @@ class FlowTable {
     uint8_t protocol = 0;
     bool start_exact : 1 = false;
     bool seen_new : 1 = false;
-    bool shown : 1 = false;     // By a dump.
-    bool closed : 1 = false;    // Its close was counted, or happened before the engine saw it.
-    bool open : 1 = false;      // Told as an open connection.
+    bool shown : 1 = false;   // By a dump.
+    bool closed : 1 = false;  // Its close was counted, or happened before the engine saw it.
+    bool open : 1 = false;    // Told as an open connection.
+    bool restored : 1 = false;
+    bool skipped : 1 = false;   // The last dump's entry may have been its forerunner's.
     bool explains : 1 = false;  // Its NEW is counted in events_explained_.
     uint32_t id = 0;
     // dump_index_ when a dump showed it last, or when it was born; then, after a loss and while no
@@ -267,17 +275,27 @@ class FlowTable {
   // Something is missing since a moment. `flows`: that ended unreported.
   void NoteUnreported(size_t flows, int64_t since_ns);
 
-  // The event may give an exact start to an entry that a NEW has made. If it is older than that
-  // NEW, which was a repeated one, accounting continues or begins as for a flow first seen.
-  void LearnStart(const FlowEvent& event, size_t hash, int64_t now_ns, Flow* flow);
+  // True if the event is of an incarnation after, or before, that of `flow`. If a NEW has made the
+  // entry, its start lies within kClockSlackNs before that NEW was read.
+  static bool IsFollower(const FlowEvent& event, const Flow& flow);
+  bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
+  // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
+  // is accounted so far.
+  bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);
   // Where accounting of a flow first seen begins. `flow` gets what is accounted so far: nothing,
   // what was when it was forgotten, or its present counters.
-  enum class Beginning { kZero, kForgotten, kPresent };
+  enum class Beginning { kZero, kKnown, kPresent };
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
   // What is known of a NEW or UPDATE that was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);
 
+  // Which incarnation an event is of cannot be told, if it has no start time because somebody
+  // switched these off for a while.
+  void NoteNoStart(const FlowEvent& event);
+  // A DESTROY of a flow that is not in flows_ and ended before the last dump: what it reports
+  // belongs to an earlier interval.
+  void NoteLate(const FlowEvent& event);
   // Counts an event that should have counters and has none.
   void NoteCounters(const FlowEvent& event);
   // Adds what the event's counters exceed the flow's by, and remembers them as accounted.
@@ -298,9 +316,13 @@ class FlowTable {
   // True if a flow first seen now counts from zero, false if from its present counters.
   bool CountsFromZero(const FlowEvent& event, int64_t now_ns, bool if_start_unknown) const;
 
+  // `event`: a DESTROY that was accounted.
+  void NoteEnded(const FlowEvent& event);
+
   // Before a part changes while a snapshot is made.
   void CopyShard(size_t shard);
   void CopyFlow(const Flow& flow, uint32_t flags);
+  void CopyRecord(const FlowRecord& record);
   void PushChunk();
   void CopySome(size_t slots_max);
   // Flows older than the engine are known, as far as they ever will be.
@@ -320,6 +342,14 @@ class FlowTable {
   // Closes told of flows that the first dump has not shown yet.
   EarlyCloses early_closes_;
   ForgottenMemory forgotten_;
+  // For a snapshot: the flows that began at ended_since_ns_ or later and have ended, at most
+  // kEndedMax.
+  struct Ended {
+    FlowIdentity identity;
+    int64_t start_ns = 0;
+  };
+  std::vector<Ended> ended_;
+  int64_t ended_since_ns_ = std::numeric_limits<int64_t>::max();
   // The flows, those of superseded_ too, that were last seen at each dump index from tally_floor_
   // to that of the next dump.
   std::vector<SeenAtDump> tally_{2};
@@ -335,6 +365,7 @@ class FlowTable {
   size_t copy_next_ = 0;
   uint32_t copy_seen_since_ = 0;  // Flows last seen before have ended unreported.
   bool started_ = false;
+  int64_t started_ns_ = 0;
   bool restored_ = false;
   bool restored_with_events_ = false;
   bool clock_was_set_back_ = false;  // Start times may fall from one incarnation to the next.

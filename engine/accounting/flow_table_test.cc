@@ -132,7 +132,9 @@ TEST_F(FlowTableTest, ADurationIsNeverNegative) {
 
 // Times out of a capture may lie further apart than a signed difference holds.
 TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
-  (void)Grown(Event(FlowEventKind::kNew));
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = std::numeric_limits<int64_t>::min();
+  (void)Grown(born);
   FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
   destroy.stop_ns = std::numeric_limits<int64_t>::max();
   (void)Grown(destroy);
@@ -999,6 +1001,7 @@ TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
   std::mt19937 random(1);
   std::vector<uint64_t> packets(50'000, 0);        // 0: not alive.
   std::vector<uint64_t> shown(packets.size(), 0);  // Of these, by a dump.
+  std::vector<int64_t> starts(packets.size(), 0);
   uint64_t expected = 0;
   uint64_t grown = 0;
   size_t alive = 0;
@@ -1012,20 +1015,20 @@ TEST(FlowTableScaleTest, EveryPacketOfManyFlowsOnce) {
     if (packets[id] == 0) {
       event.kind = FlowEventKind::kNew;
       packets[id] = 1;
+      starts[id] = kStart + i;
       ++alive;
     } else {
       const bool dies = random() % 4 == 0;
       event.kind = dies ? FlowEventKind::kDestroy : FlowEventKind::kDump;
       event.has_counters = true;
       event.original = {packets[id], packets[id]};
-      event.start_ns = kStart + i;
+      event.start_ns = starts[id];
       expected += packets[id] - shown[id];
       shown[id] = packets[id];
       if (dies) {
         packets[id] = shown[id] = 0;
         --alive;
       } else {
-        event.start_ns = 0;
         packets[id] += random() % 9;
       }
     }
