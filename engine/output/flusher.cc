@@ -47,8 +47,7 @@ void Flusher::AddInterval(IntervalRows interval) {
   merged_end_ns_ = interval.end_ns;
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   last_interval_rows_ = interval.rows.size();
-  const bool has_gap = interval.completeness != Completeness::kComplete;
-  if (options_.sink == nullptr || (interval.rows.empty() && !has_gap)) {
+  if (options_.sink == nullptr || !options_.sink->Takes(interval)) {
     OfferToPipe(interval);
     rows_written_ += interval.rows.size();
     ++intervals_written_;
