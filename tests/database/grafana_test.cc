@@ -567,7 +567,7 @@ std::string WithView(const std::string& sql, const GrafanaView& view) {
 
 constexpr char kExpectedGaps[] =
     "SELECT began, ended, gateway || ': ' || cause || ', ' || completeness || ': ' || "
-    "events_dropped || ' events dropped, ' || flows_lost || ' flows lost', gateway "
+    "events_dropped || ' events dropped, at least ' || flows_lost || ' flows lost', gateway "
     "FROM traffic_gaps WHERE NOT (ended < FROM_TIME OR began > TO_TIME) AND GATEWAYS "
     "UNION ALL SELECT interval_end - interval '15 s', interval_end, "
     "gateway || ': resynced: ' || events_dropped || ' events dropped', gateway FROM import_ledger "
