@@ -72,7 +72,8 @@ absl::StatusOr<bool> Dump(const std::string& path) {
     const absl::Status written = WriteToStdout(lines);
     if (!written.ok()) return written;
   }
-  const std::string coverage = reader.ok() ? CoverageLine(path, reader->header()) : "";
+  // Of a bad file only what is wrong with it.
+  const std::string coverage = status.ok() ? CoverageLine(path, reader->header()) : "";
   if (!coverage.empty()) PrintError(kProgram, absl::UnknownError(coverage));
   PrintFindings(path, reader.ok() ? reader->gaps() : std::vector<Gap>(), status);
   return status.ok();

@@ -61,8 +61,8 @@ COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound: at least so ma
 
 CREATE VIEW traffic_gap_regions AS
 SELECT gateway, began, ended,
-       cause || ', ' || completeness || ': ' || events_dropped || ' events dropped, at least ' || flows_lost ||
-         ' flows lost' AS text
+       cause || ', ' || completeness || ': ' || events_dropped || ' events dropped' ||
+         CASE WHEN flows_lost > 0 THEN ', at least ' || flows_lost || ' flows lost' ELSE '' END AS text
 FROM traffic_gaps
 UNION ALL
 SELECT gateway, interval_end - interval_length, interval_end, completeness || ': ' || events_dropped || ' events dropped'
