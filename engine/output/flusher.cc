@@ -18,7 +18,7 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
   for (SnapshotStream* const stream : options_.snapshots) {
     for (SnapshotChunk& chunk : stream->Take()) chunks_.push_back(std::move(chunk));
   }
-  if (last || rows_waiting_ < options_.waiting_rows_max) {
+  if (last || HasRoom()) {
     merge_.Take(handoffs);
     while (std::optional<IntervalRows> interval = merge_.Next()) AddInterval(*std::move(interval));
     merged_seal_ = merge_.sealed_by_all();

@@ -431,6 +431,25 @@ TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
   for (int interval = 1; interval <= 3; ++interval) EXPECT_EQ(kept_[interval - 1].end_ns, interval);
 }
 
+// A disk that stays full over a quiet week must not fill the memory.
+TEST_F(FlusherTest, ABacklogOfIntervalsWithoutRowsIsBounded) {
+  Flusher::Options options = Options();
+  options.waiting_intervals_max = 2;
+  Flusher flusher(options);
+  keep_.status = absl::UnavailableError("full");
+  for (int interval = 1; interval <= 3; ++interval) {
+    Seal(interval);
+    EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
+  }
+  // The third waits in the hand-over: the worker goes on with the table that it has.
+  EXPECT_FALSE(handoff_.Publish());
+  keep_.status = absl::OkStatus();
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(kept_.size(), 2u);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(kept_.size(), 3u);
+}
+
 TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {
   SpoolHeader header;
   header.engine_id = {1, 2, 3};
