@@ -41,7 +41,7 @@ class Flusher {
  public:
   // 100 bytes each; an interval of the largest game seen has 117,696.
   static constexpr size_t kWaitingRowsMax = 4 << 20;
-  // Intervals without rows wait, too: 17 days of them, 15 seconds each, in 20 MB.
+  // Intervals without rows also wait: 17 days of them, 15 seconds each, take 20 MB.
   static constexpr size_t kWaitingIntervalsMax = 100'000;
 
   // Pointers are not owned, and may be nullptr.

@@ -203,7 +203,7 @@ TEST_F(FlusherTest, GapsOfAllWorkersAreJoined) {
   EXPECT_EQ(kept_[1].completeness, Completeness::kComplete);
 }
 
-// Silence has to be told from an engine that does not run.
+// A silent gateway must not look like one whose engine does not run.
 TEST_F(FlusherTest, AnIntervalWithoutRowsIsASpoolFile) {
   SpoolHeader header;
   header.engine_id = {1, 2, 3};

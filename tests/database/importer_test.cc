@@ -149,7 +149,7 @@ TEST_F(ImporterTest, GapsArriveAsTheyWere) {
   EXPECT_EQ(Sql(intervals_sql), interval);
 }
 
-// Silence is known from an engine that does not run: it leaves files, too.
+// A silent gateway leaves files, and so is not taken for one whose engine does not run.
 TEST_F(ImporterTest, AnIntervalWithoutRowsIsInTheDatabase) {
   SpoolHeader header = MakeHeader(1);
   header.covered_from_ns = header.interval_end_ns - 14'000'000'999;
