@@ -94,6 +94,8 @@ int Main(int argc, char** argv) {
     header.sequence = static_cast<uint64_t>(file) + 1;
     header.interval_end_ns = absl::GetFlag(FLAGS_first) * 1'000'000'000 + file * kIntervalNs;
     header.created_ns = header.interval_end_ns;
+    header.covered_from_ns = header.interval_end_ns - kIntervalNs;
+    header.covered_to_ns = header.interval_end_ns;
     rows.clear();
     uint64_t packets_src = 0, bytes_src = 0, bytes_dst = 0;
     for (const int index : indexes) {

@@ -11,6 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <thread>
 #include <utility>
 
@@ -128,6 +129,11 @@ absl::Status Engine::OpenSink() {
   header.engine_id = id_;
   header.interval_length_ns = config_.rules.interval_ns;
   header.track_open = track_open;
+  header.light = config_.light;
+  std::memcpy(header.src_mask.data(), &config_.rules.src_group_mask.network_order,
+              header.src_mask.size());
+  std::memcpy(header.dst_mask.data(), &config_.rules.dst_group_mask.network_order,
+              header.dst_mask.size());
   header.gateway = config_.gateway;
   sink_ = std::make_unique<SpoolSink>(config_.output, header);
   return absl::OkStatus();
@@ -250,7 +256,6 @@ void Engine::Read() {
     dispatch.interval_ns = config_.rules.interval_ns;
     dispatch.interval_end = capture_.interval_end;
     dispatch.timestamps_on = capture_.timestamps_on;
-    dispatch.silent_intervals = config_.rules.track_open;
     read_status_ = Replay(config_.replay, dispatch, workers_, stop_);
   }
   finished_.store(true, std::memory_order_release);

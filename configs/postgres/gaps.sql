@@ -1,12 +1,20 @@
--- Which of my points are wrong, by how much? The newest intervals that are not complete, with what was counted in them,
--- and why. "resynced": packets and bytes of the flows that live on are right, connection counts may lack; "partial":
--- traffic is missing. A gap that began before its interval reaches back: the points between are wrong too, or not there.
+-- Which of my points are wrong, and by how much? The newest intervals that are not complete, with what was counted in them
+-- and why. "resynced": packets and bytes of the flows that live on are right, some closed connections may be missing;
+-- "partial": traffic is missing. A gap that began before its interval reaches back: the points between are wrong too, or
+-- are missing. The causes:
+--   overrun      a receive buffer was full and the kernel dropped events
+--   allocation   the kernel had no memory for events
+--   restart      no engine ran
+--   unreported   the kernel did not report the end of flows
+--   settings     nf_conntrack_acct, nf_conntrack_events or nf_conntrack_timestamp was off, or flows had no counters
+--   renamed      the gateway was given another name
+-- "covered" is how much of the interval was observed; rates are over that time.
 WITH incomplete AS (
     SELECT * FROM traffic_intervals WHERE completeness <> 'complete' ORDER BY time DESC LIMIT 50
 )
-SELECT time - interval_length AS "from", time AS "to", gateway, completeness,
+SELECT time - interval_length AS "from", time AS "to", gateway, completeness, covered,
        to_char(incomplete.events_dropped, 'FM999,999,999,999') AS "events dropped",
-       to_char(incomplete.flows_lost, 'FM999,999,999,999') AS "flows lost",
+       to_char(incomplete.flows_lost, 'FM999,999,999,999') AS "flows lost, at least",
        coalesce(gaps.causes, 'not told') AS "because of",
        coalesce(to_char(extract(epoch FROM gaps.seconds), 'FM999,999,990.000') || ' s', '') AS "gap of",
        gaps.began AS "since",

@@ -10,7 +10,7 @@
 namespace ctacct {
 namespace {
 
-// A capture whose clock leaps by years must not make a row for each second of them.
+// A capture whose clock leaps by years must not make a file for each second of them.
 constexpr int kSilentIntervalsMax = 10'000;
 // Captures are not in order to the microsecond.
 constexpr int64_t kClockJitterNs = 2'000'000'000;
@@ -28,8 +28,8 @@ void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   if (options_.interval_end == IntervalEnd::kByPacket) {
     const bool set_back = clock_.IsSetBack(now_ns);
     if (set_back || clock_.IsPast(now_ns)) Seal(set_back ? before_ns_ : clock_.open_end_ns());
-    // Nothing moved in intervals that passed in silence, but connections were open.
-    if (clock_.IsPast(now_ns) && options_.silent_intervals) SealSilentIntervals(now_ns);
+    // Nothing moved in intervals that passed in silence, but they were observed.
+    if (clock_.IsPast(now_ns)) SealSilentIntervals(now_ns);
     if (set_back || clock_.IsPast(now_ns)) clock_.OpenAfterPacket(now_ns);
   }
   DatagramCursor cursor(data, bytes);

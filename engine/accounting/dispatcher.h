@@ -35,8 +35,6 @@ class Dispatcher {
     bool timestamps_on = false;
     // The end of the last interval of an engine before; 0: none.
     int64_t ended_before_ns = 0;
-    // Every interval has rows, also those in which nothing moved (track-open).
-    bool silent_intervals = false;
   };
   // One queue per worker; they must outlive the dispatcher.
   Dispatcher(Options options, std::vector<FrameQueue*> queues);

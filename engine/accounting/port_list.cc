@@ -1,6 +1,8 @@
 #include "engine/accounting/port_list.h"
 
+#include <iterator>
 #include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
@@ -9,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "engine/rows/protocol_names.h"
+#include "xxhash.h"
 
 namespace ctacct {
 
@@ -35,7 +38,21 @@ absl::StatusOr<std::shared_ptr<const PortList>> PortList::Parse(const std::strin
     list->size_ += !ports->test(port);
     ports->set(port);
   }
+  list->checksum_ = list->MakeChecksum();
   return std::shared_ptr<const PortList>(std::move(list));
+}
+
+uint64_t PortList::MakeChecksum() const {
+  std::vector<uint32_t> entries;
+  entries.reserve(size_);
+  for (uint32_t protocol = 0; protocol < std::size(protocols_); ++protocol) {
+    const Ports* const ports = protocols_[protocol].get();
+    for (uint32_t port = 0; ports != nullptr && port < ports->size(); ++port) {
+      if (ports->test(port)) entries.push_back(protocol << 16 | port);
+    }
+  }
+  const uint64_t checksum = XXH3_64bits(entries.data(), entries.size() * sizeof(entries[0]));
+  return checksum == 0 ? 1 : checksum;  // 0 stands for no list.
 }
 
 }  // namespace ctacct

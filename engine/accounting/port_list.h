@@ -31,12 +31,17 @@ class PortList {
     return ports != nullptr && ports->test(port);
   }
   size_t size() const { return size_; }
+  // Two lists of the same ports have the same checksum, however their files look. Never 0.
+  uint64_t checksum() const { return checksum_; }
 
  private:
+  uint64_t MakeChecksum() const;
+
   using Ports = std::bitset<65536>;
 
   std::unique_ptr<Ports> protocols_[256];
   size_t size_ = 0;
+  uint64_t checksum_ = 0;
 };
 
 // The port list in force, which one thread replaces while workers use it. Without a list (nullptr)

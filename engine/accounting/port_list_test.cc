@@ -25,6 +25,16 @@ TEST(PortListTest, Parses) {
   EXPECT_FALSE((*list)->Contains(132, 443));
 }
 
+TEST(PortListTest, TheChecksumIsOfThePortsNotOfTheText) {
+  const auto checksum = [](const std::string& text) {
+    return PortList::Parse(text, "f").value()->checksum();
+  };
+  EXPECT_EQ(checksum("tcp:443\nudp:53\n"), checksum("# two\n17:53\n tcp: 443\ntcp:443"));
+  EXPECT_NE(checksum("tcp:443\nudp:53\n"), checksum("tcp:443\nudp:54\n"));
+  EXPECT_NE(checksum("tcp:443\n"), checksum("udp:443\n"));
+  EXPECT_NE(checksum(""), 0u);  // A list without ports is not the same as no list.
+}
+
 TEST(PortListTest, ABadLineIsNamed) {
   for (const char* bad : {"tcp", "tcp:", "tcp:65536", "tcp:-1", "nosuch:80", "256:80", ":80",
                           "tcp:80 tcp:81", "tcp:0x50"}) {

@@ -18,7 +18,7 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
   for (SnapshotStream* const stream : options_.snapshots) {
     for (SnapshotChunk& chunk : stream->Take()) chunks_.push_back(std::move(chunk));
   }
-  if (last || rows_waiting_ < options_.waiting_rows_max) {
+  if (last || HasRoom()) {
     merge_.Take(handoffs);
     while (std::optional<IntervalRows> interval = merge_.Next()) AddInterval(*std::move(interval));
     merged_seal_ = merge_.sealed_by_all();
@@ -47,8 +47,7 @@ void Flusher::AddInterval(IntervalRows interval) {
   merged_end_ns_ = interval.end_ns;
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   last_interval_rows_ = interval.rows.size();
-  const bool has_gap = interval.completeness != Completeness::kComplete;
-  if (options_.sink == nullptr || (interval.rows.empty() && !has_gap)) {
+  if (options_.sink == nullptr || !options_.sink->Takes(interval)) {
     OfferToPipe(interval);
     rows_written_ += interval.rows.size();
     ++intervals_written_;

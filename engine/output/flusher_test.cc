@@ -47,6 +47,7 @@ class FlusherTest : public testing::Test {
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
   struct Keep : RowSink {
+    bool Takes(const IntervalRows&) const override { return true; }
     absl::Status Write(const IntervalRows& interval, const std::string&) override {
       if (status.ok()) rows.push_back(interval);
       return status;
@@ -202,6 +203,40 @@ TEST_F(FlusherTest, GapsOfAllWorkersAreJoined) {
   EXPECT_EQ(kept_[1].completeness, Completeness::kComplete);
 }
 
+// A silent gateway must not look like one whose engine does not run.
+TEST_F(FlusherTest, AnIntervalWithoutRowsIsASpoolFile) {
+  SpoolHeader header;
+  header.engine_id = {1, 2, 3};
+  header.interval_length_ns = 1'000'000'000;
+  SpoolSink sink(folder_, header);
+  CurrentPortList ports;
+  Flusher::Options options;
+  options.sink = &sink;
+  options.ports = &ports;
+  Flusher flusher(options);
+  handoff_.live().covered_from_ns = 400'000'000;
+  handoff_.live().covered_to_ns = 1'000'000'001;
+  Seal(1'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ports.Replace(PortList::Parse("tcp:80\n", "f").value());
+  handoff_.live().covered_from_ns = 1'000'000'001;
+  handoff_.live().covered_to_ns = 2'000'000'000;
+  Seal(2'000'000'000);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(flusher.intervals_written(), 2u);
+  ASSERT_EQ(Files().size(), 2u);
+  auto first = SpoolReader::Open(folder_ + "/" + Files()[0]);
+  auto second = SpoolReader::Open(folder_ + "/" + Files()[1]);
+  ASSERT_TRUE(first.ok() && second.ok()) << first.status() << second.status();
+  EXPECT_EQ(first->header().sequence, 1u);
+  EXPECT_EQ(first->header().covered_from_ns, 400'000'000);
+  EXPECT_EQ(first->header().covered_to_ns, 1'000'000'001);
+  EXPECT_EQ(first->header().ports_checksum, 0u);
+  EXPECT_EQ(second->header().sequence, 2u);
+  EXPECT_EQ(second->header().covered_from_ns, 1'000'000'001);
+  EXPECT_EQ(second->header().ports_checksum, ports.Get()->checksum());
+}
+
 // However many there are, and however odd: a gap must never be why rows cannot be written.
 TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
   SpoolHeader header;
@@ -322,7 +357,8 @@ TEST_F(FlusherTest, TheSmallestRowsBecomeOne) {
   ASSERT_TRUE(other_worker.Publish());
   ASSERT_TRUE(flusher.Flush({&handoff_, &other_worker}, false).ok());
   EXPECT_EQ(flusher.intervals_written(), 2u);
-  EXPECT_EQ(kept_.size(), 1u);
+  ASSERT_EQ(kept_.size(), 2u);
+  EXPECT_TRUE(kept_[1].rows.empty());
 }
 
 TEST_F(FlusherTest, AsManyRowsAsAllowedAreLeftAlone) {
@@ -393,6 +429,25 @@ TEST_F(FlusherTest, RowsWaitWhileTheyCannotBeWritten) {
   EXPECT_EQ(flusher.rows_waiting(), 0u);
   ASSERT_EQ(kept_.size(), 3u);
   for (int interval = 1; interval <= 3; ++interval) EXPECT_EQ(kept_[interval - 1].end_ns, interval);
+}
+
+// A disk that stays full over a quiet week must not fill the memory.
+TEST_F(FlusherTest, ABacklogOfIntervalsWithoutRowsIsBounded) {
+  Flusher::Options options = Options();
+  options.waiting_intervals_max = 2;
+  Flusher flusher(options);
+  keep_.status = absl::UnavailableError("full");
+  for (int interval = 1; interval <= 3; ++interval) {
+    Seal(interval);
+    EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
+  }
+  // The third waits in the hand-over: the worker goes on with the table that it has.
+  EXPECT_FALSE(handoff_.Publish());
+  keep_.status = absl::OkStatus();
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(kept_.size(), 2u);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  EXPECT_EQ(kept_.size(), 3u);
 }
 
 TEST_F(FlusherTest, SpoolFilesAreNumberedAndAFailedAttemptUsesNoNumber) {

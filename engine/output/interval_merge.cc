@@ -109,7 +109,7 @@ IntervalMerge::OpenConnections IntervalMerge::UpdateOpen(const AccountingTable& 
     it->second += change.second;
     if (it->second == 0) open_.erase(it);
   });
-  const auto ports = ports_ == nullptr ? nullptr : ports_->Get();
+  const std::shared_ptr<const PortList> ports = PortsInForce();
   for (const auto& [key, count] : open_) {
     AccountingKey listed = key;
     if (ports != nullptr &&
@@ -121,6 +121,10 @@ IntervalMerge::OpenConnections IntervalMerge::UpdateOpen(const AccountingTable& 
   return open;
 }
 
+std::shared_ptr<const PortList> IntervalMerge::PortsInForce() const {
+  return ports_ == nullptr ? nullptr : ports_->Get();
+}
+
 IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   IntervalRows interval;
   interval.end_ns = table.interval_end_ns;
@@ -129,6 +133,9 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
   interval.covered_to_ns = table.covered_to_ns;
   interval.completeness = table.completeness;
   interval.events_dropped = table.events_dropped;
+  if (const auto ports = PortsInForce(); ports != nullptr) {
+    interval.ports_checksum = ports->checksum();
+  }
   interval.gaps = table.gaps;
   if (table.events_unexplained > 0) {
     for (Gap& gap : interval.gaps) gap.completeness = Completeness::kPartial;

@@ -14,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -37,6 +38,7 @@ struct IntervalRows {
   int64_t covered_to_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
+  uint64_t ports_checksum = 0;  // Of the port list in force; 0: none.
   std::vector<Gap> gaps;
   std::vector<TrafficRow> rows;
 };
@@ -67,6 +69,7 @@ class IntervalMerge {
   // Adds a worker's table to its interval. What the table contains then is of no use.
   void Add(AccountingTable* table);
   IntervalRows RowsOf(const AccountingTable& table);
+  std::shared_ptr<const PortList> PortsInForce() const;  // nullptr: none.
   // Connections open at the end of the table's interval, by listed port.
   OpenConnections UpdateOpen(const AccountingTable& table);
 

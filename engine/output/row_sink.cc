@@ -46,6 +46,9 @@ absl::Status SpoolSink::Write(const IntervalRows& interval, const std::string& h
   header_.sequence = interval.sequence;
   header_.created_ns = interval.created_ns;
   header_.interval_end_ns = interval.end_ns;
+  header_.covered_from_ns = interval.covered_from_ns;
+  header_.covered_to_ns = interval.covered_to_ns;
+  header_.ports_checksum = interval.ports_checksum;
   header_.completeness = interval.completeness;
   header_.events_dropped = interval.events_dropped;
   return WriteSpoolFile(folder_, header_, interval.rows, interval.gaps, hidden_name).status();
@@ -56,7 +59,6 @@ std::string SpoolSink::FileName(const IntervalRows& interval) const {
 }
 
 absl::Status CsvSink::Write(const IntervalRows& interval, const std::string& hidden_name) {
-  if (interval.rows.empty()) return absl::OkStatus();
   absl::Status status;
   for (int copy = 0; copy < kSameNameMax; ++copy) {
     absl::StatusOr<DurableFile> file =
@@ -71,7 +73,6 @@ absl::Status CsvSink::Write(const IntervalRows& interval, const std::string& hid
 }
 
 std::string CsvSink::FileName(const IntervalRows& interval) const {
-  if (interval.rows.empty()) return "";
   const time_t seconds = interval.end_ns / kNanosPerSecond;
   tm utc{};
   gmtime_r(&seconds, &utc);

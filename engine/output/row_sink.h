@@ -17,22 +17,27 @@ class RowSink {
  public:
   virtual ~RowSink() = default;
 
-  // Writes an interval's rows; durably, if to a file. An interval without rows is written if it has
-  // a gap. After an error the same interval is written again.
+  // False: this interval leaves nothing, and is not to be written.
+  virtual bool Takes(const IntervalRows& interval) const { return !interval.rows.empty(); }
+
+  // Writes an interval's rows; durably, if to a file. After an error the same interval is written
+  // again.
   // `hidden_name`: the file is only prepared, under this name: see checkpoint.h. Empty: it is
   // written under its own name.
   [[nodiscard]] virtual absl::Status Write(const IntervalRows& interval,
                                            const std::string& hidden_name) = 0;
 
-  // The name of the interval's file; empty if it gets none.
+  // The name of the interval's file; empty: it is not a file.
   virtual std::string FileName(const IntervalRows&) const { return ""; }
 };
 
-// Spool files in `folder`. `header` contains what all files of this run share.
+// Spool files in `folder`, one for every interval: one without rows says that nothing moved, as no
+// file at all would not. `header` contains what all files of this run share.
 class SpoolSink : public RowSink {
  public:
   SpoolSink(std::string folder, SpoolHeader header)
       : folder_(std::move(folder)), header_(std::move(header)) {}
+  bool Takes(const IntervalRows&) const override { return true; }
   absl::Status Write(const IntervalRows& interval, const std::string& hidden_name) override;
   std::string FileName(const IntervalRows& interval) const override;
 

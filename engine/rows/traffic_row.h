@@ -32,6 +32,8 @@ struct TrafficRow {
   uint64_t connection_count = 0;    // Connections closed.
   uint64_t connection_time_ms = 0;  // Sum of their durations.
   uint64_t open_connections = 0;    // At the interval's end; 0 if not tracked.
+  uint64_t flow_count = 0;  // Flows of any protocol that ended. Not in CSV, like the next one.
+  uint64_t unanswered_count = 0;  // Of these, those without a reply packet.
 
   friend bool operator==(const TrafficRow&, const TrafficRow&) = default;
 };

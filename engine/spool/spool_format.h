@@ -25,13 +25,12 @@ namespace ctacct::spool_format {
 static_assert(std::endian::native == std::endian::little);
 
 inline constexpr char kMagic[8] = {'C', 'T', 'S', 'P', 'O', 'O', 'L', '\n'};
-inline constexpr uint32_t kVersion = 2;
-inline constexpr uint32_t kVersionWithGaps = 2;  // Version 1 is the same without gap blocks.
+inline constexpr uint32_t kVersion = 3;
 
 // A header of any version is read whole before its version is believed, so it needs a bound; 4 KiB
 // is one page.
 inline constexpr uint32_t kHeaderBytesMax = 4096;
-// 4,096 IPv4 rows are 256 KiB: large enough that system calls and checksums vanish per row, small
+// 4,096 IPv4 rows are 288 KiB: large enough that system calls and checksums vanish per row, small
 // enough to be the reader's whole memory.
 inline constexpr uint32_t kBlockRowsMax = 4096;
 // Gaps in a file, all in one block. A worker sees at most one overrun in each of its naps, 3,000 in
@@ -39,11 +38,12 @@ inline constexpr uint32_t kBlockRowsMax = 4096;
 inline constexpr uint32_t kGapsMax = 4096;
 
 inline constexpr uint32_t kFlagTrackOpen = 1;  // open_connections was tracked.
-inline constexpr uint32_t kFlagsKnown = kFlagTrackOpen;
+inline constexpr uint32_t kFlagLight = 2;      // -mode=light; otherwise precise.
+inline constexpr uint32_t kFlagsKnown = kFlagTrackOpen | kFlagLight;
 
 enum BlockType : uint8_t {
   kRowBlock = 1,
-  kGapBlock = 2,  // At most one, between the row blocks and the end block; not in version 1.
+  kGapBlock = 2,  // At most one, between the row blocks and the end block.
   kEndBlock = 3,
 };
 
@@ -59,9 +59,16 @@ struct Header {
   uint8_t engine_id[16];
   uint64_t sequence;           // From 1 in each run of the engine.
   int64_t interval_end_ns;     // Since the Unix epoch; the time of every row.
-  int64_t interval_length_ns;  // Greater than 0.
+  int64_t interval_length_ns;  // kIntervalLengthMinNs to kIntervalLengthMaxNs.
   int64_t created_ns;          // Since the Unix epoch.
+  int64_t covered_from_ns;     // Since the Unix epoch: the rows contain what moved between these
+  int64_t covered_to_ns;       // two moments. Not before covered_from_ns.
   uint64_t events_dropped;     // By the kernel, within the interval.
+  uint64_t ports_checksum;     // Of the port list when the interval ended; 0: none.
+  uint8_t src_mask[4];         // Group masks, in network byte order.
+  uint8_t dst_mask[4];
+  uint8_t src_mask6[16];
+  uint8_t dst_mask6[16];
   char gateway[kGatewayBytesMax + 1];
   uint64_t checksum;  // Of all bytes of the header before it.
 };
@@ -74,11 +81,27 @@ static_assert(offsetof(Header, sequence) == 40);
 static_assert(offsetof(Header, interval_end_ns) == 48);
 static_assert(offsetof(Header, interval_length_ns) == 56);
 static_assert(offsetof(Header, created_ns) == 64);
-static_assert(offsetof(Header, events_dropped) == 72);
-static_assert(offsetof(Header, gateway) == 80);
-static_assert(offsetof(Header, checksum) == 336);
-static_assert(sizeof(Header) == 344);
+static_assert(offsetof(Header, covered_from_ns) == 72);
+static_assert(offsetof(Header, covered_to_ns) == 80);
+static_assert(offsetof(Header, events_dropped) == 88);
+static_assert(offsetof(Header, ports_checksum) == 96);
+static_assert(offsetof(Header, src_mask) == 104);
+static_assert(offsetof(Header, dst_mask) == 108);
+static_assert(offsetof(Header, src_mask6) == 112);
+static_assert(offsetof(Header, dst_mask6) == 128);
+static_assert(offsetof(Header, gateway) == 144);
+static_assert(offsetof(Header, checksum) == 400);
+static_assert(sizeof(Header) == 408);
 static_assert(sizeof(Header) <= kHeaderBytesMax);
+
+// What a header's numbers may be. Beyond these bounds a file is the work of a program that went
+// wrong, and a database or a chart would suffer from it.
+inline constexpr int64_t kIntervalLengthMinNs = 1'000'000'000;
+inline constexpr int64_t kIntervalLengthMaxNs = 86'400'000'000'000;
+// All times: 1970 up to the beginning of 2200.
+inline constexpr int64_t kTimeEndNs = 7'258'118'400'000'000'000;
+// Sequences and counts of events: PostgreSQL's bigint.
+inline constexpr uint64_t kCountMax = 0x7fff'ffff'ffff'ffff;
 
 inline constexpr uint32_t kHeaderPrefixBytes = offsetof(Header, flags);
 inline constexpr size_t kChecksumBytes = sizeof(uint64_t);
@@ -108,6 +131,8 @@ struct Row {
   uint64_t connection_time_ms;
   uint32_t connection_count;
   uint32_t open_connections;
+  uint32_t flow_count;
+  uint32_t unanswered_count;
 };
 using Ipv4Row = Row<4>;
 static_assert(offsetof(Ipv4Row, port) == 4);
@@ -115,18 +140,20 @@ static_assert(offsetof(Ipv4Row, src) == 8);
 static_assert(offsetof(Ipv4Row, packets_src) == 16);
 static_assert(offsetof(Ipv4Row, connection_time_ms) == 48);
 static_assert(offsetof(Ipv4Row, open_connections) == 60);
-static_assert(sizeof(Ipv4Row) == 64);
+static_assert(offsetof(Ipv4Row, unanswered_count) == 68);
+static_assert(sizeof(Ipv4Row) == 72);
 using Ipv6Row = Row<16>;
 static_assert(offsetof(Ipv6Row, packets_src) == 40);
 static_assert(offsetof(Ipv6Row, open_connections) == 84);
-static_assert(sizeof(Ipv6Row) == 88);
+static_assert(offsetof(Ipv6Row, unanswered_count) == 92);
+static_assert(sizeof(Ipv6Row) == 96);
 
 // The gap block's "row": ctacct::Gap.
 struct GapRecord {
   int64_t began_ns;  // Since the Unix epoch.
   int64_t ended_ns;  // Not before began_ns.
   uint64_t events_dropped;
-  uint64_t flows_lost;
+  uint64_t flows_lost;   // At least.
   uint8_t cause;         // ctacct::GapCause.
   uint8_t completeness;  // ctacct::Completeness, not kComplete.
   uint8_t reserved[6];   // Zero.

@@ -2,6 +2,7 @@
 #ifndef CTACCT_ENGINE_SPOOL_SPOOL_HEADER_H_
 #define CTACCT_ENGINE_SPOOL_SPOOL_HEADER_H_
 
+#include <array>
 #include <cstdint>
 #include <string>
 
@@ -10,19 +11,40 @@
 
 namespace ctacct {
 
+// A group mask, in network byte order.
+using Mask4 = std::array<uint8_t, 4>;
+using Mask6 = std::array<uint8_t, 16>;
+inline constexpr Mask4 kMask4All = {255, 255, 255, 255};
+inline constexpr Mask6 kMask6All = {255, 255, 255, 255, 255, 255, 255, 255,
+                                    255, 255, 255, 255, 255, 255, 255, 255};
+
+// Times are since the Unix epoch; spool_format.h has the bounds of each field.
 struct SpoolHeader {
   EngineId engine_id{};
-  uint64_t sequence = 0;  // From 1 in each run of the engine; never used twice for other rows.
-  int64_t interval_end_ns = 0;     // Since the Unix epoch; equals time_ns of every row.
-  int64_t interval_length_ns = 0;  // Greater than 0.
-  int64_t created_ns = 0;          // Since the Unix epoch.
-  uint64_t events_dropped = 0;     // Within the interval.
+  uint64_t sequence = 0;        // From 1 in each run; never used twice for other rows.
+  int64_t interval_end_ns = 0;  // Equals time_ns of every row.
+  int64_t interval_length_ns = 0;
+  int64_t created_ns = 0;
+  // The rows contain what moved between these moments. Rates are over this time: an engine that
+  // started within the interval saw only part of it.
+  int64_t covered_from_ns = 0;
+  int64_t covered_to_ns = 0;
+  uint64_t events_dropped = 0;  // Within the interval.
+  uint64_t ports_checksum = 0;  // PortList::checksum() when the interval ended; 0: no list.
+  Mask4 src_mask = kMask4All;
+  Mask4 dst_mask = kMask4All;
+  Mask6 src_mask6 = kMask6All;
+  Mask6 dst_mask6 = kMask6All;
   Completeness completeness = Completeness::kComplete;
   bool track_open = false;
+  bool light = false;   // The engine's -mode.
   std::string gateway;  // A name that CheckGatewayName accepts.
 
   friend bool operator==(const SpoolHeader&, const SpoolHeader&) = default;
 };
+
+// Why no file may have this header: "the sequence is 0". nullptr: it is sound.
+[[nodiscard]] const char* HeaderProblem(const SpoolHeader& header);
 
 }  // namespace ctacct
 

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "engine/rows/gateway_name.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
@@ -58,8 +57,33 @@ bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, Traffic
   row->connection_time_ms = encoded.connection_time_ms;
   row->connection_count = encoded.connection_count;
   row->open_connections = encoded.open_connections;
+  row->flow_count = encoded.flow_count;
+  row->unanswered_count = encoded.unanswered_count;
   return AllZero(encoded.reserved, sizeof(encoded.reserved)) && row->port >= kPortNotListed &&
          row->port <= 65535;
+}
+
+// Only what is sound as a whole: HeaderProblem looks at the fields.
+SpoolHeader DecodeHeader(const Header& encoded) {
+  SpoolHeader header;
+  header.track_open = (encoded.flags & spool_format::kFlagTrackOpen) != 0;
+  header.light = (encoded.flags & spool_format::kFlagLight) != 0;
+  header.completeness = static_cast<Completeness>(encoded.completeness);
+  std::memcpy(header.engine_id.data(), encoded.engine_id, header.engine_id.size());
+  header.sequence = encoded.sequence;
+  header.interval_end_ns = encoded.interval_end_ns;
+  header.interval_length_ns = encoded.interval_length_ns;
+  header.created_ns = encoded.created_ns;
+  header.covered_from_ns = encoded.covered_from_ns;
+  header.covered_to_ns = encoded.covered_to_ns;
+  header.events_dropped = encoded.events_dropped;
+  header.ports_checksum = encoded.ports_checksum;
+  std::memcpy(header.src_mask.data(), encoded.src_mask, header.src_mask.size());
+  std::memcpy(header.dst_mask.data(), encoded.dst_mask, header.dst_mask.size());
+  std::memcpy(header.src_mask6.data(), encoded.src_mask6, header.src_mask6.size());
+  std::memcpy(header.dst_mask6.data(), encoded.dst_mask6, header.dst_mask6.size());
+  header.gateway.assign(encoded.gateway, encoded.gateway_bytes);
+  return header;
 }
 
 // What is wrong with it; empty if nothing is.
@@ -151,31 +175,23 @@ absl::Status SpoolReader::ReadHeader() {
   if (version > spool_format::kVersion) {
     return absl::UnimplementedError(absl::StrCat(
         path_, ": of version ", version, " of the spool format at byte ", offsetof(Header, version),
-        "; this program reads versions up to ", spool_format::kVersion));
+        "; this program reads version ", spool_format::kVersion));
   }
-  if (version == 0 || header_bytes != sizeof(Header)) {
+  if (version != spool_format::kVersion || header_bytes != sizeof(Header)) {
     return Corrupt(offsetof(Header, version), "no such version, or not with a header of this size");
   }
   Header encoded;
   std::memcpy(&encoded, bytes.data(), sizeof(encoded));
-  const bool sound = (encoded.flags & ~spool_format::kFlagsKnown) == 0 &&
-                     encoded.completeness <= static_cast<uint8_t>(Completeness::kPartial) &&
-                     AllZero(encoded.reserved, sizeof(encoded.reserved)) && encoded.sequence != 0 &&
-                     encoded.interval_end_ns >= 0 && encoded.interval_length_ns > 0 &&
-                     CheckGatewayName({encoded.gateway, encoded.gateway_bytes}).ok() &&
-                     AllZero(encoded.gateway + encoded.gateway_bytes,
-                             sizeof(encoded.gateway) - encoded.gateway_bytes);
-  if (!sound) return Corrupt(offsetof(Header, flags), "a field of the header is out of range");
-  version_ = version;
-  header_.track_open = (encoded.flags & spool_format::kFlagTrackOpen) != 0;
-  header_.completeness = static_cast<Completeness>(encoded.completeness);
-  std::memcpy(header_.engine_id.data(), encoded.engine_id, header_.engine_id.size());
-  header_.sequence = encoded.sequence;
-  header_.interval_end_ns = encoded.interval_end_ns;
-  header_.interval_length_ns = encoded.interval_length_ns;
-  header_.created_ns = encoded.created_ns;
-  header_.events_dropped = encoded.events_dropped;
-  header_.gateway.assign(encoded.gateway, encoded.gateway_bytes);
+  if ((encoded.flags & ~spool_format::kFlagsKnown) != 0 ||
+      !AllZero(encoded.reserved, sizeof(encoded.reserved)) ||
+      !AllZero(encoded.gateway + encoded.gateway_bytes,
+               sizeof(encoded.gateway) - encoded.gateway_bytes)) {
+    return Corrupt(offsetof(Header, flags), "the header has unknown flags or reserved bytes");
+  }
+  header_ = DecodeHeader(encoded);
+  if (const char* const why = HeaderProblem(header_); why != nullptr) {
+    return Corrupt(offsetof(Header, flags), absl::StrCat("the header is out of range: ", why));
+  }
   XXH3_64bits_update(file_hash_.get(), bytes.data(), bytes.size());
   return absl::OkStatus();
 }
@@ -190,10 +206,8 @@ absl::StatusOr<bool> SpoolReader::ReadBlock(std::vector<TrafficRow>* rows) {
       break;
     }
     const bool is_rows = head_.type == spool_format::kRowBlock;
-    if (!is_rows &&
-        (head_.type != spool_format::kGapBlock || version_ < spool_format::kVersionWithGaps)) {
-      return Corrupt(block_offset_,
-                     absl::StrCat("a block that version ", version_, " does not have"));
+    if (!is_rows && head_.type != spool_format::kGapBlock) {
+      return Corrupt(block_offset_, "a block of an unknown type");
     }
     if (!gaps_.empty()) return Corrupt(block_offset_, "not the end block behind the gap block");
     if (absl::Status status = is_rows ? TakeRows(rows) : TakeGaps(); !status.ok()) return status;

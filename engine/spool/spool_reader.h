@@ -83,7 +83,6 @@ class SpoolReader {
   SpoolHeader header_;
   SpoolTotals seen_;    // Summed up from the rows so far.
   SpoolTotals totals_;  // From the end block.
-  uint32_t version_ = 0;
   std::vector<Gap> gaps_;
   bool ended_ = false;
   // The block fetched last: where it begins, its header, and all of its bytes.

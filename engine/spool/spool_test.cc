@@ -8,6 +8,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <random>
 #include <sstream>
 #include <string>
@@ -47,7 +48,16 @@ class SpoolTest : public ::testing::Test {
     header.interval_end_ns = 1'600'000'005'000'000'000;
     header.interval_length_ns = 15'000'000'000;
     header.created_ns = header.interval_end_ns + 1;
+    header.covered_from_ns = header.interval_end_ns - 4'900'000'000;
+    header.covered_to_ns = header.interval_end_ns + 100'000'000;
     header.events_dropped = 3;
+    header.ports_checksum = 0x8877'6655'4433'2211;
+    header.src_mask = {255, 255, 255, 0};
+    header.dst_mask = {255, 239, 255, 0};
+    header.src_mask6.fill(0);
+    header.src_mask6[0] = 255;
+    header.dst_mask6[15] = 0;
+    header.light = true;
     header.completeness = Completeness::kResynced;
     header.track_open = true;
     header.gateway = "gw1.example";
@@ -72,6 +82,8 @@ class SpoolTest : public ::testing::Test {
     row.connection_time_ms = random();
     row.connection_count = static_cast<uint32_t>(random());
     row.open_connections = static_cast<uint32_t>(random());
+    row.flow_count = static_cast<uint32_t>(random());
+    row.unanswered_count = static_cast<uint32_t>(random());
     return row;
   }
 
@@ -197,7 +209,7 @@ TEST_F(SpoolTest, KeepsBothFamilies) {
 
 TEST_F(SpoolTest, AnIntervalWithoutTrafficIsAFileWithoutRows) {
   const std::string path = Write(MakeHeader(), {});
-  EXPECT_EQ(std::filesystem::file_size(path), 344u + 64u);
+  EXPECT_EQ(std::filesystem::file_size(path), 408u + 64u);
   EXPECT_TRUE(ReadBytes(Contents(path)).ok());
 }
 
@@ -222,6 +234,12 @@ TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   header.engine_id[6] = 0x76;
   header.engine_id[8] = 0x98;
   header.created_ns = header.interval_end_ns + 31'000'000;
+  header.covered_from_ns = header.interval_end_ns - 15'000'000'000;
+  header.covered_to_ns = header.interval_end_ns;
+  header.ports_checksum = 0;
+  header.src_mask = header.dst_mask = {255, 255, 255, 0};
+  header.src_mask6 = header.dst_mask6 = kMask6All;
+  header.light = false;
   header.events_dropped = 42;
   header.completeness = Completeness::kResynced;
   header.gateway = "gw1";
@@ -238,6 +256,8 @@ TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   row.connection_count = 1;
   row.connection_time_ms = 65'021;
   row.open_connections = 3;
+  row.flow_count = 2;
+  row.unanswered_count = 1;
 
   Gap gap;
   gap.began_ns = header.interval_end_ns - 5'250'000'000;
@@ -249,41 +269,8 @@ TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   std::ifstream document("engine/spool/SPOOL_FORMAT.md");
   ASSERT_TRUE(document.good());
   const std::string example = FromHexDump(document);
-  EXPECT_EQ(example.size(), 544u);
+  EXPECT_EQ(example.size(), 616u);
   EXPECT_EQ(Contents(Write(header, {row}, {gap})), example);
-}
-
-// A file that version 1 of the writer has made.
-constexpr char kVersion1[] =
-    "00000000: 43 54 53 50 4f 4f 4c 0a 01 00 00 00 58 01 00 00 \n"
-    "00000010: 01 00 00 00 00 03 00 00 10 11 12 13 14 15 76 17 \n"
-    "00000020: 98 19 1a 1b 1c 1d 1e 1f 07 00 00 00 00 00 00 00 \n"
-    "00000030: 00 f2 a5 02 87 57 34 16 00 d6 11 7e 03 00 00 00 \n"
-    "00000040: c0 f7 7e 04 87 57 34 16 00 00 00 00 00 00 00 00 \n"
-    "00000050: 67 77 31 00 00 00 00 00 00 00 00 00 00 00 00 00 \n"
-    "00000150: 4a d3 be 01 8f cf b9 3e 01 04 40 00 01 00 00 00 \n"
-    "00000160: 06 00 00 00 bb 01 00 00 0a 20 fb 00 0a 20 fa 00 \n"
-    "00000170: 10 00 00 00 00 00 00 00 0d 00 00 00 00 00 00 00 \n"
-    "00000180: 94 0c 00 00 00 00 00 00 5c 07 00 00 00 00 00 00 \n"
-    "00000190: fd fd 00 00 00 00 00 00 01 00 00 00 03 00 00 00 \n"
-    "000001a0: 1a 52 fe fc 79 06 ce ff 03 00 30 00 01 00 00 00 \n"
-    "000001b0: 01 00 00 00 00 00 00 00 10 00 00 00 00 00 00 00 \n"
-    "000001c0: 0d 00 00 00 00 00 00 00 94 0c 00 00 00 00 00 00 \n"
-    "000001d0: 5c 07 00 00 00 00 00 00 be cc fb 64 89 1a 55 2b \n"
-    "000001e0: 14 28 94 58 20 90 52 60 \n";
-
-TEST_F(SpoolTest, ReadsVersion1) {
-  std::istringstream dump(kVersion1);
-  const std::string bytes = FromHexDump(dump);
-  ASSERT_EQ(bytes.size(), 488u);
-  std::vector<TrafficRow> rows;
-  std::vector<Gap> gaps;
-  const absl::Status status = ReadBytes(bytes, &rows, &gaps);
-  ASSERT_TRUE(status.ok()) << status;
-  ASSERT_EQ(rows.size(), 1u);
-  EXPECT_EQ(rows[0].packets_src, 16u);
-  EXPECT_EQ(rows[0].connection_time_ms, 65'021u);
-  EXPECT_TRUE(gaps.empty());
 }
 
 TEST_F(SpoolTest, KeepsGaps) {
@@ -301,7 +288,7 @@ TEST_F(SpoolTest, KeepsGaps) {
   header.sequence = 8;
   rows_read.clear();
   const std::string only = Contents(Write(header, {}, {gaps[0]}));
-  EXPECT_EQ(only.size(), 344u + 56u + 64u);
+  EXPECT_EQ(only.size(), 408u + 56u + 64u);
   ASSERT_TRUE(ReadBytes(only, &rows_read, &gaps_read).ok());
   EXPECT_TRUE(rows_read.empty());
   EXPECT_EQ(gaps_read, std::vector<Gap>{gaps[0]});
@@ -309,7 +296,7 @@ TEST_F(SpoolTest, KeepsGaps) {
 
 TEST_F(SpoolTest, AGapThatCannotBeIsNamed) {
   constexpr size_t kHeader = sizeof(spool_format::Header);
-  constexpr size_t kRows = 8 + 64 + 8;
+  constexpr size_t kRows = 8 + 72 + 8;
   constexpr size_t kGaps = 8 + 2 * 40 + 8;
   const std::vector<size_t> blocks = {kHeader, kHeader + kRows, kHeader + kRows + kGaps};
   const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}, {MakeGap(1), MakeGap(2)}));
@@ -342,22 +329,22 @@ TEST_F(SpoolTest, AGapThatCannotBeIsNamed) {
   expect(head + 1, "\x04", head, "impossible gap block");
   // Twice the records of half the size.
   expect(head + 2, std::string("\x14\0\x04\0\0\0", 6), head, "impossible gap block");
-  expect(head, "\x04", head, "a block that version 2 does not have");
-  // As a file of version 1 says.
-  expect(8, "\x01", head, "a block that version 1 does not have");
-  expect(8, std::string(1, '\0'), 8, "no such version, or not with a header of this size");
+  expect(head, "\x04", head, "a block of an unknown type");
+  for (const char version : {0, 1, 2}) {
+    expect(8, std::string(1, version), 8, "no such version, or not with a header of this size");
+  }
 }
 
 TEST_F(SpoolTest, GapsComeOnceAndBehindTheRows) {
   constexpr size_t kHeader = sizeof(spool_format::Header);
   const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}, {MakeGap(1)}));
-  const std::string rows = sound.substr(kHeader, 80);
-  const std::string gaps = sound.substr(kHeader + 80, 56);
-  const std::string end = sound.substr(kHeader + 80 + 56);
+  const std::string rows = sound.substr(kHeader, 88);
+  const std::string gaps = sound.substr(kHeader + 88, 56);
+  const std::string end = sound.substr(kHeader + 88 + 56);
   for (const std::string& wrong : {gaps + rows, rows + gaps + gaps}) {
     std::vector<size_t> blocks = {kHeader};
     for (size_t at = 0; at < wrong.size();) {
-      at += wrong[at] == 1 ? 80 : 56;
+      at += wrong[at] == 1 ? 88 : 56;
       blocks.push_back(kHeader + at);
     }
     const absl::Status status = ReadBytes(Resealed(sound.substr(0, kHeader) + wrong + end, blocks));
@@ -380,17 +367,6 @@ TEST_F(SpoolTest, RejectsWhatTheFormatCannotHold) {
   const auto write = [this](const SpoolHeader& header, const TrafficRow& row) {
     return WriteSpoolFile(folder_, header, {row}).status();
   };
-  SpoolHeader header = MakeHeader();
-  header.gateway = std::string(256, 'g');
-  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
-  header.gateway = std::string("a\0b", 3);
-  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
-  header = MakeHeader();
-  header.sequence = 0;
-  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
-  header = MakeHeader();
-  header.interval_length_ns = 0;
-  EXPECT_TRUE(absl::IsInvalidArgument(write(header, MakeRow(1))));
   TrafficRow row = MakeRow(1);
   row.time_ns += 1;
   EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
@@ -398,8 +374,12 @@ TEST_F(SpoolTest, RejectsWhatTheFormatCannotHold) {
   row.port = -2;
   EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
   row = MakeRow(1);
-  row.connection_count = uint64_t{1} << 32;
-  EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  for (uint64_t TrafficRow::*count : {&TrafficRow::connection_count, &TrafficRow::open_connections,
+                                      &TrafficRow::flow_count, &TrafficRow::unanswered_count}) {
+    row = MakeRow(1);
+    row.*count = uint64_t{1} << 32;
+    EXPECT_TRUE(absl::IsInvalidArgument(write(MakeHeader(), row)));
+  }
   const auto write_gap = [this](const Gap& gap) {
     return WriteSpoolFile(folder_, MakeHeader(), {MakeRow(1)}, {gap}).status();
   };
@@ -416,6 +396,91 @@ TEST_F(SpoolTest, RejectsWhatTheFormatCannotHold) {
   EXPECT_TRUE(
       absl::IsInvalidArgument(WriteSpoolFile(folder_, MakeHeader(), {MakeRow(1)}, many).status()));
   EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+// What a header may not be: the writer refuses to write it, and the reader to read it.
+TEST_F(SpoolTest, EveryFieldOfAHeaderHasItsBounds) {
+  constexpr int64_t kSecond = 1'000'000'000;
+  constexpr int64_t kEnd = 7'258'118'400 * kSecond;  // 2200-01-01.
+  struct Bounds {
+    int64_t SpoolHeader::*field;
+    size_t offset;
+    int64_t least;
+    int64_t most;
+    const char* why;
+  };
+  SpoolHeader sound = MakeHeader();
+  sound.covered_from_ns = 0;
+  sound.covered_to_ns = kEnd - 1;
+  const std::string bytes = Contents(Write(sound, {}));
+  const auto expect_bad = [&](const SpoolHeader& header, size_t offset, const void* value,
+                              size_t size, const std::string& why) {
+    const absl::Status written = WriteSpoolFile(folder_, header, {}).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(written)) << why << ": " << written;
+    EXPECT_THAT(std::string(written.message()), HasSubstr(why));
+    std::string wrong = bytes;
+    std::memcpy(wrong.data() + offset, value, size);
+    const absl::Status read = ReadBytes(Resealed(wrong, {sizeof(spool_format::Header)}));
+    EXPECT_TRUE(absl::IsDataLoss(read)) << why << ": " << read;
+    EXPECT_THAT(std::string(read.message()), HasSubstr(why));
+  };
+  for (const Bounds& bounds : std::vector<Bounds>{
+           {&SpoolHeader::interval_end_ns, offsetof(spool_format::Header, interval_end_ns), 0,
+            kEnd - 1, "the interval ends"},
+           {&SpoolHeader::interval_length_ns, offsetof(spool_format::Header, interval_length_ns),
+            kSecond, 86'400 * kSecond, "the interval's length"},
+           {&SpoolHeader::created_ns, offsetof(spool_format::Header, created_ns), 0, kEnd - 1,
+            "it was created"},
+           {&SpoolHeader::covered_from_ns, offsetof(spool_format::Header, covered_from_ns), 0,
+            kEnd - 1, "the covered time is"},
+           {&SpoolHeader::covered_to_ns, offsetof(spool_format::Header, covered_to_ns), 0, kEnd - 1,
+            "the covered time is"},
+       }) {
+    for (const int64_t good : {bounds.least, bounds.most}) {
+      SpoolHeader header = sound;
+      header.*bounds.field = good;
+      std::filesystem::remove_all(folder_);
+      std::filesystem::create_directory(folder_);
+      SpoolHeader read_back = header;
+      EXPECT_EQ(SpoolReader::Open(Write(header, {}))->header(), read_back) << bounds.why;
+    }
+    for (const int64_t bad :
+         {bounds.least - 1, bounds.most + 1, int64_t{-1}, std::numeric_limits<int64_t>::min(),
+          std::numeric_limits<int64_t>::max()}) {
+      SpoolHeader header = sound;
+      header.*bounds.field = bad;
+      expect_bad(header, bounds.offset, &bad, sizeof(bad), bounds.why);
+    }
+  }
+  SpoolHeader header = sound;
+  header.covered_from_ns = 5;
+  header.covered_to_ns = 4;
+  constexpr size_t kCovered = offsetof(spool_format::Header, covered_from_ns);
+  const int64_t backwards[] = {5, 4};
+  expect_bad(header, kCovered, backwards, sizeof(backwards),
+             "the covered time ends before it began");
+  for (const uint64_t sequence : {uint64_t{0}, uint64_t{1} << 63}) {
+    header = sound;
+    header.sequence = sequence;
+    expect_bad(header, offsetof(spool_format::Header, sequence), &sequence, sizeof(sequence),
+               "the sequence is");
+  }
+  header = sound;
+  header.events_dropped = uint64_t{1} << 63;
+  expect_bad(header, offsetof(spool_format::Header, events_dropped), &header.events_dropped,
+             sizeof(header.events_dropped), "dropped events");
+  header = sound;
+  header.gateway = "gw\n.example";  // As long as before.
+  expect_bad(header, offsetof(spool_format::Header, gateway), header.gateway.data(),
+             header.gateway.size(), "the gateway's name");
+  header.gateway = std::string(256, 'g');
+  EXPECT_TRUE(absl::IsInvalidArgument(WriteSpoolFile(folder_, header, {}).status()));
+  header.gateway = std::string("a\0b", 3);
+  EXPECT_TRUE(absl::IsInvalidArgument(WriteSpoolFile(folder_, header, {}).status()));
+  // Behind the name.
+  std::string wrong = bytes;
+  wrong[offsetof(spool_format::Header, gateway) + sound.gateway.size()] = 'x';
+  EXPECT_TRUE(absl::IsDataLoss(ReadBytes(Resealed(wrong, {sizeof(spool_format::Header)}))));
 }
 
 TEST_F(SpoolTest, MissingFolderIsNamed) {
@@ -462,7 +527,7 @@ TEST_F(SpoolTest, DroppedOrRepeatedBlocksAreCorruption) {
   std::vector<TrafficRow> rows;
   for (uint64_t i = 0; i < 2 * spool_format::kBlockRowsMax; ++i) rows.push_back(MakeRow(i));
   const std::string sound = Contents(Write(MakeHeader(), rows));
-  const size_t block = 8 + size_t{spool_format::kBlockRowsMax} * 64 + 8;
+  const size_t block = 8 + size_t{spool_format::kBlockRowsMax} * 72 + 8;
   const size_t header = sizeof(spool_format::Header);
   std::string dropped = sound;
   dropped.erase(header, block);
@@ -501,8 +566,8 @@ TEST_F(SpoolTest, NonsenseIsCorruptionEvenIfTheChecksumsHold) {
   };
   for (const Case& nonsense : std::vector<Case>{
            {offsetof(spool_format::Header, version), 0, "no such version"},
-           {offsetof(spool_format::Header, completeness), 99, "a field of the header"},
-           {offsetof(spool_format::Header, flags), 0x82, "a field of the header"},
+           {offsetof(spool_format::Header, completeness), 99, "completeness is unknown"},
+           {offsetof(spool_format::Header, flags), 0x84, "unknown flags"},
            {kBlock + offsetof(spool_format::BlockHeader, type), spool_format::kGapBlock,
             "impossible gap block"},
            {kBlock + offsetof(spool_format::BlockHeader, address_family), 7,
@@ -533,7 +598,7 @@ TEST_F(SpoolTest, NonsenseIsCorruptionEvenIfTheChecksumsHold) {
 
 // Whatever a later version looks like behind its first 16 bytes.
 TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
-  for (const uint32_t header_bytes : {24u, 344u, 4096u}) {
+  for (const uint32_t header_bytes : {24u, 408u, 4096u}) {
     std::string bytes(header_bytes, '\x5a');
     std::memcpy(bytes.data(), spool_format::kMagic, sizeof(spool_format::kMagic));
     const uint32_t version = spool_format::kVersion + 1;
@@ -543,7 +608,7 @@ TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
     std::memcpy(bytes.data() + bytes.size() - 8, &checksum, sizeof(checksum));
     const absl::Status status = ReadBytes(bytes + "whatever");
     EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
-    EXPECT_THAT(std::string(status.message()), HasSubstr("FILE: of version 3"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr("FILE: of version 4"));
     bytes[bytes.size() - 1] ^= 1;
     EXPECT_TRUE(absl::IsDataLoss(ReadBytes(bytes)));
   }

@@ -1,5 +1,6 @@
 #include "engine/spool/spool_writer.h"
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <memory>
@@ -10,7 +11,6 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "engine/rows/gateway_name.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
@@ -33,15 +33,9 @@ std::string_view BytesOf(const Struct& value) {
 }
 
 absl::Status CheckHeader(const SpoolHeader& header) {
-  if (header.sequence == 0) return absl::InvalidArgumentError("spool: sequences begin at 1");
-  if (header.interval_end_ns < 0 || header.interval_length_ns <= 0) {
-    return absl::InvalidArgumentError(
-        "spool: the interval has no length, or ends before the epoch");
-  }
-  if (absl::Status status = CheckGatewayName(header.gateway); !status.ok()) {
-    return absl::InvalidArgumentError(absl::StrCat("spool: ", status.message()));
-  }
-  return absl::OkStatus();
+  const char* const why = HeaderProblem(header);
+  return why == nullptr ? absl::OkStatus()
+                        : absl::InvalidArgumentError(absl::StrCat("spool: header: ", why));
 }
 
 // Everything is checked before the first byte is written.
@@ -49,13 +43,14 @@ absl::Status CheckRows(const SpoolHeader& header, absl::Span<const TrafficRow> r
   for (size_t i = 0; i < rows.size(); ++i) {
     const TrafficRow& row = rows[i];
     const char* why = nullptr;
+    const uint64_t counts_max = std::max(
+        {row.connection_count, row.open_connections, row.flow_count, row.unanswered_count});
     if (row.time_ns != header.interval_end_ns) {
       why = "is not of the header's interval";
     } else if (row.port < kPortNotListed || row.port > 65535) {
       why = "has no port between -1 and 65535";
-    } else if (row.connection_count > std::numeric_limits<uint32_t>::max() ||
-               row.open_connections > std::numeric_limits<uint32_t>::max()) {
-      why = "has more connections than 32 bits hold";
+    } else if (counts_max > std::numeric_limits<uint32_t>::max()) {
+      why = "has more connections or flows than 32 bits hold";
     } else if (row.family != AddressFamily::kIpv4 && row.family != AddressFamily::kIpv6) {
       why = "is of no known address family";
     }
@@ -82,7 +77,8 @@ Header EncodeHeader(const SpoolHeader& header) {
   std::memcpy(encoded.magic, spool_format::kMagic, sizeof(encoded.magic));
   encoded.version = spool_format::kVersion;
   encoded.header_bytes = sizeof(Header);
-  encoded.flags = header.track_open ? spool_format::kFlagTrackOpen : 0;
+  encoded.flags = (header.track_open ? spool_format::kFlagTrackOpen : 0) |
+                  (header.light ? spool_format::kFlagLight : 0);
   encoded.completeness = static_cast<uint8_t>(header.completeness);
   encoded.gateway_bytes = static_cast<uint8_t>(header.gateway.size());
   std::memcpy(encoded.engine_id, header.engine_id.data(), header.engine_id.size());
@@ -90,7 +86,14 @@ Header EncodeHeader(const SpoolHeader& header) {
   encoded.interval_end_ns = header.interval_end_ns;
   encoded.interval_length_ns = header.interval_length_ns;
   encoded.created_ns = header.created_ns;
+  encoded.covered_from_ns = header.covered_from_ns;
+  encoded.covered_to_ns = header.covered_to_ns;
   encoded.events_dropped = header.events_dropped;
+  encoded.ports_checksum = header.ports_checksum;
+  std::memcpy(encoded.src_mask, header.src_mask.data(), sizeof(encoded.src_mask));
+  std::memcpy(encoded.dst_mask, header.dst_mask.data(), sizeof(encoded.dst_mask));
+  std::memcpy(encoded.src_mask6, header.src_mask6.data(), sizeof(encoded.src_mask6));
+  std::memcpy(encoded.dst_mask6, header.dst_mask6.data(), sizeof(encoded.dst_mask6));
   std::memcpy(encoded.gateway, header.gateway.data(), header.gateway.size());
   encoded.checksum = XXH3_64bits(&encoded, offsetof(Header, checksum));
   return encoded;
@@ -110,6 +113,8 @@ DiskRow EncodeRow(const TrafficRow& row) {
   encoded.connection_time_ms = row.connection_time_ms;
   encoded.connection_count = static_cast<uint32_t>(row.connection_count);
   encoded.open_connections = static_cast<uint32_t>(row.open_connections);
+  encoded.flow_count = static_cast<uint32_t>(row.flow_count);
+  encoded.unanswered_count = static_cast<uint32_t>(row.unanswered_count);
   return encoded;
 }
 

@@ -1,7 +1,9 @@
-// Prints spool files as CSV (docs/formats.md) on standard output; gaps, one line each, on standard
-// error. Of a bad file the sound blocks are printed, then what is wrong with it and at which byte
-// on standard error, and the exit status is 1: the rows that can be salvaged are worth more than
-// none.
+// Prints spool files as CSV (docs/formats.md) on standard output; on standard error the gaps, one
+// line each, and what a file covers if that is not its whole interval: rates are over that time. Of
+// a bad file the sound blocks are printed, then what is wrong with it and at which byte on standard
+// error, and the exit status is 1: the rows that can be salvaged are worth more than none.
+#include <cstdint>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -22,7 +24,8 @@ constexpr char kProgram[] = "spooldump";
 // clang-format off
 constexpr char kUsage[] =
     "usage: spooldump FILE...\n"
-    "Prints spool files as CSV, and their gaps on standard error. Exit status 1 if one is bad.";
+    "Prints spool files as CSV. Gaps, and intervals that were not covered as a whole, are reported\n"
+    "on standard error. Exit status 1 if a file is bad.";
 // clang-format on
 
 // RFC 3339, UTC, always to the nanosecond.
@@ -34,7 +37,17 @@ std::string GapLine(const std::string& path, const Gap& gap) {
   return absl::StrCat(path, ": gap from ", TimeText(gap.began_ns), " to ", TimeText(gap.ended_ns),
                       ": cause ", GapCauseName(gap.cause), ", completeness ",
                       CompletenessName(gap.completeness), ", events dropped ", gap.events_dropped,
-                      ", flows lost ", gap.flows_lost);
+                      ", flows lost at least ", gap.flows_lost);
+}
+
+// Empty if the file covers its interval, give or take the time by which dumps begin late.
+std::string CoverageLine(const std::string& path, const SpoolHeader& header) {
+  const int64_t covered_ns = header.covered_to_ns - header.covered_from_ns;
+  const int64_t difference_ns = std::abs(covered_ns - header.interval_length_ns);
+  if (difference_ns <= header.interval_length_ns / 20) return "";
+  return absl::StrCat(path, ": covers ", TimeText(header.covered_from_ns), " to ",
+                      TimeText(header.covered_to_ns), " of an interval of ",
+                      static_cast<double>(header.interval_length_ns) / 1e9, " s");
 }
 
 // The gaps, then the error if there is one: after the rows, so that both streams on one terminal
@@ -59,6 +72,9 @@ absl::StatusOr<bool> Dump(const std::string& path) {
     const absl::Status written = WriteToStdout(lines);
     if (!written.ok()) return written;
   }
+  // Of a bad file only what is wrong with it.
+  const std::string coverage = status.ok() ? CoverageLine(path, reader->header()) : "";
+  if (!coverage.empty()) PrintError(kProgram, absl::UnknownError(coverage));
   PrintFindings(path, reader.ok() ? reader->gaps() : std::vector<Gap>(), status);
   return status.ok();
 }

@@ -48,6 +48,8 @@ class SpooldumpTest : public ::testing::Test {
     header.sequence = sequence;
     header.interval_end_ns = row.time_ns;
     header.interval_length_ns = 15'000'000'000;
+    header.covered_from_ns = row.time_ns - covered_ns_;
+    header.covered_to_ns = row.time_ns;
     header.track_open = track_open;
     const absl::StatusOr<std::string> name =
         WriteSpoolFile(folder_, header, std::vector<TrafficRow>(rows, row), gaps);
@@ -63,6 +65,7 @@ class SpooldumpTest : public ::testing::Test {
   }
 
   std::string folder_;
+  int64_t covered_ns_ = 14'900'000'000;
 };
 
 TEST_F(SpooldumpTest, PrintsElevenOrTwelveColumns) {
@@ -92,21 +95,32 @@ TEST_F(SpooldumpTest, GapsAreLinesOfStandardError) {
   EXPECT_EQ(run.err, "spooldump: " + path +
                          ": gap from 2020-09-13T12:26:35.000000001Z to "
                          "2020-09-13T12:26:35.250000000Z: cause overrun, completeness resynced, "
-                         "events dropped 42, flows lost 0\n"
+                         "events dropped 42, flows lost at least 0\n"
                          "spooldump: " +
                          path +
                          ": gap from 2020-09-13T12:10:00.000000000Z to "
                          "2020-09-13T12:26:40.500000000Z: cause restart, completeness partial, "
-                         "events dropped 0, flows lost 7\n");
+                         "events dropped 0, flows lost at least 7\n");
+}
+
+TEST_F(SpooldumpTest, SaysIfAnIntervalWasNotCoveredAsAWhole) {
+  covered_ns_ = 5'000'000'000;
+  const std::string path = Write(1, false, 0);
+  const Finished run = Run({path});
+  EXPECT_TRUE(run.exit.ok());
+  EXPECT_EQ(run.out, "");
+  EXPECT_EQ(run.err, "spooldump: " + path +
+                         ": covers 2020-09-13T12:26:40.000000000Z to "
+                         "2020-09-13T12:26:45.000000000Z of an interval of 15 s\n");
 }
 
 TEST_F(SpooldumpTest, ABadFileIsNamedAndTheNextOneIsPrinted) {
   const std::string bad = Write(1, false);
-  std::filesystem::resize_file(bad, 400);
+  std::filesystem::resize_file(bad, 450);
   const Finished run = Run({bad, folder_ + "/none", Write(2, false)});
   EXPECT_EQ(run.exit.code, 1);
   EXPECT_EQ(run.out, std::string(kLine) + "\n");
-  EXPECT_THAT(run.err, StartsWith("spooldump: " + bad + ": torn: ends at byte 400"));
+  EXPECT_THAT(run.err, StartsWith("spooldump: " + bad + ": torn: ends at byte 450"));
   EXPECT_THAT(run.err, HasSubstr(folder_ + "/none"));
   EXPECT_EQ(std::count(run.err.begin(), run.err.end(), '\n'), 2);
 }

@@ -61,16 +61,18 @@ std::string KeyTexts(TopView view, const TopKey& key) {
 std::string IntervalLines(const std::vector<const TopInterval*>& chosen,
                           const std::vector<const TopInterval*>& present, int64_t now_ns) {
   std::string text =
-      "#interval\tgateway\tend\tseconds\tage_seconds\tcompleteness\tevents_dropped\trows\tin_sums\n";
+      "#interval\tgateway\tend\tseconds\tcovered_seconds\tage_seconds\tcompleteness\tevents_dropped\t"
+      "rows\tin_sums\n";
   for (const TopInterval* interval : chosen) {
     const bool in_sums = std::find(present.begin(), present.end(), interval) != present.end();
-    text +=
-        Line({"interval", NameOrDash(interval->gateway), UtcText(interval->end_ns),
-              absl::StrCat(static_cast<double>(interval->length_ns) / 1e9),
-              Decimal(static_cast<double>(now_ns - interval->end_ns) / 1e9),
-              interval->completeness.has_value() ? CompletenessName(*interval->completeness) : "-",
-              absl::StrCat(interval->events_dropped), absl::StrCat(interval->rows.size()),
-              in_sums ? "yes" : "no"});
+    text += Line(
+        {"interval", NameOrDash(interval->gateway), UtcText(interval->end_ns),
+         absl::StrCat(static_cast<double>(interval->length_ns) / 1e9),
+         interval->covered_ns > 0 ? Decimal(static_cast<double>(interval->covered_ns) / 1e9) : "-",
+         Decimal(static_cast<double>(now_ns - interval->end_ns) / 1e9),
+         interval->completeness.has_value() ? CompletenessName(*interval->completeness) : "-",
+         absl::StrCat(interval->events_dropped), absl::StrCat(interval->rows.size()),
+         in_sums ? "yes" : "no"});
   }
   text += "#gap\tgateway\tbegan\tended\tcause\tcompleteness\tevents_dropped\tflows_lost\n";
   for (const TopInterval* interval : chosen) {

@@ -25,7 +25,8 @@ namespace {
 constexpr size_t kProblemsMax = 3;
 // Beyond its interval's end a file may take so long: the dump, the merge, the disk.
 constexpr int64_t kLateNs = 5'000'000'000;
-// A gateway without any traffic writes no file, so a little silence means nothing.
+// Every interval of a spool has a file. In CSV one without traffic has none, so a little silence
+// means nothing.
 constexpr int64_t kSilentIntervals = 2;
 
 std::string NameOf(const std::string& gateway) {
@@ -63,9 +64,21 @@ std::string GapsText(const std::vector<Gap>& gaps, int64_t now_ns, const absl::T
     absl::StrAppend(&text, ", ", WithThousands(all.events_dropped), " events dropped");
   }
   if (all.flows_lost != 0) {
-    absl::StrAppend(&text, ", ", WithThousands(all.flows_lost), " flows lost");
+    absl::StrAppend(&text, ", at least ", WithThousands(all.flows_lost), " flows lost");
   }
   return text;
+}
+
+// "15 s"; "5.0 of 15 s" if less was observed, as when the engine started within the interval.
+std::string CoveredText(const std::vector<const TopInterval*>& present, int64_t length_ns) {
+  const std::string length = absl::StrCat(static_cast<double>(length_ns) / 1e9, " s");
+  int64_t observed_ns = 0;
+  for (const TopInterval* interval : present) {
+    observed_ns = std::max(observed_ns, interval->observed_ns());
+  }
+  constexpr int64_t kTolerancePercent = 5;  // Of the moments at which dumps begin.
+  if (observed_ns * 100 >= length_ns * (100 - kTolerancePercent)) return length;
+  return absl::StrFormat("%.1f of %s", static_cast<double>(observed_ns) / 1e9, length);
 }
 
 ScreenLine TitleLine(const TopScreen& screen, size_t width) {
@@ -88,7 +101,7 @@ ScreenLine TitleLine(const TopScreen& screen, size_t width) {
   }
   bool alarm = false;
   const std::string completeness = CompletenessText(present, &alarm);
-  line.push_back({absl::StrCat("  ", static_cast<double>(length_ns) / 1e9, " s until ",
+  line.push_back({absl::StrCat("  ", CoveredText(present, length_ns), " until ",
                                MomentText(end_ns, state.now_ns, screen.time_zone), "  ")});
   line.push_back({completeness, alarm ? TextStyle::kAlarm : TextStyle::kPlain});
   const int64_t next_ns = end_ns + length_ns - state.now_ns;
@@ -193,7 +206,7 @@ std::vector<ScreenLine> WaitingLines(const TopState& state, const absl::TimeZone
                    (next_ns - state.now_ns + kNanosPerSecond - 1) / kNanosPerSecond, " s."));
   add("");
   add(absl::StrCat("Looking at ", Printable(state.folder)));
-  add("An interval without any traffic leaves no file there.");
+  add("Spool files: every interval leaves one. CSV files: only one with traffic.");
   return lines;
 }
 
@@ -292,13 +305,15 @@ std::vector<std::string> TopProblems(const TopState& state, const absl::TimeZone
   for (const TopInterval* interval : chosen) {
     const int64_t silent_ns = state.now_ns - interval->end_ns;
     if (silent_ns <= kSilentIntervals * interval->length_ns + kLateNs) continue;
-    // An engine tells that it runs, even where nothing moves.
+    // The metrics file says whether the engine runs.
     const bool runs =
         state.intervals.size() == 1 && state.health.has_value() && state.health_problems.empty();
     problems.push_back(absl::StrCat(
         NameOf(interval->gateway), ": nothing since ",
-        MomentText(interval->end_ns, state.now_ns, zone), ", ", Duration(silent_ns),
-        " ago: ", runs ? "no traffic" : "no traffic, or no engine",
+        MomentText(interval->end_ns, state.now_ns, zone), ", ", Duration(silent_ns), " ago: ",
+        interval->completeness.has_value()
+            ? (runs ? "the engine runs, and leaves no file here" : "does the engine run?")
+            : (runs ? "no traffic" : "no traffic, or no engine"),
         std::find(present.begin(), present.end(), interval) == present.end() ? "; not in the sums"
                                                                              : ""));
   }

@@ -268,7 +268,7 @@ TEST_F(TopScreenTest, IncompleteIntervalsAreSaid) {
       {kEnd - 86'400 * kSecond, kEnd, GapCause::kRestart, Completeness::kPartial, 0, 17});
   interval_.completeness = Completeness::kPartial;
   EXPECT_THAT(Problems(), ElementsAre("2 gaps 2020-09-12 12:26:45-12:26:45, overrun+restart, "
-                                      "partial, 4,200 events dropped, 17 flows lost"));
+                                      "partial, 4,200 events dropped, at least 17 flows lost"));
   const std::vector<std::string> lines = Render(80, 24);
   EXPECT_THAT(lines[0], HasSubstr("  PARTIAL  "));
   EXPECT_THAT(lines[3], StartsWith("! 2 gaps 2020-09-12"));
@@ -278,10 +278,24 @@ TEST_F(TopScreenTest, IncompleteIntervalsAreSaid) {
 TEST_F(TopScreenTest, SilenceIsSaid) {
   screen_.state.now_ns = kEnd + 300 * kSecond;
   EXPECT_THAT(Problems(),
-              ElementsAre("gw1: nothing since 12:26:45, 5 min ago: no traffic, or no engine"));
-  // The engine's file tells that it runs.
+              ElementsAre("gw1: nothing since 12:26:45, 5 min ago: does the engine run?"));
+  // The engine's metrics file says that it runs.
   screen_.state.health = EngineHealth();
+  EXPECT_THAT(Problems(), ElementsAre("gw1: nothing since 12:26:45, 5 min ago: the engine runs, "
+                                      "and leaves no file here"));
+  // CSV: an interval without traffic has no file.
+  interval_.completeness.reset();
   EXPECT_THAT(Problems(), ElementsAre("gw1: nothing since 12:26:45, 5 min ago: no traffic"));
+  screen_.state.health.reset();
+  EXPECT_THAT(Problems(),
+              ElementsAre("gw1: nothing since 12:26:45, 5 min ago: no traffic, or no engine"));
+}
+
+TEST_F(TopScreenTest, TheTitleSaysHowMuchWasCovered) {
+  interval_.covered_ns = 14'999'000'000;
+  EXPECT_THAT(Render(80, 24)[0], StartsWith("ctacct-top  gw1  15 s until"));
+  interval_.covered_ns = 5 * kSecond;
+  EXPECT_THAT(Render(80, 24)[0], StartsWith("ctacct-top  gw1  5.0 of 15 s until"));
 }
 
 TEST_F(TopScreenTest, GatewaysTogetherAndAlone) {
@@ -294,8 +308,8 @@ TEST_F(TopScreenTest, GatewaysTogetherAndAlone) {
   std::vector<std::string> lines = Render(80, 24);
   EXPECT_THAT(lines[0], StartsWith("ctacct-top  2 gateways  15 s until"));
   EXPECT_THAT(lines[1], HasSubstr("conns 9,900,"));
-  EXPECT_THAT(Problems(), ElementsAre("gw3: nothing since 12:16:45, 10 min ago: no traffic, or no "
-                                      "engine; not in the sums"));
+  EXPECT_THAT(Problems(), ElementsAre("gw3: nothing since 12:16:45, 10 min ago: does the engine "
+                                      "run?; not in the sums"));
   screen_.state.intervals = {&interval_, &silent};
   EXPECT_THAT(Render(80, 24)[0], StartsWith("ctacct-top  gw1  "));
   screen_.state.intervals = {&interval_, &other, &silent};
@@ -335,9 +349,9 @@ TEST_F(TopScreenTest, OnceIsOneKindALine) {
       "bytes_src\tbytes_dst\tpackets_src\tpackets_dst\tconnections\tmean_seconds\topen\t"
       "bits_src_per_s\tbits_dst_per_s\tpackets_src_per_s\tpackets_dst_per_s\tconnections_per_s\n";
   EXPECT_EQ(text,
-            "#interval\tgateway\tend\tseconds\tage_seconds\tcompleteness\tevents_dropped\trows\t"
-            "in_sums\n"
-            "interval\tgw1\t2020-09-13T12:26:45Z\t15\t3.000\tresynced\t42\t2\tyes\n"
+            "#interval\tgateway\tend\tseconds\tcovered_seconds\tage_seconds\tcompleteness\t"
+            "events_dropped\trows\tin_sums\n"
+            "interval\tgw1\t2020-09-13T12:26:45Z\t15\t-\t3.000\tresynced\t42\t2\tyes\n"
             "#gap\tgateway\tbegan\tended\tcause\tcompleteness\tevents_dropped\tflows_lost\n"
             "gap\tgw1\t2020-09-13T12:26:43Z\t2020-09-13T12:26:44Z\toverrun\tresynced\t42\t0\n"
             "#total\t" +

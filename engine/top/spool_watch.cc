@@ -184,6 +184,7 @@ absl::StatusOr<bool> TopFolder::TakeSpool(int fd, const std::string& path,
   interval.gateway = header.gateway;
   interval.end_ns = header.interval_end_ns;
   interval.length_ns = header.interval_length_ns;
+  interval.covered_ns = header.covered_to_ns - header.covered_from_ns;
   interval.completeness = header.completeness;
   interval.events_dropped = header.events_dropped;
   interval.track_open = header.track_open;
@@ -227,6 +228,7 @@ absl::StatusOr<bool> TopFolder::TakeInterval(TopInterval interval, const std::st
     const TopInterval& part = *newest.interval;
     if (interval.rows.size() + part.rows.size() > kTopRowsMax) return TooManyRows(path);
     interval.length_ns = std::max(interval.length_ns, part.length_ns);
+    interval.covered_ns += part.covered_ns;
     interval.completeness = std::max(interval.completeness, part.completeness);
     interval.events_dropped += part.events_dropped;
     interval.track_open |= part.track_open;

@@ -118,6 +118,8 @@ TEST_F(TopFolderTest, ReadsHowTheIntervalWas) {
   header.events_dropped = 42;
   header.track_open = true;
   header.interval_length_ns = 5 * kSecond;
+  header.covered_from_ns = 12 * kSecond;
+  header.covered_to_ns = 15 * kSecond;
   const Gap gap = {1, 2, GapCause::kOverrun, Completeness::kPartial, 42, 3};
   Write(header, 1, {gap});
   Open();
@@ -126,6 +128,7 @@ TEST_F(TopFolderTest, ReadsHowTheIntervalWas) {
   EXPECT_EQ(interval.events_dropped, 42u);
   EXPECT_TRUE(interval.track_open);
   EXPECT_EQ(interval.length_ns, 5 * kSecond);
+  EXPECT_EQ(interval.covered_ns, 3 * kSecond);
   EXPECT_THAT(interval.gaps, ElementsAre(gap));
   EXPECT_EQ(interval.rows[0].bytes_src, 100u);
 }
@@ -133,17 +136,22 @@ TEST_F(TopFolderTest, ReadsHowTheIntervalWas) {
 TEST_F(TopFolderTest, ARestartWithinAnIntervalAddsUp) {
   Open();
   SpoolHeader before = Header("a", 1, 5, 60);
+  before.covered_from_ns = 45 * kSecond;
+  before.covered_to_ns = 50 * kSecond;
   Write(before, 2);
   EXPECT_TRUE(Update());
   const std::shared_ptr<const TopInterval> shown = top_->intervals()[0];
   SpoolHeader after = Header("a", 2, 1, 60);
   after.completeness = Completeness::kPartial;
   after.events_dropped = 1;
+  after.covered_from_ns = 58 * kSecond;
+  after.covered_to_ns = 60 * kSecond;
   Write(after, 3, {{1, 2, GapCause::kRestart, Completeness::kPartial, 0, 1}});
   EXPECT_TRUE(Update());
   EXPECT_THAT(Seen(), ElementsAre("a 60 5"));
   EXPECT_EQ(top_->intervals()[0]->completeness, Completeness::kPartial);
   EXPECT_EQ(top_->intervals()[0]->gaps.size(), 1u);
+  EXPECT_EQ(top_->intervals()[0]->covered_ns, 7 * kSecond);
   EXPECT_EQ(shown->rows.size(), 2u);  // What somebody looks at stays as it is.
   // As does a look at the folder with both.
   Open();

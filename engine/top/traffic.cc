@@ -142,7 +142,7 @@ TopTable MakeTopTable(const std::vector<const TopInterval*>& intervals, TopView 
       ++table.rows;
       Add(row, &its[KeyOf(row, view)]);
     }
-    const double seconds = static_cast<double>(interval->length_ns) / 1e9;
+    const double seconds = static_cast<double>(interval->observed_ns()) / 1e9;
     for (const auto& [key, sums] : its) {
       Add(sums, seconds, &all[key]);
       Add(sums, seconds, &table.total);

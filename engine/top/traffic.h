@@ -1,6 +1,6 @@
 // Traffic of the last intervals, summed by pair, origin, destination or port, and sorted.
 //
-// Sums are exact; rates are sums divided by the length of their interval, so gateways with
+// Sums are exact; rates are sums divided by the time that their interval covers, so gateways with
 // different intervals may be in one table. Pure functions and plain values; thread-compatible.
 #ifndef CTACCT_ENGINE_TOP_TRAFFIC_H_
 #define CTACCT_ENGINE_TOP_TRAFFIC_H_
@@ -24,6 +24,7 @@ struct TopInterval {
   std::string gateway;  // Empty: unknown (CSV).
   int64_t end_ns = 0;   // Since the Unix epoch.
   int64_t length_ns = 0;
+  int64_t covered_ns = 0;                    // How much of it was observed; 0: unknown (CSV).
   std::optional<Completeness> completeness;  // Nothing: unknown (CSV).
   uint64_t events_dropped = 0;
   bool track_open = false;
@@ -31,6 +32,9 @@ struct TopInterval {
   std::vector<TrafficRow> rows;
   // More than one if the engine was restarted within the interval.
   std::vector<std::string> files;
+
+  // What rates are over.
+  [[nodiscard]] int64_t observed_ns() const { return covered_ns > 0 ? covered_ns : length_ns; }
 };
 
 enum class TopView { kPairs, kOrigins, kDestinations, kPorts };

@@ -133,6 +133,15 @@ TEST(TopTrafficTest, RatesAreOverEachGatewaysOwnInterval) {
   EXPECT_DOUBLE_EQ(table.total.bits_src_rate, table.entries[0].sums.bits_src_rate);
 }
 
+TEST(TopTrafficTest, RatesAreOverWhatWasCovered) {
+  TopInterval interval = Interval("a", 15, 15, {Row("10.0.0.1", "10.9.0.1", 80, 500)});
+  interval.covered_ns = 5'000'000'000;
+  EXPECT_DOUBLE_EQ(Table({&interval}, TopView::kPairs).total.bits_src_rate, 8.0 * 500 / 5);
+  // Unknown, as of CSV files.
+  interval.covered_ns = 0;
+  EXPECT_DOUBLE_EQ(Table({&interval}, TopView::kPairs).total.bits_src_rate, 8.0 * 500 / 15);
+}
+
 TEST(TopTrafficTest, FiltersByBeginningOrNetworkOfEitherEnd) {
   const TopInterval interval =
       Interval("gw", 15, 15,

@@ -54,7 +54,7 @@ TEST_F(TrafficFileTest, ASpoolFileKeepsItsKey) {
   header.engine_id.fill(9);
   header.sequence = 12;
   header.interval_end_ns = 5;
-  header.interval_length_ns = 1;
+  header.interval_length_ns = 15'000'000'000;
   TrafficRow row;
   row.time_ns = 5;
   const std::string name = WriteSpoolFile(folder_, header, {row, row}).value();
@@ -141,7 +141,7 @@ TEST_F(TrafficFileTest, ATornSpoolFileIsNotTornWhileItIsWritten) {
   SpoolHeader header;
   header.engine_id.fill(9);
   header.sequence = 1;
-  header.interval_length_ns = 1;
+  header.interval_length_ns = 15'000'000'000;
   const std::string name = WriteSpoolFile(folder_, header, {TrafficRow()}).value();
   const std::string path = folder_ + "/" + name;
   std::filesystem::resize_file(path, std::filesystem::file_size(path) - 1);

@@ -97,11 +97,12 @@
 
   // Points: [end ms, seconds, (place,) bytes sent, bytes replied, packets sent, packets replied,
   // connections, their durations, (open)].
-  // The first may begin before there is data: what there is of it is no slower for that.
+  // Seconds are what was covered. Where that is not known (CSV files) they are the point's length; but the first point may
+  // begin before there is data, and has no lower rate for that. Half a second: dumps begin a little late.
   for (const source of [data.total, data.origins, data.destinations, data.ports]) {
     for (const point of source.points) {
       const before = (data.held[0] - (point[0] - source.width)) / 1000;
-      if (before > 0 && before < point[1]) point[1] -= before;
+      if (before > 0 && before < point[1] && point[1] > source.width / 1000 - before + .5) point[1] -= before;
     }
   }
   const kEmpty = data.total.points.length === 0;
@@ -322,7 +323,7 @@
     }
     const wrong = resynced + partial;
     const share = 100 * (intervals - wrong) / intervals;
-    const losses = [dropped > 0 ? `${count(dropped)} events dropped` : '', lost > 0 ? `${count(lost)} flows lost` : '']
+    const losses = [dropped > 0 ? `${count(dropped)} events dropped` : '', lost > 0 ? `at least ${count(lost)} flows lost` : '']
       .filter(Boolean).join(', ');
     const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
       : [partial > 0 ? `${exact(partial)} partial` : '', resynced > 0 ? `${exact(resynced)} resynced` : '']
@@ -331,6 +332,12 @@
                        {id: 'complete', kind: partial > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
     return made;
+  };
+
+  // Of the range, by the gateway that observed most. Of a gateway that writes CSV files nobody knows.
+  const coveredSeconds = () => {
+    const covered = data.gateways.gateways.map((gateway) => gateway[12]);
+    return covered.length > 0 && covered.every((one) => one > 0) ? Math.max(...covered) : (whole[1] - whole[0]) / 1000;
   };
 
   const showTotals = () => {
@@ -346,7 +353,7 @@
       if (rate > peak[0]) peak = [rate, point[0]];
       openMost = Math.max(openMost, point[8] ?? 0);
     }
-    const time = isWhole() ? (whole[1] - whole[0]) / 1000 : seconds;
+    const time = isWhole() ? coveredSeconds() : seconds;
     const figures = [
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
@@ -465,9 +472,9 @@
     const section = $('gateways');
     section.append(head('gateways', 'Gateways', 'how far their intervals are to be believed'));
     section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
-                          ['Flows lost', 'minor']],
-      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost]) => element('tr', {},
-        element('th', {scope: 'row', title: gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
+                          ['Flows lost, at least', 'minor']],
+      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered]) => element('tr', {},
+        element('th', {scope: 'row', title: covered > 0 ? `${gateway}: ${duration(covered * 1000)} observed` : gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
         cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals, '', 'minor'),
         cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
         cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));

@@ -2,14 +2,18 @@
 
 #include <algorithm>
 #include <limits>
+#include <map>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "engine/rows/gap.h"
 #include "engine/system/check.h"
+#include "importer/postgres/pg_binary.h"
 #include "importer/tables/copy_encoder.h"
 #include "importer/tables/partitions.h"
 #include "importer/tables/rollup.h"
@@ -28,9 +32,13 @@ constexpr char kBegin[] = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synch
 
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
-    "interval_length, completeness, events_dropped, flows_lost, gateway, source_file) "
+    "interval_length, completeness, events_dropped, flows_lost, gateway, source_file, covered_from, "
+    "covered_to, ports_checksum, src_mask, dst_mask, mode) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
-    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING";
+    "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11, "
+    "timestamptz 'epoch' + $12::bigint * interval '1 microsecond', "
+    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17) "
+    "ON CONFLICT DO NOTHING";
 
 // All gaps of a file at once. Arrays of numbers and of our own words: nothing to escape.
 constexpr char kInsertGaps[] =
@@ -45,10 +53,14 @@ constexpr char kInsertGaps[] =
     "WITH ORDINALITY AS gap "
     "(began, ended, cause, completeness, events_dropped, flows_lost, number)";
 
+constexpr char kAddCovered[] =
+    "SELECT traffic_add_covered($1::timestamptz[], $2::text[], $3::bigint[])";
+
 // Large enough for few system calls, small enough to stay in the cache on its way to the socket.
 constexpr size_t kCopyBufferBytes = 512 * 1024;
 constexpr uint64_t kBigintMax = std::numeric_limits<int64_t>::max();
 constexpr int64_t kNanosPerMicro = 1000;
+constexpr int64_t kHalfHourNs = 1'800'000'000'000;
 
 // How the messages of these errors begin.
 constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
@@ -88,18 +100,27 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
   if (summary.sequence > kBigintMax || dropped > kBigintMax) {
     return absl::InvalidArgumentError("the sequence or the count of dropped events is too large");
   }
-  std::vector<Parameter> of_spool(3);
+  std::vector<Parameter> of_spool(9);
   if (spool != nullptr) {
     of_spool = {absl::StrCat(spool->interval_end_ns / kNanosPerMicro),
                 absl::StrCat(spool->interval_length_ns / kNanosPerMicro),
-                CompletenessName(spool->completeness)};
+                CompletenessName(spool->completeness),
+                absl::StrCat(spool->covered_from_ns / kNanosPerMicro),
+                absl::StrCat(spool->covered_to_ns / kNanosPerMicro),
+                spool->ports_checksum == 0
+                    ? Parameter()
+                    : absl::StrCat(static_cast<int64_t>(spool->ports_checksum)),
+                absl::StrJoin(spool->src_mask, "."),
+                absl::StrJoin(spool->dst_mask, "."),
+                spool->light ? "light" : "precise"};
   }
   const absl::StatusOr<PgResult> result =
       Query(connection, kInsertLedger,
             {EngineIdText(summary.engine_id), absl::StrCat(summary.sequence),
              absl::StrCat(static_cast<int64_t>(summary.checksum)), absl::StrCat(summary.row_count),
              of_spool[0], of_spool[1], of_spool[2], absl::StrCat(dropped), absl::StrCat(lost),
-             GatewayOf(file), absl::CHexEscape(file.file->name())});
+             GatewayOf(file), absl::CHexEscape(file.file->name()), of_spool[3], of_spool[4],
+             of_spool[5], of_spool[6], of_spool[7], of_spool[8]});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
 }
@@ -158,8 +179,59 @@ absl::Status CompareWithLedger(PgConnection& connection, const FileSummary& summ
                    " is in the database already, with other contents; neither was changed"));
 }
 
+// What the files of a transaction add to traffic_covered: microseconds by the end of the half hour
+// and the gateway. Sorted, so importers cannot deadlock.
+class CoveredTimes {
+ public:
+  void Add(const SpoolHeader& header) {
+    Microseconds& sum =
+        sums_.try_emplace(KeyOf(header.interval_end_ns, header.gateway), 0).first->second;
+    // Each moment is rounded as in the ledger, so that what follows each other adds up.
+    if (sum.has_value()) {
+      *sum += header.covered_to_ns / kNanosPerMicro - header.covered_from_ns / kNanosPerMicro;
+    }
+  }
+  // Rows that do not say what was observed.
+  void NoteUnknown(absl::Span<const TrafficRow> rows, const std::string& gateway) {
+    int64_t last_ns = -1;
+    for (const TrafficRow& row : rows) {
+      if (std::exchange(last_ns, row.time_ns) == row.time_ns) continue;
+      sums_[KeyOf(row.time_ns, gateway)] = std::nullopt;
+    }
+  }
+
+  [[nodiscard]] absl::Status Flush(PgConnection& connection) {
+    if (sums_.empty()) return absl::OkStatus();
+    PgArray times(PgType::kTimestamptz, sums_.size());
+    PgArray gateways(PgType::kText, sums_.size());
+    PgArray sums(PgType::kInt8, sums_.size());
+    for (const auto& [key, sum] : sums_) {
+      times.AppendTime(key.first);
+      gateways.AppendText(key.second);
+      sums.AppendInt8(sum.value_or(kUnknown));
+    }
+    sums_.clear();
+    return connection
+        .QueryBinary(kAddCovered, {std::move(times).bytes(), std::move(gateways).bytes(),
+                                   std::move(sums).bytes()})
+        .status();
+  }
+
+ private:
+  static constexpr int64_t kUnknown = -1;  // As traffic_add_covered takes it.
+  using Key = std::pair<int64_t, std::string>;
+  using Microseconds = std::optional<int64_t>;  // None: unknown.
+
+  // Of a time that is the end of an interval, from 1970 on.
+  static Key KeyOf(int64_t time_ns, const std::string& gateway) {
+    return {(time_ns + kHalfHourNs - 1) / kHalfHourNs * kHalfHourNs, gateway};
+  }
+
+  std::map<Key, Microseconds> sums_;
+};
+
 absl::Status CopyRows(PgConnection& connection, const FileToImport& file, std::string* buffer,
-                      Rollup* rollup) {
+                      Rollup* rollup, CoveredTimes* covered) {
   const FileSummary& summary = *file.summary;
   static const auto* const copy = new std::string(
       absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
@@ -181,6 +253,7 @@ absl::Status CopyRows(PgConnection& connection, const FileToImport& file, std::s
           if (absl::Status status = connection.CopyData(*buffer); !status.ok()) return status;
           buffer->clear();
         }
+        if (!summary.spool.has_value()) covered->NoteUnknown(rows, GatewayOf(file));
         return rollup->Add(rows, GatewayOf(file));
       });
   if (!second.ok()) return second.status();
@@ -204,6 +277,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
   std::string buffer;
   buffer.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
   Rollup rollup;
+  CoveredTimes covered;
   uint64_t ledger_rows = 0;  // The rows that the ledger says are in the database.
   for (const FileToImport& file : files) {
     const absl::StatusOr<bool> inserted = InsertLedgerRow(connection, file);
@@ -211,7 +285,8 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
     absl::Status status;
     if (*inserted) {
       status = InsertGaps(connection, *file.summary);
-      if (status.ok()) status = CopyRows(connection, file, &buffer, &rollup);
+      if (status.ok()) status = CopyRows(connection, file, &buffer, &rollup, &covered);
+      if (file.summary->spool.has_value()) covered.Add(*file.summary->spool);
       // One file may exceed the rollup's limit of keys, but not two.
       if (status.ok() && rollup.full()) status = rollup.Flush(connection);
       ledger_rows += file.summary->row_count;
@@ -222,6 +297,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
     outcomes.push_back(*inserted ? ImportOutcome::kImported : ImportOutcome::kDoneBefore);
   }
   if (absl::Status status = rollup.Flush(connection); !status.ok()) return status;
+  if (absl::Status status = covered.Flush(connection); !status.ok()) return status;
   CTACCT_CHECK(outcomes.size() == files.size());
   CTACCT_CHECK(rollup.flushed_rows() == ledger_rows);
   // If all files were done before, there is no COMMIT whose outcome could stay unknown.

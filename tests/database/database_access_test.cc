@@ -96,7 +96,7 @@ TEST_F(DatabaseAccessTest, TheImportersRoleLoadsAndCanDoNothingElse) {
   ExpectSums();
 
   EXPECT_EQ(RightsOf("ctacct_importer"),
-            "EXECUTE traffic_add traffic_make_partitions\n"
+            "EXECUTE traffic_add traffic_add_covered traffic_make_partitions\n"
             "INSERT import_ledger traffic_gaps vpn_traffic\n"
             "SELECT ctacct_schema import_ledger");
   for (const char* const sql :
@@ -104,7 +104,8 @@ TEST_F(DatabaseAccessTest, TheImportersRoleLoadsAndCanDoNothingElse) {
         "DELETE FROM import_ledger", "TRUNCATE vpn_traffic",
         "INSERT INTO traffic_total SELECT * FROM traffic_total",
         "SELECT * FROM traffic_drop_partition('rows', 'infinity')",
-        "SELECT traffic_roll_up('vpn_traffic')", "CREATE TABLE mine ()"}) {
+        "UPDATE traffic_covered SET covered = '0'", "SELECT traffic_roll_up('vpn_traffic')",
+        "CREATE TABLE mine ()"}) {
     EXPECT_THAT(As("ctacct_importer", {sql}), HasSubstr(kDenied)) << sql;
   }
   ExpectSums();

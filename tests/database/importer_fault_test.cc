@@ -282,7 +282,7 @@ TEST_F(ImporterFaultTest, DamageAnywhereIsQuarantinedWithItsReason) {
   const std::string name = WriteSpool(3, 2, false);
   const std::string sound = Contents(watch_ + "/" + name);
   fs::remove(watch_ + "/" + name);
-  ASSERT_GT(sound.size(), 344u + 2 * 64 + 40 + 64);
+  ASSERT_GT(sound.size(), 408u + 2 * 72 + 40 + 64);
   const std::string engine_text = name.substr(0, 36);
   size_t damaged = 0;
   // A damaged file's name sorts between those of two sound ones.

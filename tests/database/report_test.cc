@@ -12,6 +12,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
@@ -241,6 +242,27 @@ TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
   seen = Open();
   EXPECT_THAT(seen["notice"].get<std::string>(),
               AllOf(HasSubstr("No traffic in this range"), HasSubstr("21 Nov 2026")));
+}
+
+TEST_F(ReportTest, RatesAreOverWhatWasCovered) {
+  for (uint64_t i = 1; i <= 3; ++i) {
+    SpoolHeader header = MakeHeader(i);
+    header.covered_from_ns = header.interval_end_ns - (i == 1 ? 5 : 15) * int64_t{1'000'000'000};
+    header.covered_to_ns = header.interval_end_ns;
+    // Nothing moves in the second.
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(i, i == 2 ? 0 : 10)).ok());
+  }
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  const json data = DataInPage();
+  std::vector<double> seconds;
+  for (const json& point : data["total"]["points"]) seconds.push_back(point[1].get<double>());
+  EXPECT_THAT(seconds, testing::ElementsAre(5, 15));
+  EXPECT_EQ(data["gateways"]["gateways"][0][12], 35);
+  // The average is over what was covered, not over the range, which begins with the first interval.
+  const double sent = std::stod(Sql("SELECT sum(src_bytes) FROM vpn_traffic")) * 8 / 35 / 1e12;
+  EXPECT_THAT(Open()["text"].get<std::string>(),
+              HasSubstr(absl::StrFormat("%.2f\u00a0Tbit/s on average", sent)));
 }
 
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {

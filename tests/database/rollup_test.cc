@@ -90,6 +90,70 @@ TEST_F(RollupTest, EveryRollupHasEveryRow) {
   }
 }
 
+// A gateway that was watched for a third of the time does not show a third of its rate.
+TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
+  const auto write = [&](uint64_t interval, const std::string& gateway, int64_t covered_s,
+                         size_t rows) {
+    static uint64_t sequence = 0;
+    SpoolHeader header = MakeHeader(interval);
+    header.sequence = ++sequence;
+    header.gateway = gateway;
+    header.covered_to_ns = header.interval_end_ns;
+    header.covered_from_ns = header.interval_end_ns - covered_s * 1'000'000'000;
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(interval, rows)).ok());
+  };
+  // Intervals end at 12:27:00 and each 15 s later. The engine starts 5 s before the first end, and
+  // is restarted within the third. A second gateway comes with the fourth.
+  write(1, "gw1", 5, 10);
+  write(2, "gw1", 15, 10);
+  write(3, "gw1", 4, 10);
+  write(3, "gw1", 6, 10);
+  write(4, "gw1", 3, 10);
+  write(4, "gw2", 12, 10);
+  write(4 * 60, "gw1", 15, 0);  // 13:26:45, in silence.
+  write(4 * 60 + 1, "gw1", 15, 10);
+  EXPECT_TRUE(Drain().exit.ok());
+  const auto seconds = [&](const std::string& arguments) {
+    return Sql(
+        "SELECT to_char(time, 'HH24:MI:SS'), gateway, max(seconds), min(seconds) FROM traffic(" +
+        arguments + ") GROUP BY 1, 2 ORDER BY 1, 2");
+  };
+  const std::string minute = "'2020-09-13 12:26:45Z', '2020-09-13 12:27:45Z'";
+  for (const std::string by : {"{}", "{src}", "{dst}", "{proto,port}"}) {
+    EXPECT_EQ(seconds(minute + ", '15 s', '" + by + "'"),
+              "12:27:00||5|5\n12:27:15||15|15\n12:27:30||10|10\n12:27:45||12|12");
+  }
+  EXPECT_EQ(seconds(minute + ", '15 s', '{src,gateway}'"),
+            "12:27:00|gw1|5|5\n12:27:15|gw1|15|15\n12:27:30|gw1|10|10\n12:27:45|gw1|3|3\n"
+            "12:27:45|gw2|12|12");
+  EXPECT_EQ(seconds(minute + ", '15 s', gateways => '{gw1}'"),
+            "12:27:00||5|5\n12:27:15||15|15\n12:27:30||10|10\n12:27:45||3|3");
+  // As one sum, of minutes, and of half hours and more.
+  EXPECT_EQ(seconds(minute), "12:27:45||33|33");
+  EXPECT_EQ(seconds(minute + ", '1 min'"), "12:27:00||5|5\n12:28:00||28|28");
+  const std::string hours = "'2020-09-13 12:00Z', '2020-09-13 14:00Z'";
+  EXPECT_EQ(seconds(hours + ", '30 min'"), "12:30:00||33|33\n13:30:00||30|30");
+  EXPECT_EQ(seconds(hours + ", '1 h'"), "13:00:00||33|33\n14:00:00||30|30");
+  EXPECT_EQ(seconds(hours + ", '1 h', '{gateway}'"),
+            "13:00:00|gw1|33|33\n13:00:00|gw2|12|12\n14:00:00|gw1|30|30");
+  EXPECT_EQ(seconds(hours), "14:00:00||63|63");
+  EXPECT_EQ(seconds("'2020-09-13 12:27:00Z', '2020-09-13 13:26:45Z'"), "13:26:45||43|43");
+  EXPECT_EQ(seconds(hours + ", NULL, '{src,dst}'"), "14:00:00||63|63");
+  EXPECT_EQ(seconds("'2020-09-01Z', '2020-10-01Z', '1 day'"), "00:00:00||63|63");
+
+  // CSV does not say what was covered: a point is as long as it is, as far as there is data.
+  WriteFile(watch_ + "/traffic_1.csv", CsvText(50, true));  // 12:39:15.
+  EXPECT_TRUE(Run({"-watch=" + watch_, "-once", "-gateway=gw1"}).exit.ok());
+  EXPECT_EQ(seconds("'2020-09-13 12:39:00Z', '2020-09-13 12:39:15Z', '15 s'"), "12:39:15||15|15");
+  EXPECT_EQ(seconds(hours + ", '30 min'"), "12:30:00||33|33\n13:00:00||1800|1800\n13:30:00||30|30");
+  EXPECT_EQ(seconds(hours + ", '1 h', '{gateway}'"),
+            "13:00:00|gw1|3600|3600\n13:00:00|gw2|12|12\n14:00:00|gw1|1620|1620");
+  // Which is unknown stays unknown.
+  write(51, "gw1", 15, 10);
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(seconds(hours + ", '30 min'"), "12:30:00||33|33\n13:00:00||1800|1800\n13:30:00||30|30");
+}
+
 TEST_F(RollupTest, ARollupThatDiffersIsFound) {
   WriteSpool(1);
   EXPECT_TRUE(Drain().exit.ok());

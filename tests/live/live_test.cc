@@ -74,6 +74,21 @@ class LiveTest : public EngineTest {
     EXPECT_EQ(found, last);
   }
 
+  // Each interval has a file, and begins to observe where the one before it ended.
+  void ExpectCoveredWithoutHoles() const {
+    const std::vector<SpoolHeader> headers = ReadSpool(spool()).headers;
+    ASSERT_FALSE(headers.empty());
+    for (size_t i = 1; i < headers.size(); ++i) {
+      EXPECT_EQ(headers[i].sequence, headers[i - 1].sequence + 1);
+      EXPECT_EQ(headers[i].covered_from_ns, headers[i - 1].covered_to_ns) << i;
+      EXPECT_EQ(headers[i].src_mask, headers[0].src_mask);
+    }
+    // Dumps begin a little after their boundary.
+    for (const SpoolHeader& header : headers) {
+      EXPECT_NEAR(static_cast<double>(header.covered_to_ns - header.interval_end_ns), 0, 2.1e9);
+    }
+  }
+
   // Plays, destroys all flows at once, and compares every output of the engine with what was sent.
   void PlayAndCompareEverything(const std::vector<std::string>& play) {
     auto gateway = Gateway::Up();
@@ -88,6 +103,7 @@ class LiveTest : public EngineTest {
     ASSERT_TRUE((*reader)->Wait(absl::Seconds(10)).ok());
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
 
+    ExpectCoveredWithoutHoles();
     const Traffic expected = AllClosed(Group(sent, kGrouped));
     const Rows from_spool = Written();
     const Rows from_replay = Replayed("-interval=2");

@@ -114,6 +114,31 @@ TEST_F(ReplayTest, SpooldumpFindsAnyFlippedBit) {  // Faults 8 and 9
   }
 }
 
+// Also those that pass in silence: a missing file means that no engine ran.
+TEST_F(ReplayTest, EveryIntervalHasASpoolFileAndOnlyRowsHaveACsvFile) {
+  Script script(Stamps::kNone);
+  Flow first = UdpFlow({.src_port = 1, .id = 1});
+  Flow second = UdpFlow({.src_port = 2, .id = 2});
+  script.Life(1000, 2000, first, {1, 100});
+  script.Life(31'000, 32'000, second, {2, 200});
+  const std::string spool = MakeFolder("spool");
+  Replay(script, {"--output=" + spool, "--src-group-mask=/24"});
+  const Lines names = VisibleNamesIn(spool);
+  ASSERT_THAT(names, SizeIs(7));
+  for (size_t i = 0; i < names.size(); ++i) {
+    // Sequences have no gaps, so a file that was lost would be missed.
+    EXPECT_THAT(names[i], HasSubstr(absl::StrCat("-000000000", i + 1, ".spool")));
+    const Finished dump = Spooldump({spool + "/" + names[i]});
+    EXPECT_TRUE(dump.exit.ok()) << dump.err;
+    EXPECT_EQ(CountLines(dump.out), i == 0 || i == 6 ? 1u : 0u) << i;
+    // The first begins and the last ends within its interval.
+    EXPECT_EQ(dump.err.find("covers") != std::string::npos, i == 0 || i == 6) << dump.err;
+  }
+  const std::string csv = MakeFolder("csv");
+  Replay(script, {"--output=" + csv, "--output-format=csv"});
+  EXPECT_THAT(VisibleNamesIn(csv), SizeIs(2));
+}
+
 TEST_F(ReplayTest, CsvFolder) {
   const Script script = Mixture();
   const Lines expected = Replay(script, {"--track-open"});

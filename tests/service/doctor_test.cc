@@ -517,7 +517,8 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
   WriteFlags(EngineFlags(), absl::StrCat("conninfo=", postgres->Conninfo(database_, kImporterRole),
                                          "\nwatch=", spool(), "\nretention-rows=30\n"));
   ExpectFoundAndMended("role", "fail",
-                       "adds_rows lacks EXECUTE on traffic_add, EXECUTE on traffic_drop_partition");
+                       "adds_rows lacks EXECUTE on traffic_add, EXECUTE on traffic_add_covered, "
+                       "EXECUTE on traffic_drop_partition");
   Sql(absl::StrCat("REVOKE SELECT ON ctacct_schema FROM ", kImporterRole));
   const Diagnosis ill = Examine();
   EXPECT_EQ(ill.exit_code, 1);

@@ -20,11 +20,14 @@ COMMENT ON TABLE traffic_gaps IS
 COMMENT ON COLUMN traffic_gaps.began IS 'The last moment known to be before the loss.';
 COMMENT ON COLUMN traffic_gaps.ended IS 'The first moment known to be after the loss.';
 COMMENT ON COLUMN traffic_gaps.cause IS
-    'overrun: a receive buffer was full; allocation: the kernel had no memory for events; restart: no engine ran.';
+    'overrun: a receive buffer was full; allocation: the kernel had no memory for events; restart: no engine ran; '
+    'unreported: the kernel did not report the end of flows; settings: nf_conntrack_acct, nf_conntrack_events or '
+    'nf_conntrack_timestamp was off, or flows had no counters; renamed: the gateway was given another name.';
 COMMENT ON COLUMN traffic_gaps.completeness IS
     'resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
 COMMENT ON COLUMN traffic_gaps.events_dropped IS 'Events that the kernel dropped, exact; 0 also if it is not known.';
-COMMENT ON COLUMN traffic_gaps.flows_lost IS 'Flows that ended in the gap, whose last traffic was not reported.';
+COMMENT ON COLUMN traffic_gaps.flows_lost IS
+    'Flows that ended in the gap and whose last traffic was not reported. A lower bound: at least so many were lost.';
 COMMENT ON COLUMN traffic_gaps.interval_end IS 'Time of the rows in the file that reports the gap.';
 COMMENT ON COLUMN traffic_gaps.sequence IS 'With engine, the file: import_ledger.';
 COMMENT ON COLUMN traffic_gaps.number IS 'Within the file, from 1.';
@@ -35,6 +38,7 @@ CREATE VIEW traffic_intervals AS
 SELECT gateway,
        interval_end AS time,
        max(interval_length) AS interval_length,
+       sum(covered_to - covered_from) AS covered,
        CASE WHEN bool_or(completeness = 'partial') THEN 'partial'
             WHEN bool_or(completeness = 'resynced') THEN 'resynced'
             ELSE 'complete' END AS completeness,
@@ -45,16 +49,20 @@ FROM import_ledger
 WHERE interval_end IS NOT NULL
 GROUP BY gateway, interval_end;
 COMMENT ON VIEW traffic_intervals IS
-    'The data quality of each interval of a gateway. Joins with vpn_traffic on (gateway, time). An interval without '
-    'traffic and without gaps has no file, so no row here.';
+    'The data quality of each interval of a gateway. Joins with vpn_traffic on (gateway, time). Every interval of an '
+    'engine that writes spool files is here, also without traffic: if one is missing, no engine ran or its file is not '
+    'imported yet.';
+COMMENT ON COLUMN traffic_intervals.covered IS
+    'How much of the interval was observed, by all runs of the engine together. Rates are over this time.';
 COMMENT ON COLUMN traffic_intervals.completeness IS 'The worst of the interval''s files; as in import_ledger.';
 COMMENT ON COLUMN traffic_intervals.events_dropped IS
     'Sum over the interval''s files, like flows_lost and row_count.';
+COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound: at least so many flows were lost.';
 
 CREATE VIEW traffic_gap_regions AS
 SELECT gateway, began, ended,
-       cause || ', ' || completeness || ': ' || events_dropped || ' events dropped, ' || flows_lost || ' flows lost'
-         AS text
+       cause || ', ' || completeness || ': ' || events_dropped || ' events dropped' ||
+         CASE WHEN flows_lost > 0 THEN ', at least ' || flows_lost || ' flows lost' ELSE '' END AS text
 FROM traffic_gaps
 UNION ALL
 SELECT gateway, interval_end - interval_length, interval_end, completeness || ': ' || events_dropped || ' events dropped'

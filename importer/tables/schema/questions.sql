@@ -112,8 +112,9 @@ END $$;
 
 -- Sums between two moments, in points of `step` (NULL: one for the whole range), for each combination of by_columns (of
 -- gateway, src, dst, proto, port), of the rows that pass the filters (NULL: all). The answer comes from a rollup, so points
--- may be wider than asked for, and the range is widened to whole points: `time` is a point's end, `seconds` its length as
--- far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
+-- may be wider than asked for, and the range is widened to whole points: `time` is a point's end. `seconds` is what a rate
+-- is over: how much of the point was observed, of several gateways by the one that observed most. Where that is not known
+-- (CSV files) it is the point's length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
 --
 -- Settings: compiling such a query takes longer than running it; the memory avoids sorting on disk; a step's rows lie
 -- together on disk, so reading them by the index is cheap.
@@ -130,21 +131,53 @@ SET random_page_cost = 1.1 AS $$
 DECLARE
     plan traffic_plan;
     newest timestamptz;
+    by_gateway constant text := CASE WHEN 'gateway' = ANY (by_columns) THEN ', gateway' ELSE '' END;
+    -- What was covered between them is read by half hours, before and after by intervals.
+    halves_lower timestamptz;
+    halves_upper timestamptz;
 BEGIN
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
     plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    IF step IS NULL OR date_bin('30 min', 'epoch'::timestamptz + plan.width, 'epoch') = 'epoch'::timestamptz + plan.width THEN
+        halves_lower := date_bin('30 min', plan.lower - interval '1 us', 'epoch') + interval '30 min';
+        halves_upper := date_bin('30 min', plan.upper, 'epoch');
+    END IF;
+    IF (halves_lower < halves_upper) IS NOT TRUE THEN
+        halves_lower := plan.upper;
+        halves_upper := plan.upper;
+    END IF;
     SELECT max(total.time) INTO newest FROM traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     RETURN QUERY EXECUTE format(
-        'SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
-        '  sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
-        '  date_part(''epoch'', least(%1$s, $8) - greatest(%1$s - $9, $1)) '
-        'FROM %3$s GROUP BY %4$s',
+        'WITH sums (time, gateway, src, dst, proto, port, src_packets, src_bytes, dst_packets, dst_bytes, '
+        '           connection_times, connection_count) AS ('
+        '  SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
+        '    sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8) '
+        '  FROM %3$s GROUP BY %4$s), '
+        'observed AS ('
+        '  SELECT interval_end AS time, gateway, covered_to - covered_from AS covered FROM import_ledger '
+        '  WHERE interval_end > $1 AND interval_end <= $10 '
+        '  UNION ALL '
+        '  SELECT time, gateway, covered FROM traffic_covered WHERE time > $10 AND time <= $11 '
+        '  UNION ALL '
+        '  SELECT interval_end, gateway, covered_to - covered_from FROM import_ledger '
+        '  WHERE interval_end > $11 AND interval_end <= $2), '
+        'covered AS ('
+        '  SELECT point AS time%5$s, '
+        '    CASE WHEN bool_and(covered IS NOT NULL) THEN nullif(date_part(''epoch'', max(covered)), 0) END AS seconds '
+        '  FROM (SELECT %1$s AS point, gateway, '
+        '          CASE WHEN bool_and(covered IS NOT NULL) THEN sum(covered) END AS covered '
+        '        FROM observed WHERE $3 IS NULL OR gateway = ANY ($3) GROUP BY 1, 2) AS of_gateways '
+        '  GROUP BY point%5$s) '
+        'SELECT sums.*, coalesce(covered.seconds, '
+        '  date_part(''epoch'', least(sums.time, $8) - greatest(sums.time - $9, $1))) '
+        'FROM sums LEFT JOIN covered USING (time%5$s)',
         plan.point, plan.output, plan.source,
         CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
              -- A constant among the keys would be hashed with each row.
-             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END)
-    USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width;
+             ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END,
+        by_gateway)
+    USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width, halves_lower, halves_upper;
 END $$;
 COMMENT ON FUNCTION traffic IS
     'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them. For dashboards.';

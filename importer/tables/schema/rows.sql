@@ -45,6 +45,12 @@ CREATE TABLE import_ledger (
     gateway text NOT NULL,
     source_file text NOT NULL,
     flows_lost bigint NOT NULL DEFAULT 0,
+    covered_from timestamptz,
+    covered_to timestamptz CHECK (covered_to >= covered_from),
+    ports_checksum bigint,
+    src_mask inet,
+    dst_mask inet,
+    mode text CHECK (mode IN ('precise', 'light')),
     PRIMARY KEY (engine, sequence)
 );
 COMMENT ON TABLE import_ledger IS
@@ -52,15 +58,23 @@ COMMENT ON TABLE import_ledger IS
 COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine; for CSV files a hash of gateway and contents.';
 COMMENT ON COLUMN import_ledger.sequence IS 'Number of the file within that run; 0 for CSV files.';
 COMMENT ON COLUMN import_ledger.checksum IS '64 bits, as a signed number.';
-COMMENT ON COLUMN import_ledger.interval_end IS 'NULL for CSV files, like the next two columns.';
+COMMENT ON COLUMN import_ledger.interval_end IS
+    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, src_mask, dst_mask and mode.';
 COMMENT ON COLUMN import_ledger.completeness IS
     'complete; resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
 COMMENT ON COLUMN import_ledger.events_dropped IS 'Events that the kernel dropped within the interval.';
-COMMENT ON COLUMN import_ledger.flows_lost IS 'Sum over the file''s gaps.';
+COMMENT ON COLUMN import_ledger.flows_lost IS 'Sum over the file''s gaps. A lower bound: at least so many flows were lost.';
+COMMENT ON COLUMN import_ledger.covered_from IS
+    'What the engine observed: the rows contain what moved from covered_from to covered_to. Rates are over this time.';
+COMMENT ON COLUMN import_ledger.ports_checksum IS
+    'Of the port list in force, as a signed number; NULL: none. If it changes, the same traffic may have another port.';
+COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst.';
+COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
 COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
 
--- An hour of a season without reading the season, for traffic_intervals.
-CREATE INDEX import_ledger_interval ON import_ledger (interval_end, gateway) WHERE interval_end IS NOT NULL;
+-- An hour of a season without reading the season, for traffic_intervals; and for traffic() without reading the table.
+CREATE INDEX import_ledger_interval ON import_ledger (interval_end, gateway) INCLUDE (covered_from, covered_to)
+WHERE interval_end IS NOT NULL;
 -- The few intervals that are not complete, for traffic_gap_regions.
 CREATE INDEX import_ledger_incomplete ON import_ledger (interval_end) WHERE completeness <> 'complete';
 
@@ -96,6 +110,9 @@ BEGIN
     SELECT * FROM pg_temp.traffic_adopted;
     GET DIAGNOSTICS adopted = ROW_COUNT;
     PERFORM traffic_roll_up('pg_temp.traffic_adopted');
+    PERFORM traffic_add_covered(array_agg(half_hour), array_agg(gateway_name), array_agg(-1::bigint))
+    FROM (SELECT DISTINCT date_bin('30 min', time - interval '1 us', 'epoch') + interval '30 min' AS half_hour
+          FROM pg_temp.traffic_adopted ORDER BY 1) AS half_hours;
     DROP VIEW traffic_adopted;  -- Without pg_temp: Citus would not find it.
     UPDATE import_ledger SET row_count = adopted
     WHERE engine = md5('table ' || source_name)::uuid AND sequence = 0;
