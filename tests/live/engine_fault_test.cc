@@ -533,7 +533,7 @@ TEST_F(EngineFaultTest, HostileFlags) {
        }) {
     SCOPED_TRACE(hostile.flag.substr(0, 60));
     std::vector<std::string> argv = Joined({EngineArgv(), {hostile.flag}});
-    // Nothing else to write to: the last flag of a name counts.
+    // It ends the flags: only the folder is wrong.
     if (hostile.flag == "--") argv = {argv[0], "-output=" + folder_ + "/nowhere", "--"};
     auto engine = gateway_->Start(argv);
     ASSERT_TRUE(engine.ok()) << engine.status();

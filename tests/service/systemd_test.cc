@@ -14,6 +14,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -103,7 +104,16 @@ class SystemdTest : public EngineTest {
 
   void AddFlags(const std::string& program, const std::string& flags) {
     const std::string name = program + ".flags";
-    WriteFileBelow(files() + "/etc/ctacct/" + name, ReadFile(DataPath("configs/" + name)) + flags);
+    // In place of those that the file has in force: none may be given twice.
+    std::string text;
+    const std::string shipped = ReadFile(DataPath("configs/" + name));
+    for (const std::string line : absl::StrSplit(shipped, '\n')) {
+      const std::string flag = line.substr(0, line.find('=') + 1);
+      if (flag.empty() || ("\n" + flags).find("\n" + flag) == std::string::npos) {
+        absl::StrAppend(&text, line, "\n");
+      }
+    }
+    WriteFileBelow(files() + "/etc/ctacct/" + name, text + flags);
   }
 
   // With a role that has a password; both programs' services know of it.
