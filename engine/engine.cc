@@ -218,7 +218,6 @@ absl::Status Engine::RestartFromCheckpoint() {
   const absl::StatusOr<Resumed> resumed = Restart(options, workers_, checkpoint_.get());
   if (!resumed.ok()) return resumed.status();
   if (resumed->drained_ns != 0) collector_->NoteDrained(resumed->drained_ns);
-  collector_->NoteIntervalEnded(resumed->interval_ended_ns);
   return absl::OkStatus();
 }
 

@@ -62,10 +62,9 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
                                         : options.subscribed_ns,
                              before.taken_ns, no_gap);
       }
-      if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns);
+      if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns, GapCause::kRestart);
     }
     if (no_gap) resumed.drained_ns = before.taken_ns;
-    resumed.interval_ended_ns = before.interval_end_ns;
     return restored;
   };
   const auto workers_count = static_cast<uint32_t>(workers.size());

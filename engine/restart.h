@@ -30,10 +30,10 @@ struct RestartOptions {
   std::function<void(const std::string&)> log;
 };
 
-// What the input must know of the previous engine. Since the Unix epoch; 0: nothing.
+// What the input must know of the previous engine.
 struct Resumed {
-  int64_t drained_ns = 0;  // All events up to then were read, and none was missed since.
-  int64_t interval_ended_ns = 0;
+  // All events up to then were read, and none was missed since; since the Unix epoch, 0: unknown.
+  int64_t drained_ns = 0;
 };
 
 // Starts the workers, gives them the flows of the checkpoint and the gap since then, makes the

@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
@@ -80,7 +82,7 @@ class RestartTest : public testing::Test {
     for (Share& share : shares_) {
       for (SnapshotChunk& chunk : share.stream->Take()) checkpoint_->Add(std::move(chunk));
     }
-    ASSERT_TRUE(checkpoint_->Commit(1, end_ns).ok());
+    ASSERT_TRUE(checkpoint_->Commit(1).ok());
     if (clean) {
       ASSERT_TRUE(checkpoint_->MarkClean().ok());
     }
@@ -101,6 +103,20 @@ class RestartTest : public testing::Test {
       gaps.insert(gaps.end(), own.begin(), own.end());
     }
     return gaps;
+  }
+  // From when to when the interval observed that ends at `end_ns`: the same of each worker.
+  std::pair<int64_t, int64_t> CoveredBySeal(int64_t end_ns) {
+    std::optional<std::pair<int64_t, int64_t>> covered;
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      workers_[i]->Seal(end_ns);
+      const AccountingTable* const table = shares_[i].handoff->Take();
+      EXPECT_NE(table, nullptr);
+      if (table == nullptr) return {};
+      const std::pair<int64_t, int64_t> own = {table->covered_from_ns, table->covered_to_ns};
+      EXPECT_EQ(covered.value_or(own), own);
+      covered = own;
+    }
+    return *covered;
   }
   void Destroy(const std::vector<FlowEvent>& flows) {
     for (const FlowEvent& flow : flows) {
@@ -131,7 +147,6 @@ class RestartTest : public testing::Test {
 TEST_F(RestartTest, TheFirstRunOfAFolderHasNothingToResume) {
   const Resumed resumed = Start();
   EXPECT_EQ(resumed.drained_ns, 0);
-  EXPECT_EQ(resumed.interval_ended_ns, 0);
   EXPECT_TRUE(Gaps().empty());
   EXPECT_EQ(log_, "");
 }
@@ -142,7 +157,6 @@ TEST_F(RestartTest, FlowsContinueWithWhatWasAccounted) {
   checkpoint_.reset();
   options_.subscribed_ns = kEpoch + 20 * kSecond;
   const Resumed resumed = Start();
-  EXPECT_EQ(resumed.interval_ended_ns, kEpoch + 15 * kSecond);
   EXPECT_EQ(resumed.drained_ns, 0);  // Events were missed.
   EXPECT_THAT(log_, HasSubstr("an unclean stop 5.0 s ago; 2 flows continued"));
   Destroy(ended_);
@@ -155,6 +169,29 @@ TEST_F(RestartTest, FlowsContinueWithWhatWasAccounted) {
     EXPECT_EQ(gap.began_ns, kEpoch + 15 * kSecond);
     EXPECT_EQ(gap.ended_ns, kEpoch + 20 * kSecond);
   }
+}
+
+// A stop in the middle of an interval, and a start within it: two files of that interval, and each
+// says what it is of. What living flows moved in between is in the second.
+TEST_F(RestartTest, AnIntervalBeginsWhereTheFlowsWereAccountedLast) {
+  Start();
+  EndInterval(shown_, kEpoch + 5 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch + 11 * kSecond;
+  Start();
+  EXPECT_EQ(CoveredBySeal(kEpoch + 15 * kSecond),
+            std::make_pair(kEpoch + 5 * kSecond, kEpoch + 15 * kSecond));
+}
+
+TEST_F(RestartTest, AnIntervalBeginsWithTheSubscriptionIfNoFlowIsKnown) {
+  Start();
+  EndInterval(shown_, kEpoch + 5 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.kernel.boot_id[0] = 'b';
+  options_.subscribed_ns = kEpoch + 11 * kSecond;
+  Start();
+  EXPECT_EQ(CoveredBySeal(kEpoch + 15 * kSecond),
+            std::make_pair(kEpoch + 11 * kSecond, kEpoch + 15 * kSecond));
 }
 
 TEST_F(RestartTest, ACleanStopWithKeptEventsHasNoGap) {

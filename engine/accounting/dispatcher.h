@@ -32,8 +32,6 @@ class Dispatcher {
     IntervalEnd interval_end = IntervalEnd::kByDump;
     // Flows that start from now on have start times (nf_conntrack_timestamp).
     bool timestamps_on = false;
-    // The end of the last interval of an engine before; 0: none.
-    int64_t ended_before_ns = 0;
     // Every interval has rows, also those in which nothing moved (track-open).
     bool silent_intervals = false;
   };

@@ -16,6 +16,11 @@ namespace {
 // for the rest.
 constexpr size_t kGapsMax = 64;
 
+// Flows may have come and gone meanwhile, whatever a dump shows.
+bool IsDowntime(GapCause cause) {
+  return cause == GapCause::kRestart || cause == GapCause::kRenamed;
+}
+
 }  // namespace
 
 Worker::Worker(Options options, AccountingHandoff* handoff, const CurrentPortList* ports)
@@ -178,13 +183,13 @@ void Worker::Restore(const FlowRecord& record) {
   }
 }
 
-void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns) {
+void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause) {
   handoff_->live().completeness = Completeness::kPartial;
   Gap gap;
   // The clock may have been set back between.
   gap.began_ns = std::min(began_ns, ended_ns);
   gap.ended_ns = std::max(began_ns, ended_ns);
-  gap.cause = GapCause::kRestart;
+  gap.cause = cause;
   AddGap(gap);
 }
 
@@ -250,7 +255,7 @@ void Worker::EndGaps(AccountingTable* table) {
       flows_.lost_deaths() == 0 ? Completeness::kResynced : Completeness::kPartial;
   for (size_t i = table->gaps.size() - gaps_open_; i < table->gaps.size(); ++i) {
     Gap& gap = table->gaps[i];
-    if (gap.cause == GapCause::kRestart) table->completeness = Completeness::kPartial;
+    if (IsDowntime(gap.cause)) table->completeness = Completeness::kPartial;
     gap.completeness = table->completeness;
   }
   if (gaps_open_ != 0) table->gaps.back().flows_lost = flows_.lost_deaths();
@@ -264,7 +269,7 @@ void Worker::CarryOn(const std::vector<Gap>& open) {
   Gap rest = open.back();
   for (const Gap& gap : open) {
     rest.began_ns = std::min(rest.began_ns, gap.began_ns);
-    if (gap.cause == GapCause::kRestart) rest.cause = gap.cause;
+    if (IsDowntime(gap.cause)) rest.cause = gap.cause;
   }
   rest.events_dropped = 0;
   AddGap(rest);

@@ -74,8 +74,9 @@ class Worker {
   // `taken_ns`: what moved up to then was accounted.
   void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
   void Restore(const FlowRecord& record);
-  // Nobody accounted in between. To be told of this worker's flows or, by one worker, of all.
-  void NoteDowntime(int64_t began_ns, int64_t ended_ns);
+  // Nobody accounted in between, under this gateway's name at least. To be told of this worker's
+  // flows or, by one worker, of all.
+  void NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause);
 
   // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a
   // dump's end, are passed over. `data` may be gone when it returns.

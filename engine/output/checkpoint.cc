@@ -199,11 +199,10 @@ void Checkpoint::FailCopy(absl::Status status) {
   unlink(Path(kNew).c_str());  // Its space is needed for rows.
 }
 
-absl::Status Checkpoint::Commit(uint64_t last_sequence, int64_t interval_end_ns) {
+absl::Status Checkpoint::Commit(uint64_t last_sequence) {
   CTACCT_CHECK(state_ == State::kComplete && writer_.has_value());
   CTACCT_CHECK(last_sequence >= info_.last_sequence);
   info_.last_sequence = last_sequence;
-  info_.interval_end_ns = interval_end_ns;
   absl::Status status = writer_->WriteHeader(info_);
   if (status.ok() && rename(Path(kNew).c_str(), Path(kCheckpoint).c_str()) != 0) {
     status = absl::ErrnoToStatus(errno, absl::StrCat(Path(kNew), ": rename"));

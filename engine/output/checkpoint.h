@@ -84,7 +84,7 @@ class Checkpoint {
 
   // Makes the complete copy the valid checkpoint: files of rows up to last_sequence are to be
   // revealed. After an error the state is kFailed.
-  [[nodiscard]] absl::Status Commit(uint64_t last_sequence, int64_t interval_end_ns);
+  [[nodiscard]] absl::Status Commit(uint64_t last_sequence);
   // Marks this run's valid checkpoint, if there is one, as the engine's last: see CheckpointInfo.
   [[nodiscard]] absl::Status MarkClean();
   // Makes the valid checkpoint void, and gives up the copy.

@@ -23,7 +23,7 @@ namespace {
 
 constexpr char kMagic[8] = {'C', 'T', 'C', 'H', 'K', 'P', 'T', '\n'};
 // Of FlowRecord, too. Another version's file is as good as none.
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 
 struct Header {
   char magic[8];

@@ -48,11 +48,10 @@ struct KernelIdentity {
 struct CheckpointInfo {
   KernelIdentity kernel;
   EngineId engine_id{};
-  uint64_t last_sequence = 0;   // Of this engine's files: those up to it are to be revealed.
-  int64_t interval_end_ns = 0;  // Of the last interval that ended.
-  uint64_t rules = 0;           // A checksum of what was accounted: other flows are not in it.
-  int64_t taken_ns = 0;         // Everything up to then was accounted; since the Unix epoch.
-  int64_t known_since_ns = 0;   // See FlowTable.
+  uint64_t last_sequence = 0;  // Of this engine's files: those up to it are to be revealed.
+  uint64_t rules = 0;          // A checksum of what was accounted: other flows are not in it.
+  int64_t taken_ns = 0;        // Everything up to then was accounted; since the Unix epoch.
+  int64_t known_since_ns = 0;  // See FlowTable.
   uint64_t flow_count = 0;
   bool flows_known = true;  // False: void, or damaged. Of the rest, only taken_ns is sure then.
   bool clean = false;       // The engine ended with it, and had read all events.

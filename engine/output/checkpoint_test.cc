@@ -116,7 +116,7 @@ TEST_F(CheckpointTest, WhatIsCommittedIsFound) {
   run.checkpoint->Add(Chunk(5, {12}, true, 100, 50));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
   EXPECT_EQ(run.checkpoint->seal(), 5u);
-  ASSERT_TRUE(run.checkpoint->Commit(3, 200).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(3).ok());
   run = Run();
   run = Begin(2);
   ASSERT_TRUE(run.found.info.has_value());
@@ -126,7 +126,6 @@ TEST_F(CheckpointTest, WhatIsCommittedIsFound) {
   EXPECT_EQ(info.kernel, Kernel('a'));
   EXPECT_EQ(info.engine_id, EngineId{1});
   EXPECT_EQ(info.last_sequence, 3u);
-  EXPECT_EQ(info.interval_end_ns, 200);
   EXPECT_EQ(info.rules, 77u);
   EXPECT_EQ(info.taken_ns, 100);
   EXPECT_EQ(info.known_since_ns, 50);
@@ -149,7 +148,7 @@ TEST_F(CheckpointTest, SnapshotsOfSeveralWorkersAreOneCheckpointEach) {
   EXPECT_EQ(run.checkpoint->seal(), 2u);
   run.checkpoint->Add(Chunk(2, {22}, true, 220, 65));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
-  ASSERT_TRUE(run.checkpoint->Commit(2, 300).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(2).ok());
   run = Run();
   run = Begin(2, 3);
   EXPECT_THAT(run.found.flows, UnorderedElementsAre(20, 21, 22));
@@ -168,7 +167,7 @@ TEST_F(CheckpointTest, OneWorkerThatLeavesItsSnapshotOutMakesNone) {
   run.checkpoint->Add(Chunk(2, {20}));
   run.checkpoint->Add(Chunk(2, {21}));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   EXPECT_THAT(Begin(2, 2).found.flows, UnorderedElementsAre(20, 21));
 }
@@ -180,7 +179,7 @@ TEST_F(CheckpointTest, RecoverRevealsWhatIsCoveredAndRemovesTheRest) {
     Prepare(*run.checkpoint, sequence, std::to_string(sequence) + ".spool");
   }
   run.checkpoint->Add(Chunk(2, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(2, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(2).ok());
   EXPECT_THAT(Visible(), IsEmpty());
   run = Run();
   (void)Begin(2);
@@ -192,7 +191,7 @@ TEST_F(CheckpointTest, RecoverRevealsWhatIsCoveredAndRemovesTheRest) {
 TEST_F(CheckpointTest, RowsOfAnEngineThatCommittedNothingAreRemoved) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(5, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(5).ok());
   run = Run();
   run = Begin(2);
   Prepare(*run.checkpoint, 1, "second.spool");
@@ -220,7 +219,7 @@ TEST_F(CheckpointTest, ACleanEndIsMarked) {
   Run run = Begin(1);
   ASSERT_TRUE(run.checkpoint->MarkClean().ok());  // Without a checkpoint: nothing to mark.
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   ASSERT_TRUE(run.checkpoint->MarkClean().ok());
   run = Run();
   run = Begin(2);
@@ -231,7 +230,7 @@ TEST_F(CheckpointTest, ACleanEndIsMarked) {
   EXPECT_THAT(run.found.flows, ElementsAre(10));
   // The next one's commit is not clean.
   run.checkpoint->Add(Chunk(1, {11}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   EXPECT_FALSE(Begin(3).found.info->clean);
 }
@@ -242,7 +241,7 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
   Run run = Begin(1, 2);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
   run.checkpoint->Add(Chunk(1, {11}, true, 110));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 7).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run.checkpoint->Add(Chunk(2, {20}, true, 200));
   Prepare(*run.checkpoint, 2, "2.spool");
   ASSERT_TRUE(run.checkpoint->Discard().ok());
@@ -263,7 +262,7 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
 TEST_F(CheckpointTest, ADiscardBeforeTheFirstCopyKeepsTheTimeOfTheRunBefore) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 7).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   run = Begin(2);
   ASSERT_TRUE(run.checkpoint->Discard().ok());
@@ -282,7 +281,7 @@ TEST_F(CheckpointTest, ACopyThatIsGivenUpIsNotCommitted) {
   run.checkpoint->Add(Chunk(1, {11}));
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kFailed);
   EXPECT_TRUE(absl::IsResourceExhausted(run.checkpoint->error()));
-  EXPECT_DEATH((void)run.checkpoint->Commit(1, 1), "check failed");
+  EXPECT_DEATH((void)run.checkpoint->Commit(1), "check failed");
   run.checkpoint->Add(Chunk(2, {20}));
   run.checkpoint->Add(Chunk(2, {21}));
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
@@ -294,10 +293,10 @@ TEST_F(CheckpointTest, ACopyThatIsGivenUpIsNotCommitted) {
 TEST_F(CheckpointTest, ACommitThatFailsLeavesTheOneBeforeInForce) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run.checkpoint->Add(Chunk(2, {20}));
   ASSERT_TRUE(std::filesystem::remove(PathOf(".new")));
-  EXPECT_FALSE(run.checkpoint->Commit(2, 1).ok());
+  EXPECT_FALSE(run.checkpoint->Commit(2).ok());
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kFailed);
   run = Run();
   EXPECT_THAT(Begin(2).found.flows, ElementsAre(10));
@@ -306,7 +305,7 @@ TEST_F(CheckpointTest, ACommitThatFailsLeavesTheOneBeforeInForce) {
 TEST_F(CheckpointTest, ADamagedCheckpointSaysWhenItWasWritten) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10, 11}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   const std::string path = PathOf(".checkpoint");
   const auto size = std::filesystem::file_size(path);
   for (const std::streamoff at : {std::streamoff{20}, static_cast<std::streamoff>(size) - 3}) {
@@ -332,7 +331,7 @@ TEST_F(CheckpointTest, OnlyThisKernelsOtherCheckpointsAreVoid) {
   for (const char kernel : {'a', 'b'}) {
     Run run = Begin(static_cast<uint8_t>(kernel), 1, std::string(1, kernel), Kernel(kernel));
     run.checkpoint->Add(Chunk(1, {10}, true, kernel));
-    ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+    ASSERT_TRUE(run.checkpoint->Commit(1).ok());
     for (uint64_t sequence = 1; sequence <= 2; ++sequence) {
       Prepare(*run.checkpoint, sequence,
               std::string(1, kernel) + std::to_string(sequence) + ".spool");
@@ -358,7 +357,7 @@ TEST_F(CheckpointTest, OnlyThisKernelsOtherCheckpointsAreVoid) {
 TEST_F(CheckpointTest, AnotherGatewayThatRunsIsLeftAlone) {
   Run run = Begin(1, 1, "a");
   run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   Prepare(*run.checkpoint, 2, "a2.spool");
   Run other = Begin(2, 1, "b");
   ASSERT_TRUE(other.checkpoint->RecoverOthers(Kernel('a')).ok());
@@ -370,7 +369,7 @@ TEST_F(CheckpointTest, AnotherGatewayThatRunsIsLeftAlone) {
 TEST_F(CheckpointTest, WhatIsNotTakenOverIsVoidForTheNext) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   Prepare(*run.checkpoint, 2, "2.spool");
   run = Run();
   run = Begin(2, 1, "gw", Kernel('a'), /*takes_over=*/false);

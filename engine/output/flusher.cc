@@ -44,7 +44,6 @@ absl::Status Flusher::Finish(const std::vector<AccountingHandoff*>& handoffs, bo
 
 void Flusher::AddInterval(IntervalRows interval) {
   CTACCT_CHECK(waiting_.empty() || waiting_.back().seal < interval.seal);
-  merged_end_ns_ = interval.end_ns;
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   last_interval_rows_ = interval.rows.size();
   const bool has_gap = interval.completeness != Completeness::kComplete;
@@ -94,7 +93,7 @@ absl::Status Flusher::CommitAndReveal() {
         break;
       }
     }
-    if (checkpoint.Commit(last_sequence, merged_end_ns_).ok()) {
+    if (checkpoint.Commit(last_sequence).ok()) {
       reveal_seal_ = checkpoint.seal();
       loss_logged_ = false;
     }

@@ -94,9 +94,8 @@ class Flusher {
   const Options options_;
   IntervalMerge merge_;
   std::deque<IntervalRows> waiting_;
-  uint64_t merged_seal_ = 0;   // All intervals up to it were added to waiting_.
-  int64_t merged_end_ns_ = 0;  // The last one's end.
-  uint64_t sequence_ = 0;      // The last one given.
+  uint64_t merged_seal_ = 0;  // All intervals up to it were added to waiting_.
+  uint64_t sequence_ = 0;     // The last one given.
   // With a checkpoint:
   std::vector<SnapshotChunk> chunks_;  // Of snapshots whose tables are still to be taken.
   size_t prepared_ = 0;                // How many of waiting_ are prepared.
