@@ -161,7 +161,7 @@ absl::Status Engine::OpenInput() {
 absl::Status Engine::OpenCheckpoint() {
   if (!config_.live() || config_.output.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
-      Checkpoint::Open(config_.output, config_.gateway);
+      Checkpoint::Open(config_.state, config_.output);
   if (!checkpoint.ok()) return checkpoint.status();
   checkpoint_ = *std::move(checkpoint);
   for (size_t i = 0; i < config_.workers; ++i) {
@@ -208,6 +208,7 @@ absl::Status Engine::RestartFromCheckpoint() {
   if (!kernel.ok()) return kernel.status();
   RestartOptions options;
   options.rules = config_.rules;
+  options.gateway = config_.gateway;
   options.engine_id = id_;
   options.kernel = *kernel;
   options.subscribed_ns = collector_->subscribed_ns();
@@ -281,7 +282,7 @@ void Engine::FlushSealed() {
     return;
   }
   // The first one is what ended it, even if a later attempt went well.
-  if (write_status_.ok()) write_status_ = flushed;
+  if (write_status_.ok() || flusher_->lost_state()) write_status_ = flushed;
   if (!write_status_.ok()) Stop();
 }
 

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/system/command_line.h"
 #include "netlink/event_filter.h"
 #include "xxhash.h"
 
@@ -22,7 +23,7 @@ uint64_t RulesChecksum(const AccountingRules& rules) {
 }
 
 std::string WhatItDoes(const RestartOptions& options, const CheckpointInfo& before,
-                       bool same_kernel, bool no_gap) {
+                       bool same_kernel, bool all_events, bool renamed) {
   const double seconds = static_cast<double>(options.subscribed_ns - before.taken_ns) / 1e9;
   return absl::StrCat(
       "resuming after ", before.clean ? "a clean stop " : "an unclean stop ",
@@ -33,7 +34,10 @@ std::string WhatItDoes(const RestartOptions& options, const CheckpointInfo& befo
       : !same_kernel      ? "its flows ended with its kernel or network namespace"
       : options.recorded  ? "a recording begins anew"
                           : absl::StrCat(before.flow_count, " flows continued",
-                                        no_gap ? ", no event was missed" : ""));
+                                        all_events ? ", no event was missed" : ""),
+      renamed ? absl::StrCat("; the gateway was called ", QuotedForLog(before.gateway),
+                             " and is called ", QuotedForLog(options.gateway), " now")
+              : "");
 }
 
 }  // namespace
@@ -44,6 +48,7 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
   CheckpointInfo ours;
   ours.kernel = options.kernel;
   ours.engine_id = options.engine_id;
+  ours.set_gateway(options.gateway);
   ours.rules = RulesChecksum(options.rules);
   for (const std::unique_ptr<Worker>& worker : workers) {
     worker->Start(options.subscribed_ns, options.timestamps_on);
@@ -53,18 +58,23 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
     const bool same_kernel = before.kernel == ours.kernel;
     const bool same_rules = before.rules == ours.rules;
     const bool restored = before.flows_known && same_kernel && !options.recorded;
-    const bool no_gap = restored && same_rules && before.clean && options.events_kept;
-    options.log(WhatItDoes(options, before, same_kernel, no_gap));
+    const bool all_events = restored && same_rules && before.clean && options.events_kept;
+    const bool renamed =
+        before.gateway[0] != '\0' && absl::string_view(before.gateway) != ours.gateway;
+    options.log(WhatItDoes(options, before, same_kernel, all_events, renamed));
     for (const std::unique_ptr<Worker>& worker : workers) {
       // Where other flows were accounted, those that are not known may be old.
       if (restored) {
         worker->BeginRestore(same_rules ? std::min(before.known_since_ns, options.subscribed_ns)
                                         : options.subscribed_ns,
-                             before.taken_ns, no_gap);
+                             before.taken_ns, all_events);
       }
-      if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns, GapCause::kRestart);
+      if (!all_events || renamed) {
+        worker->NoteDowntime(before.taken_ns, options.subscribed_ns,
+                             renamed ? GapCause::kRenamed : GapCause::kRestart);
+      }
     }
-    if (no_gap) resumed.drained_ns = before.taken_ns;
+    if (all_events) resumed.drained_ns = before.taken_ns;
     return restored;
   };
   const auto workers_count = static_cast<uint32_t>(workers.size());
@@ -72,7 +82,6 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
     workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
   });
   if (!found.ok()) return found;
-  if (absl::Status status = checkpoint->RecoverOthers(ours.kernel); !status.ok()) return status;
   checkpoint->Start(ours, workers.size());
   return resumed;
 }

@@ -1,5 +1,6 @@
-// The first thing a live engine does with its output folder: it resumes where the previous engine
-// stopped, as far as that engine's checkpoint allows, and records a gap for the time between.
+// The first thing a live engine does with its state folder: it resumes where the previous engine
+// stopped, as far as that engine's checkpoint allows, and records a gap for the time between, or
+// if the gateway has another name now: then what moved in between is split between the two names.
 //
 // Thread-compatible; before the workers' threads start.
 #ifndef CTACCT_ENGINE_RESTART_H_
@@ -20,6 +21,7 @@ namespace ctacct {
 
 struct RestartOptions {
   AccountingRules rules;
+  std::string gateway;
   EngineId engine_id{};  // This run's.
   KernelIdentity kernel;
   int64_t subscribed_ns = 0;  // Since the Unix epoch: events are queued from then on.

@@ -39,6 +39,7 @@ class RestartTest : public testing::Test {
     folder_ = testing::TempDir() + "/restart";
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directory(folder_);
+    options_.gateway = "gw";
     options_.kernel.boot_id[0] = 'a';
     options_.engine_id = {1};
     options_.subscribed_ns = kEpoch;
@@ -53,7 +54,7 @@ class RestartTest : public testing::Test {
   // A run begins: what it resumes with.
   Resumed Start() {
     log_.clear();
-    checkpoint_ = Checkpoint::Open(folder_, "gw").value();
+    checkpoint_ = Checkpoint::Open(folder_ + "/state", folder_).value();
     workers_.clear();
     for (Share& share : shares_) {
       share.handoff = std::make_unique<AccountingHandoff>();
@@ -221,6 +222,56 @@ TEST_F(RestartTest, OfAnotherKernelOnlyTheTimeIsOfUse) {
 
 // Where other flows were accounted, one that is not in the checkpoint may be old: what it moved
 // before is nobody's.
+// What moved in between is split between the names: a gap, whatever is known of it.
+TEST_F(RestartTest, AnotherNameIsAGapOfItsOwn) {
+  for (const bool all_events : {false, true}) {
+    SCOPED_TRACE(all_events);
+    TearDown();
+    SetUp();
+    Start();
+    EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/all_events);
+    checkpoint_.reset();
+    options_.gateway = "new\tname";
+    options_.events_kept = all_events;
+    options_.subscribed_ns = kEpoch + 20 * kSecond;
+    EXPECT_EQ(Start().drained_ns, all_events ? kEpoch + 15 * kSecond : 0);
+    EXPECT_THAT(log_,
+                HasSubstr(all_events ? "2 flows continued, no event was missed; the gateway was "
+                                       "called 'gw' and is called 'new\\x09name' now"
+                                     : "2 flows continued; the gateway was called 'gw'"));
+    Destroy(ended_);
+    EXPECT_EQ(Packets(), 5u + 7u);
+    const std::vector<Gap> gaps = Gaps();
+    ASSERT_EQ(gaps.size(), 2u);
+    for (const Gap& gap : gaps) {
+      EXPECT_EQ(gap.cause, GapCause::kRenamed);
+      EXPECT_EQ(gap.completeness, Completeness::kPartial);
+      EXPECT_EQ(gap.began_ns, kEpoch + 15 * kSecond);
+      EXPECT_EQ(gap.ended_ns, kEpoch + 20 * kSecond);
+    }
+    // A dump does not make it whole, and it is recorded once.
+    EndInterval({}, kEpoch + 30 * kSecond, /*clean=*/true);
+    checkpoint_.reset();
+    options_.events_kept = true;
+    Start();
+    EXPECT_TRUE(Gaps().empty());
+    EXPECT_THAT(log_, testing::Not(HasSubstr("called")));
+  }
+}
+
+// If the name of the run before is lost, nobody can say that it was another.
+TEST_F(RestartTest, ADamagedCheckpointIsNoOtherName) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  std::filesystem::resize_file(folder_ + "/state/checkpoint", 20);
+  Start();
+  EXPECT_THAT(log_, HasSubstr("is lost, accounting begins anew"));
+  const std::vector<Gap> gaps = Gaps();
+  ASSERT_EQ(gaps.size(), 2u);
+  EXPECT_EQ(gaps[0].cause, GapCause::kRestart);
+}
+
 TEST_F(RestartTest, OtherRulesDoNotBillWholeLifetimes) {
   options_.rules.src = {Ipv4Address::FromHostOrder(0x0a000000),
                         Ipv4Address::FromHostOrder(0xff000000)};

@@ -75,6 +75,11 @@ class Flusher {
   uint64_t last_interval_rows() const { return last_interval_rows_; }
   uint64_t intervals_written() const { return intervals_written_; }
   const IntervalTotals& intervals() const { return intervals_; }
+  // The state folder is another engine's now, or may be: nothing is revealed any more, and the run
+  // must end. Flush says why.
+  bool lost_state() const {
+    return options_.checkpoint != nullptr && options_.checkpoint->lock_lost();
+  }
   // See IntervalMerge.
   uint64_t rows_folded() const { return merge_.rows_folded(); }
   const std::vector<WorkerCounts>& worker_counts() const { return merge_.worker_counts(); }
@@ -87,6 +92,8 @@ class Flusher {
   absl::Status RevealWithoutCheckpoint();
   // Reveals the prepared intervals up to reveal_seal_.
   absl::Status RevealPrepared();
+  // Removes the files of the others.
+  void RemovePrepared();
   // The oldest interval is where it should be.
   void FinishOldest();
   void OfferToPipe(const IntervalRows& interval);
