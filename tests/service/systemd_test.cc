@@ -181,6 +181,19 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
 
   const Traffic sent = Play({"--tcp=5000", "--udp=5000", "--icmp=100"});
   FlushConntrack();
+  // Its state is no business of the importer's, which may rename anything in the spool folder.
+  const std::string state = system.Inside("/var/lib/ctacct");
+  EXPECT_THAT(NamesIn(state), testing::IsSupersetOf({"checkpoint", "lock"}));
+  EXPECT_EQ(static_cast<int>(std::filesystem::status(state).permissions()) & 07777, 0700);
+  for (const char* const name : {"", "/lock", "/checkpoint"}) {
+    const auto read = system.Run({"setpriv", "--reuid=ctacct-importer", "--regid=ctacct-importer",
+                                  "--init-groups", "mv", "/var/lib/ctacct" + std::string(name),
+                                  "/var/spool/ctacct/moved"});
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_FALSE(read->exit.ok()) << name;
+  }
+  EXPECT_THAT(NamesIn(system.Inside("/var/spool/ctacct")),
+              testing::Not(testing::Contains(".ctacct")));
   // Its last interval is in the spool, and the importer finds it.
   const auto stopped = system.RunOrError({"systemctl", "stop", kEngine});
   ASSERT_TRUE(stopped.ok()) << stopped.status();
