@@ -107,7 +107,7 @@ class SystemdTest : public EngineTest {
     // In place of those that the file has in force: none may be given twice.
     std::string text;
     const std::string shipped = ReadFile(DataPath("configs/" + name));
-    for (const std::string line : absl::StrSplit(shipped, '\n')) {
+    for (const std::string& line : std::vector<std::string>(absl::StrSplit(shipped, '\n'))) {
       const std::string flag = line.substr(0, line.find('=') + 1);
       if (flag.empty() || ("\n" + flags).find("\n" + flag) == std::string::npos) {
         absl::StrAppend(&text, line, "\n");
