@@ -53,7 +53,8 @@ FlowEvent Shown(uint32_t number, uint32_t pairs, uint64_t packets) {
 
 // Flows and packets of the checkpoint must be these.
 absl::Status CheckCheckpoint(const std::string& folder, uint64_t flows, uint64_t packets) {
-  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(folder, "bench");
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
+      Checkpoint::Open(folder + "/.ctacct", folder);
   if (!checkpoint.ok()) return checkpoint.status();
   uint64_t found_flows = 0, found_packets = 0;
   const absl::Status status = (*checkpoint)
@@ -72,7 +73,7 @@ absl::Status CheckCheckpoint(const std::string& folder, uint64_t flows, uint64_t
 // The checkpoint of a new folder, ready for a flusher.
 absl::StatusOr<std::unique_ptr<Checkpoint>> StartCheckpoint(const std::string& folder,
                                                             const SpoolHeader& header) {
-  std::unique_ptr<Checkpoint> checkpoint = Checkpoint::Open(folder, header.gateway).value();
+  std::unique_ptr<Checkpoint> checkpoint = Checkpoint::Open(folder + "/.ctacct", folder).value();
   const absl::Status status =
       checkpoint->Recover([](const CheckpointInfo&) { return false; }, [](const FlowRecord&) {});
   if (!status.ok()) return status;

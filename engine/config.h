@@ -24,6 +24,7 @@ struct Config {
   // Paths; empty: none.
   std::string ports;
   std::string output;
+  std::string state;  // Folder of the checkpoint and the lock; live, with `output`.
   std::string pipe;
   std::string metrics_file;
   std::string replay;  // Instead of the kernel.

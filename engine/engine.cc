@@ -143,6 +143,7 @@ absl::Status Engine::OpenInput() {
   if (!config_.live()) return absl::OkStatus();
   // Before the subscription, that no flow is born between them without counters; but the
   // subscription may be what loads conntrack.
+  settings_were_off_ = !ConntrackIsOn();
   absl::Status prepared = PrepareConntrack(config_.light, Log);
   Collector::Options options;
   options.rules = config_.rules;
@@ -167,7 +168,7 @@ absl::Status Engine::OpenInput() {
 absl::Status Engine::OpenCheckpoint() {
   if (!config_.live() || config_.output.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
-      Checkpoint::Open(config_.output, config_.gateway);
+      Checkpoint::Open(config_.state, config_.output);
   if (!checkpoint.ok()) return checkpoint.status();
   checkpoint_ = *std::move(checkpoint);
   for (size_t i = 0; i < config_.workers; ++i) {
@@ -214,17 +215,18 @@ absl::Status Engine::RestartFromCheckpoint() {
   if (!kernel.ok()) return kernel.status();
   RestartOptions options;
   options.rules = config_.rules;
+  options.gateway = config_.gateway;
   options.engine_id = id_;
   options.kernel = *kernel;
   options.subscribed_ns = collector_->subscribed_ns();
   options.timestamps_on = TimestampsAreOn();
   options.events_kept = collector_->events_kept();
+  options.settings_were_off = settings_were_off_;
   options.recorded = !config_.record.empty();
   options.log = Log;
   const absl::StatusOr<Resumed> resumed = Restart(options, workers_, checkpoint_.get());
   if (!resumed.ok()) return resumed.status();
   if (resumed->drained_ns != 0) collector_->NoteDrained(resumed->drained_ns);
-  collector_->NoteIntervalEnded(resumed->interval_ended_ns);
   return absl::OkStatus();
 }
 
@@ -287,7 +289,7 @@ void Engine::FlushSealed() {
     return;
   }
   // The first one is what ended it, even if a later attempt went well.
-  if (write_status_.ok()) write_status_ = flushed;
+  if (write_status_.ok() || flusher_->lost_state()) write_status_ = flushed;
   if (!write_status_.ok()) Stop();
 }
 

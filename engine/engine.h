@@ -85,6 +85,7 @@ class Engine {
   CaptureTraits capture_;             // Of a replay.
   ServiceManager manager_;
   TcpTimeouts tcp_timeouts_;
+  bool settings_were_off_ = false;  // Those of conntrack, before they were set.
   // One for each worker.
   std::vector<std::unique_ptr<AccountingHandoff>> owned_handoffs_;
   std::vector<AccountingHandoff*> handoffs_;

@@ -1,6 +1,8 @@
 #include "engine/flags.h"
 
 #include <sched.h>
+#include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -168,6 +170,9 @@ ABSL_FLAG(ctacct::PipeFormat, pipe_format, {},
           "lines of the FIFO: csv, or influx (line protocol, with -gateway as a tag)");
 ABSL_FLAG(std::string, output, "",
           "folder for files; without it and -pipe, CSV goes to standard output");
+ABSL_FLAG(std::string, state, "",
+          "folder of the checkpoint and the lock, for one engine at a time; with -output, live "
+          "(default: $STATE_DIRECTORY, which a service has, else .ctacct in the output folder)");
 ABSL_FLAG(ctacct::OutputFormat, output_format, {}, "files in the output folder: spool or csv");
 ABSL_FLAG(ctacct::Mode, mode, {},
           "precise: births, closes and ends of flows; closes to the millisecond. light: ends and "
@@ -214,6 +219,16 @@ absl::StatusOr<std::string> GatewayName() {
                    std::string(status.message())));
 }
 
+std::string StateFolder(const std::string& output) {
+  const std::string given = absl::GetFlag(FLAGS_state);
+  if (!given.empty()) return given;
+  // systemd's; a service with several gets all of them, with colons.
+  const char* const of_service = getenv("STATE_DIRECTORY");
+  const std::string first =
+      of_service == nullptr ? "" : std::string(of_service, strcspn(of_service, ":"));
+  return first.empty() ? absl::StrCat(output, "/.ctacct") : first;
+}
+
 }  // namespace
 
 absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
@@ -239,6 +254,7 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   if (!user.name.empty()) config.user = user.account;
   config.ports = absl::GetFlag(FLAGS_ports);
   config.output = absl::GetFlag(FLAGS_output);
+  if (!config.output.empty()) config.state = StateFolder(config.output);
   config.pipe = absl::GetFlag(FLAGS_pipe);
   config.metrics_file = absl::GetFlag(FLAGS_metrics_file);
   config.replay = absl::GetFlag(FLAGS_replay);

@@ -24,7 +24,7 @@ absl::Status FlushReporter::Flush(bool last) {
     flush_ns_ += last_flush_ns_;
   }
   NoteFolding();
-  if (status.ok() != last_.ok() && !errors_end_the_run_) {
+  if (status.ok() != last_.ok() && !errors_end_the_run()) {
     Log(status.ok() ? std::string("rows can be written again")
                     : absl::StrCat(std::string(status.message()), "; ", flusher_->rows_waiting(),
                                    " rows wait in memory"));

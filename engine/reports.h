@@ -32,7 +32,8 @@ void Log(const std::string& line);
 // Flushes what is sealed. Logs once when writing fails, and once when it works again.
 class FlushReporter {
  public:
-  // `errors_end_the_run`: then they are not logged, since the last line names them.
+  // `errors_end_the_run`: then they are not logged, since the last line names them. A lost state
+  // folder always ends the run.
   FlushReporter(Flusher* flusher, std::vector<AccountingHandoff*> handoffs,
                 const Privileges& privileges, bool errors_end_the_run)
       : flusher_(flusher),
@@ -41,7 +42,7 @@ class FlushReporter {
         errors_end_the_run_(errors_end_the_run) {}
 
   absl::Status Flush(bool last);
-  bool errors_end_the_run() const { return errors_end_the_run_; }
+  bool errors_end_the_run() const { return errors_end_the_run_ || flusher_->lost_state(); }
 
   uint64_t failures() const { return failures_; }  // Since the last success.
   int64_t last_write_ns() const { return last_write_ns_; }

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <functional>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/system/command_line.h"
 #include "netlink/event_filter.h"
 #include "xxhash.h"
 
@@ -22,7 +24,7 @@ uint64_t RulesChecksum(const AccountingRules& rules) {
 }
 
 std::string WhatItDoes(const RestartOptions& options, const CheckpointInfo& before,
-                       bool same_kernel, bool no_gap) {
+                       uint64_t flows_continued, bool same_kernel, bool all_events, bool renamed) {
   const double seconds = static_cast<double>(options.subscribed_ns - before.taken_ns) / 1e9;
   return absl::StrCat(
       "resuming after ", before.clean ? "a clean stop " : "an unclean stop ",
@@ -32,8 +34,11 @@ std::string WhatItDoes(const RestartOptions& options, const CheckpointInfo& befo
       !before.flows_known ? "what was accounted of its flows is lost, accounting begins anew"
       : !same_kernel      ? "its flows ended with its kernel or network namespace"
       : options.recorded  ? "a recording begins anew"
-                          : absl::StrCat(before.flow_count, " flows continued",
-                                        no_gap ? ", no event was missed" : ""));
+                          : absl::StrCat(flows_continued, " flows continued",
+                                        all_events ? ", no event was missed" : ""),
+      renamed ? absl::StrCat("; the gateway was called ", QuotedForLog(before.gateway),
+                             " and is called ", QuotedForLog(options.gateway), " now")
+              : "");
 }
 
 }  // namespace
@@ -44,40 +49,53 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
   CheckpointInfo ours;
   ours.kernel = options.kernel;
   ours.engine_id = options.engine_id;
+  ours.set_gateway(options.gateway);
   ours.rules = RulesChecksum(options.rules);
   for (const std::unique_ptr<Worker>& worker : workers) {
     worker->Start(options.subscribed_ns, options.timestamps_on);
   }
   Resumed resumed;
+  uint64_t flows_continued = 0;
+  std::function<void()> what_it_does;  // Empty: there was no engine before.
   const auto begin = [&](const CheckpointInfo& before) {
     const bool same_kernel = before.kernel == ours.kernel;
     const bool same_rules = before.rules == ours.rules;
     const bool restored = before.flows_known && same_kernel && !options.recorded;
-    const bool no_gap = restored && same_rules && before.clean && options.events_kept;
-    options.log(WhatItDoes(options, before, same_kernel, no_gap));
+    const bool all_events = restored && same_rules && before.clean && options.events_kept;
+    const bool renamed =
+        before.gateway[0] != '\0' && absl::string_view(before.gateway) != ours.gateway;
+    what_it_does = [&, before, same_kernel, all_events, renamed] {
+      options.log(WhatItDoes(options, before, flows_continued, same_kernel, all_events, renamed));
+    };
     for (const std::unique_ptr<Worker>& worker : workers) {
       // Where other flows were accounted, those that are not known may be old.
       if (restored) {
         worker->BeginRestore(same_rules ? std::min(before.known_since_ns, options.subscribed_ns)
                                         : options.subscribed_ns,
-                             before.taken_ns, no_gap);
+                             before.taken_ns, all_events);
+      }
+      if (!all_events || renamed) {
+        worker->NoteDowntime(before.taken_ns, options.subscribed_ns,
+                             renamed ? GapCause::kRenamed : GapCause::kRestart);
       }
       // Flows may start earlier than those that are restored.
       if (options.subscribed_ns < before.taken_ns) {
         worker->NoteClockSetBack(options.subscribed_ns);
       }
-      if (!no_gap) worker->NoteDowntime(before.taken_ns, options.subscribed_ns);
+      if (options.settings_were_off) {
+        worker->OnSettingsOff(before.taken_ns, options.subscribed_ns);
+      }
     }
-    if (no_gap) resumed.drained_ns = before.taken_ns;
-    resumed.interval_ended_ns = before.interval_end_ns;
+    if (all_events) resumed.drained_ns = before.taken_ns;
     return restored;
   };
   const auto workers_count = static_cast<uint32_t>(workers.size());
   const absl::Status found = checkpoint->Recover(begin, [&](const FlowRecord& flow) {
+    flows_continued += static_cast<uint64_t>((flow.flags & (kFlowEnded | kFlowSuperseded)) == 0);
     workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
   });
   if (!found.ok()) return found;
-  if (absl::Status status = checkpoint->RecoverOthers(ours.kernel); !status.ok()) return status;
+  if (what_it_does) what_it_does();
   checkpoint->Start(ours, workers.size());
   return resumed;
 }

@@ -1,5 +1,6 @@
-// The first thing a live engine does with its output folder: it resumes where the previous engine
-// stopped, as far as that engine's checkpoint allows, and records a gap for the time between.
+// The first thing a live engine does with its state folder: it resumes where the previous engine
+// stopped, as far as that engine's checkpoint allows, and records a gap for the time between, or
+// if the gateway has another name now: then what moved in between is split between the two names.
 //
 // Thread-compatible; before the workers' threads start.
 #ifndef CTACCT_ENGINE_RESTART_H_
@@ -20,20 +21,23 @@ namespace ctacct {
 
 struct RestartOptions {
   AccountingRules rules;
+  std::string gateway;
   EngineId engine_id{};  // This run's.
   KernelIdentity kernel;
   int64_t subscribed_ns = 0;  // Since the Unix epoch: events are queued from then on.
   bool timestamps_on = false;
   bool events_kept = false;  // No event was missed since the previous engine.
+  // The kernel did not count or report everything when this one started.
+  bool settings_were_off = false;
   // A recording must contain everything that its rows count, so nothing is resumed.
   bool recorded = false;
   std::function<void(const std::string&)> log;
 };
 
-// What the input must know of the previous engine. Since the Unix epoch; 0: nothing.
+// What the input must know of the previous engine.
 struct Resumed {
-  int64_t drained_ns = 0;  // All events up to then were read, and none was missed since.
-  int64_t interval_ended_ns = 0;
+  // All events up to then were read, and none was missed since; since the Unix epoch, 0: unknown.
+  int64_t drained_ns = 0;
 };
 
 // Starts the workers, gives them the flows of the checkpoint and the gap since then, makes the

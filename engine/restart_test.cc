@@ -2,7 +2,9 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
@@ -37,6 +39,7 @@ class RestartTest : public testing::Test {
     folder_ = testing::TempDir() + "/restart";
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directory(folder_);
+    options_.gateway = "gw";
     options_.kernel.boot_id[0] = 'a';
     options_.engine_id = {1};
     options_.subscribed_ns = kEpoch;
@@ -51,7 +54,7 @@ class RestartTest : public testing::Test {
   // A run begins: what it resumes with.
   Resumed Start() {
     log_.clear();
-    checkpoint_ = Checkpoint::Open(folder_, "gw").value();
+    checkpoint_ = Checkpoint::Open(folder_ + "/state", folder_).value();
     workers_.clear();
     for (Share& share : shares_) {
       share.handoff = std::make_unique<AccountingHandoff>();
@@ -80,7 +83,7 @@ class RestartTest : public testing::Test {
     for (Share& share : shares_) {
       for (SnapshotChunk& chunk : share.stream->Take()) checkpoint_->Add(std::move(chunk));
     }
-    ASSERT_TRUE(checkpoint_->Commit(1, end_ns).ok());
+    ASSERT_TRUE(checkpoint_->Commit(1).ok());
     if (clean) {
       ASSERT_TRUE(checkpoint_->MarkClean().ok());
     }
@@ -102,8 +105,25 @@ class RestartTest : public testing::Test {
       AccountingTable* const table = shares_[i].handoff->Take();
       gaps.insert(gaps.end(), table->gaps.begin(), table->gaps.end());
       shares_[i].handoff->GiveBack(table);
+      while (workers_[i]->SnapshotSome()) {
+      }
+      shares_[i].stream->Take();
     }
     return gaps;
+  }
+  // From when to when the interval observed that ends at `end_ns`: the same of each worker.
+  std::pair<int64_t, int64_t> CoveredBySeal(int64_t end_ns) {
+    std::optional<std::pair<int64_t, int64_t>> covered;
+    for (size_t i = 0; i < workers_.size(); ++i) {
+      workers_[i]->Seal(end_ns);
+      const AccountingTable* const table = shares_[i].handoff->Take();
+      EXPECT_NE(table, nullptr);
+      if (table == nullptr) return {};
+      const std::pair<int64_t, int64_t> own = {table->covered_from_ns, table->covered_to_ns};
+      EXPECT_EQ(covered.value_or(own), own);
+      covered = own;
+    }
+    return *covered;
   }
   void Destroy(const std::vector<FlowEvent>& flows) {
     for (const FlowEvent& flow : flows) {
@@ -134,7 +154,6 @@ class RestartTest : public testing::Test {
 TEST_F(RestartTest, TheFirstRunOfAFolderHasNothingToResume) {
   const Resumed resumed = Start();
   EXPECT_EQ(resumed.drained_ns, 0);
-  EXPECT_EQ(resumed.interval_ended_ns, 0);
   EXPECT_TRUE(Gaps().empty());
   EXPECT_EQ(log_, "");
 }
@@ -145,7 +164,6 @@ TEST_F(RestartTest, FlowsContinueWithWhatWasAccounted) {
   checkpoint_.reset();
   options_.subscribed_ns = kEpoch + 20 * kSecond;
   const Resumed resumed = Start();
-  EXPECT_EQ(resumed.interval_ended_ns, kEpoch + 15 * kSecond);
   EXPECT_EQ(resumed.drained_ns, 0);  // Events were missed.
   EXPECT_THAT(log_, HasSubstr("an unclean stop 5.0 s ago; 2 flows continued"));
   Destroy(ended_);
@@ -158,6 +176,29 @@ TEST_F(RestartTest, FlowsContinueWithWhatWasAccounted) {
     EXPECT_EQ(gap.began_ns, kEpoch + 15 * kSecond);
     EXPECT_EQ(gap.ended_ns, kEpoch + 20 * kSecond);
   }
+}
+
+// A stop in the middle of an interval, and a start within it: two files of that interval, and each
+// says what it is of. What living flows moved in between is in the second.
+TEST_F(RestartTest, AnIntervalBeginsWhereTheFlowsWereAccountedLast) {
+  Start();
+  EndInterval(shown_, kEpoch + 5 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch + 11 * kSecond;
+  Start();
+  EXPECT_EQ(CoveredBySeal(kEpoch + 15 * kSecond),
+            std::make_pair(kEpoch + 5 * kSecond, kEpoch + 15 * kSecond));
+}
+
+TEST_F(RestartTest, AnIntervalBeginsWithTheSubscriptionIfNoFlowIsKnown) {
+  Start();
+  EndInterval(shown_, kEpoch + 5 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.kernel.boot_id[0] = 'b';
+  options_.subscribed_ns = kEpoch + 11 * kSecond;
+  Start();
+  EXPECT_EQ(CoveredBySeal(kEpoch + 15 * kSecond),
+            std::make_pair(kEpoch + 11 * kSecond, kEpoch + 15 * kSecond));
 }
 
 TEST_F(RestartTest, ACleanStopWithKeptEventsHasNoGap) {
@@ -187,6 +228,56 @@ TEST_F(RestartTest, OfAnotherKernelOnlyTheTimeIsOfUse) {
 
 // Where other flows were accounted, one that is not in the checkpoint may be old: what it moved
 // before is nobody's.
+// What moved in between is split between the names: a gap, whatever is known of it.
+TEST_F(RestartTest, AnotherNameIsAGapOfItsOwn) {
+  for (const bool all_events : {false, true}) {
+    SCOPED_TRACE(all_events);
+    TearDown();
+    SetUp();
+    Start();
+    EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/all_events);
+    checkpoint_.reset();
+    options_.gateway = "new\tname";
+    options_.events_kept = all_events;
+    options_.subscribed_ns = kEpoch + 20 * kSecond;
+    EXPECT_EQ(Start().drained_ns, all_events ? kEpoch + 15 * kSecond : 0);
+    EXPECT_THAT(log_,
+                HasSubstr(all_events ? "2 flows continued, no event was missed; the gateway was "
+                                       "called 'gw' and is called 'new\\x09name' now"
+                                     : "2 flows continued; the gateway was called 'gw'"));
+    Destroy(ended_);
+    EXPECT_EQ(Packets(), 5u + 7u);
+    const std::vector<Gap> gaps = Gaps();
+    ASSERT_EQ(gaps.size(), 2u);
+    for (const Gap& gap : gaps) {
+      EXPECT_EQ(gap.cause, GapCause::kRenamed);
+      EXPECT_EQ(gap.completeness, Completeness::kPartial);
+      EXPECT_EQ(gap.began_ns, kEpoch + 15 * kSecond);
+      EXPECT_EQ(gap.ended_ns, kEpoch + 20 * kSecond);
+    }
+    // A dump does not make it whole, and it is recorded once.
+    EndInterval({}, kEpoch + 30 * kSecond, /*clean=*/true);
+    checkpoint_.reset();
+    options_.events_kept = true;
+    Start();
+    EXPECT_TRUE(Gaps().empty());
+    EXPECT_THAT(log_, testing::Not(HasSubstr("called")));
+  }
+}
+
+// If the name of the run before is lost, nobody can say that it was another.
+TEST_F(RestartTest, ADamagedCheckpointIsNoOtherName) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  std::filesystem::resize_file(folder_ + "/state/checkpoint", 20);
+  Start();
+  EXPECT_THAT(log_, HasSubstr("is lost, accounting begins anew"));
+  const std::vector<Gap> gaps = Gaps();
+  ASSERT_EQ(gaps.size(), 2u);
+  EXPECT_EQ(gaps[0].cause, GapCause::kRestart);
+}
+
 TEST_F(RestartTest, OtherRulesDoNotBillWholeLifetimes) {
   options_.rules.src = {Ipv4Address::FromHostOrder(0x0a000000),
                         Ipv4Address::FromHostOrder(0xff000000)};

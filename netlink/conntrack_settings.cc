@@ -58,6 +58,14 @@ absl::Status PrepareConntrack(bool light, const std::function<void(const std::st
   return absl::OkStatus();
 }
 
+bool ConntrackIsOn() {
+  for (const ConntrackSetting& setting : kSettings) {
+    int value = 0;
+    if (std::ifstream(absl::StrCat(kFolder, setting.name)) >> value && value == 0) return false;
+  }
+  return true;
+}
+
 bool KeepConntrackOn(const std::function<void(const std::string&)>& log) {
   bool all_on = true;
   for (const ConntrackSetting& setting : kSettings) {

@@ -30,6 +30,9 @@ struct ConntrackSetting {
 [[nodiscard]] absl::Status PrepareConntrack(bool light,
                                             const std::function<void(const std::string&)>& log);
 
+// False if one of these settings is off (0).
+[[nodiscard]] bool ConntrackIsOn();
+
 // Looks at these settings again, and sets those to 1 that somebody has changed. False if one was
 // off (0): since it was last looked at, the kernel may not have counted or reported everything.
 [[nodiscard]] bool KeepConntrackOn(const std::function<void(const std::string&)>& log);

@@ -21,7 +21,7 @@ Dispatcher::Dispatcher(Options options, std::vector<FrameQueue*> queues)
     : options_(options),
       queues_(std::move(queues)),
       kept_(queues_.size()),
-      clock_(options_.interval_ns, options_.ended_before_ns) {}
+      clock_(options_.interval_ns) {}
 
 void Dispatcher::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   Observe(now_ns);

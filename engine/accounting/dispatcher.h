@@ -33,8 +33,6 @@ class Dispatcher {
     IntervalEnd interval_end = IntervalEnd::kByDump;
     // Flows that start from now on have start times (nf_conntrack_timestamp).
     bool timestamps_on = false;
-    // The end of the last interval of an engine before; 0: none.
-    int64_t ended_before_ns = 0;
   };
   // One queue per worker; they must outlive the dispatcher.
   Dispatcher(Options options, std::vector<FrameQueue*> queues);

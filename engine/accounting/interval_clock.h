@@ -9,8 +9,11 @@
 // The wall clock may be set. Forward, it passes boundaries like any silence. Set back by a little,
 // the open interval lasts until the clock has reached its end, so that no interval comes twice. Set
 // back by more than kPatienceNs, it ends at once, under the end that it had, and the next one is
-// where the clock is now: waiting could be a day without rows. Whoever ran through that day before
-// has intervals of the same names twice.
+// where the clock is now: waiting could be a day without rows. If it ran through that day before,
+// intervals have the same ends twice.
+//
+// The first interval is the one that the clock shows, also after a restart. So two runs may share
+// an interval, and no end is ever later than the clock's own. Each run says what it has observed.
 //
 // Times are nanoseconds since the Unix epoch; boundaries are multiples of the interval.
 // Thread-compatible.
@@ -28,9 +31,7 @@ class IntervalClock {
   // Ten minutes.
   static constexpr int64_t kPatienceNs = 600'000'000'000;
 
-  // `ended_before_ns`: the last end that somebody has used already; 0: none.
-  explicit IntervalClock(int64_t interval_ns, int64_t ended_before_ns = 0)
-      : interval_ns_(interval_ns), ended_before_ns_(ended_before_ns) {
+  explicit IntervalClock(int64_t interval_ns) : interval_ns_(interval_ns) {
     assert(interval_ns > 0);
   }
 
@@ -43,11 +44,6 @@ class IntervalClock {
     if (is_open_) return;
     is_open_ = true;
     open_end_ns_ = BoundaryNotBefore(now_ns);
-    // The engine before was ended within this interval; or the clock was set back.
-    if (open_end_ns_ <= ended_before_ns_ &&
-        ended_before_ns_ - open_end_ns_ <= kPatienceNs + interval_ns_) {
-      open_end_ns_ = ended_before_ns_ + interval_ns_;
-    }
   }
 
   // For sources without dumps: true if a packet of this time lies past the open interval's
@@ -89,7 +85,6 @@ class IntervalClock {
   }
 
   const int64_t interval_ns_;
-  const int64_t ended_before_ns_;
   bool is_open_ = false;
   int64_t open_end_ns_ = 0;
   int64_t dump_began_ns_ = 0;

@@ -16,6 +16,15 @@ TEST(IntervalClockTest, TheFirstTimeOpensTheFirstInterval) {
   EXPECT_EQ(clock.open_end_ns(), 45 * kSecond);
 }
 
+// Another run begins: the interval is that of the clock, whatever an earlier run has ended.
+TEST(IntervalClockTest, RestartsDoNotPushTimeAhead) {
+  for (int64_t second = 31; second <= 60; ++second) {
+    IntervalClock clock(15 * kSecond);
+    clock.Observe(second * kSecond);
+    EXPECT_EQ(clock.open_end_ns(), second <= 45 ? 45 * kSecond : 60 * kSecond);
+  }
+}
+
 TEST(IntervalClockTest, ATimeOnTheBoundaryBelongsToTheIntervalItEnds) {
   IntervalClock clock(15 * kSecond);
   clock.Observe(30 * kSecond);

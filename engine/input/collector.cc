@@ -117,7 +117,6 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
   }
   Dispatcher::Options dispatch;
   dispatch.interval_ns = options_.rules.interval_ns;
-  dispatch.ended_before_ns = interval_ended_ns_;
   dispatch.timestamps_on = timestamps_on;
   dispatcher_.emplace(dispatch, queues);
   {

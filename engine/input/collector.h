@@ -60,8 +60,6 @@ class Collector {
   bool events_kept() const { return events_kept_; }
   // Before Run: an engine before had read all events up to then.
   void NoteDrained(int64_t drained_ns);
-  // Likewise: it has written the interval that ends then.
-  void NoteIntervalEnded(int64_t end_ns) { interval_ended_ns_ = end_ns; }
 
   // How often reliable delivery was given up for want of room in the table.
   uint64_t times_reliable_left() const { return times_reliable_left_.load(); }
@@ -114,7 +112,6 @@ class Collector {
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
   bool events_kept_ = false;
-  int64_t interval_ended_ns_ = 0;
   std::vector<std::string> kept_names_;
   std::atomic<uint64_t> times_reliable_left_{0};
   // As of the last dump, for any thread.

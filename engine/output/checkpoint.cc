@@ -1,15 +1,16 @@
 #include "engine/output/checkpoint.h"
 
-#include <sys/stat.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <limits>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/strip.h"
 #include "engine/output/row_sink.h"
 #include "engine/system/check.h"
 #include "engine/system/durable_file.h"
@@ -20,122 +21,94 @@ namespace {
 // Two seconds: the kernel takes a tenth of one to end a process of a few hundred megabytes.
 constexpr int kLockAttempts = 200;
 
-constexpr char kFolder[] = ".ctacct";
-constexpr mode_t kFolderMode = 0750;
-constexpr char kCheckpoint[] = ".checkpoint";
-constexpr char kNew[] = ".new";
-constexpr char kLock[] = ".lock";
+constexpr char kCheckpoint[] = "checkpoint";
+constexpr char kNew[] = "checkpoint.new";
+constexpr char kLock[] = "lock";
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& folder,
-                                                             const std::string& gateway) {
-  auto checkpoint = std::unique_ptr<Checkpoint>(new Checkpoint(folder, GatewayTag(gateway)));
-  [[maybe_unused]] const int made = mkdir(absl::StrCat(folder, "/", kFolder).c_str(), kFolderMode);
-  checkpoint->started_before_ns_ = ModifiedNs(checkpoint->Path(kLock));
+absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& state,
+                                                             const std::string& output) {
+  absl::StatusOr<UniqueFd> folder = OpenStateFolder(state);
+  if (!folder.ok()) return folder.status();
   // An engine that was killed just now may still be on its way out.
-  if (absl::Status status = checkpoint->TakeLock(kLockAttempts); !status.ok()) return status;
-  futimens(checkpoint->lock_.get(), nullptr);
-  return checkpoint;
-}
-
-absl::Status Checkpoint::TakeLock(int attempts) {
-  absl::StatusOr<UniqueFd> lock = LockFile(Path(kLock), attempts);
+  absl::StatusOr<StateLock> lock =
+      StateLock::Take({folder->get(), kLock, absl::StrCat(state, "/", kLock)}, kLockAttempts);
   if (absl::IsUnavailable(lock.status())) {
-    return absl::UnavailableError(
-        absl::StrCat("another engine writes for this gateway into ", folder_));
+    return absl::UnavailableError(absl::StrCat("another engine uses the state folder ", state,
+                                               "; give each engine its own with -state"));
   }
   if (!lock.ok()) return lock.status();
-  lock_ = *std::move(lock);
-  return absl::OkStatus();
+  return std::unique_ptr<Checkpoint>(
+      new Checkpoint(state, output, *std::move(folder), *std::move(lock)));
 }
 
-std::string Checkpoint::Path(absl::string_view end) const {
-  return absl::StrCat(folder_, "/", kFolder, "/", tag_, end);
+FileIn Checkpoint::File(const char* name) const {
+  return {folder_.get(), name, absl::StrCat(state_folder_, "/", name)};
 }
 
-void Checkpoint::EnsureFolder() {
-  // If it cannot be made, writing into it will fail and say so.
-  if (mkdir(absl::StrCat(folder_, "/", kFolder).c_str(), kFolderMode) != 0) return;
-  // It was removed, and the lock with it.
-  [[maybe_unused]] const absl::Status ignored = TakeLock(1);
+absl::Status Checkpoint::CheckLock() {
+  const absl::Status status = lock_.Check();
+  lock_lost_ = lock_lost_ || absl::IsFailedPrecondition(status);
+  if (!lock_lost_) return status;
+  return absl::FailedPreconditionError(absl::StrCat(
+      "state folder ", state_folder_,
+      ": its lock was removed or replaced while this engine ran, and another engine may account "
+      "the same traffic"));
 }
 
 absl::StatusOr<UniqueFd> Checkpoint::Read(CheckpointInfo* info) const {
-  absl::StatusOr<UniqueFd> file = ReadCheckpoint(Path(kCheckpoint), info);
-  if (!file.ok() && info->taken_ns == 0) info->taken_ns = started_before_ns_;
+  absl::StatusOr<UniqueFd> file = ReadCheckpoint(File(kCheckpoint), info);
+  if (!file.ok() && info->taken_ns == 0) info->taken_ns = lock_.taken_before_ns();
   return file;
 }
 
 absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)>& begin,
                                  const std::function<void(const FlowRecord&)>& flow) {
-  unlink(Path(kNew).c_str());
+  unlinkat(folder_.get(), kNew, 0);
   CheckpointInfo before;
   const absl::StatusOr<UniqueFd> file = Read(&before);
-  if (!file.ok() && before.taken_ns == 0) return RevealPrepared(nullptr, true);
+  if (!file.ok() && before.taken_ns == 0) return RevealPrepared(nullptr);
   known_until_ns_ = before.taken_ns;
   const bool restored = begin(before) && before.flows_known;
   if (!restored) {
     // Before rows are revealed that a later restart would account anew.
-    if (absl::Status status = VoidCheckpoint(Path(kCheckpoint), before); !status.ok()) {
+    if (absl::Status status = VoidCheckpoint(File(kCheckpoint), before); !status.ok()) {
       return status;
     }
   } else if (!ForEachFlow(*file, before.flow_count, [&](const FlowRecord* records, size_t count) {
                for (size_t i = 0; i < count; ++i) flow(records[i]);
              })) {
-    return absl::UnavailableError(absl::StrCat(Path(kCheckpoint), ": changed while it was read"));
+    return absl::UnavailableError(
+        absl::StrCat(File(kCheckpoint).path, ": changed while it was read"));
   }
-  return RevealPrepared(restored ? &before : nullptr, true);
-}
-
-absl::Status Checkpoint::RecoverOthers(const KernelIdentity& kernel) const {
-  const absl::StatusOr<std::vector<std::string>> names = Names();
-  if (!names.ok()) return names.status();
-  for (const std::string& name : *names) {
-    absl::string_view tag = name;
-    if (!absl::ConsumeSuffix(&tag, kLock) || tag == tag_) continue;
-    Checkpoint other(folder_, std::string(tag));
-    if (!other.TakeLock(1).ok()) continue;  // It runs.
-    CheckpointInfo info;
-    const bool known = other.Read(&info).ok() && info.flows_known;
-    const bool ours = info.kernel == kernel;
-    absl::Status status;
-    if (known && ours) status = VoidCheckpoint(other.Path(kCheckpoint), info);
-    if (status.ok()) status = other.RevealPrepared(known && !ours ? &info : nullptr, false);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::vector<std::string>> Checkpoint::Names() const {
-  const std::string path = absl::StrCat(folder_, "/", kFolder);
-  const absl::StatusOr<UniqueFd> folder = OpenFolder(path);
-  if (!folder.ok()) return folder.status();
-  std::vector<std::string> names;
-  const absl::Status read = ForEachName(folder->get(), path, [&](const char* name) {
-    names.push_back(name);
-    return true;
-  });
-  if (!read.ok()) return read;
-  std::sort(names.begin(), names.end());
-  return names;
+  return RevealPrepared(restored ? &before : nullptr);
 }
 
 // The traffic of rows that a valid checkpoint does not cover is accounted anew from it. Without a
 // valid one it is not.
-absl::Status Checkpoint::RevealPrepared(const CheckpointInfo* valid, bool remove) const {
-  const absl::StatusOr<std::vector<std::string>> names = Names();
-  if (!names.ok()) return names.status();
-  for (const std::string& hidden : *names) {
+absl::Status Checkpoint::RevealPrepared(const CheckpointInfo* valid) const {
+  const absl::StatusOr<UniqueFd> folder = OpenFolder(output_);
+  if (!folder.ok()) return folder.status();
+  std::vector<std::pair<std::string, PreparedName>> found;
+  const absl::Status read = ForEachName(folder->get(), output_, [&](const char* name) {
     PreparedName prepared;
-    if (!prepared.Parse(hidden) || prepared.tag != tag_) continue;
-    const std::string path = absl::StrCat(folder_, "/", kFolder, "/", hidden);
+    if (prepared.Parse(name) && prepared.state_id == lock_.state_id()) {
+      found.emplace_back(name, std::move(prepared));
+    }
+    return true;
+  });
+  if (!read.ok()) return read;
+  // In the order of writing, so that copies of one name are numbered in it.
+  std::sort(found.begin(), found.end(),
+            [](const auto& a, const auto& b) { return a.first < b.first; });
+  for (const auto& [hidden, prepared] : found) {
     if (valid == nullptr || (prepared.engine_id == EngineIdText(valid->engine_id) &&
                              prepared.sequence <= valid->last_sequence)) {
-      const absl::Status status = RevealAs(absl::StrCat(kFolder, "/", hidden), prepared.name);
+      const absl::Status status = RevealAs(hidden, prepared.name);
       if (!status.ok()) return status;
-    } else if (remove && unlink(path.c_str()) != 0) {
-      return FileError("remove", path, errno);
+    } else if (unlinkat(folder->get(), hidden.c_str(), 0) != 0) {
+      return FileError("remove", absl::StrCat(output_, "/", hidden), errno);
     }
   }
   return absl::OkStatus();
@@ -160,7 +133,6 @@ void Checkpoint::Add(SnapshotChunk chunk) {
 }
 
 void Checkpoint::BeginCopy(uint64_t seal) {
-  EnsureFolder();
   state_ = State::kCopying;
   seal_ = seal;
   workers_done_ = 0;
@@ -169,7 +141,7 @@ void Checkpoint::BeginCopy(uint64_t seal) {
   info_.taken_ns = std::numeric_limits<int64_t>::max();
   info_.flow_count = 0;
   info_.known_since_ns = std::numeric_limits<int64_t>::min();
-  absl::StatusOr<CheckpointWriter> writer = CheckpointWriter::Create(Path(kNew));
+  absl::StatusOr<CheckpointWriter> writer = CheckpointWriter::Create(File(kNew));
   if (!writer.ok()) return FailCopy(writer.status());
   writer_.emplace(*std::move(writer));
 }
@@ -196,17 +168,17 @@ void Checkpoint::AppendToCopy(const SnapshotChunk& chunk) {
 void Checkpoint::FailCopy(absl::Status status) {
   error_ = std::move(status);
   writer_.reset();
-  unlink(Path(kNew).c_str());  // Its space is needed for rows.
+  unlinkat(folder_.get(), kNew, 0);  // Its space is needed for rows.
 }
 
-absl::Status Checkpoint::Commit(uint64_t last_sequence, int64_t interval_end_ns) {
+absl::Status Checkpoint::Commit(uint64_t last_sequence) {
   CTACCT_CHECK(state_ == State::kComplete && writer_.has_value());
   CTACCT_CHECK(last_sequence >= info_.last_sequence);
+  if (absl::Status held = CheckLock(); !held.ok()) return held;
   info_.last_sequence = last_sequence;
-  info_.interval_end_ns = interval_end_ns;
   absl::Status status = writer_->WriteHeader(info_);
-  if (status.ok() && rename(Path(kNew).c_str(), Path(kCheckpoint).c_str()) != 0) {
-    status = absl::ErrnoToStatus(errno, absl::StrCat(Path(kNew), ": rename"));
+  if (status.ok() && renameat(folder_.get(), kNew, folder_.get(), kCheckpoint) != 0) {
+    status = FileError("rename", File(kNew).path, errno);
   }
   if (!status.ok()) {
     FailCopy(std::move(status));
@@ -220,13 +192,14 @@ absl::Status Checkpoint::Commit(uint64_t last_sequence, int64_t interval_end_ns)
 }
 
 absl::Status Checkpoint::MarkClean() {
-  return valid_ ? MarkCheckpointClean(Path(kCheckpoint)) : absl::OkStatus();
+  return valid_ ? MarkCheckpointClean(File(kCheckpoint)) : absl::OkStatus();
 }
 
 absl::Status Checkpoint::Discard() {
+  if (absl::Status held = CheckLock(); !held.ok()) return held;
   CheckpointInfo info = info_;
   info.taken_ns = known_until_ns_;
-  if (absl::Status status = VoidCheckpoint(Path(kCheckpoint), info); !status.ok()) return status;
+  if (absl::Status status = VoidCheckpoint(File(kCheckpoint), info); !status.ok()) return status;
   valid_ = false;
   writer_.reset();
   state_ = State::kNone;
@@ -240,19 +213,22 @@ void Checkpoint::GiveUpCopy(const absl::Status& why) {
 }
 
 std::string Checkpoint::HiddenName(uint64_t sequence, const std::string& name) const {
-  const PreparedName prepared = {tag_, EngineIdText(info_.engine_id), sequence, name};
-  return absl::StrCat(kFolder, "/", prepared.HiddenName());
+  return PreparedName{lock_.state_id(), EngineIdText(info_.engine_id), sequence, name}.HiddenName();
 }
 
 absl::Status Checkpoint::Reveal(uint64_t sequence, const std::string& name) const {
   return RevealAs(HiddenName(sequence, name), name);
 }
 
+void Checkpoint::RemovePrepared(uint64_t sequence, const std::string& name) const {
+  unlink(absl::StrCat(output_, "/", HiddenName(sequence, name)).c_str());
+}
+
 absl::Status Checkpoint::RevealAs(const std::string& hidden_name, const std::string& name) const {
   const int copies = absl::EndsWith(name, ".csv") ? CsvSink::kSameNameMax : 1;
   absl::Status status;
   for (int copy = 0; copy < copies; ++copy) {
-    status = RevealPreparedFile(folder_, hidden_name, CsvSink::NameOfCopy(name, copy));
+    status = RevealPreparedFile(output_, hidden_name, CsvSink::NameOfCopy(name, copy));
     if (!absl::IsAlreadyExists(status)) break;
   }
   return status;

@@ -9,8 +9,8 @@
 // An interval ends in four steps:
 //
 //   prepare   a file of rows is written, durable and hidden            (RowSink::Write)
-//   copy      the flows, as they were when the rows were complete, go to TAG.new        (Add)
-//   commit    TAG.new becomes TAG.checkpoint: the step that counts                   (Commit)
+//   copy      the flows, as they were when the rows were complete, go to checkpoint.new (Add)
+//   commit    checkpoint.new becomes checkpoint: the step that counts                (Commit)
 //   reveal    the files of rows get their names, in the output folder                (Reveal)
 //
 // The workers copy their flows while they account further, so the rows of later intervals may be
@@ -21,9 +21,14 @@
 // The checkpoint is not synced to disk. It has to outlive the engine, not the kernel: flows end
 // with their kernel, and after another boot every prepared file is revealed.
 //
+// The state folder belongs to the engine that has its lock. Before each commit, and before rows are
+// revealed without one, the engine makes sure that the lock file at the folder's path is still its
+// own. If the folder was removed or replaced, another engine may account the same flows: this one
+// reveals nothing more and ends, so that nothing is counted twice.
+//
 // If no checkpoint can be written (disk full), the old one is made void before newer rows are
-// revealed (Discard). It is also made void when flows are accounted that it does not know (another
-// gateway name, a recording). A void checkpoint only says up to when everything was accounted: a
+// revealed (Discard). It is also made void when flows are accounted that it does not know (a
+// recording). A void checkpoint only says up to when everything was accounted: a
 // restart then has a gap, and nothing is counted twice. If even that is lost, the lock file's time
 // says when an engine started last.
 //
@@ -51,9 +56,10 @@ namespace ctacct {
 
 class Checkpoint {
  public:
-  // Takes the lock. Unavailable: another engine has it, and has kept it for two seconds.
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& folder,
-                                                                        const std::string& gateway);
+  // Makes the state folder if it is missing, and takes its lock. Rows are written to `output`.
+  // Unavailable: another engine has the lock, and has kept it for two seconds.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<Checkpoint>> Open(const std::string& state,
+                                                                        const std::string& output);
 
   // Resumes from the engine before; call it before anything is written. Gives what its checkpoint
   // says to `begin`, and its flows to `flow` if `begin` returns true; otherwise the checkpoint is
@@ -61,9 +67,6 @@ class Checkpoint {
   // `begin` is not called.
   [[nodiscard]] absl::Status Recover(const std::function<bool(const CheckpointInfo&)>& begin,
                                      const std::function<void(const FlowRecord&)>& flow);
-  // The same for gateways of other names whose engine does not run: their rows are revealed. What
-  // they knew of the flows of `kernel` is void, since these are accounted here now.
-  [[nodiscard]] absl::Status RecoverOthers(const KernelIdentity& kernel) const;
 
   // What the checkpoints of this run have in common. The times, last_sequence and flow_count are
   // filled in here.
@@ -82,45 +85,50 @@ class Checkpoint {
   uint64_t seal() const { return seal_; }
   const absl::Status& error() const { return error_; }
 
+  // FailedPrecondition, from then on: the lock is lost. Any other error: it is not known.
+  [[nodiscard]] absl::Status CheckLock();
+  bool lock_lost() const { return lock_lost_; }
+
   // Makes the complete copy the valid checkpoint: files of rows up to last_sequence are to be
-  // revealed. After an error the state is kFailed.
-  [[nodiscard]] absl::Status Commit(uint64_t last_sequence, int64_t interval_end_ns);
+  // revealed. After an error the state is kFailed, unless it is CheckLock's.
+  [[nodiscard]] absl::Status Commit(uint64_t last_sequence);
   // Marks this run's valid checkpoint, if there is one, as the engine's last: see CheckpointInfo.
   [[nodiscard]] absl::Status MarkClean();
-  // Makes the valid checkpoint void, and gives up the copy.
+  // Makes the valid checkpoint void, and gives up the copy. Checks the lock first.
   [[nodiscard]] absl::Status Discard();
   // Removes the copy, complete or not, because rows need its space. State kFailed, at once or with
   // the copy's last chunk.
   void GiveUpCopy(const absl::Status& why);
 
-  // Makes the folder .ctacct anew if somebody has removed it.
-  void EnsureFolder();
   // Under which hidden name, relative to the output folder, a file of rows is prepared.
   std::string HiddenName(uint64_t sequence, const std::string& name) const;
   // Gives a prepared file its name, or the next that is free where names may repeat (CSV).
   // NotFound: the prepared file is not there.
   [[nodiscard]] absl::Status Reveal(uint64_t sequence, const std::string& name) const;
+  // Removes a prepared file, if it is there.
+  void RemovePrepared(uint64_t sequence, const std::string& name) const;
 
  private:
-  Checkpoint(std::string folder, std::string tag)
-      : folder_(std::move(folder)), tag_(std::move(tag)) {}
+  Checkpoint(std::string state, std::string output, UniqueFd folder, StateLock lock)
+      : state_folder_(std::move(state)),
+        output_(std::move(output)),
+        folder_(std::move(folder)),
+        lock_(std::move(lock)) {}
 
-  std::string Path(absl::string_view end) const;
-  absl::StatusOr<std::vector<std::string>> Names() const;
+  FileIn File(const char* name) const;
   absl::StatusOr<UniqueFd> Read(CheckpointInfo* info) const;
   void BeginCopy(uint64_t seal);
   void AppendToCopy(const SnapshotChunk& chunk);
   void FailCopy(absl::Status status);
-  absl::Status TakeLock(int attempts);
   absl::Status RevealAs(const std::string& hidden_name, const std::string& name) const;
-  // Reveals the prepared files that `valid` covers (nullptr: all), and removes the others if
-  // `remove`.
-  absl::Status RevealPrepared(const CheckpointInfo* valid, bool remove) const;
+  // Reveals the prepared files that `valid` covers (nullptr: all), and removes the others.
+  absl::Status RevealPrepared(const CheckpointInfo* valid) const;
 
-  const std::string folder_;
-  const std::string tag_;
-  UniqueFd lock_;
-  int64_t started_before_ns_ = 0;  // When the lock was taken before, since the epoch; 0: never.
+  const std::string state_folder_;
+  const std::string output_;
+  const UniqueFd folder_;
+  const StateLock lock_;
+  bool lock_lost_ = false;
   CheckpointInfo info_;
   size_t workers_ = 0;
   int64_t known_until_ns_ = 0;  // taken_ns of the last copy that was complete.

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -23,7 +24,7 @@ namespace {
 
 constexpr char kMagic[8] = {'C', 'T', 'C', 'H', 'K', 'P', 'T', '\n'};
 // Of FlowRecord, too. Another version's file is as good as none.
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 3;
 
 struct Header {
   char magic[8];
@@ -38,6 +39,11 @@ static_assert(std::is_trivially_copyable_v<Header>);
 // Read at once: 64 KiB.
 constexpr size_t kReadRecords = 1024;
 constexpr useconds_t kLockPauseMicros = 10'000;
+
+// For their owner only: the flows in them are not grouped.
+constexpr mode_t kStateFolderMode = 0700;
+constexpr mode_t kStateFileMode = 0600;
+constexpr size_t kStateIdDigits = 16;
 
 absl::Status WriteAt(int fd, const std::string& path, const void* data, size_t bytes,
                      off_t offset) {
@@ -112,11 +118,16 @@ absl::StatusOr<KernelIdentity> ThisKernel() {
   return kernel;
 }
 
-absl::StatusOr<CheckpointWriter> CheckpointWriter::Create(const std::string& path) {
-  UniqueFd file(
-      open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
-  if (!file.valid()) return FileError("create", path, errno);
-  return CheckpointWriter(path, std::move(file));
+void CheckpointInfo::set_gateway(absl::string_view name) {
+  std::memset(gateway, 0, sizeof(gateway));
+  name.copy(gateway, sizeof(gateway) - 1);
+}
+
+absl::StatusOr<CheckpointWriter> CheckpointWriter::Create(const FileIn& file) {
+  constexpr int kFlags = O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC;
+  UniqueFd fd(openat(file.folder_fd, file.name.c_str(), kFlags, kStateFileMode));
+  if (!fd.valid()) return FileError("create", file.path, errno);
+  return CheckpointWriter(file.path, std::move(fd));
 }
 
 CheckpointWriter::CheckpointWriter(std::string path, UniqueFd file)
@@ -135,10 +146,11 @@ absl::Status CheckpointWriter::WriteHeader(const CheckpointInfo& info) {
   return WriteHeaderTo(file_.get(), path_, info, XXH3_64bits_digest(hash_.get()));
 }
 
-absl::StatusOr<UniqueFd> ReadCheckpoint(const std::string& path, CheckpointInfo* info) {
+absl::StatusOr<UniqueFd> ReadCheckpoint(const FileIn& place, CheckpointInfo* info) {
+  const std::string& path = place.path;
   *info = CheckpointInfo();
   info->flows_known = false;
-  absl::StatusOr<UniqueFd> file = OpenRegularFile(AT_FDCWD, path, path);
+  absl::StatusOr<UniqueFd> file = OpenRegularFile(place.folder_fd, place.name, path);
   if (!file.ok()) return absl::NotFoundError(file.status().message());
   struct stat status {};
   if (fstat(file->get(), &status) == 0) info->taken_ns = TimespecNs(status.st_mtim);
@@ -170,62 +182,119 @@ bool ForEachFlow(const UniqueFd& file, uint64_t flow_count,
   return true;
 }
 
-absl::Status VoidCheckpoint(const std::string& path, CheckpointInfo info) {
+absl::Status VoidCheckpoint(const FileIn& file, CheckpointInfo info) {
   info.flows_known = false;
   info.clean = false;
   info.flow_count = 0;
-  const UniqueFd file(
-      open(path.c_str(), O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
-  if (file.valid() && WriteHeaderTo(file.get(), path, info, XXH3_64bits(nullptr, 0)).ok() &&
-      ftruncate(file.get(), sizeof(Header)) == 0) {
+  const UniqueFd fd(openat(file.folder_fd, file.name.c_str(),
+                           O_WRONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kStateFileMode));
+  if (fd.valid() && WriteHeaderTo(fd.get(), file.path, info, XXH3_64bits(nullptr, 0)).ok() &&
+      ftruncate(fd.get(), sizeof(Header)) == 0) {
     return absl::OkStatus();
   }
-  if (unlink(path.c_str()) != 0 && errno != ENOENT) return FileError("remove", path, errno);
+  if (unlinkat(file.folder_fd, file.name.c_str(), 0) != 0 && errno != ENOENT) {
+    return FileError("remove", file.path, errno);
+  }
   return absl::OkStatus();
 }
 
-absl::Status MarkCheckpointClean(const std::string& path) {
-  const UniqueFd file(open(path.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
-  if (!file.valid()) return FileError("open", path, errno);
+absl::Status MarkCheckpointClean(const FileIn& file) {
+  const UniqueFd fd(openat(file.folder_fd, file.name.c_str(), O_RDWR | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.valid()) return FileError("open", file.path, errno);
   Header header;
-  if (absl::Status read = ReadHeader(file.get(), path, &header); !read.ok()) return read;
+  if (absl::Status read = ReadHeader(fd.get(), file.path, &header); !read.ok()) return read;
   header.info.clean = true;
-  return WriteHeaderTo(file.get(), path, header.info, header.records_checksum);
+  return WriteHeaderTo(fd.get(), file.path, header.info, header.records_checksum);
 }
 
-absl::StatusOr<UniqueFd> LockFile(const std::string& path, int attempts) {
-  // Not for writing: no file system can be made read-only while a file in it is open so.
-  UniqueFd lock(open(path.c_str(), O_RDONLY | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kDurableFileMode));
-  if (!lock.valid()) return FileError("open", path, errno);
-  while (flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
-    if (--attempts <= 0) return absl::UnavailableError(absl::StrCat(path, " is locked"));
+absl::StatusOr<UniqueFd> OpenStateFolder(const std::string& path) {
+  if (mkdir(path.c_str(), kStateFolderMode) != 0 && errno != EEXIST) {
+    return FileError("make state folder", path, errno);
+  }
+  UniqueFd folder(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid()) return FileError("open state folder", path, errno);
+  if (faccessat(folder.get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
+    return FileError("write to state folder", path, errno);
+  }
+  return folder;
+}
+
+absl::StatusOr<StateLock> StateLock::Take(const FileIn& file, int attempts) {
+  while (true) {
+    // Not for writing: no file system can be made read-only while a file in it is open so.
+    UniqueFd fd(openat(file.folder_fd, file.name.c_str(),
+                       O_RDONLY | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC, kStateFileMode));
+    if (!fd.valid()) return FileError("open", file.path, errno);
+    const bool locked = flock(fd.get(), LOCK_EX | LOCK_NB) == 0;
+    StateLock lock(file.path, std::move(fd));
+    // It may have been removed in between.
+    if (locked && lock.Check().ok()) {
+      if (absl::Status status = lock.ReadOrMakeId(file); !status.ok()) return status;
+      futimens(lock.lock_.get(), nullptr);
+      return lock;
+    }
+    if (--attempts <= 0) return absl::UnavailableError(absl::StrCat(file.path, " is locked"));
     usleep(kLockPauseMicros);
   }
-  return lock;
 }
 
-int64_t ModifiedNs(const std::string& path) {
+absl::Status StateLock::Check() const {
+  struct stat held {};
+  struct stat named {};
+  if (fstat(lock_.get(), &held) != 0) return FileError("examine", path_, errno);
+  const int error = lstat(path_.c_str(), &named) == 0 ? 0 : errno;
+  if (error != 0 && error != ENOENT && error != ENOTDIR) return FileError("examine", path_, error);
+  if (error != 0 || held.st_dev != named.st_dev || held.st_ino != named.st_ino) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(path_, " was removed or replaced while this engine held it"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status StateLock::ReadOrMakeId(const FileIn& file) {
+  std::string text(kStateIdDigits, '\0');
   struct stat info {};
-  return stat(path.c_str(), &info) == 0 ? TimespecNs(info.st_mtim) : 0;
-}
-
-std::string GatewayTag(absl::string_view gateway) {
-  return absl::StrCat(absl::Hex(XXH3_64bits(gateway.data(), gateway.size()), absl::kZeroPad16));
+  if (ReadAll(lock_.get(), text.data(), text.size(), 0) &&
+      text.find_first_not_of("0123456789abcdef") == std::string::npos &&
+      fstat(lock_.get(), &info) == 0) {
+    state_id_ = text;
+    taken_before_ns_ = TimespecNs(info.st_mtim);
+    return absl::OkStatus();
+  }
+  uint64_t random = 0;
+  if (getrandom(&random, sizeof(random), 0) != sizeof(random)) {
+    return absl::ErrnoToStatus(errno, "random bytes");
+  }
+  text = absl::StrCat(absl::Hex(random, absl::kZeroPad16));
+  const UniqueFd fd(
+      openat(file.folder_fd, file.name.c_str(), O_WRONLY | O_TRUNC | O_NOFOLLOW | O_CLOEXEC));
+  if (!fd.valid()) return FileError("open", file.path, errno);
+  if (absl::Status status = WriteAt(fd.get(), file.path, text.data(), text.size(), 0);
+      !status.ok()) {
+    return status;
+  }
+  // Prepared rows outlive the kernel, and so must the id that they are found by.
+  if (fsync(fd.get()) != 0 || fsync(file.folder_fd) != 0)
+    return FileError("sync", file.path, errno);
+  state_id_ = text;
+  return absl::OkStatus();
 }
 
 std::string PreparedName::HiddenName() const {
-  return absl::StrCat(tag, ".", engine_id, ".", absl::Dec(sequence, absl::kZeroPad20), ".", name);
+  return absl::StrCat(".", state_id, ".", engine_id, ".", absl::Dec(sequence, absl::kZeroPad20),
+                      ".", name);
 }
 
 bool PreparedName::Parse(absl::string_view hidden_name) {
-  const std::vector<std::string> parts = absl::StrSplit(hidden_name, absl::MaxSplits('.', 3));
-  if (parts.size() != 4 || parts[1].size() != EngineIdText(EngineId()).size() ||
-      !absl::SimpleAtoi(parts[2], &sequence)) {
+  const std::vector<std::string> parts = absl::StrSplit(hidden_name, absl::MaxSplits('.', 4));
+  if (parts.size() != 5 || !parts[0].empty() || parts[1].size() != kStateIdDigits ||
+      parts[2].size() != EngineIdText(EngineId()).size() ||
+      !absl::SimpleAtoi(parts[3], &sequence)) {
     return false;
   }
-  tag = parts[0];
-  engine_id = parts[1];
-  name = parts[3];
+  state_id = parts[1];
+  engine_id = parts[2];
+  name = parts[4];
   return !name.empty();
 }
 

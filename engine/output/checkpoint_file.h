@@ -1,13 +1,19 @@
 // The files of a checkpoint: names, lock and bytes. When they are written, and what a restart does
 // with them, is in checkpoint.h.
 //
-// They lie in the folder .ctacct within the output folder. TAG is a checksum of the gateway's name,
-// since engines of several gateways may share an output folder:
+// In the state folder, which belongs to one engine at a time:
 //
-//   TAG.lock                      held by the engine that uses the other ones
-//   TAG.checkpoint                a header, then one FlowRecord for each flow
-//   TAG.new                       the next checkpoint, being written
-//   TAG.ENGINE.SEQUENCE.NAME      a prepared file of rows
+//   lock                            held by that engine; contains the state's id
+//   checkpoint                      a header, then one FlowRecord for each flow
+//   checkpoint.new                  the next checkpoint, being written
+//
+// In the output folder, since a rename cannot leave a file system:
+//
+//   .STATE.ENGINE.SEQUENCE.NAME     a prepared file of rows. STATE is the state's id, so engines
+//                                   that share an output folder leave each other's files alone
+//
+// The state folder is opened once. If its path is given to another folder later, nothing here
+// touches that one.
 //
 // A header has a checksum of itself and one of the records. Integers are as the machine has them:
 // the file is of no use to another machine, or after a boot.
@@ -28,6 +34,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/accounting/flow_snapshot.h"
+#include "engine/rows/gateway_name.h"
 #include "engine/spool/engine_id.h"
 #include "engine/system/unique_fd.h"
 #include "xxhash.h"
@@ -48,14 +55,16 @@ struct KernelIdentity {
 struct CheckpointInfo {
   KernelIdentity kernel;
   EngineId engine_id{};
-  uint64_t last_sequence = 0;   // Of this engine's files: those up to it are to be revealed.
-  int64_t interval_end_ns = 0;  // Of the last interval that ended.
-  uint64_t rules = 0;           // A checksum of what was accounted: other flows are not in it.
-  int64_t taken_ns = 0;         // Everything up to then was accounted; since the Unix epoch.
-  int64_t known_since_ns = 0;   // See FlowTable.
+  char gateway[kGatewayBytesMax + 1] = {};  // Zero-filled; empty: unknown.
+  uint64_t last_sequence = 0;  // Of this engine's files: those up to it are to be revealed.
+  uint64_t rules = 0;          // A checksum of what was accounted: other flows are not in it.
+  int64_t taken_ns = 0;        // Everything up to then was accounted; since the Unix epoch.
+  int64_t known_since_ns = 0;  // See FlowTable.
   uint64_t flow_count = 0;
   bool flows_known = true;  // False: void, or damaged. Of the rest, only taken_ns is sure then.
   bool clean = false;       // The engine ended with it, and had read all events.
+
+  void set_gateway(absl::string_view name);
 };
 
 struct XxhStateDeleter {
@@ -63,10 +72,17 @@ struct XxhStateDeleter {
 };
 using XxhState = std::unique_ptr<XXH3_state_t, XxhStateDeleter>;
 
+// A file in an open folder. `path` is what errors call it.
+struct FileIn {
+  int folder_fd = -1;
+  std::string name;
+  std::string path;
+};
+
 // Writes a checkpoint. Without a header, which comes last, the file is none.
 class CheckpointWriter {
  public:
-  [[nodiscard]] static absl::StatusOr<CheckpointWriter> Create(const std::string& path);
+  [[nodiscard]] static absl::StatusOr<CheckpointWriter> Create(const FileIn& file);
   [[nodiscard]] absl::Status Append(const std::vector<FlowRecord>& records);
   [[nodiscard]] absl::Status WriteHeader(const CheckpointInfo& info);
 
@@ -81,28 +97,48 @@ class CheckpointWriter {
 
 // Reads and checks a checkpoint. After an error (NotFound), `info` contains what is known all the
 // same: when the file was written.
-[[nodiscard]] absl::StatusOr<UniqueFd> ReadCheckpoint(const std::string& path,
-                                                      CheckpointInfo* info);
+[[nodiscard]] absl::StatusOr<UniqueFd> ReadCheckpoint(const FileIn& file, CheckpointInfo* info);
 // Calls `function` for pieces of the flows; false if they cannot be read.
 [[nodiscard]] bool ForEachFlow(const UniqueFd& file, uint64_t flow_count,
                                const std::function<void(const FlowRecord*, size_t)>& function);
 // Leaves a header that says `flows_known = false`, or no file. In place: a full disk has no room
 // for another.
-[[nodiscard]] absl::Status VoidCheckpoint(const std::string& path, CheckpointInfo info);
+[[nodiscard]] absl::Status VoidCheckpoint(const FileIn& file, CheckpointInfo info);
 // Sets `clean`.
-[[nodiscard]] absl::Status MarkCheckpointClean(const std::string& path);
+[[nodiscard]] absl::Status MarkCheckpointClean(const FileIn& file);
 
-// Takes a lock that ends with the process. Unavailable: somebody else has it, and has kept it for
-// `attempts` times 10 ms.
-[[nodiscard]] absl::StatusOr<UniqueFd> LockFile(const std::string& path, int attempts);
-// When a file was modified, since the Unix epoch; 0: there is none.
-[[nodiscard]] int64_t ModifiedNs(const std::string& path);
+// Makes the state folder (for its owner only) if it is missing, and opens it. Its parent must
+// exist.
+[[nodiscard]] absl::StatusOr<UniqueFd> OpenStateFolder(const std::string& path);
 
-std::string GatewayTag(absl::string_view gateway);
+// The lock of a state folder; it ends with the process.
+class StateLock {
+ public:
+  // Unavailable: another engine has it, and has kept it for `attempts` times 10 ms.
+  [[nodiscard]] static absl::StatusOr<StateLock> Take(const FileIn& file, int attempts);
+
+  // FailedPrecondition: the path names no file, or another one than the one that is locked. So
+  // another engine may have the lock of what is there now.
+  [[nodiscard]] absl::Status Check() const;
+
+  // 16 hexadecimal digits, random, the same for as long as the lock file exists.
+  const std::string& state_id() const { return state_id_; }
+  // When it was taken before, since the Unix epoch; 0: never.
+  int64_t taken_before_ns() const { return taken_before_ns_; }
+
+ private:
+  StateLock(std::string path, UniqueFd lock) : path_(std::move(path)), lock_(std::move(lock)) {}
+  absl::Status ReadOrMakeId(const FileIn& file);
+
+  std::string path_;
+  UniqueFd lock_;
+  std::string state_id_;
+  int64_t taken_before_ns_ = 0;
+};
 
 // A prepared file of rows. `name`: the one it will have.
 struct PreparedName {
-  std::string tag;
+  std::string state_id;
   std::string engine_id;
   uint64_t sequence = 0;
   std::string name;

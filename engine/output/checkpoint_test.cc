@@ -1,5 +1,7 @@
 #include "engine/output/checkpoint.h"
 
+#include <fcntl.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
@@ -7,8 +9,10 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -19,6 +23,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::IsEmpty;
 using ::testing::UnorderedElementsAre;
+
+constexpr int64_t kSecond = 1'000'000'000;
 
 KernelIdentity Kernel(char boot) {
   KernelIdentity kernel;
@@ -33,6 +39,7 @@ class CheckpointTest : public testing::Test {
     folder_ = testing::TempDir() + "/checkpoint";
     std::filesystem::remove_all(folder_);
     std::filesystem::create_directory(folder_);
+    state_ = folder_ + "/state";
   }
   void TearDown() override { std::filesystem::remove_all(folder_); }
 
@@ -46,10 +53,9 @@ class CheckpointTest : public testing::Test {
     Found found;
   };
   // A run of `workers` workers. Its engine id is `id`.
-  Run Begin(uint8_t id, size_t workers = 1, const std::string& gateway = "gw",
-            const KernelIdentity& kernel = Kernel('a'), bool takes_over = true) {
+  Run Begin(uint8_t id, size_t workers = 1, bool takes_over = true) {
     Run run;
-    run.checkpoint = Checkpoint::Open(folder_, gateway).value();
+    run.checkpoint = Checkpoint::Open(state_, folder_).value();
     const absl::Status status = run.checkpoint->Recover(
         [&](const CheckpointInfo& info) {
           run.found.info = info;
@@ -59,7 +65,8 @@ class CheckpointTest : public testing::Test {
     EXPECT_TRUE(status.ok()) << status;
     CheckpointInfo info;
     info.engine_id = {id};
-    info.kernel = kernel;
+    info.kernel = Kernel('a');
+    info.set_gateway("gw");
     info.rules = 77;
     run.checkpoint->Start(info, workers);
     return run;
@@ -90,21 +97,17 @@ class CheckpointTest : public testing::Test {
     }
     return names;
   }
-  std::vector<std::string> Visible() const { return Names(folder_); }
-  size_t Prepared() const {
-    const std::vector<std::string> names = Names(folder_ + "/.ctacct");
-    return static_cast<size_t>(std::count_if(names.begin(), names.end(), [](const auto& name) {
-      return name.ends_with(".csv") || name.ends_with(".spool");
-    }));
+  std::vector<std::string> Visible() const {
+    std::vector<std::string> names = Names(folder_);
+    std::erase_if(names, [](const std::string& name) { return name.starts_with("."); });
+    return names;
   }
-  std::string PathOf(const std::string& end) const {
-    for (const std::string& name : Names(folder_ + "/.ctacct")) {
-      if (name.ends_with(end)) return folder_ + "/.ctacct/" + name;
-    }
-    return "";
-  }
+  size_t Prepared() const { return Names(folder_).size() - Visible().size(); }
+  std::string checkpoint_path() const { return state_ + "/checkpoint"; }
+  std::string copy_path() const { return state_ + "/checkpoint.new"; }
 
-  std::string folder_;
+  std::string folder_;  // Of the output.
+  std::string state_;
 };
 
 TEST_F(CheckpointTest, TheFirstRunFindsNothing) { EXPECT_FALSE(Begin(1).found.info.has_value()); }
@@ -116,7 +119,7 @@ TEST_F(CheckpointTest, WhatIsCommittedIsFound) {
   run.checkpoint->Add(Chunk(5, {12}, true, 100, 50));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
   EXPECT_EQ(run.checkpoint->seal(), 5u);
-  ASSERT_TRUE(run.checkpoint->Commit(3, 200).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(3).ok());
   run = Run();
   run = Begin(2);
   ASSERT_TRUE(run.found.info.has_value());
@@ -126,7 +129,7 @@ TEST_F(CheckpointTest, WhatIsCommittedIsFound) {
   EXPECT_EQ(info.kernel, Kernel('a'));
   EXPECT_EQ(info.engine_id, EngineId{1});
   EXPECT_EQ(info.last_sequence, 3u);
-  EXPECT_EQ(info.interval_end_ns, 200);
+  EXPECT_EQ(std::string(info.gateway), "gw");
   EXPECT_EQ(info.rules, 77u);
   EXPECT_EQ(info.taken_ns, 100);
   EXPECT_EQ(info.known_since_ns, 50);
@@ -149,7 +152,7 @@ TEST_F(CheckpointTest, SnapshotsOfSeveralWorkersAreOneCheckpointEach) {
   EXPECT_EQ(run.checkpoint->seal(), 2u);
   run.checkpoint->Add(Chunk(2, {22}, true, 220, 65));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
-  ASSERT_TRUE(run.checkpoint->Commit(2, 300).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(2).ok());
   run = Run();
   run = Begin(2, 3);
   EXPECT_THAT(run.found.flows, UnorderedElementsAre(20, 21, 22));
@@ -168,7 +171,7 @@ TEST_F(CheckpointTest, OneWorkerThatLeavesItsSnapshotOutMakesNone) {
   run.checkpoint->Add(Chunk(2, {20}));
   run.checkpoint->Add(Chunk(2, {21}));
   ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   EXPECT_THAT(Begin(2, 2).found.flows, UnorderedElementsAre(20, 21));
 }
@@ -180,7 +183,7 @@ TEST_F(CheckpointTest, RecoverRevealsWhatIsCoveredAndRemovesTheRest) {
     Prepare(*run.checkpoint, sequence, std::to_string(sequence) + ".spool");
   }
   run.checkpoint->Add(Chunk(2, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(2, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(2).ok());
   EXPECT_THAT(Visible(), IsEmpty());
   run = Run();
   (void)Begin(2);
@@ -192,7 +195,7 @@ TEST_F(CheckpointTest, RecoverRevealsWhatIsCoveredAndRemovesTheRest) {
 TEST_F(CheckpointTest, RowsOfAnEngineThatCommittedNothingAreRemoved) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(5, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(5).ok());
   run = Run();
   run = Begin(2);
   Prepare(*run.checkpoint, 1, "second.spool");
@@ -220,7 +223,7 @@ TEST_F(CheckpointTest, ACleanEndIsMarked) {
   Run run = Begin(1);
   ASSERT_TRUE(run.checkpoint->MarkClean().ok());  // Without a checkpoint: nothing to mark.
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   ASSERT_TRUE(run.checkpoint->MarkClean().ok());
   run = Run();
   run = Begin(2);
@@ -231,7 +234,7 @@ TEST_F(CheckpointTest, ACleanEndIsMarked) {
   EXPECT_THAT(run.found.flows, ElementsAre(10));
   // The next one's commit is not clean.
   run.checkpoint->Add(Chunk(1, {11}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   EXPECT_FALSE(Begin(3).found.info->clean);
 }
@@ -242,7 +245,7 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
   Run run = Begin(1, 2);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
   run.checkpoint->Add(Chunk(1, {11}, true, 110));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 7).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run.checkpoint->Add(Chunk(2, {20}, true, 200));
   Prepare(*run.checkpoint, 2, "2.spool");
   ASSERT_TRUE(run.checkpoint->Discard().ok());
@@ -263,7 +266,7 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
 TEST_F(CheckpointTest, ADiscardBeforeTheFirstCopyKeepsTheTimeOfTheRunBefore) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 7).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run = Run();
   run = Begin(2);
   ASSERT_TRUE(run.checkpoint->Discard().ok());
@@ -277,12 +280,12 @@ TEST_F(CheckpointTest, ACopyThatIsGivenUpIsNotCommitted) {
   Run run = Begin(1, 2);
   run.checkpoint->Add(Chunk(1, {10}));
   run.checkpoint->GiveUpCopy(absl::ResourceExhaustedError("full"));
-  EXPECT_EQ(PathOf(".new"), "");  // Its space is free at once.
+  EXPECT_FALSE(std::filesystem::exists(copy_path()));  // Its space is free at once.
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kCopying);
   run.checkpoint->Add(Chunk(1, {11}));
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kFailed);
   EXPECT_TRUE(absl::IsResourceExhausted(run.checkpoint->error()));
-  EXPECT_DEATH((void)run.checkpoint->Commit(1, 1), "check failed");
+  EXPECT_DEATH((void)run.checkpoint->Commit(1), "check failed");
   run.checkpoint->Add(Chunk(2, {20}));
   run.checkpoint->Add(Chunk(2, {21}));
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
@@ -294,20 +297,21 @@ TEST_F(CheckpointTest, ACopyThatIsGivenUpIsNotCommitted) {
 TEST_F(CheckpointTest, ACommitThatFailsLeavesTheOneBeforeInForce) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   run.checkpoint->Add(Chunk(2, {20}));
-  ASSERT_TRUE(std::filesystem::remove(PathOf(".new")));
-  EXPECT_FALSE(run.checkpoint->Commit(2, 1).ok());
+  ASSERT_TRUE(std::filesystem::remove(copy_path()));
+  EXPECT_FALSE(run.checkpoint->Commit(2).ok());
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kFailed);
   run = Run();
   EXPECT_THAT(Begin(2).found.flows, ElementsAre(10));
 }
 
 TEST_F(CheckpointTest, ADamagedCheckpointSaysWhenItWasWritten) {
+  const int64_t began_ns = WallClockNs();
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10, 11}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
-  const std::string path = PathOf(".checkpoint");
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
+  const std::string path = checkpoint_path();
   const auto size = std::filesystem::file_size(path);
   for (const std::streamoff at : {std::streamoff{20}, static_cast<std::streamoff>(size) - 3}) {
     std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
@@ -315,65 +319,137 @@ TEST_F(CheckpointTest, ADamagedCheckpointSaysWhenItWasWritten) {
     file.put('x');
     file.close();
     CheckpointInfo info;
-    EXPECT_TRUE(absl::IsNotFound(ReadCheckpoint(path, &info).status()));
+    EXPECT_TRUE(absl::IsNotFound(ReadCheckpoint({AT_FDCWD, path, path}, &info).status()));
     EXPECT_FALSE(info.flows_known);
-    EXPECT_EQ(info.taken_ns, ModifiedNs(path));
-    EXPECT_GT(info.taken_ns, 0);
+    EXPECT_GT(info.taken_ns, began_ns - kSecond);
+    EXPECT_LT(info.taken_ns, WallClockNs() + kSecond);
+    EXPECT_EQ(std::string(info.gateway), "");
   }
   std::filesystem::resize_file(path, size / 2);
   CheckpointInfo info;
-  EXPECT_FALSE(ReadCheckpoint(path, &info).ok());
+  EXPECT_FALSE(ReadCheckpoint({AT_FDCWD, path, path}, &info).ok());
 }
 
-// Two kernels' engines share a folder (containers, or a shared disk), and one of them restarts
-// under another name. What it knew under the old name is void; the other kernel's engine, which
-// does not run at this moment, must find its own flows.
-TEST_F(CheckpointTest, OnlyThisKernelsOtherCheckpointsAreVoid) {
-  for (const char kernel : {'a', 'b'}) {
-    Run run = Begin(static_cast<uint8_t>(kernel), 1, std::string(1, kernel), Kernel(kernel));
-    run.checkpoint->Add(Chunk(1, {10}, true, kernel));
-    ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
-    for (uint64_t sequence = 1; sequence <= 2; ++sequence) {
-      Prepare(*run.checkpoint, sequence,
-              std::string(1, kernel) + std::to_string(sequence) + ".spool");
-    }
-  }
-  Run renamed = Begin(9, 1, "new name", Kernel('a'));
-  EXPECT_FALSE(renamed.found.info.has_value());
-  ASSERT_TRUE(renamed.checkpoint->RecoverOthers(Kernel('a')).ok());
-  // Of the void one all rows; of the other one those that it covers, and the rest is left to it.
-  EXPECT_THAT(Visible(), UnorderedElementsAre("a1.spool", "a2.spool", "b1.spool"));
-  EXPECT_EQ(Prepared(), 1u);
-  const Run ours = Begin(10, 1, "a", Kernel('a'));
-  EXPECT_FALSE(ours.found.info->flows_known);
-  EXPECT_EQ(ours.found.info->taken_ns, 'a');
-  const Run theirs = Begin(11, 1, "b", Kernel('b'));
-  EXPECT_TRUE(theirs.found.info->flows_known);
-  EXPECT_EQ(theirs.found.info->kernel, Kernel('b'));
-  EXPECT_THAT(theirs.found.flows, ElementsAre(10));
+// Two engines with a state each write to one folder. Neither touches what the other has prepared,
+// whether it runs or not.
+TEST_F(CheckpointTest, EnginesThatShareAnOutputFolderLeaveEachOthersRowsAlone) {
+  Run a = Begin(1);
+  a.checkpoint->Add(Chunk(1, {10}));
+  ASSERT_TRUE(a.checkpoint->Commit(1).ok());
+  Prepare(*a.checkpoint, 1, "a1.spool");
+  Prepare(*a.checkpoint, 2, "a2.spool");
+  const std::string state = std::exchange(state_, folder_ + "/another");
+  Run b = Begin(1);
+  EXPECT_FALSE(b.found.info.has_value());
+  Prepare(*b.checkpoint, 1, "b1.spool");
+  b = Run();
+  b = Begin(2);  // Without a checkpoint all are revealed: its own.
+  EXPECT_THAT(Visible(), ElementsAre("b1.spool"));
+  EXPECT_EQ(Prepared(), 2u);
+  state_ = state;
+  a = Run();
+  a = Begin(3);
+  EXPECT_THAT(a.found.flows, ElementsAre(10));
+  EXPECT_THAT(Visible(), UnorderedElementsAre("a1.spool", "b1.spool"));
   EXPECT_EQ(Prepared(), 0u);
-  EXPECT_THAT(Visible(), UnorderedElementsAre("a1.spool", "a2.spool", "b1.spool"));
 }
 
-TEST_F(CheckpointTest, AnotherGatewayThatRunsIsLeftAlone) {
-  Run run = Begin(1, 1, "a");
-  run.checkpoint->Add(Chunk(1, {10}));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
-  Prepare(*run.checkpoint, 2, "a2.spool");
-  Run other = Begin(2, 1, "b");
-  ASSERT_TRUE(other.checkpoint->RecoverOthers(Kernel('a')).ok());
-  EXPECT_THAT(Visible(), IsEmpty());
-  run = Run();
-  EXPECT_THAT(Begin(3, 1, "a").found.flows, ElementsAre(10));
+TEST_F(CheckpointTest, OneEngineAtATime) {
+  const Run run = Begin(1);
+  const absl::Status second = Checkpoint::Open(state_, folder_ + "/elsewhere").status();
+  EXPECT_TRUE(absl::IsUnavailable(second));
+  EXPECT_EQ(second.message(), "another engine uses the state folder " + state_ +
+                                  "; give each engine its own with -state");
+}
+
+TEST_F(CheckpointTest, TheStateFolderIsMadeForItsOwnerOnly) {
+  { const Run run = Begin(1); }
+  const auto mode = std::filesystem::status(state_).permissions();
+  EXPECT_EQ(static_cast<int>(mode) & 0777, 0700);
+  // One that is there is taken as it is; its parent is not made.
+  state_ = folder_ + "/none/state";
+  EXPECT_EQ(Checkpoint::Open(state_, folder_).status().message(),
+            "cannot make state folder " + state_ + ": No such file or directory");
+  state_ = folder_ + "/file";
+  std::ofstream(state_) << "x";
+  EXPECT_EQ(Checkpoint::Open(state_, folder_).status().message(),
+            "cannot open state folder " + state_ + ": Not a directory");
+}
+
+// The id survives the engine, a damaged one is replaced.
+TEST_F(CheckpointTest, TheLockFileContainsTheStatesId) {
+  const auto id = [&] {
+    const Run run = Begin(1);
+    return run.checkpoint->HiddenName(1, "x").substr(0, 18);
+  };
+  const std::string first = id();
+  EXPECT_EQ(first.front(), '.');
+  EXPECT_EQ(first.back(), '.');
+  EXPECT_EQ(id(), first);
+  std::ofstream(state_ + "/lock") << "0123";
+  const std::string second = id();
+  EXPECT_NE(second, first);
+  EXPECT_EQ(id(), second);
+}
+
+// What was removed, and what another engine has made in its place, is not touched, and nothing is
+// committed or revealed.
+TEST_F(CheckpointTest, ALostLockIsNoticedBeforeTheNextCommit) {
+  for (const bool replaced : {false, true}) {
+    SCOPED_TRACE(replaced);
+    Run run = Begin(1);
+    EXPECT_TRUE(run.checkpoint->CheckLock().ok());
+    run.checkpoint->Add(Chunk(1, {10}));
+    ASSERT_TRUE(run.checkpoint->Commit(1).ok());
+    run.checkpoint->Add(Chunk(2, {20}));
+    std::filesystem::remove_all(state_);
+    Run second;
+    if (replaced) {
+      second = Begin(2);
+      EXPECT_FALSE(second.found.info.has_value());
+      second.checkpoint->Add(Chunk(1, {30}));
+      ASSERT_TRUE(second.checkpoint->Commit(1).ok());
+      second.checkpoint->Add(Chunk(2, {40}));
+    }
+    EXPECT_FALSE(run.checkpoint->lock_lost());
+    const absl::Status status = run.checkpoint->Commit(2);
+    EXPECT_TRUE(absl::IsFailedPrecondition(status)) << status;
+    EXPECT_THAT(std::string(status.message()), testing::HasSubstr("state folder " + state_ + ": "));
+    EXPECT_TRUE(run.checkpoint->lock_lost());
+    EXPECT_EQ(run.checkpoint->Discard(), status);
+    // Its next copy goes nowhere.
+    run.checkpoint->Add(Chunk(3, {50}));
+    EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kFailed);
+    if (replaced) {
+      ASSERT_TRUE(second.checkpoint->Commit(2).ok());
+      EXPECT_TRUE(second.checkpoint->CheckLock().ok());
+      second = Run();
+      EXPECT_THAT(Begin(3).found.flows, ElementsAre(40));
+    } else {
+      EXPECT_FALSE(std::filesystem::exists(state_));
+    }
+    run = Run();
+    std::filesystem::remove_all(state_);
+  }
+}
+
+// Renamed away and back: it is the same lock.
+TEST_F(CheckpointTest, ALockThatIsMovedIsLostWhereItWas) {
+  Run run = Begin(1);
+  std::filesystem::rename(state_, state_ + ".moved");
+  EXPECT_TRUE(absl::IsFailedPrecondition(run.checkpoint->CheckLock()));
+  std::filesystem::rename(state_ + ".moved", state_);
+  // Meanwhile anything may have happened.
+  EXPECT_TRUE(absl::IsFailedPrecondition(run.checkpoint->CheckLock()));
 }
 
 TEST_F(CheckpointTest, WhatIsNotTakenOverIsVoidForTheNext) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
-  ASSERT_TRUE(run.checkpoint->Commit(1, 1).ok());
+  ASSERT_TRUE(run.checkpoint->Commit(1).ok());
   Prepare(*run.checkpoint, 2, "2.spool");
   run = Run();
-  run = Begin(2, 1, "gw", Kernel('a'), /*takes_over=*/false);
+  run = Begin(2, 1, /*takes_over=*/false);
   EXPECT_TRUE(run.found.info->flows_known);
   EXPECT_THAT(run.found.flows, IsEmpty());
   EXPECT_THAT(Visible(), ElementsAre("2.spool"));
@@ -384,14 +460,16 @@ TEST_F(CheckpointTest, WhatIsNotTakenOverIsVoidForTheNext) {
 }
 
 TEST(PreparedNameTest, IsReadAsItIsWritten) {
-  const PreparedName written = {"tag", EngineIdText(EngineId{7}), 12, "traffic_2020.with.dots.csv"};
+  const PreparedName written = {"0123456789abcdef", EngineIdText(EngineId{7}), 12,
+                                "traffic_2020.with.dots.csv"};
   PreparedName read;
   ASSERT_TRUE(read.Parse(written.HiddenName()));
-  EXPECT_EQ(read.tag, "tag");
+  EXPECT_EQ(read.state_id, written.state_id);
   EXPECT_EQ(read.engine_id, written.engine_id);
   EXPECT_EQ(read.sequence, 12u);
   EXPECT_EQ(read.name, written.name);
-  for (const char* other : {"tag.checkpoint", "tag.new", "tag.lock", "", "a.b.c.d"}) {
+  for (const char* other : {"checkpoint", "checkpoint.new", "lock", "", ".0123456789abcdef.tmp",
+                            ".a.b.c.d", ".a.b.1.d"}) {
     EXPECT_FALSE(read.Parse(other)) << other;
   }
 }

@@ -32,19 +32,24 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
       chunks_.push_back(std::move(chunk));
     }
   }
-  return WriteWaiting();
+  const absl::Status status = WriteWaiting();
+  if (lost_state()) RemovePrepared();
+  return status;
 }
 
 absl::Status Flusher::Finish(const std::vector<AccountingHandoff*>& handoffs, bool clean) {
   if (absl::Status status = Flush(handoffs, true); !status.ok()) return status;
   if (options_.checkpoint == nullptr) return absl::OkStatus();
-  if (reveal_seal_ != merged_seal_) return RevealWithoutCheckpoint();
+  if (reveal_seal_ != merged_seal_) {
+    const absl::Status status = RevealWithoutCheckpoint();
+    if (lost_state()) RemovePrepared();
+    return status;
+  }
   return clean ? options_.checkpoint->MarkClean() : absl::OkStatus();
 }
 
 void Flusher::AddInterval(IntervalRows interval) {
   CTACCT_CHECK(waiting_.empty() || waiting_.back().seal < interval.seal);
-  merged_end_ns_ = interval.end_ns;
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   last_interval_rows_ = interval.rows.size();
   if (options_.sink == nullptr || !options_.sink->Takes(interval)) {
@@ -68,9 +73,10 @@ absl::Status Flusher::WriteWaiting() {
     }
     return absl::OkStatus();
   }
-  // What an earlier Flush could not reveal comes first.
-  if (absl::Status status = RevealPrepared(); !status.ok()) return status;
-  if (prepared_ < waiting_.size()) options_.checkpoint->EnsureFolder();
+  // What an earlier Flush could not reveal comes first: it was committed.
+  const absl::Status revealed = RevealPrepared();
+  if (absl::Status held = options_.checkpoint->CheckLock(); !held.ok()) return held;
+  if (!revealed.ok()) return revealed;
   for (; prepared_ < waiting_.size(); ++prepared_) {
     const IntervalRows& interval = waiting_[prepared_];
     const std::string hidden =
@@ -93,9 +99,12 @@ absl::Status Flusher::CommitAndReveal() {
         break;
       }
     }
-    if (checkpoint.Commit(last_sequence, merged_end_ns_).ok()) {
+    const absl::Status committed = checkpoint.Commit(last_sequence);
+    if (committed.ok()) {
       reveal_seal_ = checkpoint.seal();
       loss_logged_ = false;
+    } else if (checkpoint.state() != Checkpoint::State::kFailed) {
+      return committed;
     }
   }
   if (checkpoint.state() == Checkpoint::State::kFailed) {
@@ -126,6 +135,13 @@ absl::Status Flusher::RevealPrepared() {
     FinishOldest();
   }
   return absl::OkStatus();
+}
+
+void Flusher::RemovePrepared() {
+  for (size_t i = 0; i < prepared_; ++i) {
+    if (waiting_[i].seal <= reveal_seal_) continue;
+    options_.checkpoint->RemovePrepared(waiting_[i].sequence, options_.sink->FileName(waiting_[i]));
+  }
 }
 
 void Flusher::FinishOldest() {

@@ -78,6 +78,11 @@ class Flusher {
   uint64_t last_interval_rows() const { return last_interval_rows_; }
   uint64_t intervals_written() const { return intervals_written_; }
   const IntervalTotals& intervals() const { return intervals_; }
+  // The state folder is another engine's now, or may be: nothing is revealed any more, and the run
+  // must end. Flush says why.
+  bool lost_state() const {
+    return options_.checkpoint != nullptr && options_.checkpoint->lock_lost();
+  }
   // See IntervalMerge.
   uint64_t rows_folded() const { return merge_.rows_folded(); }
   const std::vector<WorkerCounts>& worker_counts() const { return merge_.worker_counts(); }
@@ -94,6 +99,8 @@ class Flusher {
   absl::Status RevealWithoutCheckpoint();
   // Reveals the prepared intervals up to reveal_seal_.
   absl::Status RevealPrepared();
+  // Removes the files of the others.
+  void RemovePrepared();
   // The oldest interval is where it should be.
   void FinishOldest();
   void OfferToPipe(const IntervalRows& interval);
@@ -101,9 +108,8 @@ class Flusher {
   const Options options_;
   IntervalMerge merge_;
   std::deque<IntervalRows> waiting_;
-  uint64_t merged_seal_ = 0;   // All intervals up to it were added to waiting_.
-  int64_t merged_end_ns_ = 0;  // The last one's end.
-  uint64_t sequence_ = 0;      // The last one given.
+  uint64_t merged_seal_ = 0;  // All intervals up to it were added to waiting_.
+  uint64_t sequence_ = 0;     // The last one given.
   // With a checkpoint:
   std::vector<SnapshotChunk> chunks_;  // Of snapshots whose tables are still to be taken.
   size_t prepared_ = 0;                // How many of waiting_ are prepared.

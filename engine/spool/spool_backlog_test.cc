@@ -18,8 +18,10 @@ TEST(SpoolBacklogTest, CountsWhatHoldsRows) {
   std::filesystem::create_directory(folder);
   SpoolBacklogMeter nowhere(folder + "/absent");
   EXPECT_EQ(nowhere.Measure().files, 0u);
-  for (const char* const name : {"a.spool", "traffic_b.csv", ".hidden.spool", ".x.tmp", "b.csv",
-                                 "c.spool.reason", "engine.prom"}) {
+  for (const char* const name :
+       {"a.spool", "traffic_b.csv", ".hidden.spool", ".x.tmp", "b.csv", "c.spool.reason",
+        "engine.prom", ".0123456789abcdef.engine.1.a.spool",
+        ".0123456789abcdef.engine.2.traffic_a.csv"}) {
     std::ofstream(folder + "/" + name) << "12345";
   }
   std::ofstream(folder + "/empty.spool");

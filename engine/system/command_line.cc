@@ -98,7 +98,16 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
       return absl::InvalidArgumentError(absl::StrCat("flag -", Spelled(name), ": needs a value"));
     }
   }
-  if (flag == nullptr) return ReadFlagFile(value, depth + 1, line);
+  // Whichever value were taken, somebody's wish would be ignored in silence.
+  const std::vector<std::string>& set = line->flags_set;
+  if (flag == nullptr ? line->flag_files > depth
+                      : std::find(set.begin(), set.end(), name) != set.end()) {
+    return absl::InvalidArgumentError(absl::StrCat("flag -", Spelled(name), ": given twice"));
+  }
+  if (flag == nullptr) {
+    ++line->flag_files;
+    return ReadFlagFile(value, depth + 1, line);
+  }
   line->flags_set.push_back(name);
   return SetFlag(*flag, name, value);
 }

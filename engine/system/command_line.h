@@ -8,7 +8,8 @@
 // Accepted: one or two leading dashes, `-` or `_` inside names, `-name=value` or `-name value`; a
 // boolean alone is true, `-noname` is not accepted; `--` ends the flags. `--flagfile=FILE` reads
 // one flag a line (`#` comments; leading dashes may be left out; `name value` or `name=value`), and
-// errors name the file and line. `--help` prints all flags, `--version` the version.
+// errors name the file and line. A flag that is given twice is an error, also if a flag file has it
+// and the command line too. `--help` prints all flags, `--version` the version.
 //
 // Not thread-safe: call once, from main, before other threads start.
 #ifndef CTACCT_ENGINE_SYSTEM_COMMAND_LINE_H_
@@ -28,7 +29,8 @@ struct CommandLine {
   bool help = false;
   std::vector<std::string> arguments;  // The others, in order.
   std::vector<std::string>
-      flags_set;  // Normalised names (underscores) of the flags given, in order.
+      flags_set;       // Normalised names (underscores) of the flags given, in order.
+  int flag_files = 0;  // How many were read: each may name one more.
 };
 
 // Parses argv and sets the flags that ABSL_FLAG declared in our own sources. An error is one line

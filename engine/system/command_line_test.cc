@@ -55,6 +55,31 @@ TEST_F(CommandLineTest, EverySpellingOfAFlag) {
   }
 }
 
+TEST_F(CommandLineTest, AFlagGivenTwiceIsAnError) {
+  const std::string path = WriteFlagFile("some_number 7\n");
+  const std::string file = "-flagfile=" + path;
+  for (const std::vector<const char*>& args : std::vector<std::vector<const char*>>{
+           {"-some-number=7", "-some-number=7"},
+           {"-some-number=7", "--some_number", "8"},
+           {"--some_number", "7", "-some-number=8"},
+           {file.c_str(), "-some-number=8"},
+           {"-some-number=8", file.c_str()},
+       }) {
+    EXPECT_THAT(Error(args), HasSubstr("flag -some-number: given twice"));
+  }
+  EXPECT_THAT(Error({"-some-switch", "-some-switch=false"}), HasSubstr("flag -some-switch"));
+  EXPECT_THAT(Error({file.c_str(), file.c_str()}), HasSubstr("flag -flagfile: given twice"));
+  (void)WriteFlagFile("some-number=7\n# again\n-some_number=7\n");
+  EXPECT_EQ(Error({file.c_str()}), path + ":3: flag -some-number: given twice");
+  // One file that names another is no file given twice.
+  const std::string outer = testing::TempDir() + "/outer";
+  (void)WriteFlagFile("some-number=7\n");
+  std::ofstream(outer) << "flagfile=" << path << "\nsome-text=a\n";
+  EXPECT_TRUE(Parse({"-flagfile", outer.c_str()}).ok());
+  std::ofstream(outer) << "flagfile=" << path << "\nflagfile=" << path << "\n";
+  EXPECT_THAT(Error({"-flagfile", outer.c_str()}), HasSubstr(":2: flag -flagfile: given twice"));
+}
+
 TEST_F(CommandLineTest, SwitchesTakeNoValueButByEquals) {
   const auto line = Parse({"-some-switch", "left", "--", "-right"});
   ASSERT_TRUE(line.ok()) << line.status();

@@ -80,7 +80,9 @@ std::string MigrationCommand(const DoctorOptions& options) {
       options.importer_program.empty() ? "ctacct-importer" : options.importer_program;
   std::string text = ShellQuoted(program);
   if (!options.importer_flags.empty()) {
-    absl::StrAppend(&text, " -flagfile=", ShellQuoted(options.importer_flags));
+    // Without those that are given here: no flag may be given twice.
+    text = absl::StrCat("sed -E '/^[ -]*(watch|once)([ =]|$)/d' ",
+                        ShellQuoted(options.importer_flags), " | ", text, " -flagfile=/dev/stdin");
   }
   // As given: with a password in it, it is not repeated.
   if (const std::string& conninfo = options.database.conninfo;

@@ -265,6 +265,7 @@ absl::StatusOr<BothFlows> SpoolsCount(const std::string& folder, const Ports& po
 std::vector<std::string> EngineCommand(const DoctorOptions& options, const std::string& folder) {
   std::vector<std::string> argv = {options.engine_program,
                                    absl::StrCat("-output=", folder),
+                                   absl::StrCat("-state=", folder, "/.ctacct"),
                                    "-interval=1",
                                    "-gateway=ctacct-doctor",
                                    absl::StrCat("-mode=", options.light ? "light" : "precise"),

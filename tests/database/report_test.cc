@@ -2,6 +2,7 @@
 // with hostile names, empty databases and wrong flags.
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <filesystem>
@@ -45,9 +46,12 @@ class ReportTest : public ImporterTest {
     Sql(Contents(DataPath("configs/postgres/roles.sql")));
   }
   Finished Report(std::vector<std::string> arguments) {
-    arguments.insert(arguments.begin(),
-                     {DataPath("importer/report/report"),
-                      "-conninfo=" + postgres->Conninfo(database_, "ctacct_reader")});
+    if (std::none_of(arguments.begin(), arguments.end(), [](const std::string& argument) {
+          return absl::StartsWith(argument, "-conninfo=");
+        })) {
+      arguments.push_back("-conninfo=" + postgres->Conninfo(database_, "ctacct_reader"));
+    }
+    arguments.insert(arguments.begin(), DataPath("importer/report/report"));
     absl::StatusOr<Finished> finished = RunProcess(arguments, kAtMost);
     EXPECT_TRUE(finished.ok()) << finished.status();
     return finished.value_or(Finished{});

@@ -314,8 +314,9 @@ TEST_F(EngineFaultTest, FsyncFails) {
 }
 
 // Fault 6. The folder goes, with its files, and comes back empty; then it is read-only for a while.
+// Its state is elsewhere: without that an engine must end.
 TEST_F(EngineFaultTest, SpoolFolderGoesAndComesBack) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1", "-state=" + folder_ + "/state"}));
   ASSERT_NO_FATAL_FAILURE(Play());
   ASSERT_NO_FATAL_FAILURE(ExpectAllWritten());
   std::filesystem::remove_all(spool());
@@ -528,12 +529,16 @@ TEST_F(EngineFaultTest, HostileFlags) {
            {"-output=" + folder_ + "/file", 1},
            {"-output=" + folder_ + "/file/../x", 1},
            {"-output=" + long_text, 1},
+           {"-state=" + folder_ + "/file", 1},
+           {"-state=" + folder_ + "/nowhere/x", 1},
+           {"-state=" + long_text, 1},
            {"-record=" + folder_, 1},
            {"-record=" + folder_ + "/nowhere/x", 1},
        }) {
     SCOPED_TRACE(hostile.flag.substr(0, 60));
     std::vector<std::string> argv = Joined({EngineArgv(), {hostile.flag}});
-    // Nothing else to write to: the last flag of a name counts.
+    if (absl::StartsWith(hostile.flag, "-state=")) argv.push_back("-output=" + spool());
+    // It ends the flags: only the folder is wrong.
     if (hostile.flag == "--") argv = {argv[0], "-output=" + folder_ + "/nowhere", "--"};
     auto engine = gateway_->Start(argv);
     ASSERT_TRUE(engine.ok()) << engine.status();

@@ -195,9 +195,11 @@ class LiveMetricsTest : public MetricsTest {
 TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   const std::string ports = folder_ + "/ports";
   std::ofstream(ports) << "tcp:80\n";
+  // The folders that go and come back must not take the state with them.
+  const TestFolder state("metrics-state");
   ASSERT_NO_FATAL_FAILURE(
       StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=2", "-output=" + spool(),
-                   "-ports=" + ports, "-metrics-file=" + path()}));
+                   "-state=" + state.path(), "-ports=" + ports, "-metrics-file=" + path()}));
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 0"));
 
   // It counts what the kernel has, too.

@@ -730,12 +730,14 @@ class Model {
 };
 
 void Model::RestartCheckpoint(bool events_kept) {
-  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint = Checkpoint::Open(folder_, "model");
+  absl::StatusOr<std::unique_ptr<Checkpoint>> checkpoint =
+      Checkpoint::Open(folder_ + "/state", folder_);
   ASSERT_TRUE(checkpoint.ok()) << checkpoint.status();
   checkpoint_ = *std::move(checkpoint);
   RestartOptions options;
   options.rules.interval_ns = kIntervalNs;
   options.engine_id = id_;
+  options.gateway = "model";
   options.subscribed_ns = subscribed_ns_;
   options.timestamps_on = timestamps_on_;
   options.events_kept = events_kept;
@@ -778,7 +780,7 @@ void Model::RestartCheckpoint(bool events_kept) {
 }
 
 bool Model::CommitCheckpoint(uint64_t last_sequence) {
-  if (!checkpoint_->Commit(last_sequence, WallNs()).ok()) return false;
+  if (!checkpoint_->Commit(last_sequence).ok()) return false;
   committed_ = last_sequence;
   return true;
 }

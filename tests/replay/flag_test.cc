@@ -23,7 +23,6 @@ TEST_F(ReplayTest, EverySpellingOfAFlag) {
       {"-src_group_mask", "255.255.0.0", "-track_open=true"},
       {"--src-group-mask", "255.255.0.0", "--track-open=1"},
       {"--src_group-mask=/16", "--track-open=true"},
-      {"--src-group-mask=1.2.3.4", "--src-group-mask=/16", "--track-open"},  // The last one counts.
   };
   for (const Lines& flags : spellings) {
     SCOPED_TRACE(absl::StrJoin(flags, " "));
@@ -108,6 +107,9 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--src=\x1b[31mred"}, "src"},
       {{"--src=" + std::string(100'000, '9')}, "src"},
       {{"--dst=$(reboot)';--"}, "dst"},
+      // Given twice.
+      {{"--exclude-ip=10.0.0.1", "-exclude_ip", "10.0.0.2"}, "exclude-ip"},
+      {{"--track-open", "--track-open"}, "track-open"},
   };
   for (const auto& [flags, name] : cases) {
     SCOPED_TRACE(absl::StrJoin(flags, " ").substr(0, 100));

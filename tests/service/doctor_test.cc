@@ -163,6 +163,13 @@ class DoctorTest : public testing::Test {
                                      "-engine=" + DataPath("engine/engine"),
                                      "-engine-flags=" + folder_ + "/engine.flags",
                                      "-importer-flags=" + folder_ + "/importer.flags"};
+    // No flag may be given twice: a test's own takes the place of ours.
+    std::erase_if(argv, [&more](const std::string& flag) {
+      const std::string name = flag.substr(0, flag.find('=') + 1);
+      return std::any_of(more.begin(), more.end(), [&name](const std::string& other) {
+        return !name.empty() && other.rfind(name, 0) == 0;
+      });
+    });
     argv.insert(argv.end(), more.begin(), more.end());
     return argv;
   }

@@ -123,21 +123,24 @@ expect disabled inside systemctl is-enabled ctacct-importer
 echo "Upgraded to $(version): changed settings stay"
 
 # Removed: settings and rows stay.
-echo rows > "$root/var/spool/ctacct/1.spool"
+echo rows > "$root/var/spool/ctacct/.0123456789abcdef.engine.1.spool"
+mkdir -p "$root/var/lib/ctacct"
 inside apt-get remove -qq -y ctacct > "$work/log" 2>&1 || { cat "$work/log"; fail "it cannot be removed"; }
 for program in "${programs[@]}"; do absent "/usr/bin/$program"; done
 absent /lib/systemd/system/ctacct-engine.service
-present /etc/ctacct/engine.flags
-present /var/spool/ctacct/1.spool
+for what in /etc/ctacct/engine.flags /var/lib/ctacct /var/spool/ctacct/.0123456789abcdef.engine.1.spool; do
+  present "$what"
+done
 
 # Purged: rows that may be nowhere else stay, and that is said.
 inside dpkg --purge ctacct > "$work/log" 2>&1 || { cat "$work/log"; fail "it cannot be purged"; }
 grep -q '/var/spool/ctacct has files' "$work/log" || fail "a purge does not say that it leaves rows"
-present /var/spool/ctacct/1.spool
-rm "$root/var/spool/ctacct/1.spool"
+present /var/spool/ctacct/.0123456789abcdef.engine.1.spool
+absent /var/lib/ctacct
+rm "$root/var/spool/ctacct/.0123456789abcdef.engine.1.spool"
 install ctacct.deb
-mkdir "$root/var/spool/ctacct/.ctacct"
-touch "$root/var/spool/ctacct/.ctacct/gw.lock" "$root/var/spool/ctacct/.ctacct/gw.checkpoint"
+mkdir "$root/var/lib/ctacct" "$root/var/spool/ctacct/.ctacct"
+touch "$root/var/lib/ctacct/lock" "$root/var/spool/ctacct/.ctacct/checkpoint"
 inside dpkg --purge ctacct > "$work/log" 2>&1 || { cat "$work/log"; fail "it cannot be purged"; }
 left=$(find "$root" -xdev -name '*ctacct*' ! -path "$root/root/*")
 [ -z "$left" ] || fail "a purge leaves $left"

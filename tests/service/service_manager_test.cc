@@ -170,6 +170,9 @@ class Manager {
   const UniqueFd socket_;
 };
 
+const std::string kCsvFiles = "-output-format=csv";  // Unless a test asks for the others.
+const std::string kSpoolFiles = "-output-format=spool";
+
 class ServiceManagerTest : public EngineTest {
  protected:
   ServiceManagerTest() : EngineTest("manager"), manager_(folder_ + "/notify") {}
@@ -199,9 +202,11 @@ class ServiceManagerTest : public EngineTest {
     }
     if (watchdog_us_ != 0) options.environment["WATCHDOG_USEC"] = absl::StrCat(watchdog_us_);
     absl::StrAppend(&script, "; export LISTEN_PID=$$; exec \"$@\"");
+    const bool spool_files = std::ranges::count(flags, kSpoolFiles) != 0;
     ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine(
         Joined({{"bash", "-c", script, "bash", DataPath("engine/engine"), "-src=10.32.0.0/11",
-                 "-dst=10.32.0.0/11", "-interval=1", "-output-format=csv", "-output=" + spool()},
+                 "-dst=10.32.0.0/11", "-interval=1", "-output=" + spool()},
+                spool_files ? std::vector<std::string>() : std::vector{kCsvFiles},
                 flags}),
         options));
     ASSERT_TRUE(manager_.WaitFor("READY=1")) << engine_->Stderr();
@@ -270,7 +275,7 @@ TEST_F(ServiceManagerTest, EventsWaitWhileNoEngineRuns) {
 
 // Nothing is lost between a clean end and the next start, whatever happened meanwhile: no gap.
 TEST_F(ServiceManagerTest, ARestartMissesNothing) {
-  const std::vector<std::string> flags = {"-workers=2", "-output-format=spool"};
+  const std::vector<std::string> flags = {"-workers=2", kSpoolFiles};
   ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   Traffic sent;
   const auto play = [&] {
@@ -299,7 +304,7 @@ TEST_F(ServiceManagerTest, ARestartMissesNothing) {
 
 // Killed, the events that it had read and not yet accounted for good are lost, and that is said.
 TEST_F(ServiceManagerTest, AKillIsAGapAllTheSame) {
-  const std::vector<std::string> flags = {"-workers=2", "-output-format=spool"};
+  const std::vector<std::string> flags = {"-workers=2", kSpoolFiles};
   ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
   const Traffic sent = Play({"--open-tcp=500", "--close-open=false"});
   // Until a checkpoint has all of it.
@@ -541,7 +546,8 @@ TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
 }
 
 TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
-  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  // The spool folder must not take the state with it when it goes.
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2", "-state=" + folder_ + "/state"}));
   Play({"--udp=100"});
   const auto status = [&] {
     manager_.Take();

@@ -14,6 +14,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -103,7 +104,16 @@ class SystemdTest : public EngineTest {
 
   void AddFlags(const std::string& program, const std::string& flags) {
     const std::string name = program + ".flags";
-    WriteFileBelow(files() + "/etc/ctacct/" + name, ReadFile(DataPath("configs/" + name)) + flags);
+    // In place of those that the file has in force: none may be given twice.
+    std::string text;
+    const std::string shipped = ReadFile(DataPath("configs/" + name));
+    for (const std::string& line : std::vector<std::string>(absl::StrSplit(shipped, '\n'))) {
+      const std::string flag = line.substr(0, line.find('=') + 1);
+      if (flag.empty() || ("\n" + flags).find("\n" + flag) == std::string::npos) {
+        absl::StrAppend(&text, line, "\n");
+      }
+    }
+    WriteFileBelow(files() + "/etc/ctacct/" + name, text + flags);
   }
 
   // With a role that has a password; both programs' services know of it.
@@ -171,6 +181,19 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
 
   const Traffic sent = Play({"--tcp=5000", "--udp=5000", "--icmp=100"});
   FlushConntrack();
+  // Its state is no business of the importer's, which may rename anything in the spool folder.
+  const std::string state = system.Inside("/var/lib/ctacct");
+  EXPECT_THAT(NamesIn(state), testing::IsSupersetOf({"checkpoint", "lock"}));
+  EXPECT_EQ(static_cast<int>(std::filesystem::status(state).permissions()) & 07777, 0700);
+  for (const char* const name : {"", "/lock", "/checkpoint"}) {
+    const auto read = system.Run({"setpriv", "--reuid=ctacct-importer", "--regid=ctacct-importer",
+                                  "--init-groups", "mv", "/var/lib/ctacct" + std::string(name),
+                                  "/var/spool/ctacct/moved"});
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_FALSE(read->exit.ok()) << name;
+  }
+  EXPECT_THAT(NamesIn(system.Inside("/var/spool/ctacct")),
+              testing::Not(testing::Contains(".ctacct")));
   // Its last interval is in the spool, and the importer finds it.
   const auto stopped = system.RunOrError({"systemctl", "stop", kEngine});
   ASSERT_TRUE(stopped.ok()) << stopped.status();

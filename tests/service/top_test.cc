@@ -258,7 +258,7 @@ TEST_F(TopTest, ErrorsAreOneLine) {
                                           {"-gateway=a\tb", "flag -gateway"},
                                           {"-nonsense", "unknown flag '-nonsense'"},
                                           {"argument", "unexpected argument 'argument'"}}) {
-    const Finished run = Run({"-spool=" + spool(), flag});
+    const Finished run = Run({flag});
     EXPECT_EQ(run.exit.code, 2) << flag;
     EXPECT_THAT(run.err, HasSubstr(why));
     EXPECT_EQ(CountLines(run.err), 1u) << run.err;
