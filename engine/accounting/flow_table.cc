@@ -269,7 +269,8 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   Flow* flow = Find(event.identity, hash, &change);
   const bool forerunner = flow != nullptr && IsForerunner(event, *flow);
   if (flow != nullptr && flow->start_exact && event.start_ns == 0) {
-    ++counts_->stale_dump_entries;  // Older than that setting.
+    NoteNoStart(event);
+    ++counts_->stale_dump_entries;
     return change;
   }
   // Starts are told apart by the clock, unless that was set back.
@@ -362,10 +363,14 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
     // been destroyed before.
     first_time = destroyed_.Add(CounterFingerprint(event, hash));
-    if (!first_time && flow != nullptr) {
+    // Where others have start times, it may be of a flow before, and repeated.
+    const bool certain = flow != nullptr && (!timestamps_on_ || flow->shown);
+    if (flow != nullptr && !certain) {
       NoteNoStart(event);
-      first_time = !timestamps_on_;
+      ++counts_->unknown_destroys;
+      return change;
     }
+    first_time = first_time || certain;
   }
   if (!first_time) {
     ++counts_->duplicate_destroys;
@@ -441,7 +446,7 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
       return continue_from(before);
     }
   }
-  if (forgotten_.empty()) return false;
+  if (forgotten_.empty() || (event.start_ns == 0 && timestamps_on_)) return false;
   if (const auto before = forgotten_.Take(fingerprint); before.has_value()) {
     return continue_from(*before);
   }
@@ -454,6 +459,7 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
 
 FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                                                 bool if_start_unknown, Flow* flow) {
+  if (event.start_ns > Later(now_ns, kClockSlackNs)) clock_was_set_back_ = true;
   if (TakeKnown(event, hash, flow)) return Beginning::kKnown;
   if (CountsFromZero(event, now_ns, if_start_unknown)) return Beginning::kZero;
   flow->original = event.original;

@@ -63,6 +63,7 @@ struct Life {
   bool reports_end = true;   // No rule masks its DESTROY.
   bool older = false;        // Than the engine, and no dump has shown it.
   bool told = false;         // The engine knows of it.
+  bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
   bool missed = false;       // A dump should have shown it.
   bool ended = false;
@@ -277,10 +278,13 @@ class Model {
   // Two lives of a tuple that begin within 10 ms, of which the first ends unreported, cannot be
   // told apart.
   bool MayEnd(const Life& life) const {
-    // Where events have no times, the time of reading a NEW is its flow's start.
-    const bool by_read = !kind_.event_times && !life.reports_end && life.told;
-    const int64_t since_ns = by_read ? life.read_ns : life.born_ns;
-    return since_ns != 0 && monotonic_ns_ - since_ns > 20 * kMilli;
+    return monotonic_ns_ - life.born_ns > 20 * kMilli &&
+           (life.reports_end || !life.told || KnownBefore(life));
+  }
+  // Where events have no times, the time of reading a NEW is its flow's start.
+  bool KnownBefore(const Life& life) const {
+    return kind_.event_times || life.shown ||
+           (life.read_ns != 0 && monotonic_ns_ - life.read_ns > 20 * kMilli);
   }
 
   void SendNew(Slot& slot) {
@@ -310,7 +314,7 @@ class Model {
     if (life.reports && life.reports_end && Send(slot, destroy)) {
       if (!life.older) SetDue(life.packets, &life);
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
-    } else if (life.told) {
+    } else if (life.told && KnownBefore(life)) {
       ghosts_.push_back(slot.life);
     } else if (!life.reports && life.born_ns >= settings_checked_at_ns_) {
       // Nothing of it was reported, and no dump has shown it: the engine knows that this can be
@@ -499,7 +503,12 @@ class Model {
             " by dump ", dump_index_);
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
       life.last_shown = dump_index_;
-      life.told = true;
+      life.told = life.shown = true;
+      const auto deferred = std::find(deferred_.begin(), deferred_.end(), entry.life);
+      if (deferred != deferred_.end()) {
+        deferred_.erase(deferred);
+        ghosts_.push_back(entry.life);
+      }
       if (std::exchange(life.older, false) && dump_index_ == 1) {
         life.due = std::max(life.due,
                             entry.event.has_counters ? entry.event.original.packets : life.packets);
