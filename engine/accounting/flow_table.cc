@@ -459,6 +459,8 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
 
 FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                                                 bool if_start_unknown, Flow* flow) {
+  // Until the first dump is done, a flow that is not known is older than the engine.
+  const bool may_be_new = KnowsOlder() || dump_index_ > 1 || clock_was_set_back_;
   if (event.start_ns > Later(now_ns, kClockSlackNs)) clock_was_set_back_ = true;
   if (TakeKnown(event, hash, flow)) return Beginning::kKnown;
   if (CountsFromZero(event, now_ns, if_start_unknown)) return Beginning::kZero;
@@ -466,9 +468,7 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   flow->reply = event.reply;
   // Two whole dumps should have shown it. It was missed, or forgotten; or this is a DESTROY
   // that is repeated long after.
-  if (KnowsOlder() || dump_index_ > 1 || clock_was_set_back_) {
-    NoteUnreported(0, tally_.front().began_ns);
-  }
+  if (may_be_new) NoteUnreported(0, tally_.front().began_ns);
   return Beginning::kPresent;
 }
 
@@ -483,9 +483,10 @@ bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
+  // A NEW may be repeated with the time that it had at first.
+  const bool of_first_dump = event.kind == FlowEventKind::kDump && last_whole_ == 0;
   return event.start_ns < known_since_ns_ && !flow.restored &&
-         (event.kind == FlowEventKind::kDump ||
-          event.start_ns < Later(flow.start_ns, -kNewJitterNs));
+         (of_first_dump || event.start_ns < Later(flow.start_ns, -kNewJitterNs));
 }
 
 void FlowTable::NoteEnded(const FlowEvent& event) {

@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -31,6 +32,15 @@ using ::testing::Not;
 
 constexpr int64_t kIntervalNs = 1'000'000'000;
 constexpr char kFakeClock[] = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+
+constexpr char kDeafListener[] =
+    "import socket, time\n"
+    "listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n"
+    "listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)\n"
+    "listener.setsockopt(270, 4, 1)\n"  // SOL_NETLINK, NETLINK_BROADCAST_ERROR
+    "listener.bind((0, 7))\n"           // NEW, UPDATE, DESTROY
+    "print('listening', flush=True)\n"
+    "time.sleep(120)\n";
 
 class KernelFaultTest : public EngineTest {
  protected:
@@ -62,6 +72,23 @@ class KernelFaultTest : public EngineTest {
     const Traffic sent = WhileOpen(Sent());
     ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).traffic == sent; }))
         << Difference(sent, ReadSpool(spool()).traffic) << engine_->Stderr();
+  }
+
+  // Gaps of this cause alone, partial, of so many flows; in the end the intervals are complete.
+  void ExpectUnreported(uint64_t flows) const {
+    const auto lost = [&] {
+      uint64_t all = 0;
+      for (const Gap& gap : ReadSpool(spool()).gaps) all += gap.flows_lost;
+      return all;
+    };
+    EXPECT_TRUE(Eventually([&] { return lost() == flows; })) << lost();
+    EXPECT_TRUE(Eventually(
+        [&] { return ReadSpool(spool()).headers.back().completeness == Completeness::kComplete; }));
+    for (const Gap& gap : ReadSpool(spool()).gaps) {
+      EXPECT_EQ(gap.cause, GapCause::kUnreported);
+      EXPECT_EQ(gap.completeness, Completeness::kPartial);
+      EXPECT_LT(gap.began_ns, gap.ended_ns);
+    }
   }
 
   // What the kernel itself says that it dropped for the netlink listeners in the gateway.
@@ -165,15 +192,7 @@ TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
 // Another program that asked for reliable delivery (NETLINK_BROADCAST_ERROR) and does not read: the
 // kernel delivers what it could not deliver there again with each packet of the flow, to everybody.
 TEST_F(KernelFaultTest, AnotherListenerThatDoesNotRead) {
-  constexpr char kListener[] =
-      "import socket, time\n"
-      "listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)\n"
-      "listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)\n"
-      "listener.setsockopt(270, 4, 1)\n"  // SOL_NETLINK, NETLINK_BROADCAST_ERROR
-      "listener.bind((0, 7))\n"           // NEW, UPDATE, DESTROY
-      "print('listening', flush=True)\n"
-      "time.sleep(120)\n";
-  auto listener = gateway_->Start({"python3", "-c", kListener});
+  auto listener = gateway_->Start({"python3", "-c", kDeafListener});
   ASSERT_TRUE(listener.ok()) << listener.status();
   ASSERT_TRUE((*listener)->WaitForOutput("listening", absl::Seconds(20)).ok());
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
@@ -189,8 +208,104 @@ TEST_F(KernelFaultTest, AnotherListenerThatDoesNotRead) {
   EXPECT_TRUE(rows.gaps.empty());
 }
 
-// Fault 24: what came of a dump is used, and nothing is declared dead. An interval whose dump failed
-// is partial: what it lacks is in the next one.
+// The same with connections that close.
+TEST_F(KernelFaultTest, AnotherListenerThatDoesNotReadAndConnectionsThatClose) {
+  auto listener = gateway_->Start({"python3", "-c", kDeafListener});
+  ASSERT_TRUE(listener.ok()) << listener.status();
+  ASSERT_TRUE((*listener)->WaitForOutput("listening", absl::Seconds(20)).ok());
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  Play({"--udp=300", "--rate=10000"});  // They fill its receive buffer.
+  const auto flows = StartPlay({"--tcp=300", "--rate=100"});
+  ASSERT_NE(flows, nullptr);
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
+  ASSERT_TRUE((*listener)->Signal(SIGKILL).ok());
+  FlushConntrack();
+  StopEngine();
+  Traffic rows = ReadSpool(spool()).traffic;
+  std::erase_if(rows, [](const auto& row) { return row.first.protocol != "tcp"; });
+  EXPECT_EQ(Difference(AllClosed(Sent()), rows), "") << engine_->Stderr();
+}
+
+// Somebody switches counters off while the engine runs.
+TEST_F(KernelFaultTest, CountersAreSwitchedOff) {
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_acct=0"}).ok());
+  Play({"--udp=50", "--rate=1000"});
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("somebody has set nf_conntrack_acct to 0"));
+  const auto value = gateway_->Run({"cat", "/proc/sys/net/netfilter/nf_conntrack_acct"});
+  EXPECT_EQ(value.value_or(""), "1\n");
+  FlushConntrack();
+  // These flows are counted again.
+  const Traffic sent = Play({"--udp=50", "--rate=1000"});
+  EXPECT_TRUE(Eventually([&] {
+    const Traffic rows = ReadSpool(spool()).traffic;
+    return std::all_of(sent.begin(), sent.end(),
+                       [&](const auto& flow) { return rows.count(flow.first) != 0; });
+  }));
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  ASSERT_FALSE(rows.gaps.empty());
+  for (const Gap& gap : rows.gaps) EXPECT_EQ(gap.cause, GapCause::kSettings);
+  for (const SpoolHeader& header : rows.headers) {
+    EXPECT_NE(header.completeness, Completeness::kResynced);
+  }
+}
+
+// A rule masks the ends of all flows, and they expire.
+TEST_F(KernelFaultTest, ARuleMasksTheEnds) {
+  ASSERT_TRUE(gateway_
+                  ->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_udp_timeout=2",
+                         "net.netfilter.nf_conntrack_udp_timeout_stream=2"})
+                  .ok());
+  ASSERT_TRUE(gateway_
+                  ->Run({"nft",
+                         "add table ip masking; add chain ip masking before { type "
+                         "filter hook prerouting priority -150; }; add rule ip masking "
+                         "before ct event set new"})
+                  .ok());
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-metrics-file=" + folder_ + "/engine.prom"}));
+  Play({"--udp=5000", "--rate=5000"});
+  ExpectUnreported(5000);
+  // What is remembered follows what the kernel has.
+  EXPECT_TRUE(Eventually(
+      [&] { return absl::StrContains(ReadFile(folder_ + "/engine.prom"), "\nctacct_flows 0\n"); }));
+  StopEngine();
+}
+
+// Born while nobody listened: the kernel never reports their ends.
+TEST_F(KernelFaultTest, FlowsOlderThanTheEngineEndUnreported) {
+  ASSERT_TRUE(gateway_
+                  ->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_events=2",
+                         "net.netfilter.nf_conntrack_udp_timeout=4",
+                         "net.netfilter.nf_conntrack_udp_timeout_stream=4"})
+                  .ok());
+  Play({"--udp=200", "--rate=10000"});
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  ExpectUnreported(200);
+  StopEngine();
+}
+
+// Stopped while flows come and go in mode=light: of events dropped, none can be explained.
+TEST_F(KernelFaultTest, StoppedWhileFlowsComeAndGo) {
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-mode=light", "-receive-buffer=65536", "-workers=1"}));
+  ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).headers.size() > 1; }));
+  ASSERT_TRUE(engine_->Signal(SIGSTOP).ok());
+  Play({"--udp=20000", "--rate=20000"});
+  FlushConntrack();
+  ASSERT_TRUE(engine_->Signal(SIGCONT).ok());
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("netlink overrun"));
+  EXPECT_TRUE(Eventually([&] { return !ReadSpool(spool()).gaps.empty(); }));
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  ASSERT_FALSE(rows.gaps.empty());
+  for (const Gap& gap : rows.gaps) EXPECT_EQ(gap.completeness, Completeness::kPartial);
+  for (const SpoolHeader& header : rows.headers) {
+    EXPECT_NE(header.completeness, Completeness::kResynced);
+  }
+}
+
+// Fault 24: what came of a dump is used, and nothing is declared dead. An interval whose dump
+// failed is partial: what it lacks is in the next one.
 TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-track-open"}));
   const auto flows =
