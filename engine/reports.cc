@@ -158,7 +158,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.unknown_destroys, "older than the engine"},
       {counts.overruns, "overruns"},
       {counts.events_dropped, "events dropped by the kernel"},
-      {counts.forgotten_flows, "flows whose end was lost"},
+      {counts.forgotten_flows, "flows whose end was not reported"},
       {flusher.rows_folded(), "rows summed as one (-max-rows)"},
   };
   for (const auto& [count, what] : oddities) {

@@ -286,6 +286,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   // Where start times do not tell: a flow known since before this dump began has followed any
   // former incarnation in the kernel's table, so it cannot be that one that is shown. (Or since the
   // dump before: the kernel makes a dump's first datagram before it is received.)
+  bool maybe_stale = false;
   const uint32_t dumps_since =
       flow != nullptr && !flow->shown && event.start_ns == 0 && timestamps_on_ ? 2 : 1;
   const bool surely_current =
@@ -294,6 +295,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   if (!surely_current && destroyed_.Contains(StartFingerprint(event, hash))) {
     NoteNoStart(event);
     if (flow != nullptr && event.start_ns == 0) flow->skipped = true;
+    maybe_stale = true;
     // One without a start time, because somebody switched these off for a while, may live.
     if (flow != nullptr || event.start_ns != 0 || !timestamps_on_) {
       ++counts_->stale_dump_entries;
@@ -321,6 +323,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   }
   if (HasConnections(event.identity.protocol) && !flow->closed) SetOpen(true, flow, &change);
   Account(event, flow, &change.growth);
+  flow->skipped = maybe_stale;
   if (early != nullptr) {
     Close(early->closed_ns, flow, &change);
     ForgetEarlyClose(event.identity, hash);
@@ -425,7 +428,10 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
 }
 
 void FlowTable::NoteLate(const FlowEvent& event) {
-  if (event.stop_ns != 0 && event.stop_ns < whole_began_ns_) NoteUnreported(0, event.stop_ns);
+  if (event.stop_ns == 0 && !timestamps_on_) return;
+  if (event.stop_ns < whole_began_ns_ || clock_was_set_back_) {
+    NoteUnreported(0, std::min(event.stop_ns, whole_began_ns_));
+  }
 }
 
 bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
@@ -453,8 +459,8 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
   if (event.start_ns == 0) return false;
   // Or one that no dump has shown: its start is the time of its NEW.
   const auto before = forgotten_.Take(Fingerprint(hash, 0));
-  return before.has_value() && before->start_ns <= Later(event.start_ns, kClockSlackNs) &&
-         before->start_ns >= Later(event.start_ns, -kClockSlackNs) && continue_from(*before);
+  return before.has_value() && before->start_ns <= Later(event.start_ns, 10 * kNewJitterNs) &&
+         before->start_ns >= Later(event.start_ns, -kNewJitterNs) && continue_from(*before);
 }
 
 FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
@@ -484,8 +490,9 @@ bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns < flow.start_ns;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
-  const bool of_first_dump = event.kind == FlowEventKind::kDump && last_whole_ == 0;
-  return event.start_ns < known_since_ns_ && !flow.restored &&
+  const bool of_first_dump =
+      event.kind == FlowEventKind::kDump && last_whole_ == 0 && !flow.restored;
+  return event.start_ns < known_since_ns_ &&
          (of_first_dump || event.start_ns < Later(flow.start_ns, -kNewJitterNs));
 }
 

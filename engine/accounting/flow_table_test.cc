@@ -349,6 +349,7 @@ TEST_F(FlowTableTest, AFlowThatTwoWholeDumpsDoNotShowHasEndedUnreported) {
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 9), kStart + 31 * kSecond), 3u);
   EXPECT_EQ(connections_, 1u);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 9), kStart + 31 * kSecond), 0u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);  // It belongs to an earlier interval.
   Dump({living}, kStart + 40 * kSecond);
   EXPECT_FALSE(table_.TakeLoss().unreported);
 }

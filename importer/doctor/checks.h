@@ -39,6 +39,7 @@ struct Examination {
 [[nodiscard]] Finding CheckReceiveBuffer(Examination& examination);
 [[nodiscard]] Finding CheckTracking(Examination& examination);
 [[nodiscard]] Finding CheckUntracked(Examination& examination);
+[[nodiscard]] Finding CheckMaskedEnds(Examination& examination);
 [[nodiscard]] Finding CheckFlowtables(Examination& examination);
 [[nodiscard]] Finding CheckListeners(Examination& examination);
 [[nodiscard]] Finding CheckClock(Examination& examination);

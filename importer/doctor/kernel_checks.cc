@@ -393,6 +393,19 @@ Finding CheckUntracked(Examination& examination) {
   return Ok("no rule keeps packets from conntrack");
 }
 
+Finding CheckMaskedEnds(Examination& examination) {
+  const Examination::Rules& rules = Rules(examination);
+  const std::vector<RuleSource>& sources = rules.findings.masking;
+  if (!sources.empty()) {
+    return Fail(absl::StrCat("the kernel does not report the end of what these match, so its last "
+                             "traffic is not counted: ",
+                             FirstFew(sources)),
+                Remedies(sources));
+  }
+  if (!rules.unseen.empty()) return Skip(absl::StrCat("not seen: ", rules.unseen));
+  return Ok("no rule masks the ends of flows");
+}
+
 Finding CheckFlowtables(Examination& examination) {
   const Examination::Rules& rules = Rules(examination);
   const std::vector<RuleSource>& sources = rules.findings.uncounted_offload;

@@ -38,6 +38,7 @@ constexpr Check kChecks[] = {
     {"buckets", CheckBuckets},
     {"conntrack on", CheckTracking},
     {"untracked", CheckUntracked},
+    {"event masks", CheckMaskedEnds},
     {"flowtables", CheckFlowtables},
     {"listeners", CheckListeners},
     {"capability", CheckCapability},

@@ -48,14 +48,26 @@ bool TurnsTrackingOn(absl::string_view rule, absl::string_view bare) {
   return absl::StrContains(bare, "flow add @");
 }
 
+// An event mask (`ct event set`, --ctevents) without `destroy`. `from`: what comes before the
+// events.
+bool MasksEnds(absl::string_view rule, absl::string_view from) {
+  const size_t at = rule.find(from);
+  if (at == absl::string_view::npos) return false;
+  const absl::string_view rest = rule.substr(at + from.size());
+  return !absl::StrContains(rest.substr(0, rest.find(' ')), "destroy");
+}
+
 void ReadNftRule(const std::string& chain, absl::string_view rule, absl::string_view handle,
                  RulesetFindings* findings) {
   const std::string bare = WithoutQuoted(rule);
   const std::string what = absl::StrCat(chain, ": ", rule);
-  if (HasWord(bare, "notrack") || absl::StrContains(rule, "xt target \"CT\"")) {
-    findings->untracking.push_back(
-        {what, absl::StrCat("nft delete rule ", chain, " handle ", handle)});
+  const std::string remedy = absl::StrCat("nft delete rule ", chain, " handle ", handle);
+  // Of iptables' target CT nft does not say what it does.
+  if (HasWord(bare, "notrack") || absl::StrContains(rule, "xt target \"CT\"") ||
+      absl::StrContains(rule, "xt target CT")) {
+    findings->untracking.push_back({what, remedy});
   }
+  if (MasksEnds(bare, "ct event set ")) findings->masking.push_back({what, remedy});
   if (findings->tracking.empty() && TurnsTrackingOn(rule, bare)) findings->tracking = what;
 }
 
@@ -122,10 +134,11 @@ void ReadIptablesSave(absl::string_view listing, absl::string_view save,
     }
     if (!absl::StartsWith(line, "-A ")) continue;
     const std::string what = absl::StrCat(program, " -t ", table, " ", line);
+    const std::string remedy = absl::StrCat(program, " -t ", table, " -D ", line.substr(3));
     if (absl::StrContains(line, "-j NOTRACK") || absl::StrContains(line, "--notrack")) {
-      findings->untracking.push_back(
-          {what, absl::StrCat(program, " -t ", table, " -D ", line.substr(3))});
+      findings->untracking.push_back({what, remedy});
     }
+    if (MasksEnds(line, "--ctevents ")) findings->masking.push_back({what, remedy});
     if (findings->tracking.empty() && (absl::StrContains(line, "-m conntrack") ||
                                        absl::StrContains(line, "-m state") || table == "nat")) {
       findings->tracking = what;

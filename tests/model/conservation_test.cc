@@ -52,6 +52,7 @@ constexpr int64_t kIntervalNs = 4 * kSecond;
 // One incarnation of a flow, and what the engine must know of it.
 struct Life {
   size_t slot = 0;
+  int64_t birth = 0;  // How many births there were, this one included.
   int64_t start_ns = 0;
   int64_t born_ns = 0;       // Monotonic.
   int64_t read_ns = 0;       // Likewise: when the engine read its first event.
@@ -92,6 +93,8 @@ class Model {
       : random_(seed), kind_(kind), folder_(folder) {
     // Each run has its own mixture of trouble.
     const auto rate = [&](double most) { return Chance(0.4) ? 0.0 : Real() * most; };
+    rates_.death = Chance(0.3) ? 0.01 : 0.15 * Real();
+    rates_.flush = rate(0.005);
     rates_.repeat = rate(0.3);
     rates_.mask = rate(0.2);
     rates_.miss = rate(0.02);
@@ -138,7 +141,7 @@ class Model {
     LifePtr life;  // nullptr: none lives.
   };
   struct Rates {
-    double repeat, mask, miss, twice, cut, settings, clock, kill, stop, idle, stall;
+    double death, flush, repeat, mask, miss, twice, cut, settings, clock, kill, stop, idle, stall;
   };
   struct Event {
     FlowEvent event;
@@ -194,19 +197,31 @@ class Model {
 
   void Step() {
     monotonic_ns_ += Up(60 * kMilli);
-    if (Chance(rates_.settings))
-      (Chance(0.5) ? acct_ : Chance(0.5) ? events_ : timestamps_) = false;
+    if (Chance(rates_.settings)) {
+      // Without start times the end of one flow hides the next one's birth, so a loss has no bound.
+      const bool may_lose = queue_max_ < 1000;
+      (Chance(0.5) ? acct_ : Chance(0.5) || may_lose ? events_ : timestamps_) = false;
+    }
     if (Chance(rates_.clock)) {
       Trace(kSlots, "clock is set");
+      // If the clock is set back and the engine restarts, a flow that ended before looks like one
+      // that began since.
+      repeats_.clear();
+      clock_was_set_ = true;
       clock_offset_ns_ +=
           Chance(0.5) ? Up(4 * kSecond) - 2 * kSecond : Up(7200 * kSecond) - 3600 * kSecond;
+    }
+    if (Chance(rates_.flush)) {
+      for (Slot& slot : slots_) {
+        if (slot.life != nullptr && MayEnd(*slot.life)) Death(slot);
+      }
     }
     for (int i = 0; i < 4; ++i) {
       const auto number = static_cast<size_t>(Up(kSlots - 1));
       Slot& slot = slots_[number];
       if (slot.life == nullptr) {
         if (Chance(0.3)) Birth(number);
-      } else if (Chance(0.12) && MayEnd(*slot.life)) {
+      } else if (Chance(rates_.death) && MayEnd(*slot.life)) {
         Death(slot);
         if (Chance(0.3)) Birth(number);  // The tuple is used again at once.
       } else {
@@ -262,7 +277,8 @@ class Model {
     life.slot = number;
     life.born_ns = monotonic_ns_;
     // Never equal: the kernel's clock has nanoseconds.
-    life.start_ns = WallNs() + ++births_;
+    life.birth = ++births_;
+    life.start_ns = WallNs() + births_;
     life.counted = acct_;
     life.stamped = timestamps_ && kind_.timestamps;
     life.reports = events_;
@@ -316,7 +332,7 @@ class Model {
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
     } else if (life.told && KnownBefore(life)) {
       ghosts_.push_back(slot.life);
-    } else if (!life.reports && life.born_ns >= settings_checked_at_ns_) {
+    } else if (!life.reports && life.birth > births_at_check_) {
       // Nothing of it was reported, and no dump has shown it: the engine knows that this can be
       // when it next looks at the settings.
       deferred_.push_back(slot.life);
@@ -354,7 +370,9 @@ class Model {
       dump_->order.pop_back();
       if (slot.life == nullptr) continue;
       // The second: a table that is resized.
-      if (Chance(rates_.miss) || (!dump_->whole && Chance(0.5))) {
+      // A flow that the dump after a loss misses is taken for lost, whatever becomes of it.
+      const bool may_miss = !ShareOf(slot).worker->needs_resync();
+      if ((may_miss && Chance(rates_.miss)) || (!dump_->whole && Chance(0.5))) {
         slot.life->missed = true;
         continue;
       }
@@ -467,7 +485,7 @@ class Model {
     deferred_.clear();
     acct_ = events_ = timestamps_ = true;
     settings_checked_ns_ = WallNs();
-    settings_checked_at_ns_ = monotonic_ns_;
+    births_at_check_ = births_;
   }
 
   void RequestDump(bool ends_interval) {
@@ -695,6 +713,7 @@ class Model {
   size_t queue_max_ = 0;
   int64_t monotonic_ns_ = 0;
   int64_t clock_offset_ns_ = 0;
+  bool clock_was_set_ = false;
   bool acct_ = true;
   bool events_ = true;
   bool timestamps_ = true;
@@ -721,7 +740,7 @@ class Model {
   int64_t next_boundary_ns_ = 0;
   int64_t subscribed_ns_ = 0;
   int64_t settings_checked_ns_ = 0;
-  int64_t settings_checked_at_ns_ = 0;  // Monotonic.
+  int64_t births_at_check_ = 0;
   EngineId id_{};
   uint64_t sequence_ = 0;
   uint64_t seal_ = 0;
@@ -767,13 +786,21 @@ void Model::RestartCheckpoint(bool events_kept) {
   prepared_.clear();
   committed_ = 0;
   deferred_.clear();
+  if (clock_was_set_) repeats_.clear();  // As above.
   if (continued && events_kept) return;  // All was committed.
   if (continued) {
     // What was accounted since then is accounted anew.
     due_ = committed_due_->packets;
     const auto back = [&](const LifePtr& life) {
       const auto it = committed_due_->of_life.find(life);
-      life->due = it == committed_due_->of_life.end() ? 0 : it->second;
+      if (it != committed_due_->of_life.end()) {
+        life->due = it->second;
+        return;
+      }
+      // The engine does not know it.
+      life->due = 0;
+      life->told = life->shown = false;
+      life->read_ns = 0;
     };
     for (const Slot& slot : slots_) {
       if (slot.life != nullptr) back(slot.life);

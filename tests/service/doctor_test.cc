@@ -340,6 +340,15 @@ TEST_F(DoctorTest, RuleThatDoesNotTrack) {
   Type("nft delete table ip raw");
 }
 
+TEST_F(DoctorTest, RuleThatMasksTheEndsOfFlows) {
+  Migrate();
+  Type(
+      "nft 'table ip masking { chain pre { type filter hook prerouting priority -150; "
+      "ct event set new; }; }'");
+  ExpectFoundAndMended("event masks", "fail", "ip masking pre: ct event set new");
+  Type("nft delete table ip masking");
+}
+
 TEST_F(DoctorTest, AnotherListener) {
   Migrate();
   const auto listens = [] {
@@ -413,7 +422,7 @@ TEST_F(DoctorTest, WithoutRoot) {
   // Not whom the engine runs as: nothing is wrong, much unseen.
   Diagnosis stranger = examine(kStranger);
   EXPECT_EQ(stranger.exit_code, 0) << testing::PrintToString(stranger.Troubles());
-  for (const char* const name : {"capability", "receive buffer", "untracked", "spool", "probe"}) {
+  for (const char* const name : {"capability", "receive buffer", "untracked", "event masks", "spool", "probe"}) {
     EXPECT_EQ(stranger.findings.at(name).verdict, "skipped") << name;
   }
   EXPECT_EQ(stranger.findings.at("acct").verdict, "ok");
