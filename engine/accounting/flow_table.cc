@@ -279,7 +279,10 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     ++counts_->stale_dump_entries;
     return change;
   }
-  if (flow != nullptr && (IsFollower(event, *flow) || (forerunner && flow->start_exact))) {
+  // Or its NEW was read before that.
+  const bool before_clock_set =
+      forerunner && (flow->start_exact || flow->start_ns > Later(now_ns, kClockSlackNs));
+  if (flow != nullptr && (before_clock_set || IsFollower(event, *flow))) {
     Supersede(flow, hash, &change);
     flow = nullptr;
   }

@@ -2,7 +2,7 @@
 // show them again: then accounting continues there, and nothing counts twice.
 //
 // Bounded: of the flows forgotten, at least the last kKept and at most the last two times kKept are
-// remembered. 10 MB at most.
+// remembered: 3 MB at most.
 //
 // Thread-compatible.
 #ifndef CTACCT_ENGINE_ACCOUNTING_FORGOTTEN_MEMORY_H_

@@ -137,7 +137,7 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
     interval.ports_checksum = ports->checksum();
   }
   interval.gaps = table.gaps;
-  if (table.events_unexplained > 0) {
+  if (table.events_unexplained != 0) {
     for (Gap& gap : interval.gaps) gap.completeness = Completeness::kPartial;
   }
   JoinGaps(spool_format::kGapsMax, &interval.gaps);
