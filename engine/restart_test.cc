@@ -1,5 +1,6 @@
 #include "engine/restart.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <optional>
@@ -74,8 +75,11 @@ class RestartTest : public testing::Test {
     for (const FlowEvent& flow : flows) {
       workers_[OwnerOfFlow(flow.identity.id, 2)]->OnFlow(flow, end_ns);
     }
+    for (const std::unique_ptr<Worker>& worker : workers_) worker->EndDump(true);
+    EndIntervalWithoutDump(end_ns, clean);
+  }
+  void EndIntervalWithoutDump(int64_t end_ns, bool clean) {
     for (const std::unique_ptr<Worker>& worker : workers_) {
-      worker->EndDump(true);
       worker->Seal(end_ns);
       while (worker->SnapshotSome()) {
       }
@@ -212,6 +216,34 @@ TEST_F(RestartTest, ACleanStopWithKeptEventsHasNoGap) {
   EXPECT_TRUE(Gaps().empty());
 }
 
+// Only a clean stop leaves all later events unread for the next engine.
+TEST_F(RestartTest, AnUncleanStopIsAGapEvenIfEventsWereKept) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/false);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch + 20 * kSecond;
+  options_.events_kept = true;
+  EXPECT_EQ(Start().drained_ns, 0);
+  EXPECT_EQ(Gaps().size(), 2u);
+}
+
+TEST_F(RestartTest, SettingsThatWereOffMakeAGapOfTheDowntime) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch + 20 * kSecond;
+  options_.events_kept = true;
+  options_.settings_were_off = true;
+  Start();
+  const std::vector<Gap> gaps = Gaps();
+  ASSERT_EQ(gaps.size(), 2u);
+  for (const Gap& gap : gaps) {
+    EXPECT_EQ(gap.cause, GapCause::kSettings);
+    EXPECT_EQ(gap.began_ns, kEpoch + 15 * kSecond);
+    EXPECT_EQ(gap.ended_ns, kEpoch + 20 * kSecond);
+  }
+}
+
 TEST_F(RestartTest, OfAnotherKernelOnlyTheTimeIsOfUse) {
   Start();
   EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
@@ -226,8 +258,6 @@ TEST_F(RestartTest, OfAnotherKernelOnlyTheTimeIsOfUse) {
   EXPECT_EQ(Packets(), 0u);  // Older than this run, and unknown to it.
 }
 
-// Where other flows were accounted, one that is not in the checkpoint may be old: what it moved
-// before is nobody's.
 // What moved in between is split between the names: a gap, whatever is known of it.
 TEST_F(RestartTest, AnotherNameIsAGapOfItsOwn) {
   for (const bool all_events : {false, true}) {
@@ -278,11 +308,14 @@ TEST_F(RestartTest, ADamagedCheckpointIsNoOtherName) {
   EXPECT_EQ(gaps[0].cause, GapCause::kRestart);
 }
 
+// Where other flows were accounted, one that is not in the checkpoint may be old: what it moved
+// before is nobody's.
 TEST_F(RestartTest, OtherRulesDoNotBillWholeLifetimes) {
   options_.rules.src = {Ipv4Address::FromHostOrder(0x0a000000),
                         Ipv4Address::FromHostOrder(0xff000000)};
   Start();
-  EndInterval({}, kEpoch + 15 * kSecond, /*clean=*/true);
+  // Before its first dump an engine knows all flows since its start, but only those of its rules.
+  EndIntervalWithoutDump(kEpoch + 15 * kSecond, /*clean=*/true);
   checkpoint_.reset();
   options_.rules.src = kIpv4Everything;
   options_.events_kept = true;
@@ -301,6 +334,42 @@ TEST_F(RestartTest, AClockSetBackIsSaidAndMakesNoNegativeGap) {
   Start();
   EXPECT_THAT(log_, HasSubstr("86415.0 s from now, by the clock as it was then"));
   for (const Gap& gap : Gaps()) EXPECT_LT(gap.began_ns, gap.ended_ns);
+}
+
+// By the clock as it is now, the next flow of a tuple starts before the one that is restored.
+TEST_F(RestartTest, FlowsBornAfterTheClockWasSetBackCountWhole) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/false);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch;
+  Start();
+  EndInterval({Event(FlowEventKind::kDump, 2, 4, kEpoch + kSecond / 2)}, kEpoch + 3 * kSecond,
+              /*clean=*/false);
+  AccountingTable* const table = shares_[OwnerOfFlow(2, 2)].handoff->Take();
+  ASSERT_NE(table, nullptr);
+  uint64_t packets = 0;
+  table->rows.ForEach([&](const auto& row) { packets += row.second.original.packets; });
+  EXPECT_EQ(packets, 4u);
+}
+
+// The time of the checkpoint lies in the future then: a gap from there would have no length.
+TEST_F(RestartTest, AGapAfterTheClockWasSetBackBeginsWithTheSubscription) {
+  Start();
+  EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
+  checkpoint_.reset();
+  options_.subscribed_ns = kEpoch - 100 * kSecond;
+  Start();
+  const size_t owner = OwnerOfFlow(9, 2);
+  workers_[owner]->OnFlow(Event(FlowEventKind::kDestroy, 9, 4, kEpoch - 1000 * kSecond),
+                          options_.subscribed_ns + kSecond);
+  workers_[owner]->Seal(options_.subscribed_ns + 15 * kSecond);
+  const std::vector<Gap> gaps = shares_[owner].handoff->Take()->gaps;
+  const auto gap = std::find_if(gaps.begin(), gaps.end(), [](const Gap& found) {
+    return found.cause == GapCause::kUnreported;
+  });
+  ASSERT_NE(gap, gaps.end());
+  EXPECT_EQ(gap->began_ns, options_.subscribed_ns);
+  EXPECT_EQ(gap->ended_ns, options_.subscribed_ns + 15 * kSecond);
 }
 
 TEST_F(RestartTest, ARecordingBeginsAnew) {

@@ -104,9 +104,56 @@ class DispatcherTest : public testing::Test {
     return told;
   }
 
+  // The last of a kind that a worker would be told.
+  Frame Last(size_t worker, FrameKind kind) {
+    Frame frame;
+    Frame last;
+    const uint8_t* data = nullptr;
+    queues_[worker]->Take();
+    while (queues_[worker]->Next(&frame, &data)) {
+      if (frame.kind == kind) last = frame;
+    }
+    EXPECT_EQ(last.kind, kind);
+    return last;
+  }
+
   std::vector<std::unique_ptr<FrameQueue>> queues_;
   std::unique_ptr<Dispatcher> dispatcher_;
 };
+
+// Nothing was lost before the datagram that came before.
+TEST_F(DispatcherTest, AnOverrunBeginsWithWhatWasReadLast) {
+  for (const FrameKind kind : {FrameKind::kOverrun, FrameKind::kOverrunElsewhere}) {
+    Make(2, IntervalEnd::kByDump);
+    const OverrunMessage overrun(77);
+    Give(Flow(Kind::kNew, 2), 3);
+    Give(std::string(reinterpret_cast<const char*>(overrun.bytes()), 20), 5);
+    const Frame frame = Last(kind == FrameKind::kOverrun ? 0 : 1, kind);
+    EXPECT_EQ(frame.began_ns, 3 * kSecond);
+    EXPECT_EQ(frame.time_ns, 5 * kSecond);
+  }
+}
+
+TEST_F(DispatcherTest, AnIntervalCoversWhatWasReadBeforeTheClockWasSetBack) {
+  Make(1, IntervalEnd::kByPacket);
+  Give(Flow(Kind::kNew, 1), 1005);
+  Give(Flow(Kind::kNew, 2), 1);
+  const Frame frame = Last(0, FrameKind::kSeal);
+  EXPECT_EQ(frame.time_ns, 1010 * kSecond);
+  EXPECT_EQ(frame.covered_to_ns, 1005 * kSecond);
+}
+
+// Of flows that live, it is known what they had moved when the last dump began.
+TEST_F(DispatcherTest, TheLastIntervalCoversWhatADumpHasShown) {
+  for (const bool dumped : {false, true}) {
+    Make(1, IntervalEnd::kByDump);
+    Give(Flow(Kind::kNew, 1), 1);
+    if (dumped) Give(Flow(Kind::kDump, 1) + Done(), 3);
+    Give(Flow(Kind::kDestroy, 1), 5);
+    dispatcher_->Finish();
+    EXPECT_EQ(Last(0, FrameKind::kFinish).covered_to_ns, (dumped ? 3 : 5) * kSecond);
+  }
+}
 
 TEST_F(DispatcherTest, AnIntervalEndsWithTheFirstDumpBegunAfterItsBoundary) {
   Make(1, IntervalEnd::kByDump);
@@ -204,9 +251,10 @@ TEST_F(DispatcherTest, ADumpOfAPartOfTheTableEndsNothing) {
   const std::string filtered = ipv4 + std::string("\x08\0\x08\0\0\0\0\x01", 8);
   for (const std::string& request : {ipv6, filtered}) {
     Make(1, IntervalEnd::kByDump);
+    Give(Flow(Kind::kNew, 1), 1);
     Give(NetlinkMessage(kGet, kDump, request, 1), 11);
     Give(Flow(Kind::kDump, 1) + Done(), 11);
-    EXPECT_EQ(Told(0), " start11 begin11 1 broken") << request.size();
+    EXPECT_EQ(Told(0), " start1 1 begin11 1 broken") << request.size();
   }
   Make(1, IntervalEnd::kByDump);
   Give(Flow(Kind::kNew, 1), 1);

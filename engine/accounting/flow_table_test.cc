@@ -444,16 +444,118 @@ TEST_F(FlowTableTest, AFlowForgottenLongAgoNeverCountsTwice) {
 TEST_F(FlowTableTest, WhatHasEndedUnreportedIsNotInASnapshot) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({});
-  Dump({});
   FlowEvent living = Event(FlowEventKind::kNew);
   living.identity.id = 8;
   (void)Grown(living);
   table_.BeginDump(kStart + kSecond);
   table_.FinishDump(true);  // Not swept yet.
+  EXPECT_EQ(table_.size(), 2u);
   SnapshotStream stream;
   table_.BeginSnapshot(1, &stream);
   table_.FinishSnapshot();
   EXPECT_EQ(stream.Take().back().records.size(), 1u);
+}
+
+TEST_F(FlowTableTest, WhatIsLostIsLostSinceItWasSeenLast) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({}, kStart + 10 * kSecond);
+  Dump({}, kStart + 20 * kSecond);
+  EXPECT_EQ(table_.TakeLoss().since_ns, kStart);
+  // Of several losses the earliest moment counts.
+  FlowEvent first = Event(FlowEventKind::kDump, kStart + 25 * kSecond, 1);
+  first.identity.id = 8;
+  FlowEvent second = first;
+  second.identity.id = 9;
+  Dump({first, second}, kStart + 30 * kSecond);
+  Dump({second}, kStart + 40 * kSecond);
+  Dump({}, kStart + 50 * kSecond);
+  Dump({}, kStart + 60 * kSecond);
+  const FlowLoss loss = table_.TakeLoss();
+  EXPECT_EQ(loss.flows, 2u);
+  EXPECT_EQ(loss.since_ns, kStart + 30 * kSecond);
+}
+
+TEST_F(FlowTableTest, AForerunnerWhoseDestroyCameIsNoLoss) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 6)});
+  const FlowEvent follower = Event(FlowEventKind::kDump, kBorn + kSecond, 2);
+  Dump({follower});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 7)), 1u);
+  for (int i = 0; i < 3; ++i) Dump({follower});
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
+// A close is counted once, also if the end of its flow comes after the flow was forgotten.
+TEST_F(FlowTableTest, AForgottenFlowThatHadClosedDoesNotCloseAgain) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  (void)Grown(State(TcpState::kLastAck, kBorn + 1));
+  Dump({Event(FlowEventKind::kDump, kBorn, 6)});
+  Dump({});
+  Dump({});
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 9)), 3u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+// A flow that is not known counts whole if it began at the last whole dump but one or later.
+TEST_F(FlowTableTest, FlowsOfTheLastTwoDumpsCountWhole) {
+  const auto destroy = [](uint32_t id, int64_t start_ns) {
+    FlowEvent event = Event(FlowEventKind::kDestroy, start_ns, 4);
+    event.identity.id = id;
+    return event;
+  };
+  EXPECT_EQ(Grown(destroy(1, kStart)), 4u);
+  EXPECT_EQ(Grown(destroy(2, kStart - 1)), 0u);
+  Dump({}, kStart + 10 * kSecond);
+  Dump({}, kStart + 20 * kSecond);
+  // A capture's packets may be two seconds out of order.
+  const int64_t known_since_ns = kStart + 8 * kSecond;
+  EXPECT_EQ(Grown(destroy(3, known_since_ns), kStart + 21 * kSecond), 4u);
+  EXPECT_EQ(Grown(destroy(4, known_since_ns - 1), kStart + 21 * kSecond), 0u);
+}
+
+// The first dump has failed. A flow that only the second shows may have moved packets in between.
+TEST_F(FlowTableTest, AnOlderFlowThatTheFirstDumpDidNotShowIsALoss) {
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kStart - 5, 4)), 0u);
+  EXPECT_TRUE(EndDump(false, &table_).empty());
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  table_.BeginDump(kStart + 2 * kSecond);
+  FlowEvent late = Event(FlowEventKind::kDump, kStart - 5, 4);
+  late.identity.id = 8;
+  EXPECT_EQ(Grown(late), 0u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
+// A DESTROY that is read late belongs to an interval before only if a whole dump has begun since.
+TEST_F(FlowTableTest, ADestroyIsLateOnceAWholeDumpHasFollowed) {
+  const auto destroy = [](uint32_t id) {
+    FlowEvent event = Event(FlowEventKind::kDestroy, kStart + 12 * kSecond, 4);
+    event.identity.id = id;
+    event.stop_ns = kStart + 15 * kSecond;
+    return event;
+  };
+  Dump({}, kStart + 10 * kSecond);
+  table_.BeginDump(kStart + 20 * kSecond);
+  EXPECT_EQ(Grown(destroy(1), kStart + 21 * kSecond), 4u);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  EXPECT_EQ(Grown(destroy(2), kStart + 21 * kSecond), 4u);
+  const FlowLoss loss = table_.TakeLoss();
+  EXPECT_TRUE(loss.unreported);
+  EXPECT_EQ(loss.since_ns, kStart + 15 * kSecond);
+}
+
+TEST_F(FlowTableTest, BirthsInEachOfTwoOverrunsAreExplained) {
+  counts_.events_new = 1;
+  Dump({});
+  table_.NoteOverrun(kStart + 10 * kSecond, kStart + 11 * kSecond);
+  table_.NoteOverrun(kStart + 20 * kSecond, kStart + 21 * kSecond);
+  FlowEvent first = Event(FlowEventKind::kDump, kStart + 10 * kSecond, 1);
+  FlowEvent second = Event(FlowEventKind::kDump, kStart + 21 * kSecond, 1);
+  second.identity.id = 8;
+  Dump({first, second}, kStart + 22 * kSecond);
+  EXPECT_EQ(table_.events_explained(), 2u);
 }
 
 TEST_F(FlowTableTest, ZeroedCountersAndMissingOnesAreALoss) {
@@ -1136,6 +1238,88 @@ TEST_F(FlowTableTest, AfterARestartAFlowMayEndUnreported) {
   EXPECT_EQ(next.TakeLoss().flows, 1u);
 }
 
+// Gives `table`, which starts at `now_ns`, what `before` knows.
+void GoOn(FlowTable* before, int64_t now_ns, bool events_kept, FlowTable* table) {
+  SnapshotStream stream;
+  before->BeginSnapshot(1, &stream);
+  before->FinishSnapshot();
+  const std::vector<SnapshotChunk> chunks = stream.Take();
+  table->Start(now_ns, true);
+  table->BeginRestore(chunks.back().known_since_ns, events_kept);
+  for (const SnapshotChunk& chunk : chunks) {
+    for (const FlowRecord& record : chunk.records) (void)table->Restore(record);
+  }
+}
+
+// The DESTROY of a flow is repeated to the next engine. The snapshot names the younger flow; the
+// older one began before the last dump.
+TEST_F(FlowTableTest, AnEndBeforeARestartCountsOnce) {
+  FlowEvent older = Event(FlowEventKind::kDestroy, kBorn, 7);
+  FlowEvent younger = Event(FlowEventKind::kDestroy, kStart + 20 * kSecond, 9);
+  younger.identity.id = 8;
+  Dump({}, kStart + 10 * kSecond);
+  EXPECT_EQ(Grown(older, kStart + 30 * kSecond), 7u);
+  EXPECT_EQ(Grown(younger, kStart + 30 * kSecond), 9u);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 40 * kSecond, true, &next);
+  EXPECT_EQ(next.Apply(older, kStart + 41 * kSecond).growth.original.packets, 0u);
+  EXPECT_EQ(next.Apply(younger, kStart + 41 * kSecond).growth.original.packets, 0u);
+}
+
+// More have ended than a snapshot names.
+TEST_F(FlowTableTest, AnEndThatASnapshotDoesNotNameCountsOnce) {
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart + 20 * kSecond, 1);
+  Dump({}, kStart + 10 * kSecond);
+  for (uint32_t id = 0; id <= FlowTable::kEndedMax; ++id) {
+    end.identity.id = id;
+    EXPECT_EQ(Grown(end, kStart + 30 * kSecond), 1u);
+  }
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 40 * kSecond, true, &next);
+  EXPECT_EQ(next.Apply(end, kStart + 41 * kSecond).growth.original.packets, 0u);
+}
+
+// A dump has shown that the flow has no start time, so a DESTROY without one is its own.
+TEST_F(FlowTableTest, AFlowWithoutAStartTimeEndsAfterARestart) {
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 40 * kSecond, true, &next);
+  const FlowEvent end = Event(FlowEventKind::kDestroy, 0, 15);
+  EXPECT_EQ(next.Apply(end, kStart + 41 * kSecond).growth.original.packets, 5u);
+}
+
+// Nobody has read the UPDATE that reports it, so the dump does.
+TEST_F(FlowTableTest, ACloseJustBeforeARestartIsCounted) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  const int64_t now_ns = kStart + 101 * kSecond;
+  GoOn(&table_, now_ns - kSecond, false, &next);
+  next.BeginDump(now_ns);
+  FlowEvent closed = Event(FlowEventKind::kDump, kBorn, 12);
+  closed.has_tcp_state = true;
+  closed.tcp_state = TcpState::kTimeWait;
+  closed.timeout_seconds = TcpTimeouts().time_wait_seconds - 2;  // For 1.5 s.
+  const FlowChange change = next.Apply(closed, now_ns);
+  EXPECT_EQ(change.growth.connection_count, 1u);
+  EXPECT_EQ(change.open_change, -1);
+}
+
+// The gap of a restart begins with the last dump, also if that one failed.
+TEST_F(FlowTableTest, ASnapshotSaysUpToWhenItIs) {
+  Dump({}, kStart + 10 * kSecond);
+  table_.BeginDump(kStart + 20 * kSecond);
+  EXPECT_TRUE(EndDump(false, &table_).empty());
+  SnapshotStream stream;
+  table_.BeginSnapshot(1, &stream);
+  table_.FinishSnapshot();
+  EXPECT_EQ(stream.Take().back().taken_ns, kStart + 20 * kSecond);
+}
+
 // The snapshot is of the moment at which it began, whatever happens while it is made.
 TEST_F(FlowTableTest, ASnapshotIsOfOneMoment) {
   constexpr uint32_t kFlows = 50'000;
@@ -1253,6 +1437,18 @@ TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
   flow = Event(FlowEventKind::kDump, kStart - kDay + 10, 6);
   flow.identity.id = 9;
   EXPECT_EQ(Grown(flow), 6u);
+}
+
+// The dump before has a later time, but it is not the last one.
+TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
+  constexpr int64_t kDay = 86400 * kSecond;
+  Dump({}, kStart + 10 * kSecond);
+  table_.NoteClockSetBack(kStart - kDay);
+  Dump({}, kStart - kDay + 10 * kSecond);
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart - kDay + 15 * kSecond, 4);
+  end.stop_ns = kStart - kDay + 16 * kSecond;
+  EXPECT_EQ(Grown(end, kStart - kDay + 17 * kSecond), 4u);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
 }
 
 }  // namespace

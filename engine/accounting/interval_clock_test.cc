@@ -74,6 +74,30 @@ TEST(IntervalClockTest, SetBackByADayItGoesOnWhereTheClockIs) {
   EXPECT_FALSE(clock.IsSetBack(101 * kSecond));
 }
 
+TEST(IntervalClockTest, PatienceIsCountedFromTheBeginningOfTheInterval) {
+  IntervalClock clock(15 * kSecond);
+  clock.Observe(1000 * kSecond);
+  ASSERT_EQ(clock.open_end_ns(), 1005 * kSecond);
+  const int64_t patient_ns = 990 * kSecond - IntervalClock::kPatienceNs;
+  EXPECT_FALSE(clock.IsSetBack(patient_ns));
+  EXPECT_TRUE(clock.IsSetBack(patient_ns - 1));
+}
+
+// No interval was passed over, so none is skipped when the clock returns to one that was sealed.
+TEST(IntervalClockTest, SetBackByAnIntervalWithoutALeap) {
+  constexpr int64_t kHour = 3600 * kSecond;
+  IntervalClock clock(kHour);
+  clock.Observe(kHour / 2);
+  clock.DumpBegins(kHour);
+  EXPECT_TRUE(clock.DumpEndsInterval());
+  clock.OpenAfterDump();
+  EXPECT_EQ(clock.open_end_ns(), 2 * kHour);
+  clock.DumpBegins(1000 * kSecond);
+  EXPECT_TRUE(clock.DumpEndsInterval());
+  clock.OpenAfterDump();
+  EXPECT_EQ(clock.open_end_ns(), kHour);
+}
+
 TEST(IntervalClockTest, ForwardAndBackAgainIsNotTheSameIntervalTwice) {
   constexpr int64_t kDay = 86400 * kSecond;
   IntervalClock clock(15 * kSecond);

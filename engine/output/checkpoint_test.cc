@@ -246,7 +246,11 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
   run.checkpoint->Add(Chunk(1, {11}, true, 110));
   ASSERT_TRUE(run.checkpoint->Commit(1).ok());
+  SnapshotChunk left_out = Chunk(2, {});
+  left_out.whole = false;
   run.checkpoint->Add(Chunk(2, {20}, true, 200));
+  run.checkpoint->Add(std::move(left_out));
+  run.checkpoint->Add(Chunk(3, {30}, true, 300));
   Prepare(*run.checkpoint, 2, "2.spool");
   ASSERT_TRUE(run.checkpoint->Discard().ok());
   EXPECT_EQ(run.checkpoint->state(), Checkpoint::State::kNone);

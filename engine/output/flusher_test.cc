@@ -777,6 +777,31 @@ TEST_F(CheckpointedFlusherTest, ARowFileThatHasBothItsNames) {
   EXPECT_EQ(Prepared(), 0u);
 }
 
+// The state folder is moved away while rows that are committed still wait for their name. They
+// stay: an engine that resumes from that checkpoint does not account them again.
+TEST_F(CheckpointedFlusherTest, WithoutItsStateCommittedRowsStayForTheNext) {
+  Begin(1);
+  Interval(5);
+  ASSERT_TRUE(Flush().ok());
+  ASSERT_EQ(Prepared(), 1u);
+  PreparedName prepared;
+  ASSERT_TRUE(prepared.Parse(Files()[0]));
+  const std::string name = prepared.name;
+  std::ofstream(folder_ + "/" + name) << "in its place";
+  Snapshot(5);
+  EXPECT_FALSE(Flush().ok());
+  EXPECT_FALSE(flusher_->lost_state());
+  std::filesystem::rename(state_, state_ + ".moved");
+  EXPECT_FALSE(Flush().ok());
+  EXPECT_TRUE(flusher_->lost_state());
+  EXPECT_EQ(Prepared(), 1u);
+  std::filesystem::remove(folder_ + "/" + name);
+  std::filesystem::rename(state_ + ".moved", state_);
+  Begin(2);
+  EXPECT_THAT(Visible(), ElementsAre(name));
+  EXPECT_EQ(Prepared(), 0u);
+}
+
 // Rows that were prepared and not committed vanish with the state that they belong to: another
 // engine may account the same traffic from here on. Those that wait are not prepared any more.
 TEST_F(CheckpointedFlusherTest, WithoutItsStateNothingMoreIsRevealed) {

@@ -202,6 +202,43 @@ TEST_F(IntervalMergeTest, IntervalsComeInOrderEachWithItsOwnGaps) {
   EXPECT_FALSE(interval.has_value());
 }
 
+// One worker counts the events dropped, and each explains some of them: only the sum says whether
+// all are explained.
+TEST_F(IntervalMergeTest, AGapIsResyncedIfAllWorkersTogetherExplainIt) {
+  IntervalMerge merge(false, 100, nullptr);
+  const Gap gap = {.began_ns = 3, .ended_ns = 7, .completeness = Completeness::kResynced};
+  for (const int64_t explained_elsewhere : {2, 1}) {
+    const uint64_t seal = explained_elsewhere == 2 ? 1 : 2;
+    for (size_t worker = 0; worker < 2; ++worker) {
+      workers_[worker].live().gaps = {gap};
+      workers_[worker].live().completeness = Completeness::kResynced;
+      workers_[worker].live().events_unexplained = worker == 0 ? 2 : -explained_elsewhere;
+      Seal(worker, seal);
+    }
+    const std::optional<IntervalRows> interval = TakeAndNext(&merge);
+    ASSERT_TRUE(interval.has_value());
+    EXPECT_EQ(interval->completeness,
+              explained_elsewhere == 2 ? Completeness::kResynced : Completeness::kPartial);
+    ASSERT_EQ(interval->gaps.size(), 1u);
+    EXPECT_EQ(interval->gaps[0].completeness, interval->completeness);
+  }
+}
+
+TEST_F(IntervalMergeTest, AnIntervalCoversWhatAnyWorkerCovers) {
+  IntervalMerge merge(false, 100, nullptr);
+  for (const size_t earlier : {0, 1}) {
+    for (size_t worker = 0; worker < 2; ++worker) {
+      workers_[worker].live().covered_from_ns = worker == earlier ? 3 : 4;
+      workers_[worker].live().covered_to_ns = worker == earlier ? 9 : 10;
+      Seal(worker, earlier + 1);
+    }
+    const std::optional<IntervalRows> interval = TakeAndNext(&merge);
+    ASSERT_TRUE(interval.has_value());
+    EXPECT_EQ(interval->covered_from_ns, 3);
+    EXPECT_EQ(interval->covered_to_ns, 10);
+  }
+}
+
 TEST_F(IntervalMergeTest, ATableThatComesTwiceIsAnError) {
   IntervalMerge merge(false, 100, nullptr);
   Seal(0, 1);
