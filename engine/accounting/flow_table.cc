@@ -315,8 +315,8 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
-  } else if (!flow->start_exact && event.start_ns != 0 && !TakeKnown(event, hash, flow) &&
-             forerunner) {
+  } else if (!flow->start_exact && event.start_ns != 0 &&
+             !(AnyLaidAside() && TakeKnown(event, hash, flow)) && forerunner) {
     // A NEW that was repeated made the entry.
     (void)BeginAccounting(event, hash, now_ns, false, flow);
   }
@@ -351,18 +351,19 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = Find(event.identity, hash, &change);
-  // A start in the future is that of a flow older than a clock set back; one without a start is
-  // older than that setting.
-  const bool old = flow != nullptr && flow->start_exact &&
-                   (event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs)) &&
-                   event.start_ns != flow->start_ns;
-  if (flow != nullptr && (old || IsForerunner(event, *flow))) {
-    ApplyLateDestroy(event, hash, now_ns, flow, &change);
-    return change;
-  }
-  if (flow != nullptr && IsFollower(event, *flow)) {
-    Supersede(flow, hash, &change);
-    flow = nullptr;
+  if (flow != nullptr && !IsOwn(event, *flow)) [[unlikely]] {
+    // A start in the future is that of a flow older than a clock set back; one without a start is
+    // older than that setting.
+    const bool old =
+        flow->start_exact && (event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs));
+    if (old || IsForerunner(event, *flow)) {
+      ApplyLateDestroy(event, hash, now_ns, flow, &change);
+      return change;
+    }
+    if (IsFollower(event, *flow)) {
+      Supersede(flow, hash, &change);
+      flow = nullptr;
+    }
   }
   bool first_time = destroyed_.Add(StartFingerprint(event, hash));
   if (event.start_ns == 0) {
@@ -384,7 +385,9 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   NoteEnded(event);
   if (flow != nullptr) {
-    if (!flow->start_exact && event.start_ns != 0) (void)TakeKnown(event, hash, flow);
+    if (!flow->start_exact && event.start_ns != 0 && AnyLaidAside()) {
+      (void)TakeKnown(event, hash, flow);
+    }
     End(event, now_ns, flow, &change);
     Erase(flow, hash);
     return change;
@@ -400,7 +403,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     return change;
   }
   if (beginning == Beginning::kZero) (void)NoteExplained(event.start_ns);
-  NoteLate(event);
+  NoteLate(event, now_ns, beginning);
   End(event, now_ns, &unseen, &change);
   return change;
 }
@@ -426,13 +429,14 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
   }
   // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
   if (beginning == Beginning::kZero && follower->start_exact) follower->seen_new = false;
-  NoteLate(event);
+  NoteLate(event, now_ns, beginning);
   End(event, now_ns, &unseen, change);
 }
 
-void FlowTable::NoteLate(const FlowEvent& event) {
+void FlowTable::NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning) {
   if (event.stop_ns == 0 && !timestamps_on_) return;
-  if (event.stop_ns < whole_began_ns_ || clock_was_set_back_) {
+  if (event.stop_ns < whole_began_ns_ || event.stop_ns > Later(now_ns, kClockSlackNs) ||
+      (beginning == Beginning::kKnown && clock_was_set_back_)) {
     NoteUnreported(0, std::min(event.stop_ns, whole_began_ns_));
   }
 }
@@ -471,7 +475,7 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   // Until the first dump is done, a flow that is not known is older than the engine.
   const bool may_be_new = KnowsOlder() || dump_index_ > 1 || clock_was_set_back_;
   if (event.start_ns > Later(now_ns, kClockSlackNs)) clock_was_set_back_ = true;
-  if (TakeKnown(event, hash, flow)) return Beginning::kKnown;
+  if (AnyLaidAside() && TakeKnown(event, hash, flow)) return Beginning::kKnown;
   if (CountsFromZero(event, now_ns, if_start_unknown)) return Beginning::kZero;
   flow->original = event.original;
   flow->reply = event.reply;
@@ -479,6 +483,14 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   // that is repeated long after.
   if (may_be_new) NoteUnreported(0, tally_.front().began_ns);
   return Beginning::kPresent;
+}
+
+bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) {
+  if (flow.start_exact) return event.start_ns == flow.start_ns;
+  // Unsigned: the times of a capture may be anything.
+  const uint64_t apart_ns =
+      static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
+  return apart_ns <= 2 * kNewJitterNs && !flow.shown;
 }
 
 bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {

@@ -278,13 +278,19 @@ class FlowTable {
   // True if the event is of an incarnation after, or before, that of `flow`. If a NEW has made the
   // entry, its start lies within kClockSlackNs before that NEW was read.
   static bool IsFollower(const FlowEvent& event, const Flow& flow);
+  // True if it is certainly neither.
+  static bool IsOwn(const FlowEvent& event, const Flow& flow);
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
   bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);
+  bool AnyLaidAside() const { return !superseded_.empty() || !forgotten_.empty(); }
   // Where accounting of a flow first seen begins. `flow` gets what is accounted so far: nothing,
   // what was when it was forgotten, or its present counters.
   enum class Beginning { kZero, kKnown, kPresent };
+  // A DESTROY of a flow that is not in flows_, and ended before the last dump: what it reports
+  // belongs to an earlier interval.
+  void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
   // What is known of a NEW or UPDATE that was lost in the overrun.
@@ -293,9 +299,6 @@ class FlowTable {
   // Which incarnation an event is of cannot be told, if it has no start time because somebody
   // switched these off for a while.
   void NoteNoStart(const FlowEvent& event);
-  // A DESTROY of a flow that is not in flows_ and ended before the last dump: what it reports
-  // belongs to an earlier interval.
-  void NoteLate(const FlowEvent& event);
   // Counts an event that should have counters and has none.
   void NoteCounters(const FlowEvent& event);
   // Adds what the event's counters exceed the flow's by, and remembers them as accounted.

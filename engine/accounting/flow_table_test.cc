@@ -480,7 +480,9 @@ TEST_F(FlowTableTest, AForerunnerWhoseDestroyCameIsNoLoss) {
   Dump({Event(FlowEventKind::kDump, kBorn, 6)});
   const FlowEvent follower = Event(FlowEventKind::kDump, kBorn + kSecond, 2);
   Dump({follower});
-  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 7)), 1u);
+  FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 7);
+  end.stop_ns = kStart + kSecond;
+  EXPECT_EQ(Grown(end), 1u);
   for (int i = 0; i < 3; ++i) Dump({follower});
   EXPECT_FALSE(table_.TakeLoss().unreported);
 }

@@ -150,9 +150,11 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
   dispatcher_->Publish();
   settings_checked_ns_ = subscribed_ns_;
+  settings_looked_at_ns_ = MonotonicNs();
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
     TellAlive();
+    if (MonotonicNs() - settings_looked_at_ns_ >= kNanosPerSecond) CheckSettings();
     if (dumps_.running()) {
       if (!TakeChunk()) Wait(wake_fd);
       continue;
@@ -214,6 +216,7 @@ void Collector::CheckSettings() {
   });
   if (!on) dispatcher_->OnSettingsOff(settings_checked_ns_, now_ns);
   settings_were_on_ = on;
+  settings_looked_at_ns_ = MonotonicNs();
   settings_checked_ns_ = now_ns;
 }
 

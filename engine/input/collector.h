@@ -81,7 +81,8 @@ class Collector {
   void AwaitUndelivered();
   void OnTableRoom(bool room, const TableFill& fill);
   void RequestDump();
-  // At an interval's end: whether conntrack has counted and reported everything since the last.
+  // Each second, and before an interval ends: whether conntrack has counted and reported everything
+  // since the last time.
   void CheckSettings();
   // Takes a chunk of the dump that runs; false if none waits, or the dump has failed.
   bool TakeChunk();
@@ -120,7 +121,8 @@ class Collector {
   DumpSchedule dumps_;
   uint64_t buckets_ = 0;  // Of the kernel's table, when the dump was requested.
   int64_t settings_checked_ns_ = 0;
-  bool settings_were_on_ = true;  // What is off for long is logged once.
+  int64_t settings_looked_at_ns_ = 0;  // The same, CLOCK_MONOTONIC.
+  bool settings_were_on_ = true;       // What is off for long is logged once.
   bool baseline_told_ = false;
   std::vector<uint64_t> turns_told_;  // Of each worker's loop, at the last sign of life.
 };
