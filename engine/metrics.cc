@@ -62,7 +62,8 @@ void AddEvents(const WorkerCounts& counts, PrometheusText* text) {
                 counts.counter_falls);
   text->Counter("unknown_destroys_total", "Ends of flows older than the engine and never seen.",
                 counts.unknown_destroys);
-  text->Counter("forgotten_flows_total", "Flows whose end the kernel did not report.", counts.forgotten_flows);
+  text->Counter("forgotten_flows_total", "Flows whose end the kernel did not report.",
+                counts.forgotten_flows);
 }
 
 void AddGaps(const WorkerCounts& counts, const IntervalTotals& intervals, PrometheusText* text) {

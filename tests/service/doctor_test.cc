@@ -422,7 +422,8 @@ TEST_F(DoctorTest, WithoutRoot) {
   // Not whom the engine runs as: nothing is wrong, much unseen.
   Diagnosis stranger = examine(kStranger);
   EXPECT_EQ(stranger.exit_code, 0) << testing::PrintToString(stranger.Troubles());
-  for (const char* const name : {"capability", "receive buffer", "untracked", "event masks", "spool", "probe"}) {
+  for (const char* const name :
+       {"capability", "receive buffer", "untracked", "event masks", "spool", "probe"}) {
     EXPECT_EQ(stranger.findings.at(name).verdict, "skipped") << name;
   }
   EXPECT_EQ(stranger.findings.at("acct").verdict, "ok");
