@@ -19,7 +19,7 @@ namespace ctacct {
 
 class ForgottenMemory {
  public:
-  static constexpr size_t kKept = 1 << 16;
+  static constexpr size_t kKept = 1 << 14;
 
   struct Flow {
     int64_t start_ns = 0;
