@@ -240,8 +240,8 @@ def spool_headers(spool):
     """What SPOOL_FORMAT.md says of the header, in order of writing."""
     headers = []
     for path in sorted(spool.glob("*.spool")):
-        header = path.read_bytes()[:344]
-        end_ns, _, created_ns, dropped = struct.unpack_from("<qqqQ", header, 48)
+        header = path.read_bytes()[:408]
+        end_ns, _, created_ns, _, _, dropped = struct.unpack_from("<qqqqqQ", header, 48)
         headers.append(SpoolHeader(header[20], end_ns, created_ns, dropped))
     return headers
 

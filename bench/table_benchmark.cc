@@ -242,7 +242,7 @@ void FlowGrowth(benchmark::State& state) {
       growing.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
     }
     state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
-    table.NoteOverrun();
+    table.NoteOverrun(kStartNs, kStartNs + 1);
     EndDump(&table);
     table.BeginDump(kStartNs + 1);
     std::vector<FlowIdentity> ghosts;
