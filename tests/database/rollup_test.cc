@@ -147,7 +147,7 @@ TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
   EXPECT_EQ(seconds("'2020-09-13 12:39:00Z', '2020-09-13 12:39:15Z', '15 s'"), "12:39:15||15|15");
   EXPECT_EQ(seconds(hours + ", '30 min'"), "12:30:00||33|33\n13:00:00||1800|1800\n13:30:00||30|30");
   EXPECT_EQ(seconds(hours + ", '1 h', '{gateway}'"),
-            "13:00:00|gw1|3600|3600\n13:00:00|gw2|12|12\n14:00:00|gw1|1620|1620");
+            "13:00:00|gw1|3600|3600\n13:00:00|gw2|12|12\n14:00:00|gw1|30|30");
   // Which is unknown stays unknown.
   write(51, "gw1", 15, 10);
   EXPECT_TRUE(Drain().exit.ok());

@@ -382,7 +382,7 @@ TEST_F(TopScreenTest, ShowsEveryViewAndQuits) {
   const std::string destination = LinesOf(csv.out, "destination").at(0).at("dst");
   ASSERT_NO_FATAL_FAILURE(StartTop("-metrics-file=" + folder_ + "/engine.prom"));
   std::vector<std::string> lines = absl::StrSplit(Screen(), '\n');
-  EXPECT_THAT(lines[0], StartsWith("ctacct-top  gw1  5 s until "));
+  EXPECT_THAT(lines[0], StartsWith("ctacct-top  gw1  3.3 of 5 s until "));
   ASSERT_NO_FATAL_FAILURE(WaitFor("\nORIGIN          DESTINATION "));
   EXPECT_THAT(Screen(), HasSubstr("\n" + busiest + " "));
   Type({"Tab"});
@@ -463,7 +463,7 @@ TEST_F(TopScreenTest, TakesOnTheTerminalsSize) {
   std::vector<std::string> lines = absl::StrSplit(Screen(), '\n');
   EXPECT_THAT(lines.at(49), HasSubstr("q quit"));
   ASSERT_TRUE(Tmux({"resize-window", "-t", "t", "-x", "30", "-y", "5"}).ok());
-  ASSERT_NO_FATAL_FAILURE(WaitFor("until 20~\nbit/s"));
+  ASSERT_NO_FATAL_FAILURE(WaitFor("of 5 s u~\nbit/s"));
   lines = absl::StrSplit(Screen(), '\n');
   EXPECT_THAT(lines.at(0), StartsWith("ctacct-top  gw1"));
   EXPECT_THAT(lines.at(4), StartsWith("Tab view"));
