@@ -53,6 +53,7 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
   ours.rules = RulesChecksum(options.rules);
   for (const std::unique_ptr<Worker>& worker : workers) {
     worker->Start(options.subscribed_ns, options.timestamps_on);
+    if (options.events_kept) worker->NoteEventsKept();
   }
   Resumed resumed;
   uint64_t flows_continued = 0;

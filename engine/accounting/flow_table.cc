@@ -237,7 +237,8 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
-  flow->start_ns = EventTime(event, now_ns);
+  const bool read_late = events_kept_ && last_whole_ == 0 && event.event_ns == 0;
+  flow->start_ns = read_late ? kStartUnknown : EventTime(event, now_ns);
   // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
@@ -464,9 +465,11 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
     return continue_from(*before);
   }
   if (event.start_ns == 0) return false;
-  // Or one that no dump has shown: its start is the time of its NEW.
+  // Or one that no dump has shown: its start is the time of its NEW, which may have been late. One
+  // that began long ago must fit better: it may be another one of the tuple.
+  const int64_t late_ns = event.start_ns >= known_since_ns_ ? kClockSlackNs : 10 * kNewJitterNs;
   const auto before = forgotten_.Take(Fingerprint(hash, 0));
-  return before.has_value() && before->start_ns <= Later(event.start_ns, 10 * kNewJitterNs) &&
+  return before.has_value() && before->start_ns <= Later(event.start_ns, late_ns) &&
          before->start_ns >= Later(event.start_ns, -kNewJitterNs) && continue_from(*before);
 }
 
@@ -487,6 +490,7 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
 
 bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
+  if (flow.start_ns == kStartUnknown) return !flow.shown;
   // Unsigned: the times of a capture may be anything.
   const uint64_t apart_ns =
       static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
@@ -494,7 +498,7 @@ bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) {
 }
 
 bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {
-  if (event.start_ns == 0) return false;
+  if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
   return flow.shown || event.start_ns > Later(flow.start_ns, kNewJitterNs);
@@ -503,10 +507,11 @@ bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {
 bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
+  if (flow.start_ns == kStartUnknown) return false;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
   const bool of_first_dump =
-      event.kind == FlowEventKind::kDump && last_whole_ == 0 && !flow.restored;
+      event.kind == FlowEventKind::kDump && last_whole_ == 0 && !flow.restored && !events_kept_;
   return event.start_ns < known_since_ns_ &&
          (of_first_dump || event.start_ns < Later(flow.start_ns, -kNewJitterNs));
 }
@@ -608,7 +613,7 @@ void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   ++change->growth.connection_count;
   // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
   // tells may lie further apart than an int64_t counts.
-  if (end_ns > flow->start_ns) {
+  if (end_ns > flow->start_ns && flow->start_ns != kStartUnknown) {
     change->growth.AddConnectionTime(
         (static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns)) / 1000);
   }

@@ -103,6 +103,9 @@ class FlowTable {
   // among those restored and started since `known_since_ns` count from zero. `events_kept`: no
   // event was lost since then; else it was as after an overrun.
   void BeginRestore(int64_t known_since_ns, bool events_kept);
+  // After Start: events that are read first have waited since before it. A NEW among them is no
+  // repeated one, and its flow did not start when it was read.
+  void NoteEventsKept() { events_kept_ = true; }
   // True if it counts as an open connection.
   bool Restore(const FlowRecord& record);
 
@@ -220,6 +223,8 @@ class FlowTable {
     FlowIdentity Identity() const { return {src, dst, src_port, dst_port, zone, protocol, 0, id}; }
   };
   static_assert(sizeof(Flow) == 64);
+  // Of an entry whose NEW was read long after it: any start is its own.
+  static constexpr int64_t kStartUnknown = std::numeric_limits<int64_t>::min() + 1;
   struct FlowTraits {
     using Key = FlowIdentity;
     using Entry = Flow;
@@ -371,6 +376,7 @@ class FlowTable {
   int64_t started_ns_ = 0;
   bool restored_ = false;
   bool restored_with_events_ = false;
+  bool events_kept_ = false;
   bool clock_was_set_back_ = false;  // Start times may fall from one incarnation to the next.
   bool timestamps_on_ = false;       // Flows born since the start have start times.
   // Flows that started before this are known, or their present counters are where accounting

@@ -579,6 +579,31 @@ TEST_F(FlowTableTest, ZeroedCountersAndMissingOnesAreALoss) {
   EXPECT_FALSE(table_.TakeLoss().uncounted);
 }
 
+// The sockets outlived an engine that was killed: NEW has waited, and the table is older than it.
+TEST_F(FlowTableTest, FlowsWhoseNewHasWaitedCountWhole) {
+  for (const int64_t event_ns : {int64_t{0}, kStart - 9 * kSecond}) {
+    WorkerCounts counts;
+    FlowTable table(&counts);
+    table.Start(kStart, true);
+    table.NoteEventsKept();
+    const auto grown = [&](FlowEvent event, uint32_t id) {
+      event.identity.id = id;
+      return table.Apply(event, kStart + 1).growth;
+    };
+    FlowEvent born = Event(FlowEventKind::kNew);
+    born.event_ns = event_ns;
+    for (const uint32_t id : {1, 2}) (void)grown(born, id);
+    const TrafficSums ended = grown(Event(FlowEventKind::kDestroy, kStart - 9 * kSecond, 7), 1);
+    EXPECT_EQ(ended.original.packets, 7u);
+    EXPECT_EQ(ended.connection_count, 1u);
+    table.BeginDump(kStart + kSecond);
+    EXPECT_EQ(grown(Event(FlowEventKind::kDump, kStart - 9 * kSecond, 5), 2).original.packets, 5u);
+    (void)EndDump(true, &table);
+    EXPECT_EQ(table.size(), 1u);
+    EXPECT_FALSE(table.TakeLoss().unreported);
+  }
+}
+
 // ---- Which events were lost ----
 
 TEST_F(FlowTableTest, ABirthInTheLossExplainsOneEvent) {

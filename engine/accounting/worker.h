@@ -73,6 +73,7 @@ class Worker {
   // After Start: goes on where another run ended. See FlowTable.
   // `taken_ns`: what moved up to then was accounted.
   void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
+  void NoteEventsKept() { flows_.NoteEventsKept(); }
   void Restore(const FlowRecord& record);
   // Nobody accounted in between, or only under another name (`cause`). To be told of this worker's
   // flows or, by one worker, of all.
