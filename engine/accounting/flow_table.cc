@@ -237,7 +237,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
-  const bool read_late = events_kept_ && last_whole_ == 0 && event.event_ns == 0;
+  const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
   flow->start_ns = read_late ? kStartUnknown : EventTime(event, now_ns);
   // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
@@ -488,16 +488,16 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   return Beginning::kPresent;
 }
 
-bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) {
+bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return !flow.shown;
+  if (flow.start_ns == kStartUnknown) return !flow.shown && event.start_ns >= known_since_ns_;
   // Unsigned: the times of a capture may be anything.
   const uint64_t apart_ns =
       static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
   return apart_ns <= 2 * kNewJitterNs && !flow.shown;
 }
 
-bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {
+bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
@@ -507,7 +507,7 @@ bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) {
 bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return false;
+  if (flow.start_ns == kStartUnknown) return event.start_ns < known_since_ns_;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
   const bool of_first_dump =

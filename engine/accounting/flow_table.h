@@ -223,7 +223,7 @@ class FlowTable {
     FlowIdentity Identity() const { return {src, dst, src_port, dst_port, zone, protocol, 0, id}; }
   };
   static_assert(sizeof(Flow) == 64);
-  // Of an entry whose NEW was read long after it: any start is its own.
+  // Of an entry whose NEW was read long after it: any start since known_since_ns_ is its own.
   static constexpr int64_t kStartUnknown = std::numeric_limits<int64_t>::min() + 1;
   struct FlowTraits {
     using Key = FlowIdentity;
@@ -282,9 +282,9 @@ class FlowTable {
 
   // True if the event is of an incarnation after, or before, that of `flow`. If a NEW has made the
   // entry, its start lies within kClockSlackNs before that NEW was read.
-  static bool IsFollower(const FlowEvent& event, const Flow& flow);
+  bool IsFollower(const FlowEvent& event, const Flow& flow) const;
   // True if it is certainly neither.
-  static bool IsOwn(const FlowEvent& event, const Flow& flow);
+  bool IsOwn(const FlowEvent& event, const Flow& flow) const;
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
