@@ -74,7 +74,7 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
   Keep(OwnerOfFlow(id, static_cast<uint32_t>(queues_.size())), message.data, message.bytes);
   if (done && dump_running_) {
     SendKept(now_ns);
-    // Of two at once neither can be told apart from the rest.
+    // Two dumps at once: the entries of one cannot be separated from those of the other.
     if (message.sequence != dump_sequence_) {
       dump_cut_ = true;
       mixed_up_ = dump_sequence_;

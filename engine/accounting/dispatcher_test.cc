@@ -104,7 +104,7 @@ class DispatcherTest : public testing::Test {
     return told;
   }
 
-  // The last of a kind that a worker would be told.
+  // The last frame of a kind in a worker's queue.
   Frame Last(size_t worker, FrameKind kind) {
     Frame frame;
     Frame last;

@@ -42,14 +42,14 @@
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
 // to another table later (Restore). The copy is made by parts: a part that is about to change is
 // copied first. A flow that is not in the copy counts from zero if it began after the last dump
-// did: of those that have ended since, the copy tells.
+// did. The copy also lists the flows that have begun since then and ended.
 //
 // The wall clock may be set back. Flows that start then have start times before those of their
 // forerunners, and before the engine's own start (NoteClockSetBack).
 //
-// Invariant: of every incarnation the sum of all growths is at most its counters, and equals them
-// once its DESTROY was applied. If the incarnation is older than the engine, both exclude what its
-// counters were when the engine first saw it.
+// Invariant: of every incarnation the sum of all growths is at most its counters. Once its DESTROY
+// was applied it equals them, unless TakeLoss or flows_lost has reported a loss. If the incarnation
+// is older than the engine, both exclude what its counters were when the engine first saw it.
 #ifndef CTACCT_ENGINE_ACCOUNTING_FLOW_TABLE_H_
 #define CTACCT_ENGINE_ACCOUNTING_FLOW_TABLE_H_
 
@@ -127,7 +127,7 @@ class FlowTable {
   }
 
   // A dump's first and last datagram, after Start. `asked_since_overrun`: false if it may have been
-  // made before an overrun was over, and does not tell what lives since. `whole`: it ended without
+  // made before an overrun was over, and does not show what lives since. `whole`: it ended without
   // an error and the kernel did not cut it short.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
   void FinishDump(bool whole);
@@ -199,7 +199,7 @@ class FlowTable {
     bool seen_new : 1 = false;
     bool shown : 1 = false;   // By a dump.
     bool closed : 1 = false;  // Its close was counted, or happened before the engine saw it.
-    bool open : 1 = false;    // Told as an open connection.
+    bool open : 1 = false;    // Counts as an open connection.
     bool restored : 1 = false;
     bool skipped : 1 = false;   // The last dump's entry may have been its forerunner's.
     bool explains : 1 = false;  // Its NEW is counted in events_explained_.
@@ -280,29 +280,29 @@ class FlowTable {
   // Something is missing since a moment. `flows`: that ended unreported.
   void NoteUnreported(size_t flows, int64_t since_ns);
 
-  // True if the event is of an incarnation after, or before, that of `flow`. If a NEW has made the
-  // entry, its start lies within kClockSlackNs before that NEW was read.
+  // Which incarnation an event is of: one after that of `flow`, that one itself, or one before it.
+  // Of an entry that a NEW has made only the time of that NEW is known; the flow began at most
+  // kClockSlackNs earlier. If none of the three is true, nobody can know.
   bool IsFollower(const FlowEvent& event, const Flow& flow) const;
-  // True if it is certainly neither.
   bool IsOwn(const FlowEvent& event, const Flow& flow) const;
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
   bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);
   bool AnyLaidAside() const { return !superseded_.empty() || !forgotten_.empty(); }
-  // Where accounting of a flow first seen begins. `flow` gets what is accounted so far: nothing,
-  // what was when it was forgotten, or its present counters.
+  // Where accounting of a flow that is not in flows_ begins. `flow` gets what is accounted so far:
+  // nothing, what was accounted before (TakeKnown), or its present counters.
   enum class Beginning { kZero, kKnown, kPresent };
-  // A DESTROY of a flow that is not in flows_, and ended before the last dump: what it reports
-  // belongs to an earlier interval.
-  void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
-  // What is known of a NEW or UPDATE that was lost in the overrun.
+  // A DESTROY of such a flow may come after the dump that followed its end. Then what it reports
+  // belongs to an earlier interval.
+  void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
+  // A NEW or UPDATE of this moment was not read. True if it was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);
 
-  // Which incarnation an event is of cannot be told, if it has no start time because somebody
-  // switched these off for a while.
+  // If start times were switched off for a while, some events have none. Nobody can know which
+  // incarnation they are of.
   void NoteNoStart(const FlowEvent& event);
   // Counts an event that should have counters and has none.
   void NoteCounters(const FlowEvent& event);

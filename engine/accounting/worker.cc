@@ -291,10 +291,9 @@ void Worker::EndDump(bool whole) {
   CloseGaps();
 }
 
-// A dump has shown what lives since. Resynced: the totals are right. Not where flows have died
-// unseen, with what they moved last, nor where flows may have come and gone unseen: no engine ran,
-// the kernel does not know how many events it lost, or one of them is not explained
-// (events_unexplained, which is compared when all workers' are known).
+// A dump has shown which flows live. A gap is resynced if the totals are right: no known flow is
+// missing, an engine ran, the kernel knows how many events it dropped, and each of them is
+// explained (events_unexplained, which is checked once those of all workers are summed).
 void Worker::CloseGaps() {
   AccountingTable& table = handoff_->live();
   const auto explained = static_cast<int64_t>(flows_.events_explained());

@@ -75,8 +75,7 @@ class Worker {
   void BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept);
   void NoteEventsKept() { flows_.NoteEventsKept(); }
   void Restore(const FlowRecord& record);
-  // Nobody accounted in between, or only under another name (`cause`). To be told of this worker's
-  // flows or, by one worker, of all.
+  // Between these moments no engine ran, or the gateway got another name (`cause`).
   void NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause = GapCause::kRestart);
 
   // Takes a datagram's messages, received at `now_ns` since the Unix epoch. Marks in it, such as a

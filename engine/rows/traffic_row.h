@@ -49,10 +49,10 @@ inline bool IsOtherRow(const TrafficRow& row) {
 // Whether an interval's events are complete (docs/accounting.md).
 enum class Completeness : uint8_t {
   kComplete = 0,
-  // Events were lost, but a later dump has shown every flow that was known to live: totals are
-  // right, some closes may be missing.
+  // Events were lost, and it is proved what each of them reported: totals are right, some closes
+  // may be missing.
   kResynced = 1,
-  // Events were lost, among them the ends of flows; or no dump has followed yet.
+  // Some traffic may be missing.
   kPartial = 2,
 };
 

@@ -8,8 +8,8 @@
 // Accepted: one or two leading dashes, `-` or `_` inside names, `-name=value` or `-name value`; a
 // boolean alone is true, `-noname` is not accepted; `--` ends the flags. `--flagfile=FILE` reads
 // one flag a line (`#` comments; leading dashes may be left out; `name value` or `name=value`), and
-// errors name the file and line. A flag that is given twice is an error, also if a flag file has it
-// and the command line too. `--help` prints all flags, `--version` the version.
+// errors name the file and line. A flag that is given twice is an error, also if one
+// of the two is in a flag file. `--help` prints all flags, `--version` the version.
 //
 // Not thread-safe: call once, from main, before other threads start.
 #ifndef CTACCT_ENGINE_SYSTEM_COMMAND_LINE_H_
