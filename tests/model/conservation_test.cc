@@ -7,9 +7,9 @@
 // settings off, sets the clock, stops reading, and kills the engine between any two steps.
 //
 // Two assertions: an interval that is complete or resynced has exactly the packets that were due in
-// it, and no flow is ever counted twice. "Due" is what the kernel has reported or should have: the
-// counters that a dump shows or a DESTROY reports; and those of a flow that ended unreported, once
-// two whole dumps did not show it.
+// it, and no flow and no close is ever counted twice. "Due" is what the kernel has reported or
+// should have: the counters that a dump shows or a DESTROY reports; and those of a flow that ended
+// unreported, once two whole dumps did not show it.
 //
 // CTACCT_MODEL_SECONDS sets how long it runs (default: 5 for each kind of engine),
 // CTACCT_MODEL_SEED where it begins. A failure names the seed; the run of one seed is
@@ -185,6 +185,7 @@ class Model {
     std::shared_ptr<const Due> due;
     Completeness completeness = Completeness::kComplete;
     Packets packets{};
+    Packets closes{};
   };
 
   double Real() { return std::uniform_real_distribution<double>(0, 1)(random_); }
@@ -326,6 +327,7 @@ class Model {
     Life& life = *slot.life;
     Trace(life.slot, "dies, packets ", life.packets);
     life.ended = true;
+    if (slot.identity.protocol == kProtocolTcp) ++ends_[life.slot];
     const FlowEvent destroy = EventOf(slot, FlowEventKind::kDestroy);
     if (life.reports && life.reports_end && Send(slot, destroy)) {
       if (!life.older) SetDue(life.packets, &life);
@@ -603,7 +605,10 @@ class Model {
       interval.seal = rows->seal;
       interval.due = due_at_seal_[rows->seal];
       interval.completeness = rows->completeness;
-      for (const TrafficRow& row : rows->rows) interval.packets[row.src[3]] += row.packets_src;
+      for (const TrafficRow& row : rows->rows) {
+        interval.packets[row.src[3]] += row.packets_src;
+        interval.closes[row.src[3]] += row.connection_count;
+      }
       prepared_.push_back(std::move(interval));
     }
     if (Chance(rates_.kill * 10)) return Restart(/*clean=*/false);
@@ -648,6 +653,11 @@ class Model {
     ++intervals_[static_cast<size_t>(interval.completeness)];
     for (size_t i = 0; i < kSlots; ++i) {
       counted_[i] += interval.packets[i];
+      closed_[i] += interval.closes[i];
+      if (closed_[i] > ends_[i]) {
+        problem_ = absl::StrCat("flow ", i, " has ", closed_[i], " closes of ", ends_[i]);
+        return;
+      }
       const uint64_t due =
           interval.due->packets[i] - std::exchange(revealed_due_[i], interval.due->packets[i]);
       if (counted_[i] > truth_[i]) {
@@ -726,6 +736,7 @@ class Model {
   std::vector<LifePtr> ghosts_;  // Ended, and the engine was not told.
   Packets due_{};
   Packets truth_{};
+  Packets ends_{};  // Of connections.
 
   CurrentPortList ports_;
   Share shares_[kWorkers];
@@ -751,6 +762,7 @@ class Model {
   uint64_t committed_ = 0;  // The last interval that the checkpoint covers.
   Packets revealed_due_{};
   Packets counted_{};
+  Packets closed_{};
   std::array<uint64_t, 3> intervals_{};
   uint64_t restarts_ = 0;
   uint64_t dropped_ = 0;
