@@ -12,7 +12,10 @@
 ABSL_FLAG(std::string, watch, "", "spool folder to import: the files in it, then each new one");
 ABSL_FLAG(std::string, move, "", "folder for imported files; without it they are deleted");
 ABSL_FLAG(bool, once, false, "with -watch: import what is there, then exit");
-ABSL_FLAG(std::string, gateway, "", "gateway of the rows of CSV files, which do not name one");
+ABSL_FLAG(
+    std::string, gateway, "",
+    "gateway of the rows of CSV files, which do not name one; without it, of two equal CSV files "
+    "only the first is loaded, and the second stays");
 ABSL_FLAG(std::string, adopt, "",
           "take over the rows of a table that the Go tool's importer made, as rows of -gateway, "
           "then exit; vpn_traffic itself is renamed to vpn_traffic_reference");

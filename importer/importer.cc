@@ -309,6 +309,12 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
 
 Importer::FileOutcome Importer::AfterLoad(const ReadyFile& ready, ImportOutcome outcome) {
   const FileSummary& summary = ready.summary;
+  if (outcome == ImportOutcome::kSameAsAnother) {
+    LogLine(absl::StrCat(ready.file.place().path,
+                         ": equal to a CSV file that was imported before; without -gateway nobody "
+                         "can know whether it is a copy or another gateway's; left where it is"));
+    return FileOutcome::kLeft;
+  }
   if (outcome == ImportOutcome::kImported) {
     ++metrics_.files;
     metrics_.rows += summary.row_count;
@@ -401,7 +407,10 @@ absl::StatusOr<PgConnection> Importer::Connect() {
 }
 
 absl::Status Importer::ConnectIfNeeded() {
-  if (connection_.has_value()) return absl::OkStatus();
+  // Between files it may have been closed (idle_session_timeout, a restart): nothing was lost by
+  // that, and there is nothing to report if the next one succeeds.
+  if (connection_.has_value() && !connection_->Lost()) return absl::OkStatus();
+  connection_.reset();
   absl::StatusOr<PgConnection> connection = Connect();
   if (!connection.ok()) return connection.status();
   if (absl::Status status = EnsureSchema(*connection); !status.ok()) return status;
@@ -434,6 +443,7 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
       status = outcomes.status();
       connection_.reset();
+      known_days_.clear();  // An error of a partition's may have had no name (Citus).
     }
     if (!absl::IsUnavailable(status)) return status;
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
@@ -468,6 +478,7 @@ void Importer::NoteDatabaseBack() {
 
 void Importer::Maintain() {
   if (MonotonicNow() - maintained_ < kMaintenancePeriod || !connection_.has_value()) return;
+  if (!ConnectIfNeeded().ok()) return;  // The next file waits for it.
   maintained_ = MonotonicNow();
   const auto today = static_cast<int32_t>(absl::ToUnixSeconds(absl::Now()) / 86'400);
   absl::Status status = MakePartitions(*connection_, {today, today + 1}, &known_days_);

@@ -1,4 +1,4 @@
-// The doctor's checks of the database. Its session may not write.
+// The doctor's checks of the database. They may not write.
 #include <libpq-fe.h>
 
 #include <cmath>
@@ -105,9 +105,26 @@ std::string MigrationCommand(const DoctorOptions& options) {
 
 constexpr char kNoConnection[] = "no connection";
 
-PgConnection* Connected(Examination& examination) {
-  return examination.connection.has_value() ? &*examination.connection : nullptr;
-}
+// A check's transaction: it may not write, and leaves nothing behind, also not for another program
+// behind the same pooler.
+class Reading {
+ public:
+  explicit Reading(Examination& examination)
+      : connection_(examination.connection.has_value() ? &*examination.connection : nullptr) {
+    if (connection_ != nullptr && !connection_->Execute("BEGIN READ ONLY").ok()) {
+      connection_ = nullptr;
+    }
+  }
+  Reading(const Reading&) = delete;
+  Reading& operator=(const Reading&) = delete;
+  ~Reading() {
+    if (connection_ != nullptr) (void)connection_->Execute("ROLLBACK");
+  }
+  [[nodiscard]] PgConnection* connection() const { return connection_; }
+
+ private:
+  PgConnection* connection_;  // Null: there is none.
+};
 
 }  // namespace
 
@@ -118,11 +135,9 @@ Finding CheckDatabase(Examination& examination) {
   }
   const Place place = PlaceOf(options.database);
   absl::StatusOr<PgConnection> connection = PgConnection::Open(options.database);
-  absl::Status status = connection.status();
-  if (status.ok()) status = connection->Execute("SET default_transaction_read_only = on");
-  if (!status.ok()) {
+  if (!connection.ok()) {
     // Without libpq's guess: the remedies are better.
-    const std::string whole(status.message());
+    const std::string whole(connection.status().message());
     const std::string message = whole.substr(0, whole.find("; Is the server running"));
     std::vector<std::string> remedies = {
         absl::StrCat("pg_isready", place.Arguments(place.user)),
@@ -148,7 +163,8 @@ Finding CheckDatabase(Examination& examination) {
 }
 
 Finding CheckSchema(Examination& examination) {
-  PgConnection* const connection = Connected(examination);
+  const Reading reading(examination);
+  PgConnection* const connection = reading.connection();
   if (connection == nullptr) return Skip(kNoConnection);
   const absl::StatusOr<PgResult> hidden = connection->Query(
       "SELECT has_table_privilege(to_regclass('ctacct_schema'), 'SELECT') = false", {});
@@ -181,7 +197,8 @@ Finding CheckSchema(Examination& examination) {
 }
 
 Finding CheckRole(Examination& examination) {
-  PgConnection* const connection = Connected(examination);
+  const Reading reading(examination);
+  PgConnection* const connection = reading.connection();
   if (connection == nullptr) return Skip(kNoConnection);
   const absl::StatusOr<PgResult> missing = connection->Query(
       kMissingRights, {examination.options.importer_drops_partitions ? "t" : "f"});
@@ -209,7 +226,8 @@ Finding CheckRole(Examination& examination) {
 }
 
 Finding CheckDatabaseClock(Examination& examination) {
-  PgConnection* const connection = Connected(examination);
+  const Reading reading(examination);
+  PgConnection* const connection = reading.connection();
   if (connection == nullptr) return Skip(kNoConnection);
   const absl::Time asked = absl::Now();
   const absl::StatusOr<PgResult> answer =

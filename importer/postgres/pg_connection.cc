@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
@@ -22,16 +23,34 @@ constexpr size_t kSqlstateBytes = 5;
 constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
-// Run on every new connection.
-//  - synchronous_commit: a commit that the server forgets in a crash would be a file that we had
-//    deleted.
-//  - statement_timeout: a role's short one would fail every large file for ever. Ours is for the
-//    server's sake; our own deadlines do not need it.
-//  - datestyle: a Citus coordinator sends times to its workers as text in the session's style, and
-//    they read them in their own.
-constexpr char kSessionSettings[] =
-    "SET synchronous_commit = on; SET statement_timeout = '15min'; "
-    "SET idle_in_transaction_session_timeout = '5min'; SET datestyle = ISO";
+// What an error of the server means, by SQLSTATE or its class (the first two characters); the
+// longest entry counts. What is not listed only an operator can mend. (Appendix A of PostgreSQL's
+// manual.)
+constexpr absl::StatusCode kWait = absl::StatusCode::kUnavailable;
+constexpr absl::StatusCode kStop = absl::StatusCode::kFailedPrecondition;
+constexpr absl::StatusCode kFile = absl::StatusCode::kInvalidArgument;
+constexpr std::pair<absl::string_view, absl::StatusCode> kMeanings[] = {
+    {"08", kWait},     // Connection exceptions: also of a pooler, or between servers of Citus.
+    {"22", kFile},     // Data exceptions, but for the next five.
+    {"22021", kStop},  // Not in the encoding: texts are checked before they are sent.
+    {"22P02", kStop},  // Malformed text: likewise, our own mistake.
+    {"22P03", kStop},  // Malformed binary value: likewise.
+    {"22P04", kStop},  // Malformed COPY: likewise.
+    {"22P05", kStop},  // The database's encoding lacks a character.
+    {"25006", kWait},  // Read-only: a standby, or being switched over.
+    {"25P03", kWait},  // Idle in a transaction for too long.
+    {"25P04", kWait},  // A transaction that took too long (transaction_timeout).
+    {"40", kWait},     // Rolled back: deadlock, serialization, or it is not known.
+    {"53", kWait},     // Disk full, out of memory, too many connections.
+    {"55006", kWait},  // In use.
+    {"55P03", kWait},  // A lock is not available.
+    {"57", kWait},     // Cancelled, shut down, starting up, idle for too long.
+    {"58", kWait},     // I/O errors.
+    {"72", kWait},     // Snapshot too old.
+    {"F0", kWait},     // Its configuration is being changed.
+    {"XX000",
+     kWait},  // Whatever has no code: a full disk while connecting, a dead worker of Citus.
+};
 
 bool IsSqlstate(absl::string_view text) {
   return text.size() == kSqlstateBytes && std::all_of(text.begin(), text.end(), [](char c) {
@@ -91,21 +110,15 @@ absl::Duration ConnectTimeout(PGconn* connection) {
 }  // namespace
 
 absl::StatusCode CodeOfSqlstate(absl::string_view sqlstate) {
-  if (sqlstate.empty()) return absl::StatusCode::kUnavailable;
-  for (const char* const passing : {"40001", "40003", "40P01", "55P03", "25006", "25P03"}) {
-    if (sqlstate == passing) return absl::StatusCode::kUnavailable;
+  if (sqlstate.empty()) return kWait;
+  absl::StatusCode code = kStop;
+  size_t matched = 0;
+  for (const auto& [prefix, meaning] : kMeanings) {
+    if (prefix.size() < matched || !absl::StartsWith(sqlstate, prefix)) continue;
+    matched = prefix.size();
+    code = meaning;
   }
-  // A malformed COPY stream, parameter or text is our own bug, not the file's: it must not send one
-  // file after the other to failed/.
-  for (const char* const ours : {"22P04", "22P03", "22P02", "22021"}) {
-    if (sqlstate == ours) return absl::StatusCode::kFailedPrecondition;
-  }
-  const absl::string_view sqlstate_class = sqlstate.substr(0, 2);
-  for (const char* const passing : {"08", "53", "57", "58"}) {
-    if (sqlstate_class == passing) return absl::StatusCode::kUnavailable;
-  }
-  if (sqlstate_class == "22") return absl::StatusCode::kInvalidArgument;
-  return absl::StatusCode::kFailedPrecondition;
+  return code;
 }
 
 absl::Status CheckConninfo(const std::string& conninfo) {
@@ -123,8 +136,38 @@ absl::StatusOr<PgConnection> PgConnection::Open(const PgOptions& options) {
   PgConnection connection(options);
   if (absl::Status status = connection.Connect(); !status.ok()) return status;
   if (PQsetnonblocking(connection.connection_.get(), 1) != 0) return connection.ConnectionError();
-  if (absl::Status status = connection.Execute(kSessionSettings); !status.ok()) return status;
   return connection;
+}
+
+bool PgConnection::Lost() const {
+  pollfd fd = {PQsocket(connection_.get()), POLLIN, 0};
+  // A server says why it leaves, and closes; it may also only tell that a setting has changed.
+  while (poll(&fd, 1, 0) > 0) {
+    if (PQconsumeInput(connection_.get()) == 0) return true;
+  }
+  return PQstatus(connection_.get()) != CONNECTION_OK;
+}
+
+std::string PgConnection::ServerEncoding() const {
+  const char* const name = PQparameterStatus(connection_.get(), "server_encoding");
+  return name == nullptr ? "" : name;
+}
+
+// READ COMMITTED, whatever the role's default is: a ledger row of another importer must be seen,
+// not raise an error.
+//  - synchronous_commit: a commit that the server forgets in a crash would be a file that we had
+//    deleted.
+//  - statement_timeout: a role's short one would fail every large file for ever. Ours is for the
+//    server's sake; our own deadlines do not need it.
+//  - datestyle: a Citus coordinator sends times to its workers as text in the session's style, and
+//    they read them in their own.
+absl::Status PgConnection::Begin(absl::Duration statement_timeout) {
+  return Execute(absl::StrCat("BEGIN ISOLATION LEVEL READ COMMITTED; "
+                              "SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = ",
+                              absl::ToInt64Milliseconds(statement_timeout),
+                              "; SET LOCAL idle_in_transaction_session_timeout = '5min'; "
+                              "SET LOCAL datestyle = ISO")
+                     .c_str());
 }
 
 absl::Status PgConnection::Connect() {

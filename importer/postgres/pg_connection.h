@@ -31,6 +31,7 @@
 namespace ctacct {
 
 inline constexpr absl::Duration kAnswerTimeoutDefault = absl::Seconds(60);
+inline constexpr absl::Duration kStatementTimeoutDefault = absl::Minutes(15);
 
 // Empty: libpq's own defaults (environment, service file, ~/.pgpass).
 struct PgOptions {
@@ -69,6 +70,15 @@ class PgConnection {
   PgConnection(PgConnection&&) = default;
   PgConnection& operator=(PgConnection&&) = default;
 
+  // Whether the server has closed it since its last answer, as far as has been heard by now.
+  [[nodiscard]] bool Lost() const;
+  // As PostgreSQL calls it; empty if a pooler does not hand it on.
+  [[nodiscard]] std::string ServerEncoding() const;
+
+  // Begins a transaction with all settings that our statements need. They end with it: behind a
+  // pooler the next transaction of the same server process may be another program's. A timeout of
+  // zero is none.
+  [[nodiscard]] absl::Status Begin(absl::Duration statement_timeout = kStatementTimeoutDefault);
   // One or more statements without parameters.
   [[nodiscard]] absl::Status Execute(const char* sql);
   // As Execute, but after stop was asked for it waits another kCommitGrace: better to know whether

@@ -93,30 +93,40 @@ TEST(PgConnectionTest, SqlstatesDecide) {
   const std::pair<const char*, absl::StatusCode> cases[] = {
       {"", kUnavailable},              // The connection broke.
       {"08006", kUnavailable},         // Connection failure.
+      {"08P01", kUnavailable},         // So a pooler says that it cannot reach the server.
       {"53100", kUnavailable},         // Disk full.
       {"53300", kUnavailable},         // Too many connections.
       {"57P01", kUnavailable},         // Administrator's shutdown.
       {"57P03", kUnavailable},         // Starting up.
+      {"57P05", kUnavailable},         // Idle for too long.
       {"57014", kUnavailable},         // Statement timeout.
       {"58030", kUnavailable},         // I/O error.
       {"40001", kUnavailable},         // Serialization failure.
+      {"40003", kUnavailable},         // Whether it was done is not known; the ledger knows.
       {"40P01", kUnavailable},         // Deadlock.
+      {"55006", kUnavailable},         // In use.
       {"55P03", kUnavailable},         // Lock not available.
       {"25006", kUnavailable},         // Read-only.
+      {"25P03", kUnavailable},         // Idle in a transaction for too long.
+      {"XX000", kUnavailable},         // No code of its own.
+      {"XX001", kFailedPrecondition},  // Corrupt data.
+      {"XX002", kFailedPrecondition},  // Corrupt index.
       {"28P01", kFailedPrecondition},  // Wrong password.
+      {"28000", kFailedPrecondition},  // No entry in pg_hba.conf.
       {"3D000", kFailedPrecondition},  // No such database.
       {"42501", kFailedPrecondition},  // No privilege.
       {"42P01", kFailedPrecondition},  // No such table.
-      {"XX001", kFailedPrecondition},  // Corrupt data.
-      {"23514", kFailedPrecondition},  // No partition for a row.
+      {"23514", kFailedPrecondition},  // No partition for a row, or somebody's own constraint.
+      {"P0001", kFailedPrecondition},  // Somebody's own trigger.
+      {"54000", kFailedPrecondition},  // A limit of the program.
       {"25P02", kFailedPrecondition},  // Our own mistake.
       {"22P04", kFailedPrecondition},  // Likewise.
       {"22021", kFailedPrecondition},  // Likewise: the file's texts are checked before.
       {"22P02", kFailedPrecondition},  // Likewise: all parameters are of our own making.
       {"22P03", kFailedPrecondition},
-      {"25P03", kUnavailable},      // Idle in a transaction for too long.
-      {"40003", kUnavailable},      // Whether it was done is not known; the ledger knows.
-      {"22008", kInvalidArgument},  // A time out of range.
+      {"22P05", kFailedPrecondition},  // The database's encoding lacks a character.
+      {"22003", kInvalidArgument},     // A number out of range.
+      {"22008", kInvalidArgument},     // A time out of range.
   };
   for (const auto& [sqlstate, code] : cases) EXPECT_EQ(CodeOfSqlstate(sqlstate), code) << sqlstate;
 }
@@ -141,7 +151,9 @@ TEST(PgConnectionTest, ASilentServerIsGivenUpWhileConnecting) {
 
 TEST(PgConnectionTest, ASilentServerIsGivenUpAfterConnecting) {
   const ScriptedServer server(kWelcome);
-  const absl::Status status = PgConnection::Open(server.Options()).status();
+  absl::StatusOr<PgConnection> connection = PgConnection::Open(server.Options());
+  ASSERT_TRUE(connection.ok()) << connection.status();
+  const absl::Status status = connection->Begin();
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_THAT(std::string(status.message()), HasSubstr("not answered for 300ms"));
 }
@@ -153,7 +165,10 @@ TEST(PgConnectionTest, StopEndsEveryWait) {
     PgOptions options = server.Options();
     options.stop_fd = stop.get();
     options.answer_timeout = absl::Hours(1);
-    EXPECT_TRUE(absl::IsCancelled(PgConnection::Open(options).status()));
+    absl::StatusOr<PgConnection> connection = PgConnection::Open(options);
+    // Where there is a welcome, it may be connected before it looks for a stop.
+    const absl::Status status = connection.ok() ? connection->Begin() : connection.status();
+    EXPECT_TRUE(absl::IsCancelled(status)) << status;
   }
 }
 

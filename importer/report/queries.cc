@@ -159,6 +159,8 @@ absl::StatusOr<std::string> AskDatabase(const ReportConfig& config) {
     absl::StrAppend(&data, ",\n\"", query.name, "\":", *answer);
   }
   data += "}";
+  // Not left open: a pooler would have to close the server's session.
+  if (absl::Status status = connection->Execute("COMMIT"); !status.ok()) return status;
   return data;
 }
 

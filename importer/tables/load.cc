@@ -26,18 +26,14 @@ constexpr char kRenameGoToolsTable[] =
     "ALTER INDEX IF EXISTS vpn_traffic_time RENAME TO vpn_traffic_time_reference; "
     "ALTER TABLE vpn_traffic RENAME TO vpn_traffic_reference";
 
-// READ COMMITTED, whatever the role's default is: a ledger row of another importer must be seen,
-// not raise an error.
-constexpr char kBegin[] = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = on";
-
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
     "interval_length, completeness, events_dropped, flows_lost, gateway, source_file, covered_from, "
-    "covered_to, ports_checksum, src_mask, dst_mask, mode) "
+    "covered_to, ports_checksum, src_mask, dst_mask, mode, source_identity) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
     "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11, "
     "timestamptz 'epoch' + $12::bigint * interval '1 microsecond', "
-    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17) "
+    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17, $18) "
     "ON CONFLICT DO NOTHING";
 
 // All gaps of a file at once. Arrays of numbers and of our own words: nothing to escape.
@@ -65,8 +61,6 @@ constexpr int64_t kHalfHourNs = 1'800'000'000'000;
 // How the messages of these errors begin.
 constexpr char kSqlstateCheckViolation[] = "SQLSTATE 23514";  // Also: no partition for the row.
 constexpr char kSqlstateOutOfMemory[] = "SQLSTATE 53200";     // Also: no room for more locks.
-// Citus: any error of a worker within a COPY.
-constexpr char kSqlstateInternalError[] = "SQLSTATE XX000";
 
 // A value as text, or NULL.
 using Parameter = std::optional<std::string>;
@@ -83,6 +77,15 @@ absl::StatusOr<PgResult> Query(PgConnection& connection, const char* sql,
 
 const std::string& GatewayOf(const FileToImport& file) {
   return file.summary->spool.has_value() ? file.summary->spool->gateway : file.file->csv_gateway();
+}
+
+// Tells a file whose rows are in the database, and which could not be removed yet, from one with
+// equal contents. NULL unless only this can: engines number their files, and what a named gateway
+// wrote twice is a copy.
+Parameter IdentityText(const FileToImport& file) {
+  if (file.summary->spool.has_value() || !file.file->csv_gateway().empty()) return Parameter();
+  const FileIdentity& identity = file.file->identity();
+  return absl::StrCat(identity.device, ":", identity.inode, ":", identity.modified_ns);
 }
 
 // True if the row was inserted, false if the key is taken.
@@ -120,7 +123,7 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
              absl::StrCat(static_cast<int64_t>(summary.checksum)), absl::StrCat(summary.row_count),
              of_spool[0], of_spool[1], of_spool[2], absl::StrCat(dropped), absl::StrCat(lost),
              GatewayOf(file), absl::CHexEscape(file.file->name()), of_spool[3], of_spool[4],
-             of_spool[5], of_spool[6], of_spool[7], of_spool[8]});
+             of_spool[5], of_spool[6], of_spool[7], of_spool[8], IdentityText(file)});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
 }
@@ -159,19 +162,25 @@ absl::Status InsertGaps(PgConnection& connection, const FileSummary& summary) {
   return absl::OkStatus();
 }
 
-// For a file whose key is in the ledger: OK if its contents are those of the ledger's file.
-absl::Status CompareWithLedger(PgConnection& connection, const FileSummary& summary) {
+// What a file is whose key is in the ledger. AlreadyExists if its contents are not those of the
+// ledger's file.
+absl::StatusOr<ImportOutcome> CompareWithLedger(PgConnection& connection,
+                                                const FileToImport& file) {
+  const FileSummary& summary = *file.summary;
   const std::string engine = EngineIdText(summary.engine_id);
   const absl::StatusOr<PgResult> result =
-      Query(connection, "SELECT checksum FROM import_ledger WHERE engine = $1 AND sequence = $2",
-            {engine, absl::StrCat(summary.sequence)});
+      Query(connection,
+            "SELECT checksum, source_identity IS NOT DISTINCT FROM $3 FROM import_ledger "
+            "WHERE engine = $1 AND sequence = $2",
+            {engine, absl::StrCat(summary.sequence), IdentityText(file)});
   if (!result.ok()) return result.status();
   if (PQntuples(result->get()) != 1) {
     return absl::UnavailableError("a ledger row has vanished while it was looked at");
   }
   if (absl::string_view(PQgetvalue(result->get(), 0, 0)) ==
       absl::StrCat(static_cast<int64_t>(summary.checksum))) {
-    return absl::OkStatus();
+    const bool same_file = PQgetvalue(result->get(), 0, 1)[0] == 't';
+    return same_file ? ImportOutcome::kDoneBefore : ImportOutcome::kSameAsAnother;
   }
   if (absl::Status status = connection.Execute("ROLLBACK"); !status.ok()) return status;
   return absl::AlreadyExistsError(
@@ -230,49 +239,88 @@ class CoveredTimes {
   std::map<Key, Microseconds> sums_;
 };
 
+// COPY of a file's rows into vpn_traffic, begun by the first row that is added. It can be ended and
+// begun again: nothing else can be asked of the server within a COPY.
+class RowCopy {
+ public:
+  // `buffer` is reused from file to file.
+  RowCopy(PgConnection& connection, const std::string& gateway, std::string* buffer)
+      : connection_(connection), encoder_(gateway), buffer_(*buffer) {
+    buffer_.clear();
+  }
+
+  // The message of an error is about the row's values.
+  [[nodiscard]] absl::Status Add(const TrafficRow& row) {
+    if (!begun_) {
+      static const auto* const copy = new std::string(
+          absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
+      if (absl::Status status = connection_.CopyBegin(copy->c_str()); !status.ok()) return status;
+      begun_ = true;
+      CopyEncoder::AppendHeader(&buffer_);
+    }
+    if (absl::Status status = encoder_.Append(row, &buffer_); !status.ok()) return status;
+    ++rows_;
+    return buffer_.size() < kCopyBufferBytes ? absl::OkStatus() : Send();
+  }
+
+  [[nodiscard]] absl::Status End() {
+    if (!std::exchange(begun_, false)) return absl::OkStatus();
+    CopyEncoder::AppendTrailer(&buffer_);
+    if (absl::Status status = Send(); !status.ok()) return status;
+    const absl::StatusOr<uint64_t> taken = connection_.CopyEnd();
+    if (!taken.ok()) return taken.status();
+    const uint64_t sent = std::exchange(rows_, 0);
+    if (*taken == sent) return absl::OkStatus();
+    return absl::FailedPreconditionError(absl::StrCat("the database took ", *taken, " of ", sent,
+                                                      " rows (a trigger or rule on vpn_traffic?)"));
+  }
+
+ private:
+  [[nodiscard]] absl::Status Send() {
+    absl::Status status = connection_.CopyData(buffer_);
+    buffer_.clear();
+    return status;
+  }
+
+  PgConnection& connection_;
+  const CopyEncoder encoder_;
+  std::string& buffer_;
+  bool begun_ = false;
+  uint64_t rows_ = 0;  // Since it was begun.
+};
+
 absl::Status CopyRows(PgConnection& connection, const FileToImport& file, std::string* buffer,
                       Rollup* rollup, CoveredTimes* covered) {
   const FileSummary& summary = *file.summary;
-  static const auto* const copy = new std::string(
-      absl::StrCat("COPY vpn_traffic (", kCopyColumns, ") FROM STDIN (FORMAT binary)"));
-  if (absl::Status status = connection.CopyBegin(copy->c_str()); !status.ok()) return status;
-  const CopyEncoder encoder(GatewayOf(file));
-  buffer->clear();
-  CopyEncoder::AppendHeader(buffer);
+  RowCopy copy(connection, GatewayOf(file), buffer);
   uint64_t row_number = 0;
   const absl::StatusOr<FileSummary> second =
       file.file->Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
         for (const TrafficRow& row : rows) {
           ++row_number;
-          if (absl::Status status = encoder.Append(row, buffer); !status.ok()) {
-            return absl::Status(status.code(),
-                                absl::StrCat(summary.spool.has_value() ? "row " : "line ",
-                                             row_number, ": ", status.message()));
+          absl::Status status = copy.Add(row);
+          if (absl::IsInvalidArgument(status)) {
+            return absl::InvalidArgumentError(absl::StrCat(
+                summary.spool.has_value() ? "row " : "line ", row_number, ": ", status.message()));
           }
-          if (buffer->size() < kCopyBufferBytes) continue;
-          if (absl::Status status = connection.CopyData(*buffer); !status.ok()) return status;
-          buffer->clear();
+          if (!status.ok()) return status;
         }
         if (!summary.spool.has_value()) covered->NoteUnknown(rows, GatewayOf(file));
-        return rollup->Add(rows, GatewayOf(file));
+        rollup->Add(rows, GatewayOf(file));
+        if (!rollup->full()) return absl::OkStatus();
+        if (absl::Status status = copy.End(); !status.ok()) return status;
+        return rollup->Flush(connection);
       });
   if (!second.ok()) return second.status();
   if (*second != summary) return absl::AbortedError("changed while it was read");
   CTACCT_CHECK(row_number == summary.row_count);
-  CopyEncoder::AppendTrailer(buffer);
-  if (absl::Status status = connection.CopyData(*buffer); !status.ok()) return status;
-  const absl::StatusOr<uint64_t> taken = connection.CopyEnd();
-  if (!taken.ok()) return taken.status();
-  if (*taken == row_number) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("the database took ", *taken, " of ",
-                                                    row_number,
-                                                    " rows (a trigger or rule on vpn_traffic?)"));
+  return copy.End();
 }
 
 absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& connection,
                                                                absl::Span<const FileToImport> files,
                                                                SchemaSteps steps) {
-  if (absl::Status status = connection.Execute(kBegin); !status.ok()) return status;
+  if (absl::Status status = connection.Begin(); !status.ok()) return status;
   std::vector<ImportOutcome> outcomes;
   std::string buffer;
   buffer.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
@@ -282,19 +330,18 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
   for (const FileToImport& file : files) {
     const absl::StatusOr<bool> inserted = InsertLedgerRow(connection, file);
     if (!inserted.ok()) return inserted.status();
-    absl::Status status;
-    if (*inserted) {
-      status = InsertGaps(connection, *file.summary);
-      if (status.ok()) status = CopyRows(connection, file, &buffer, &rollup, &covered);
-      if (file.summary->spool.has_value()) covered.Add(*file.summary->spool);
-      // One file may exceed the rollup's limit of keys, but not two.
-      if (status.ok() && rollup.full()) status = rollup.Flush(connection);
-      ledger_rows += file.summary->row_count;
-    } else {
-      status = CompareWithLedger(connection, *file.summary);
+    if (!*inserted) {
+      const absl::StatusOr<ImportOutcome> outcome = CompareWithLedger(connection, file);
+      if (!outcome.ok()) return outcome.status();
+      outcomes.push_back(*outcome);
+      continue;
     }
+    absl::Status status = InsertGaps(connection, *file.summary);
+    if (status.ok()) status = CopyRows(connection, file, &buffer, &rollup, &covered);
     if (!status.ok()) return status;
-    outcomes.push_back(*inserted ? ImportOutcome::kImported : ImportOutcome::kDoneBefore);
+    if (file.summary->spool.has_value()) covered.Add(*file.summary->spool);
+    ledger_rows += file.summary->row_count;
+    outcomes.push_back(ImportOutcome::kImported);
   }
   if (absl::Status status = rollup.Flush(connection); !status.ok()) return status;
   if (absl::Status status = covered.Flush(connection); !status.ok()) return status;
@@ -334,8 +381,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
   const bool check_violation = absl::StartsWith(error, kSqlstateCheckViolation);
   // (A server whose messages are in another language ends the second try as an error.)
   const bool no_partition = check_violation && absl::StrContains(error, "no partition of relation");
-  const bool possible = check_violation || absl::StartsWith(error, kSqlstateInternalError);
-  if (!no_partition && (all_new || !possible)) return outcomes;
+  if (!no_partition && (all_new || !check_violation)) return outcomes;
   known_days->clear();
   return absl::UnavailableError(error);
 }

@@ -26,6 +26,9 @@ namespace ctacct {
 enum class ImportOutcome {
   kImported,
   kDoneBefore,  // The ledger has this file; nothing was changed.
+  // The ledger has these contents, of another CSV file; of no named gateway both. It may be a copy,
+  // or another gateway's. Nothing was changed.
+  kSameAsAnother,
 };
 
 struct FileToImport {

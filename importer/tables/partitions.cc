@@ -32,9 +32,13 @@ absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& d
       moments.AppendTime(int64_t{day} * kNanosPerDay);
       moments.AppendTime((int64_t{day} + 1) * kNanosPerDay - 1000);
     }
-    const absl::StatusOr<PgResult> made = connection.QueryBinary(
-        "SELECT traffic_make_partitions($1::timestamptz[])", {std::move(moments).bytes()});
-    if (!made.ok()) return made.status();
+    const absl::Status made = InTransaction(connection, [&] {
+      return connection
+          .QueryBinary("SELECT traffic_make_partitions($1::timestamptz[])",
+                       {std::move(moments).bytes()})
+          .status();
+    });
+    if (!made.ok()) return made;
     known_days->insert(days_now.begin(), days_now.end());
   }
   return absl::OkStatus();

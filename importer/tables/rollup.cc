@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <tuple>
 #include <utility>
 
@@ -33,29 +34,30 @@ constexpr int64_t kTenMinutesNs = 10 * kMinuteNs;
 constexpr int64_t kHalfHourNs = 30 * kMinuteNs;
 constexpr int64_t kHourNs = 60 * kMinuteNs;
 
-// In the order of flushing.
+// In the order of flushing: each right after what is made of the same source, so that few are in
+// memory at once.
 constexpr RollupDefinition kRollups[] = {
     /*0*/ {"port_fine", kProtoPort, kRows, 0},
-    /*1*/ {"origin_fine", kSrc, kRows, 0},
-    /*2*/ {"destination_fine", kDst, kRows, 0},
-    /*3*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs},
-    /*4*/ {"total", kNoColumns, 0, 0},
-    /*5*/ {"port_1m", kProtoPort, 0, kMinuteNs},
-    /*6*/ {"port_10m", kProtoPort, 5, kTenMinutesNs},
-    /*7*/ {"port_1h", kProtoPort, 6, kHourNs},
-    /*8*/ {"origin_1m", kSrc, 1, kMinuteNs},
-    /*9*/ {"origin_10m", kSrc, 8, kTenMinutesNs},
-    /*10*/ {"origin_1h", kSrc, 9, kHourNs},
-    /*11*/ {"destination_1m", kDst, 2, kMinuteNs},
-    /*12*/ {"destination_10m", kDst, 11, kTenMinutesNs},
-    /*13*/ {"destination_1h", kDst, 12, kHourNs},
-    /*14*/ {"pair_30m", kSrc | kDst, 3, kHalfHourNs},
+    /*1*/ {"total", kNoColumns, 0, 0},
+    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs},
+    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs},
+    /*4*/ {"port_1h", kProtoPort, 3, kHourNs},
+    /*5*/ {"origin_fine", kSrc, kRows, 0},
+    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs},
+    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs},
+    /*8*/ {"origin_1h", kSrc, 7, kHourNs},
+    /*9*/ {"destination_fine", kDst, kRows, 0},
+    /*10*/ {"destination_1m", kDst, 9, kMinuteNs},
+    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs},
+    /*12*/ {"destination_1h", kDst, 11, kHourNs},
+    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs},
+    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs},
     /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 3, kTenMinutesNs},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs},
     /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, 3, kTenMinutesNs},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs},
     /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 3, kHourNs},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
@@ -73,10 +75,6 @@ int64_t StepEnd(int64_t time_ns, int64_t step_ns) {
   const int64_t rest = time_ns % step_ns;
   if (rest == 0) return time_ns;
   return rest > 0 ? time_ns - rest + step_ns : time_ns - rest;
-}
-
-absl::Status TooLarge() {
-  return absl::InvalidArgumentError("a sum of its rows is larger than its column");
 }
 
 }  // namespace
@@ -99,16 +97,16 @@ Rollup::Key Rollup::KeyOf(const Key& key, const RollupDefinition& rollup) {
   return result;
 }
 
-bool Rollup::AddTo(size_t rollup, const Key& key, const Counters& counters) {
+void Rollup::AddTo(size_t rollup, const Key& key, const Counters& counters) {
   Counters& sums = sums_[rollup].try_emplace(KeyOf(key, kRollups[rollup])).first->second;
-  bool overflow = false;
   for (size_t i = 0; i < kCounters; ++i) {
-    overflow |= __builtin_add_overflow(sums[i], counters[i], &sums[i]);
+    if (__builtin_add_overflow(sums[i], counters[i], &sums[i])) {
+      sums[i] = std::numeric_limits<int64_t>::max();
+    }
   }
-  return !overflow;
 }
 
-absl::Status Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) {
+void Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) {
   const auto found = std::find(gateways_.begin(), gateways_.end(), gateway);
   const auto index = static_cast<uint16_t>(found - gateways_.begin());
   if (found == gateways_.end()) gateways_.push_back(gateway);
@@ -127,11 +125,10 @@ absl::Status Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& g
         static_cast<int64_t>(row.packets_dst),        static_cast<int64_t>(row.bytes_dst),
         static_cast<int64_t>(row.connection_time_ms), static_cast<int64_t>(row.connection_count),
         static_cast<int64_t>(row.open_connections),   1};
-    for (size_t i = 0; i < kRollupCount && kRollups[i].source == kRows; ++i) {
-      if (!AddTo(i, key, counters)) return TooLarge();
+    for (size_t i = 0; i < kRollupCount; ++i) {
+      if (kRollups[i].source == kRows) AddTo(i, key, counters);
     }
   }
-  return absl::OkStatus();
 }
 
 bool Rollup::full() const {
@@ -145,7 +142,7 @@ absl::Status Rollup::Flush(PgConnection& connection) {
     const RollupDefinition& rollup = kRollups[i];
     if (rollup.source != kRows) {
       for (const auto& [key, counters] : sums_[static_cast<size_t>(rollup.source)]) {
-        if (!AddTo(i, key, counters)) return TooLarge();
+        AddTo(i, key, counters);
       }
     }
     if (rollup.columns == kNoColumns) {
@@ -153,10 +150,17 @@ absl::Status Rollup::Flush(PgConnection& connection) {
         flushed_rows_ += static_cast<uint64_t>(counters.back());
       }
     }
-    if (rollup.name == nullptr) continue;
-    if (absl::Status status = Send(connection, rollup, sums_[i]); !status.ok()) return status;
+    if (rollup.name != nullptr) {
+      if (absl::Status status = Send(connection, rollup, sums_[i]); !status.ok()) return status;
+    }
+    // What no later one is made of.
+    for (size_t done = 0; done <= i; ++done) {
+      const bool needed = std::any_of(
+          kRollups + i + 1, kRollups + kRollupCount,
+          [&](const RollupDefinition& later) { return later.source == static_cast<int>(done); });
+      if (!needed) sums_[done] = Sums();
+    }
   }
-  for (Sums& sums : sums_) sums.clear();
   return absl::OkStatus();
 }
 

@@ -5,8 +5,9 @@
 // transaction, so a rollup cannot disagree with its rows. Only four of the sums are made from every
 // row, the others from those four.
 //
-// Memory: about 250 bytes for each key; at most kKeysMax keys and those of one more file if the
-// caller flushes when full() is true. Thread-compatible.
+// Memory: bounded if the caller flushes when full() is true after it has added some thousand rows;
+// see kKeysMax. Sums that do not fit into their column (int8) stay at its maximum, so that a file
+// is never refused for what others have brought. Thread-compatible.
 #ifndef CTACCT_IMPORTER_TABLES_ROLLUP_H_
 #define CTACCT_IMPORTER_TABLES_ROLLUP_H_
 
@@ -28,13 +29,14 @@ struct RollupDefinition;
 
 class Rollup {
  public:
-  // An hour of a game has 200,000 keys in the finest grouping.
-  static constexpr size_t kKeysMax = 500'000;
+  // Before they are flushed. About 350 bytes each, with what is made of them while flushing; an
+  // hour of a game has 250,000.
+  static constexpr size_t kKeysMax = 300'000;
 
   Rollup();
 
-  // Rows of one gateway. InvalidArgument if a sum does not fit into its column (int8).
-  [[nodiscard]] absl::Status Add(absl::Span<const TrafficRow> rows, const std::string& gateway);
+  // Rows of one gateway, whose counters fit into int8.
+  void Add(absl::Span<const TrafficRow> rows, const std::string& gateway);
 
   [[nodiscard]] bool full() const;
 
@@ -65,7 +67,7 @@ class Rollup {
   using Sums = absl::flat_hash_map<Key, Counters, KeyHash>;
 
   static Key KeyOf(const Key& key, const RollupDefinition& rollup);
-  [[nodiscard]] bool AddTo(size_t rollup, const Key& key, const Counters& counters);
+  void AddTo(size_t rollup, const Key& key, const Counters& counters);
   [[nodiscard]] absl::Status Send(PgConnection& connection, const RollupDefinition& rollup,
                                   const Sums& sums) const;
 

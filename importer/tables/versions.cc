@@ -86,7 +86,17 @@ absl::StatusOr<SchemaVersions> ReadSchemaVersions(PgConnection& connection, Sche
   return versions;
 }
 
+absl::Status CheckEncoding(const PgConnection& connection) {
+  const std::string encoding = connection.ServerEncoding();
+  if (encoding.empty() || encoding == "UTF8" || encoding == "SQL_ASCII") return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("the database's encoding is ", encoding,
+                   ", which has not every character of a gateway's name: make another one with "
+                   "createdb --encoding=UTF8 --template=template0"));
+}
+
 absl::Status EnsureSchema(PgConnection& connection, SchemaSteps steps) {
+  if (absl::Status status = CheckEncoding(connection); !status.ok()) return status;
   const absl::StatusOr<SchemaVersions> versions = ReadSchemaVersions(connection, steps);
   if (!versions.ok() || versions->found == versions->newest) return versions.status();
   if (absl::Status status = CheckNotNewer(versions->found, steps); !status.ok()) return status;
@@ -116,11 +126,15 @@ absl::Status CheckVersion(PgConnection& connection, SchemaSteps steps) {
   return version.ok() ? CheckNotNewer(*version, steps) : version.status();
 }
 
+absl::Status InTransaction(PgConnection& connection, absl::FunctionRef<absl::Status()> work) {
+  absl::Status status = connection.Begin();
+  if (status.ok()) status = work();
+  return status.ok() ? connection.Commit() : status;
+}
+
 absl::Status InLongTransaction(PgConnection& connection, absl::FunctionRef<absl::Status()> work) {
   connection.set_answer_timeout(absl::Hours(24));
-  absl::Status status = connection.Execute(
-      "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = 0; "
-      "SET LOCAL synchronous_commit = on");
+  absl::Status status = connection.Begin(/*statement_timeout=*/absl::ZeroDuration());
   if (status.ok()) status = work();
   if (status.ok()) status = connection.Commit();
   connection.set_answer_timeout(kAnswerTimeoutDefault);

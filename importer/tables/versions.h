@@ -33,7 +33,7 @@ struct SchemaVersions {
                                                                 SchemaSteps steps = OurSteps());
 
 // Brings the database to the newest version. If it is, this needs no right but to read
-// ctacct_schema.
+// ctacct_schema. FailedPrecondition also if the database's encoding lacks characters.
 [[nodiscard]] absl::Status EnsureSchema(PgConnection& connection, SchemaSteps steps = OurSteps());
 
 // The same within the caller's transaction.
@@ -43,8 +43,14 @@ struct SchemaVersions {
 // has applied a step since EnsureSchema.
 [[nodiscard]] absl::Status CheckVersion(PgConnection& connection, SchemaSteps steps = OurSteps());
 
-// Runs `work`, which may read or write the rows of a whole season, and COMMIT in a transaction
-// without the usual limits of time.
+// OK if the database can hold every name: UTF-8, or no encoding at all.
+[[nodiscard]] absl::Status CheckEncoding(const PgConnection& connection);
+
+// Runs `work` and COMMIT in a transaction.
+[[nodiscard]] absl::Status InTransaction(PgConnection& connection,
+                                         absl::FunctionRef<absl::Status()> work);
+// The same without the usual limits of time: `work` may read or write the rows of a whole season,
+// and COMMIT in a transaction without the usual limits of time.
 [[nodiscard]] absl::Status InLongTransaction(PgConnection& connection,
                                              absl::FunctionRef<absl::Status()> work);
 

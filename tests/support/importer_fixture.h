@@ -249,7 +249,7 @@ class ImporterTest : public ::testing::Test {
   bool WaitForCommit() {
     return Eventually([&] {
       return Sql("SELECT count(*) FROM pg_stat_activity WHERE query = 'COMMIT' AND "
-                 "state = 'active' AND datname = current_database()") == "1";
+                 "wait_event = 'PgSleep' AND datname = current_database()") == "1";
     });
   }
   std::unique_ptr<Subprocess> StartImporter(const std::vector<std::string>& arguments,

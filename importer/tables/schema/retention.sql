@@ -35,10 +35,11 @@ BEGIN
             '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count FROM %I '
             '  GROUP BY time, gateway) AS facts '
             'LEFT JOIN traffic_total AS held USING (time, gateway) '
-            'WHERE (held.row_count >= facts.row_count AND held.src_packets >= facts.src_packets AND held.src_bytes >= '
-            '  facts.src_bytes AND held.dst_packets >= facts.dst_packets AND held.dst_bytes >= facts.dst_bytes AND '
-            '  held.connection_times >= facts.connection_times AND held.connection_count >= facts.connection_count) '
-            '  IS NOT TRUE)', oldest.name)
+            'WHERE (held.row_count >= facts.row_count AND %s) IS NOT TRUE)', oldest.name,
+            -- A sum that did not fit stayed at its maximum.
+            (SELECT string_agg(format('held.%1$s >= least(facts.%1$s, 9223372036854775807)', name), ' AND ')
+             FROM unnest('{src_packets,src_bytes,dst_packets,dst_bytes,connection_times,connection_count}'::text[])
+                  AS name))
         INTO differs;
     END IF;
     dropped := NOT differs;

@@ -68,7 +68,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Adds sums to a rollup, and returns their number. Every array has one element for each key; arrays for columns that the
+-- Adds sums to a rollup, and returns their number. A sum that does not fit stays at the column's maximum: no file is
+-- refused for what others have brought. Every array has one element for each key; arrays for columns that the
 -- rollup does not have are ignored. Keys are sorted, so importers cannot deadlock.
 CREATE FUNCTION traffic_add(
     rollup_name text, times timestamptz[], gateways text[], srcs inet[], dsts inet[], protos text[], ports integer[],
@@ -93,7 +94,8 @@ BEGIN
         'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) '
         'AS new (time, gateway, src, dst, proto, port, %3$s) ON CONFLICT (%2$s) DO UPDATE SET %4$s',
         'traffic_' || rollup_name, key, counters,
-        (SELECT string_agg(format('%1$s = held.%1$s + excluded.%1$s', name), ', ')
+        (SELECT string_agg(format('%1$s = CASE WHEN held.%1$s <= 9223372036854775807 - excluded.%1$s '
+                                  'THEN held.%1$s + excluded.%1$s ELSE 9223372036854775807 END', name), ', ')
          FROM regexp_split_to_table(counters, ', ') AS name))
     USING times, gateways, srcs, dsts, protos, ports, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
           connection_count, open_connections, row_count;
@@ -117,7 +119,8 @@ DECLARE
     step_end constant text := 'date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval';
 BEGIN
     SELECT string_agg(format('sum(%1$I) AS %1$I', name), ', '),
-           string_agg(format('%1$I = held.%1$I + excluded.%1$I', name), ', ')
+           string_agg(format('%1$I = CASE WHEN held.%1$I <= 9223372036854775807 - excluded.%1$I '
+                             'THEN held.%1$I + excluded.%1$I ELSE 9223372036854775807 END', name), ', ')
     INTO sums, additions FROM unnest(counters) AS name;
     additions := additions || ', row_count = held.row_count + excluded.row_count';
     -- Most rollups can be made of these.

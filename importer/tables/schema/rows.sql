@@ -51,6 +51,7 @@ CREATE TABLE import_ledger (
     src_mask inet,
     dst_mask inet,
     mode text CHECK (mode IN ('precise', 'light')),
+    source_identity text,
     PRIMARY KEY (engine, sequence)
 );
 COMMENT ON TABLE import_ledger IS
@@ -70,6 +71,8 @@ COMMENT ON COLUMN import_ledger.ports_checksum IS
     'Of the port list in force, as a signed number; NULL: none. If it changes, the same traffic may have another port.';
 COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst.';
 COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
+COMMENT ON COLUMN import_ledger.source_identity IS
+    'Of CSV files without a named gateway: device, inode and time of change, to tell the file from one with equal contents.';
 COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
 
 -- An hour of a season without reading the season, for traffic_intervals; and for traffic() without reading the table.
