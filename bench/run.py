@@ -304,7 +304,9 @@ class Bench:
         """A whole game; in a fast run a fiftieth of it, where only the ratio says something."""
         work = f"PostgreSQL: a game of {self.size('100 M', '2 M', '2,000')} rows"
         results = self.script("A game in the database", work, "season.py", f"--files={self.size(1920, 40, 4)}",
-                              *self.size((), (), ("--rows=500", "--live-rows=500", "--runs=1", "--compare-runs=1")), gateway=False)
+                              *self.size((), ("--scans=10000,100000",),
+                                         ("--rows=500", "--live-rows=500", "--runs=1", "--compare-runs=1", "--scans=1000")),
+                              gateway=False)
         if results is None:
             return
         self.row(f"{work}, loaded with rollups", f"{results['load']['rows_per_s']:,.0f} rows/s", "the Go tool 55,000 rows/s (elsewhere)",
@@ -321,6 +323,9 @@ class Bench:
         alone, busy = (statistics.median(results["slowdown"][who]) for who in ("alone_s", "with_queries_s"))
         self.row("... import of an interval of 117,000 rows while panels are asked without a pause", f"{busy:.2f} s",
                  f"alone {alone:.2f} s", f"{100 * (busy / alone - 1):+.0f} %", "<= +20 %", busy <= 1.2 * alone)
+        for scan in results["scans"]:
+            self.row(f"... a scan of {scan['keys']:,} keys, none twice", f"{scan['keys'] / scan['seconds']:,.0f} rows/s",
+                     ratio=f"{scan['peak_mb']:.0f} MB", target="<= 256 MB", reached=scan["peak_mb"] <= 256)
 
 
 # What others start, and whose result they check.

@@ -9,7 +9,8 @@ rollups. A part of the same rows again with `psql \\copy ... (format binary)` in
 rollups: the ratio, of runs that alternate. (psql neither checks its file nor remembers it.) Bytes on disk per row. Then
 every query of every panel of configs/grafana/dashboards/traffic.json, with filters at All (each is printed) and at seven
 selections (the slowest three are), over 8 hours and one hour, five times each, while the importer loads a new interval of
-117,000 rows every 15 s. At last such an interval's import alone and while the queries run without a pause.
+117,000 rows every 15 s. Then such an interval's import alone and while the queries run without a pause. At last scans: a
+file of which each row has a key of its own, time and peak memory (--scans=10000000: half an hour).
 
 The sums in the database, and in each of its rollups, must be those of the files, or the exit status is 1. 40 GB of disk;
 half an hour. Python's standard library and psql only.
@@ -71,10 +72,10 @@ class Bench:
     def sql(self, text, database="season"):
         return self.run("psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", self.conninfo(database), "-c", text).strip()
 
-    def generator(self, folder, files, rows, keys, first, pace=0):
+    def generator(self, folder, files, rows, keys, first, pace=0, *more):
         folder.mkdir()
         return [str(a) for a in (self.bin / "bench/spool_generator", f"-output={folder}", f"-files={files}", f"-rows={rows}",
-                                 f"-keys={keys}", f"-first={first}", f"-pace={pace}")]
+                                 f"-keys={keys}", f"-first={first}", f"-pace={pace}", *more)]
 
     def note(self, lines):
         """What the generator prints; returns the files' names."""
@@ -255,6 +256,30 @@ class Bench:
               f"{100 * (busy / alone - 1):+.0f} %", flush=True)
 
 
+    def scans(self):
+        """A file of keys of which none comes twice: time and peak memory of the importer."""
+        self.results["scans"] = []
+        for keys in map(int, self.args.scans.split(",")):
+            self.sql("DROP DATABASE IF EXISTS scanned", "postgres")
+            self.sql("CREATE DATABASE scanned", "postgres")
+            spool = self.work / f"scan{keys}"
+            names = self.note(self.run(*self.generator(spool, 1, keys, 0, FIRST, 0, "-scan")))
+            start = time.monotonic()
+            importer = subprocess.Popen([str(a) for a in self.importer(spool, "scanned")], stderr=subprocess.DEVNULL)
+            _, status, used = os.wait4(importer.pid, 0)
+            seconds = time.monotonic() - start
+            importer.returncode = os.waitstatus_to_exitcode(status)
+            if importer.returncode != 0:
+                sys.exit(f"season.py: the importer ended with status {importer.returncode}")
+            self.check("scanned", names, self.sql("SELECT name FROM traffic_rollups", "scanned").split())
+            result = {"keys": keys, "seconds": seconds, "peak_mb": used.ru_maxrss * 1024 / 1e6,
+                      "database_mb": int(self.sql("SELECT pg_database_size('scanned')", "scanned")) / 1e6}
+            self.results["scans"].append(result)
+            print(f"a scan of {keys:,} keys: {seconds:.1f} s, {keys / seconds:,.0f} rows/s, the importer's peak "
+                  f"{result['peak_mb']:.0f} MB, database {result['database_mb']:,.0f} MB", flush=True)
+            shutil.rmtree(spool)
+        self.sql("DROP DATABASE scanned", "postgres")
+
     def all_parts(self, parts):
         self.run(ROOT / "tests/support/private_postgres.sh", "start", self.pg)
         self.files = self.generate(self.spool, self.args.files, self.args.rows, min(self.args.rows * 15 // 13, KEYS), FIRST)
@@ -266,7 +291,7 @@ class Bench:
 
 
 def main():
-    parts = ("load", "size", "compare", "panels", "slowdown")
+    parts = ("load", "size", "compare", "panels", "slowdown", "scans")
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--files", type=int, default=1920, help="intervals (default: %(default)s)")
     flags.add_argument("--rows", type=int, default=52_000, help="of an interval, about (default: %(default)s)")
@@ -274,6 +299,7 @@ def main():
     flags.add_argument("--runs", type=int, default=5, help="of each query (default: %(default)s)")
     flags.add_argument("--compared", type=int, help="files to compare with psql (default: a tenth)")
     flags.add_argument("--compare-runs", type=int, default=3, help="of that comparison (default: %(default)s)")
+    flags.add_argument("--scans", default="10000,100000,1000000", help="keys of each scan (default: %(default)s)")
     flags.add_argument("--bin", type=pathlib.Path, default=ROOT / "bazel-bin", help="folder of the built programs")
     flags.add_argument("--work", default="/tmp", help="folder for everything; as root, user postgres must be able to enter it "
                        "(default: %(default)s)")

@@ -27,6 +27,8 @@ ABSL_FLAG(
     int, keys, 0,
     "a game: number of keys in use, of 200,000; each interval has about -rows of them; 0: the "
     "first -rows keys, in every interval");
+ABSL_FLAG(bool, scan, false,
+          "an address scan: each row has a destination of its own; then -rows may be 16,000,000");
 ABSL_FLAG(int64_t, first, 1'600'000'005, "end of the first interval, seconds since the epoch");
 ABSL_FLAG(int, pace, 0, "milliseconds from one file to the next; 0: as fast as possible");
 
@@ -35,6 +37,7 @@ namespace {
 
 constexpr char kProgram[] = "spool_generator";
 constexpr int kNetworks = 100;
+constexpr int kScanRowsMax = 16'000'000;
 constexpr int kRowsMax = kNetworks * kNetworks * 10 * 2;
 constexpr int32_t kPorts[] = {22, 25, 53, 80, 123, 443, 993, 3306, 5432, kPortNotListed};
 constexpr uint8_t kTcp = 6;
@@ -60,6 +63,20 @@ TrafficRow MakeRow(int index, int64_t time_ns, std::mt19937_64& random) {
   return row;
 }
 
+// As MakeRow, of TCP connections that nobody answered.
+TrafficRow MakeScanRow(int index, int64_t time_ns) {
+  TrafficRow row;
+  row.time_ns = time_ns;
+  row.protocol = kTcp;
+  row.port = kPorts[index % 9];
+  row.src = {10, 32, static_cast<uint8_t>(index % kNetworks), 0};
+  row.dst = {11, static_cast<uint8_t>(index >> 16), static_cast<uint8_t>(index >> 8),
+             static_cast<uint8_t>(index)};
+  row.packets_src = 1;
+  row.bytes_src = 60;
+  return row;
+}
+
 int Main(int argc, char** argv) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   if (!line.ok()) {
@@ -71,11 +88,13 @@ int Main(int argc, char** argv) {
     return kExitOk;
   }
   const int rows_per_file = absl::GetFlag(FLAGS_rows);
+  const bool scan = absl::GetFlag(FLAGS_scan);
+  const int rows_max = scan ? kScanRowsMax : kRowsMax;
   const int keys = absl::GetFlag(FLAGS_keys) == 0 ? rows_per_file : absl::GetFlag(FLAGS_keys);
-  if (rows_per_file < 0 || keys < rows_per_file || keys > kRowsMax ||
+  if (rows_per_file < 0 || keys < rows_per_file || keys > rows_max ||
       absl::GetFlag(FLAGS_output).empty()) {
     PrintError(kProgram, absl::InvalidArgumentError(absl::StrCat(
-                             "give -output, -rows, and -keys from -rows to ", kRowsMax)));
+                             "give -output, -rows, and -keys from -rows to ", rows_max)));
     return kExitUsageError;
   }
   std::mt19937_64 random(1);
@@ -84,7 +103,7 @@ int Main(int argc, char** argv) {
   header.interval_length_ns = kIntervalNs;
   header.track_open = true;
   header.gateway = "vpn1";
-  std::vector<int> indexes(kRowsMax);
+  std::vector<int> indexes(static_cast<size_t>(rows_max));
   std::iota(indexes.begin(), indexes.end(), 0);
   if (keys != rows_per_file) std::shuffle(indexes.begin(), indexes.end(), random);
   indexes.resize(static_cast<size_t>(keys));
@@ -103,7 +122,8 @@ int Main(int argc, char** argv) {
           random() % static_cast<uint64_t>(keys) >= static_cast<uint64_t>(rows_per_file)) {
         continue;
       }
-      rows.push_back(MakeRow(index, header.interval_end_ns, random));
+      rows.push_back(scan ? MakeScanRow(index, header.interval_end_ns)
+                          : MakeRow(index, header.interval_end_ns, random));
       packets_src += rows.back().packets_src;
       bytes_src += rows.back().bytes_src;
       bytes_dst += rows.back().bytes_dst;
