@@ -314,22 +314,23 @@
 
   const completeness = () => {
     const sums = data.gateways.gateways.reduce((all, gateway) => {
-      for (let i = 7; i < 12; ++i) all[i] += gateway[i];
+      for (let i = 7; i < 14; ++i) all[i] += gateway[i];
       return all;
-    }, new Array(12).fill(0));
-    const [intervals, resynced, partial, dropped, lost] = sums.slice(7);
-    if (intervals === 0) {
+    }, new Array(14).fill(0));
+    const [intervals, resynced, partial, dropped, lost, , missing] = sums.slice(7);
+    if (intervals + missing === 0) {
       return total('Complete', 'not told', 'from CSV files', {id: 'complete'});
     }
-    const wrong = resynced + partial;
-    const share = 100 * (intervals - wrong) / intervals;
+    const wrong = resynced + partial + missing;
+    const share = 100 * (intervals + missing - wrong) / (intervals + missing);
     const losses = [dropped > 0 ? `${count(dropped)} events dropped` : '', lost > 0 ? `at least ${count(lost)} flows lost` : '']
       .filter(Boolean).join(', ');
     const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
-      : [partial > 0 ? `${exact(partial)} partial` : '', resynced > 0 ? `${exact(resynced)} resynced` : '']
+      : [missing > 0 ? `${exact(missing)} missing` : '', partial > 0 ? `${exact(partial)} partial` : '',
+         resynced > 0 ? `${exact(resynced)} resynced` : '']
         .filter(Boolean).join(', ');
     const made = total(isWhole() ? 'Complete' : 'Complete (all)', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
-                       {id: 'complete', kind: partial > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
+                       {id: 'complete', kind: partial + missing > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
     return made;
   };
@@ -471,11 +472,12 @@
   const showGateways = () => {
     const section = $('gateways');
     section.append(head('gateways', 'Gateways', 'how far their intervals are to be believed'));
-    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
+    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Missing'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
                           ['Flows lost, at least', 'minor']],
-      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered]) => element('tr', {},
+      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered, missing, newest]) => element('tr', {},
         element('th', {scope: 'row', title: covered > 0 ? `${gateway}: ${duration(covered * 1000)} observed` : gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
         cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals, '', 'minor'),
+        cell(missing > 0 ? `${exact(missing)}, newest ${moment(newest)}` : '0', missing, 'intervals', missing > 0 ? 'partial' : ''),
         cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
         cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
   };

@@ -169,10 +169,15 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
   EXPECT_EQ(seen["tables"]["origins"]["names"][0],
             Sql("SELECT host(src) FROM vpn_traffic GROUP BY src ORDER BY "
                 "sum(src_bytes + dst_bytes) DESC LIMIT 1"));
-  const json& gateways = seen["tables"]["gateways"]["sums"];  // Name, sent, replies, intervals, ...
+  const json& gateways =
+      seen["tables"]["gateways"]["sums"];  // Name, sent, replies, intervals, missing ...
   EXPECT_EQ(absl::StrCat(gateways[3].get<int64_t>(), "|", gateways[4].get<int64_t>(), "|",
-                         gateways[5].get<int64_t>(), "|", gateways[6].get<int64_t>()),
-            Sql("SELECT count(*), count(*) FILTER (WHERE completeness = 'resynced'), "
+                         gateways[5].get<int64_t>(), "|", gateways[6].get<int64_t>(), "|",
+                         gateways[7].get<int64_t>()),
+            Sql("SELECT count(*), (SELECT sum(extract(epoch FROM (SELECT max(time) FROM "
+                "traffic_intervals) - first) / 15 - n)::integer FROM (SELECT min(time - "
+                "interval_length) AS first, count(*) AS n FROM traffic_intervals GROUP BY gateway) "
+                "AS each), count(*) FILTER (WHERE completeness = 'resynced'), "
                 "count(*) FILTER (WHERE completeness = 'partial'), sum(events_dropped) "
                 "FROM traffic_intervals"));
 
@@ -267,6 +272,35 @@ TEST_F(ReportTest, RatesAreOverWhatWasCovered) {
   const double sent = std::stod(Sql("SELECT sum(src_bytes) FROM vpn_traffic")) * 8 / 35 / 1e12;
   EXPECT_THAT(Open()["text"].get<std::string>(),
               HasSubstr(absl::StrFormat("%.2f\u00a0Tbit/s on average", sent)));
+}
+
+TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
+  for (const char* const gateway : {"a", "b"}) {
+    engine_id_ = NewEngineId().value();
+    for (uint64_t i = 1; i <= 8; ++i) {
+      if (gateway[0] == 'b' && i > 3 && i != 5) continue;
+      SpoolHeader header = MakeHeader(i);
+      header.gateway = gateway;
+      header.covered_from_ns = header.interval_end_ns - kIntervalNs;
+      header.covered_to_ns = header.interval_end_ns;
+      ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(i, 10)).ok());
+    }
+  }
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  const json data = DataInPage();
+  const json& gateways = data["gateways"]["gateways"];
+  ASSERT_EQ(gateways.size(), 2u);
+  for (const json& gateway : gateways) EXPECT_EQ(gateway[13], gateway[0] == "a" ? 0 : 4);
+  const std::string text = Open()["text"].get<std::string>();
+  EXPECT_THAT(text, HasSubstr("75.0\u00a0%"));
+  EXPECT_THAT(text, HasSubstr("4 missing"));
+  // Of a range in which it has sent nothing at all.
+  const std::string from =
+      Sql("SELECT to_char(max(time) - interval '45 s', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM "
+          "traffic_intervals");
+  WritePage({"-from=" + from});
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3 missing"));
 }
 
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {

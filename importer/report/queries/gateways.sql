@@ -1,10 +1,18 @@
--- Each gateway's traffic, and how complete it is. The filters do not apply to intervals, but for the gateway's.
+-- Each gateway's traffic, how complete its intervals are, and how many are missing: those that a gateway should have sent
+-- since its first one (of the range and a week before), as far as any gateway has sent. The filters do not apply to
+-- intervals, but for the gateway's.
 , intervals AS (
-    SELECT gateway, count(*) AS intervals, count(*) FILTER (WHERE completeness = 'resynced') AS resynced,
-           count(*) FILTER (WHERE completeness = 'partial') AS partial, sum(events_dropped) AS events_dropped,
-           sum(flows_lost) AS flows_lost, extract(epoch FROM sum(covered)) AS covered
+    SELECT gateway, count(*) FILTER (WHERE time > plan.lower) AS intervals,
+           count(*) FILTER (WHERE completeness = 'resynced' AND time > plan.lower) AS resynced,
+           count(*) FILTER (WHERE completeness = 'partial' AND time > plan.lower) AS partial,
+           sum(events_dropped) FILTER (WHERE time > plan.lower) AS events_dropped,
+           sum(flows_lost) FILTER (WHERE time > plan.lower) AS flows_lost,
+           extract(epoch FROM sum(covered) FILTER (WHERE time > plan.lower)) AS covered,
+           min(time - interval_length) AS first, max(time) AS newest, max(max(time)) OVER () AS newest_of_all,
+           max(interval_length) AS interval_length
     FROM plan, asked, traffic_intervals
-    WHERE time > plan.lower AND time <= plan.upper AND (gateways IS NULL OR gateway = ANY (gateways))
+    WHERE time > plan.lower - interval '7 days' AND time <= plan.upper
+      AND (gateways IS NULL OR gateway = ANY (gateways))
     GROUP BY gateway
 )
 SELECT json_build_object('from', from_ms, 'to', to_ms, 'gateways', coalesce((
@@ -12,7 +20,11 @@ SELECT json_build_object('from', from_ms, 'to', to_ms, 'gateways', coalesce((
                gateway, coalesce(src_bytes, 0), coalesce(dst_bytes, 0), coalesce(src_packets, 0), coalesce(dst_packets, 0),
                coalesce(connection_count, 0), coalesce(connection_times, 0), coalesce(intervals, 0), coalesce(resynced, 0),
                coalesce(partial, 0), coalesce(events_dropped, 0), coalesce(flows_lost, 0),
-               coalesce(covered, 0))
+               coalesce(covered, 0),
+               coalesce(greatest(0, floor((extract(epoch FROM newest_of_all - greatest(first, plan.lower)) -
+                                           coalesce(covered, extract(epoch FROM intervals * interval_length)))
+                                          / extract(epoch FROM interval_length))), 0),
+               round(extract(epoch FROM newest) * 1000))
            ORDER BY src_bytes + dst_bytes DESC NULLS LAST, gateway)
-    FROM points FULL JOIN intervals USING (gateway)), '[]'))
+    FROM plan, points FULL JOIN intervals USING (gateway)), '[]'))
 FROM plan
