@@ -33,6 +33,7 @@ struct Examination {
 [[nodiscard]] Finding CheckAcct(Examination& examination);
 [[nodiscard]] Finding CheckTimestamp(Examination& examination);
 [[nodiscard]] Finding CheckEvents(Examination& examination);
+[[nodiscard]] Finding CheckReboot(Examination& examination);
 [[nodiscard]] Finding CheckTable(Examination& examination);
 [[nodiscard]] Finding CheckBuckets(Examination& examination);
 [[nodiscard]] Finding CheckCapability(Examination& examination);
@@ -46,6 +47,7 @@ struct Examination {
 
 // ---- files ----
 [[nodiscard]] Finding CheckFlagFiles(Examination& examination);
+[[nodiscard]] Finding CheckMetricsFiles(Examination& examination);
 [[nodiscard]] Finding CheckSpool(Examination& examination);
 [[nodiscard]] Finding CheckSpace(Examination& examination);
 [[nodiscard]] Finding CheckBacklog(Examination& examination);

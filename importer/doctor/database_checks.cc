@@ -139,10 +139,15 @@ Finding CheckDatabase(Examination& examination) {
     // Without libpq's guess: the remedies are better.
     const std::string whole(connection.status().message());
     const std::string message = whole.substr(0, whole.find("; Is the server running"));
-    std::vector<std::string> remedies = {
-        absl::StrCat("pg_isready", place.Arguments(place.user)),
-        absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")};
-    return Fail(message, remedies);
+    if (absl::StrContains(message, "no password supplied")) {
+      return Fail(
+          message,
+          {absl::StrCat(options.importer_flags.empty() ? "sensible-editor ~/.pgpass"
+                                                       : "sensible-editor /etc/ctacct/pgpass",
+                        "   # a line HOST:PORT:DATABASE:USER:PASSWORD, mode 0600")});
+    }
+    return Fail(message, {absl::StrCat("pg_isready", place.Arguments(place.user)),
+                          absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")});
   }
   const absl::StatusOr<PgResult> about = connection->Query(
       "SELECT current_setting('server_version'), current_database(), current_user, "
@@ -154,6 +159,13 @@ Finding CheckDatabase(Examination& examination) {
   const std::string shown =
       absl::StrCat("PostgreSQL ", version.substr(0, version.find(' ')), ", database ",
                    Value(about, 0, 1), " as ", Value(about, 0, 2));
+  if (absl::Status encoding = CheckEncoding(*examination.connection); !encoding.ok()) {
+    return Fail(absl::StrCat(shown, ": its encoding is ", examination.connection->ServerEncoding(),
+                             ", which has not every character of a gateway's name"),
+                {absl::StrCat("createdb --encoding=UTF8 --template=template0",
+                              Place{place.host, place.port, "", place.user}.Arguments(place.user),
+                              " NEW_NAME")});
+  }
   if (Value(about, 0, 3) == "t") {
     return Fail(absl::StrCat(shown, ": a standby, which takes no rows"),
                 {absl::StrCat("psql", place.Arguments(place.user),

@@ -120,6 +120,8 @@ absl::Status BadFlag(absl::string_view flag, absl::string_view why) {
 absl::Status FillEngine(const FlagValues& values, DoctorOptions* options) {
   options->output = absl::GetFlag(FLAGS_output);
   if (options->output.empty()) options->output = ValueOr(values, "output", "");
+  options->state = ValueOr(values, "state", "");
+  options->engine_metrics = ValueOr(values, "metrics_file", "");
   std::string mode = absl::GetFlag(FLAGS_mode);
   if (mode.empty()) mode = ValueOr(values, "mode", "precise");
   if (mode != "precise" && mode != "light") return BadFlag("mode", "must be precise or light");
@@ -158,6 +160,7 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
   fill("user", &database.user);
   fill("pass", &database.password);
   if (options->output.empty()) options->output = ValueOr(values, "watch", "");
+  options->importer_metrics = ValueOr(values, "metrics_file", "");
   for (const char* const flag :
        {"retention_rows", "retention_fine", "retention_10m", "retention_1h"}) {
     if (ValueOr(values, flag, "0") != "0") options->importer_drops_partitions = true;

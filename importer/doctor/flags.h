@@ -25,6 +25,9 @@ struct DoctorOptions {
   std::string engine_program;              // Empty: not found.
   std::string importer_program;            // Empty: not found.
   std::string output;                      // The spool folder; empty: none.
+  std::string state;                       // As the engine's flag file names it; empty: it does not.
+  std::string engine_metrics;              // Metrics files; empty: none.
+  std::string importer_metrics;
   std::optional<UserAccount> engine_user;  // None: the engine runs as the caller.
   bool light = false;
   size_t workers = 0;  // 0: the engine's own choice.

@@ -23,11 +23,14 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/system/unique_fd.h"
@@ -293,6 +296,39 @@ Finding CheckTimestamp(Examination& examination) {
 }
 Finding CheckEvents(Examination& examination) {
   return CheckSetting(examination.options, "nf_conntrack_events");
+}
+
+// The settings are as they should be now, but will they be when the machine has started anew? The
+// engine sets them when it starts: flows that began before that have no counters.
+Finding CheckReboot(Examination& examination) {
+  std::set<std::string> kept;
+  const auto read = [&kept](const std::filesystem::path& path) {
+    std::ifstream file(path);
+    for (std::string line; std::getline(file, line);) {
+      const std::string name(absl::StripAsciiWhitespace(line.substr(0, line.find('='))));
+      kept.insert(absl::StrReplaceAll(absl::StripPrefix(name, "-"), {{"/", "."}}));
+    }
+  };
+  for (const char* const folder : {"/etc/sysctl.d", "/run/sysctl.d", "/usr/local/lib/sysctl.d",
+                                   "/usr/lib/sysctl.d", "/lib/sysctl.d"}) {
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(folder, none)) {
+      if (entry.path().extension() == ".conf") read(entry.path());
+    }
+  }
+  read("/etc/sysctl.conf");
+  std::vector<std::string> lost, remedies;
+  for (const ConntrackSetting& setting : ConntrackSettings()) {
+    const bool needed = examination.options.light ? setting.needed_in_light : setting.needed;
+    const std::string name = absl::StrCat("net.netfilter.", setting.name);
+    if (!needed || kept.count(name) != 0) continue;
+    lost.emplace_back(setting.name);
+    remedies.push_back(
+        absl::StrCat("echo ", name, "=", setting.wanted, " >> /etc/sysctl.d/60-ctacct.conf"));
+  }
+  if (lost.empty()) return Ok("sysctl.d keeps the settings");
+  return Warn(absl::StrCat("sysctl.d does not set ", absl::StrJoin(lost, ", "), ": it is lost"),
+              remedies);
 }
 
 Finding CheckTable(Examination&) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,6 +29,8 @@
 namespace ctacct {
 namespace {
 
+// The state of an engine that was given no folder for it, within its -output.
+constexpr char kStateFolder[] = ".ctacct";
 constexpr absl::Duration kAnswerMax = absl::Seconds(10);
 // Enough for a few intervals of a busy gateway, and for about an hour.
 constexpr uint64_t kFreeBytesFail = uint64_t{64} << 20;
@@ -119,12 +122,47 @@ Finding CheckSpool(Examination& examination) {
   }
   const int error = ErrorForEngine(options);
   if (error < 0) return Skip(absl::StrCat(options.output, ": cannot look as user ", user));
-  if (error == 0) return Ok(absl::StrCat(options.output, ", ", user, " may write there"));
+  if (error == 0) {
+    const std::string own_state = absl::StrCat(options.output, "/", kStateFolder);
+    std::error_code ignored;
+    if (!options.state.empty() && std::filesystem::exists(own_state, ignored) &&
+        !std::filesystem::equivalent(own_state, options.state, ignored)) {
+      return Warn(absl::StrCat(own_state,
+                               " is another engine's state: two engines that write to "
+                               "one folder count everything twice"),
+                  {absl::StrCat("rm -r ", ShellQuoted(own_state), "   # if no engine uses it")});
+    }
+    return Ok(absl::StrCat(options.output, ", ", user, " may write there"));
+  }
   if (error != EACCES) return Fail(absl::StrCat(options.output, ": ", strerror(error)), {});
   return Fail(absl::StrCat(options.output, ": user ", user, " may not write there",
                            user == "root" ? " (the engine gives up root's override)" : ""),
               {absl::StrCat("chown ", user, " ", folder, " && chmod u+rwx ", folder),
                absl::StrCat("namei -l ", folder, "   # if it is a folder above")});
+}
+
+Finding CheckMetricsFiles(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  if (options.engine_metrics.empty() && options.importer_metrics.empty()) {
+    return Ok("none is written");
+  }
+  if (options.engine_metrics == options.importer_metrics) {
+    return Fail(absl::StrCat("engine and importer both write ", options.engine_metrics,
+                             ": each replaces what the other has said"),
+                {absl::StrCat("sensible-editor ", ShellQuoted(options.importer_flags))});
+  }
+  std::vector<std::string> shown;
+  for (const std::string& path : {options.engine_metrics, options.importer_metrics}) {
+    if (path.empty()) continue;
+    const std::string folder = std::filesystem::path(path).parent_path();
+    if (const absl::Status there = OpenFolder(folder.empty() ? "." : folder).status();
+        absl::IsNotFound(there)) {
+      return Warn(absl::StrCat(folder, ": there is no such folder"),
+                  {absl::StrCat("install -d ", ShellQuoted(folder))});
+    }
+    shown.push_back(path);
+  }
+  return Ok(absl::StrJoin(shown, ", "));
 }
 
 Finding CheckSpace(Examination& examination) {
