@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <fstream>
 #include <memory>
 #include <string>
 #include <utility>
@@ -330,6 +331,42 @@ TEST_F(ServerFaultTest, EveryFilesTransactionIsDurable) {
   EXPECT_EQ(Sql("SELECT DISTINCT setting, isolation, count(*) OVER () FROM seen"),
             "on|read committed|2");
   ExpectSums();
+}
+
+// A file is read twice: before the database hears of it, and to load it. What is loaded must be
+// what was found sound, and what the ledger's checksum is of; also if the file's size and time say
+// nothing.
+TEST_F(ServerFaultTest, AFileRewrittenBetweenItsTwoReadingsIsNotLoaded) {
+  EXPECT_TRUE(Drain().exit.ok());
+  const std::string path = watch_ + "/traffic_a.csv";
+  const std::string text = CsvText(1, true, 10, /*expect=*/false);
+  WriteFile(path, text);
+  const fs::file_time_type time = fs::last_write_time(path);
+  absl::StatusOr<std::unique_ptr<Subprocess>> lock = Subprocess::Start(
+      {"psql", "-qAtX", postgres->Conninfo(database_), "-c",
+       "BEGIN; LOCK TABLE import_ledger IN EXCLUSIVE MODE; SELECT pg_sleep(100)"});
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  const auto sessions = [&](const std::string& condition) {
+    return Sql("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND " +
+               condition);
+  };
+  ASSERT_TRUE(Eventually([&] { return sessions("wait_event = 'PgSleep'") == "1"; }));
+  const auto importer = StartImporter({"-watch=" + watch_, "-once"});
+  ASSERT_TRUE(Eventually([&] { return sessions("wait_event_type = 'Lock'") == "1"; }));
+  std::string altered = text;
+  char& digit = altered[altered.size() - 2];  // Of the last row's open connections.
+  digit = digit == '1' ? '2' : '1';
+  std::ofstream(path, std::ios::in | std::ios::out) << altered;
+  fs::last_write_time(path, time);
+  Sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+  ASSERT_TRUE(importer->WaitForOutput("changed while it was read", kAtMost).ok());
+  // The next try finds it sound as it is now.
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok()) << exit.status();
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), "1");
+  EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "10");
+  ExpectRollupsEqualRows();
 }
 
 // The keys of an address scan: none comes twice.
