@@ -303,7 +303,7 @@ absl::Status Engine::Finish() {
     write_status_ = writes_->Flush(true);
     if (write_status_.ok()) write_status_ = flusher_->Finish(handoffs_, read_status_.ok());
   }
-  if (pipe_ != nullptr) pipe_->WaitDelivered();
+  if (pipe_ != nullptr) pipe_->Finish();
   UpdateMetrics(/*last=*/true);
   if (!write_status_.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status_.message()), "; ended after ",
