@@ -181,6 +181,7 @@ void Engine::MakeFlusher() {
   Flusher::Options options;
   options.track_open = config_.rules.track_open;
   options.rows_max = config_.rows_max;
+  options.interval_ns = config_.rules.interval_ns;
   options.wait_for_pipe = !config_.live();
   options.sink = sink_.get();
   options.pipe = pipe_.get();
@@ -303,7 +304,7 @@ absl::Status Engine::Finish() {
     write_status_ = writes_->Flush(true);
     if (write_status_.ok()) write_status_ = flusher_->Finish(handoffs_, read_status_.ok());
   }
-  if (pipe_ != nullptr) pipe_->WaitDelivered();
+  if (pipe_ != nullptr) pipe_->Finish();
   UpdateMetrics(/*last=*/true);
   if (!write_status_.ok()) {
     return absl::DataLossError(absl::StrCat(std::string(write_status_.message()), "; ended after ",

@@ -46,7 +46,13 @@ absl::StatusOr<std::unique_ptr<PipeWriter>> PipeWriter::Open(const std::string& 
 
 PipeWriter::PipeWriter(std::string path) : path_(std::move(path)), thread_([this] { Run(); }) {}
 
-PipeWriter::~PipeWriter() {
+void PipeWriter::Finish() {
+  WaitDelivered();
+  Stop();
+}
+
+void PipeWriter::Stop() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;

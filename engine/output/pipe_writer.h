@@ -3,7 +3,7 @@
 // PIPE_BUF bytes is atomic (pipe(7)). Of the lines offered, those that no reader took by the time
 // the next ones come are dropped and counted.
 //
-// Thread safety: Offer, WaitDelivered and the destructor by one thread; the counts by any.
+// Thread safety: Offer, WaitDelivered, Finish and the destructor by one thread; the counts by any.
 #ifndef CTACCT_ENGINE_OUTPUT_PIPE_WRITER_H_
 #define CTACCT_ENGINE_OUTPUT_PIPE_WRITER_H_
 
@@ -31,11 +31,14 @@ class PipeWriter {
   // Makes the FIFO if there is nothing (mode 0640); fails if there is something else. The process
   // must ignore SIGPIPE.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PipeWriter>> Open(const std::string& path);
-  // Drops what is not delivered.
-  ~PipeWriter();
+  ~PipeWriter() { Stop(); }
 
   // Lines with their '\n', none longer than kLineBytesMax; `count` of them.
   void Offer(std::string lines, size_t count);
+
+  // Waits as WaitDelivered does, then drops what is left: now each line offered is either written
+  // or dropped, and the counts are final. Nothing may be offered afterwards.
+  void Finish();
 
   // Returns once everything offered is delivered or dropped, or no reader has taken anything for a
   // second; then at once, until one does.
@@ -47,6 +50,7 @@ class PipeWriter {
  private:
   explicit PipeWriter(std::string path);
 
+  void Stop();
   void Run();
   // Writes as much as the pipe takes now. False if the thread should wait before it tries again.
   bool WriteSome();

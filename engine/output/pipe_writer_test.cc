@@ -61,6 +61,18 @@ class PipeWriterTest : public testing::Test {
     }
     return text;
   }
+  // A reader that never waits: one that finds no writer would wait for ever.
+  int OpenReader() const {
+    const int fd = open(path_.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+    EXPECT_GE(fd, 0);
+    return fd;
+  }
+  // At the end each line is one or the other.
+  static void ExpectAllCounted(PipeWriter* writer, uint64_t written, uint64_t dropped) {
+    writer->Finish();
+    EXPECT_EQ(writer->lines_written(), written);
+    EXPECT_EQ(writer->lines_dropped(), dropped);
+  }
   static void WaitFor(const std::function<bool()>& holds) {
     const auto deadline = std::chrono::steady_clock::now() + kPatience;
     while (!holds()) {
@@ -95,18 +107,11 @@ TEST_F(PipeWriterTest, AReaderGetsEveryLine) {
   auto writer = PipeWriter::Open(path_);
   ASSERT_TRUE(writer.ok());
   const std::string lines = Lines(200'000, "line ");  // More than any pipe holds.
-  std::string got;
-  std::thread reader([&] {
-    const int fd = open(path_.c_str(), O_RDONLY);
-    got = Read(fd, lines.size());
-    close(fd);
-  });
+  const int fd = OpenReader();
   (*writer)->Offer(lines, 200'000);
-  reader.join();
-  EXPECT_EQ(got, lines);
-  (*writer)->WaitDelivered();
-  EXPECT_EQ((*writer)->lines_written(), 200'000u);
-  EXPECT_EQ((*writer)->lines_dropped(), 0u);
+  EXPECT_EQ(Read(fd, lines.size()), lines);
+  ExpectAllCounted(writer->get(), 200'000, 0);
+  close(fd);
 }
 
 TEST_F(PipeWriterTest, WithoutAReaderLinesAreDroppedAndCounted) {
@@ -116,16 +121,47 @@ TEST_F(PipeWriterTest, WithoutAReaderLinesAreDroppedAndCounted) {
   (*writer)->Offer("c\n", 1);
   ASSERT_NO_FATAL_FAILURE(WaitForDrops(**writer, 2));
   // The last ones wait for a reader.
-  const int fd = open(path_.c_str(), O_RDONLY);
+  const int fd = OpenReader();
   EXPECT_EQ(Read(fd, 2), "c\n");
+  ExpectAllCounted(writer->get(), 1, 2);
   close(fd);
-  EXPECT_EQ((*writer)->lines_dropped(), 2u);
+}
+
+TEST_F(PipeWriterTest, TheLastLinesAreDroppedAndCountedToo) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  for (int i = 0; i < 3; ++i) (*writer)->Offer("a\n", 1);
+  ExpectAllCounted(writer->get(), 0, 3);
+}
+
+TEST_F(PipeWriterTest, WhatIsWrittenAndDroppedIsAllThatWasOffered) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  const int fd = OpenReader();
+  constexpr size_t kLines = 100'000;
+  (*writer)->Offer(Lines(kLines, std::string(50, 'x')), kLines);
+  (*writer)->Finish();  // Gives up: the pipe is full.
+  EXPECT_GT((*writer)->lines_written(), 0u);
+  EXPECT_GT((*writer)->lines_dropped(), 0u);
+  const uint64_t written = (*writer)->lines_written();
+  EXPECT_EQ(written + (*writer)->lines_dropped(), kLines);
+  // The reader finds just those, each of them whole, and then the end.
+  std::string got;
+  char buffer[65536];
+  ssize_t bytes;
+  while ((bytes = read(fd, buffer, sizeof(buffer))) > 0)
+    got.append(buffer, static_cast<size_t>(bytes));
+  writer->reset();
+  EXPECT_EQ(read(fd, buffer, sizeof(buffer)), 0);
+  close(fd);
+  EXPECT_TRUE(got.ends_with('\n'));
+  EXPECT_EQ(static_cast<uint64_t>(std::count(got.begin(), got.end(), '\n')), written);
 }
 
 TEST_F(PipeWriterTest, ASlowReaderGetsWholeLines) {
   auto writer = PipeWriter::Open(path_);
   ASSERT_TRUE(writer.ok());
-  const int fd = open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  const int fd = OpenReader();
   constexpr size_t kLines = 100'000;
   const std::string first = Lines(kLines, std::string(50, 'x'));
   (*writer)->Offer(first, kLines);
@@ -136,23 +172,24 @@ TEST_F(PipeWriterTest, ASlowReaderGetsWholeLines) {
   std::string got = Read(fd, 1 << 16);
   while (!got.ends_with("end\n") && !HasFailure()) got += Read(fd, 1);
   ASSERT_TRUE(got.ends_with("\nend\n"));
-  close(fd);
   EXPECT_EQ(got.substr(0, got.size() - 4), first.substr(0, got.size() - 4));
   const auto whole = static_cast<uint64_t>(std::count(got.begin(), got.end(), '\n')) - 1;
-  EXPECT_EQ(whole + (*writer)->lines_dropped(), kLines);
+  ExpectAllCounted(writer->get(), whole + 1, kLines - whole);
+  close(fd);
 }
 
 TEST_F(PipeWriterTest, AReaderThatDiesIsSurvived) {
   auto writer = PipeWriter::Open(path_);
   ASSERT_TRUE(writer.ok());
-  int fd = open(path_.c_str(), O_RDONLY | O_NONBLOCK);
+  int fd = OpenReader();
   (*writer)->Offer("one\n", 1);
   EXPECT_EQ(Read(fd, 4), "one\n");
   (*writer)->WaitDelivered();
   close(fd);
   (*writer)->Offer("two\n", 1);  // Nobody is there; a new one comes.
-  fd = open(path_.c_str(), O_RDONLY);
+  fd = OpenReader();
   EXPECT_EQ(Read(fd, 4), "two\n");
+  ExpectAllCounted(writer->get(), 2, 0);
   close(fd);
 }
 

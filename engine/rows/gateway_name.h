@@ -11,10 +11,10 @@ namespace ctacct {
 
 inline constexpr size_t kGatewayBytesMax = 255;
 
-// A gateway's name goes into files, logs and text columns: at most kGatewayBytesMax
-// bytes of UTF-8, no control characters; empty is fine. InvalidArgument says what is wrong. For
-// flags, before any work is done: a name that WriteSpoolFile or the database refuses would fail
-// every file.
+// A gateway's name goes into files, logs and text columns: at most kGatewayBytesMax bytes of UTF-8,
+// each character printable (PrintableCharacterBytes); empty is fine. InvalidArgument says what is
+// wrong. For flags, before any work is done: a name that WriteSpoolFile or the database refuses
+// would fail every file.
 [[nodiscard]] absl::Status CheckGatewayName(absl::string_view name);
 
 }  // namespace ctacct

@@ -3,17 +3,67 @@
 #include "absl/strings/str_cat.h"
 
 namespace ctacct {
+namespace {
+
+// Bytes of the UTF-8 character that `text` begins with, and the character; 0 if it begins with
+// none. Overlong forms, surrogates and what is beyond U+10FFFF are none.
+size_t Decode(absl::string_view text, uint32_t* character) {
+  const auto byte = [&text](size_t i) { return static_cast<unsigned char>(text[i]); };
+  if (text.empty()) return 0;
+  const unsigned char first = byte(0);
+  *character = first;
+  if (first < 0x80) return 1;
+  const size_t size = first >= 0xc2 && first <= 0xdf   ? 2
+                      : first >= 0xe0 && first <= 0xef ? 3
+                      : first >= 0xf0 && first <= 0xf4 ? 4
+                                                       : 0;
+  if (size == 0 || text.size() < size) return 0;
+  *character = first & (0xffu >> (size + 1));
+  for (size_t i = 1; i < size; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+    *character = *character << 6 | (byte(i) & 0x3fu);
+  }
+  const unsigned char second = byte(1);
+  if ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
+      (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)) {
+    return 0;
+  }
+  return size;
+}
+
+bool IsPrintable(uint32_t character) {
+  const auto within = [character](uint32_t first, uint32_t last) {
+    return character >= first && character <= last;
+  };
+  return !within(0x00, 0x1f) && !within(0x7f, 0x9f) &&  // C0, DEL, C1.
+         !within(0x2028, 0x2029) &&                     // Line and paragraph separators.
+         // Bidirectional controls.
+         character != 0x061c && !within(0x200e, 0x200f) && !within(0x202a, 0x202e) &&
+         !within(0x2066, 0x2069);
+}
+
+}  // namespace
+
+size_t PrintableCharacterBytes(absl::string_view text) {
+  uint32_t character = 0;
+  const size_t size = Decode(text, &character);
+  return size != 0 && IsPrintable(character) ? size : 0;
+}
 
 std::string EscapeControls(absl::string_view text) {
   std::string escaped;
   escaped.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      absl::StrAppend(&escaped, "\\x", absl::Hex(byte, absl::kZeroPad2));
+  while (!text.empty()) {
+    size_t size = PrintableCharacterBytes(text);
+    if (size != 0) {
+      absl::StrAppend(&escaped, text.substr(0, size));
     } else {
-      escaped.push_back(c);
+      // Of a character of several bytes, the others begin no character, and are escaped in turn.
+      size = 1;
+      absl::StrAppend(&escaped, "\\x",
+                      absl::Hex(static_cast<unsigned char>(text[0]), absl::kZeroPad2));
     }
+    text.remove_prefix(size);
   }
   return escaped;
 }

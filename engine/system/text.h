@@ -2,6 +2,7 @@
 #ifndef CTACCT_ENGINE_SYSTEM_TEXT_H_
 #define CTACCT_ENGINE_SYSTEM_TEXT_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -9,8 +10,14 @@
 
 namespace ctacct {
 
-// Control characters as \xHH, so that a hostile file name or flag cannot forge a log line or write
-// to a terminal.
+// Bytes of the character that `text` begins with, if that is valid UTF-8 and safe to print: no
+// control character (U+0000 to U+001F, U+007F to U+009F), no line or paragraph separator (U+2028,
+// U+2029), no bidirectional control (U+061C, U+200E, U+200F, U+202A to U+202E, U+2066 to U+2069).
+// Otherwise, and for an empty text, 0.
+[[nodiscard]] size_t PrintableCharacterBytes(absl::string_view text);
+
+// All other bytes as \xHH, so that a hostile file name or flag cannot forge a log line or write to
+// a terminal.
 [[nodiscard]] std::string EscapeControls(absl::string_view text);
 
 // "1,234,567"

@@ -437,7 +437,9 @@ std::vector<std::string> OddNames() {
           "..",
           " ",
           "\x1b[31mred",
-          "G\u00fcrtel\u202e"};
+          "G\u00fcrtel",
+          "G\u00fcrtel\u202e",
+          "a\u009b2Jb\u0085c"};
 }
 
 // Fault 29.
@@ -479,7 +481,10 @@ TEST_F(ImporterFaultTest, OddFileNamesAreNamesAndNothingElse) {
     const Finished run = Drain();
     EXPECT_EQ(run.exit.code, 1);
     EXPECT_EQ(Lines(run.err), names.size() + 1) << run.err;
-    EXPECT_THAT(run.err, Not(HasSubstr("\x1b")));
+    for (const char* const raw : {"\x1b", "\u009b", "\u0085", "\u202e", "\xff", "\x9b"}) {
+      EXPECT_THAT(run.err, Not(HasSubstr(raw)));
+    }
+    EXPECT_THAT(run.err, HasSubstr("a\\xc2\\x9b2Jb\\xc2\\x85c"));
   }
   EXPECT_THAT(Names(watch_), testing::ElementsAre("failed"));
   const std::set<std::string> failed = Names(watch_ + "/failed");
@@ -488,7 +493,11 @@ TEST_F(ImporterFaultTest, OddFileNamesAreNamesAndNothingElse) {
     constexpr size_t kRoom = kNameBytesMax - 7;  // For the reason's name.
     for (const std::string& each : {name.substr(0, kRoom), name.substr(0, kRoom - 2) + ".1"}) {
       EXPECT_EQ(Contents(watch_ + "/failed/" + each), "x\n");
-      EXPECT_THAT(Contents(watch_ + "/failed/" + each + ".reason"), HasSubstr("line 1 at byte 0"));
+      const std::string reason = Contents(watch_ + "/failed/" + each + ".reason");
+      EXPECT_THAT(reason, HasSubstr("line 1 at byte 0"));
+      for (const char* const raw : {"\x1b", "\u009b", "\u0085", "\u202e", "\xff", "\x9b"}) {
+        EXPECT_THAT(reason, Not(HasSubstr(raw)));
+      }
     }
   }
   ExpectSums();
@@ -533,8 +542,10 @@ TEST_F(ImporterFaultTest, OddGatewayNamesArriveAsTheyAre) {
         << gateway;
   }
   // Such as no name may be.
-  for (const std::string& bad : {std::string(100'000, 'g'), std::string("a\nb"),
-                                 std::string("\xff"), std::string("a\x1b[31m")}) {
+  for (const std::string& bad :
+       {std::string(100'000, 'g'), std::string("a\nb"), std::string("\xff"),
+        std::string("a\x1b[31m"), std::string("a\u009b31m"), std::string("a\u0085"),
+        std::string("a\u202e")}) {
     const Finished run = Run({"-watch=" + watch_, "-once", "-gateway", bad});
     ExpectFails(run, 2, "flag -gateway: ");
     EXPECT_LT(run.err.size(), 1'000u);

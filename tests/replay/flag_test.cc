@@ -139,6 +139,33 @@ TEST_F(ReplayTest, ErrorsDoNotEchoControlCharacters) {
   ExpectError(Engine({"--replay=" + Path("a\nb")}), 1, "a");
   ExpectError(Engine({"--replay=" + Path("a\x1b[31mb")}), 1, "a");
   ExpectError(Spooldump({Path("a\nb")}), 1, "a");
+  // C1 controls, which terminals obey too; a bidirectional one; and what is not UTF-8.
+  const std::pair<std::string, std::string> others[] = {
+      {"a\u009b2Jb", "a\\xc2\\x9b2Jb"},
+      {"a\u0085b", "a\\xc2\\x85b"},
+      {"a\u202eb", "a\\xe2\\x80\\xaeb"},
+      {"a\x9b"
+       "b",
+       "a\\x9bb"},
+  };
+  for (const auto& [name, escaped] : others) {
+    ExpectError(Engine({"--replay=" + Path(name)}), 1, escaped);
+    ExpectError(Spooldump({Path(name)}), 1, escaped);
+  }
+}
+
+// Before anything is touched: no file with such a name would ever be read.
+TEST_F(ReplayTest, AGatewayThatFilesCannotName) {
+  const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
+  const std::string output = MakeFolder("out");
+  for (const std::string& name :
+       {std::string("gw\u009b"), std::string("gw\u0085"), std::string("gw\x7f"),
+        std::string("gw\u202e"), std::string("gw\u2028"), std::string("gw\xfc"),
+        std::string(256, 'g')}) {
+    ExpectError(Engine({"--replay=" + capture, "--output=" + output, "--gateway=" + name}), 2,
+                "gateway");
+    EXPECT_THAT(NamesIn(output), IsEmpty());
+  }
 }
 
 }  // namespace

@@ -178,6 +178,23 @@ TEST_F(ReplayTest, PipeWithoutReaderDoesNotHang) {
   }
 }
 
+// Lines that nobody took are counted at the end as well: each row is written or dropped.
+TEST_F(ReplayTest, WithoutAReaderOfThePipeEveryRowIsDropped) {
+  Script script;
+  for (int interval = 0; interval < 3; ++interval) {
+    const int64_t begin_ms = 5000 * interval + 1000;
+    script.Life(begin_ms, begin_ms + 1000, UdpFlow({.id = 1u + static_cast<uint32_t>(interval)}),
+                {1, 100});
+  }
+  const std::string capture = WriteFile("capture.pcap", script.bytes());
+  const Finished run = Engine({"--replay=" + capture, "--interval=5", "--pipe=" + Path("made"),
+                               "--gateway=g", "--metrics-file=" + Path("metrics")});
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("pipe: 0 lines written, 3 dropped"));
+  EXPECT_THAT(ReadFile(Path("metrics")),
+              testing::ContainsRegex("\nctacct_pipe_lines_dropped_total(\\{[^}]*\\})? 3\n"));
+}
+
 // Far more lines than a pipe holds.
 Script ManyRows(int rows) {
   Script script(Stamps::kNone);
