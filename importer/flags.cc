@@ -75,6 +75,7 @@ absl::Status FillRetention(ImporterConfig* config) {
 }  // namespace
 
 absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) {
+  if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   ImporterConfig config;
   config.files = line.arguments;
   config.watch = absl::GetFlag(FLAGS_watch);

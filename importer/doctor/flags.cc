@@ -167,9 +167,7 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
   for (const char* const name : {"PGHOST", "PGDATABASE", "PGSERVICE"}) {
     if (std::getenv(name) != nullptr) options->has_database = true;
   }
-  if (absl::Status status = CheckConninfo(database.conninfo); !status.ok()) {
-    return BadFlag("conninfo", status.message());
-  }
+  if (absl::Status status = CheckConnection(database); !status.ok()) return status;
   // The service's importer gets its password from there.
   struct stat info {};
   if (!options->importer_flags.empty() && access(kServicePassword, R_OK) == 0 &&
@@ -182,6 +180,7 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
 }  // namespace
 
 absl::StatusOr<DoctorOptions> DoctorOptionsFromFlags(const CommandLine& line) {
+  if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   if (!line.arguments.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("unexpected argument ", QuotedForLog(line.arguments[0])));
