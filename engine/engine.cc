@@ -101,6 +101,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Config config) {
   if (absl::Status status = engine->OpenCheckpoint(); !status.ok()) {
     return engine->privileges_->Explain(status);
   }
+  engine->metrics_.emplace(engine->config_, *engine->privileges_);
   engine->MakeFlusher();
   engine->MakeWorkers();
   if (absl::Status status = engine->RestartFromCheckpoint(); !status.ok()) return status;
@@ -129,9 +130,6 @@ absl::Status Engine::OpenFiles() {
   if (!id.ok()) return id.status();
   id_ = *id;
   if (absl::Status status = OpenSink(); !status.ok()) return status;
-  absl::StatusOr<MetricsReporter> metrics = MetricsReporter::Open(config_);
-  if (!metrics.ok()) return metrics.status();
-  metrics_.emplace(*std::move(metrics));
   if (!config_.live()) {
     const absl::StatusOr<CaptureTraits> capture = ExamineCapture(config_.replay);
     if (!capture.ok()) return capture.status();

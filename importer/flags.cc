@@ -12,13 +12,16 @@
 ABSL_FLAG(std::string, watch, "", "spool folder to import: the files in it, then each new one");
 ABSL_FLAG(std::string, move, "", "folder for imported files; without it they are deleted");
 ABSL_FLAG(bool, once, false, "with -watch: import what is there, then exit");
-ABSL_FLAG(std::string, gateway, "", "gateway of the rows of CSV files, which do not name one");
+ABSL_FLAG(
+    std::string, gateway, "",
+    "gateway of the rows of CSV files, which do not name one, and label of the metrics (there "
+    "the host name by default)");
 ABSL_FLAG(std::string, adopt, "",
           "take over the rows of a table that the Go tool's importer made, as rows of -gateway, "
           "then exit; vpn_traffic itself is renamed to vpn_traffic_reference");
 ABSL_FLAG(std::string, metrics_file, "",
           "file for Prometheus metrics (text format), replaced every few seconds and at the end; "
-          "everybody may read it");
+          "everybody may read it. If it cannot be written, that is logged, and importing goes on");
 ABSL_FLAG(int, retention_rows, 0,
           "days after which rows of vpn_traffic are dropped, a partition at a time; 0: never");
 ABSL_FLAG(int, retention_fine, 0,
