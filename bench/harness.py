@@ -204,7 +204,7 @@ class Gateway:
 
     def start_engine(self, spool, *flags):
         spool.mkdir()
-        engine = self.start([self.args.bin / "engine/engine", "-src=10.32.0.0/11", f"-src-group-mask={MASK}",
+        engine = self.start([self.args.bin / "engine/engine", "-user=root", "-src=10.32.0.0/11", f"-src-group-mask={MASK}",
                              f"-dst-group-mask={MASK}", f"-output={spool}", f"-workers={self.args.workers}", *flags])
         engine.wait_for("accounting live")
         return engine

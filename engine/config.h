@@ -20,7 +20,7 @@ struct Config {
   bool reliable = false;  // See EventSocket::SetReliable.
   size_t receive_buffer_bytes = 0;
   std::string gateway;              // Never empty.
-  std::optional<UserAccount> user;  // To become; nothing: stay who it is.
+  std::optional<UserAccount> user;  // To become; nothing: stays the caller.
   // Paths; empty: none.
   std::string ports;
   std::string output;

@@ -16,16 +16,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/output/checkpoint_file.h"
 #include "engine/restart.h"
 #include "engine/spool/spool_header.h"
 #include "engine/system/durable_file.h"
+#include "engine/system/handover.h"
+#include "netlink/capture_file.h"
 #include "netlink/conntrack_settings.h"
 
 namespace ctacct {
 namespace {
 
 constexpr int kFlusherNice = 10;
-constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
+constexpr int kTickMillis = 1000;           // Port list, and writes that failed.
+constexpr mode_t kOutputFolderMode = 0750;  // Rows tell who talked to whom.
 
 void Notify(const UniqueFd& event_fd) {
   const uint64_t one = 1;
@@ -33,7 +37,10 @@ void Notify(const UniqueFd& event_fd) {
   [[maybe_unused]] const ssize_t ignored = write(event_fd.get(), &one, sizeof(one));
 }
 
-absl::Status CheckOutputFolder(const std::string& folder) {
+absl::Status PrepareOutputFolder(const std::string& folder) {
+  if (mkdir(folder.c_str(), kOutputFolderMode) != 0 && errno != EEXIST) {
+    return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
+  }
   struct stat info {};
   if (stat(folder.c_str(), &info) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("output folder ", folder));
@@ -47,15 +54,38 @@ absl::Status CheckOutputFolder(const std::string& folder) {
   return absl::OkStatus();
 }
 
+// Not the metrics file: if it cannot be written, accounting goes on.
+std::vector<NeededPath> NeededPaths(const Config& config) {
+  using enum NeededPath::Kind;
+  return {{"port list", config.ports, kInput},
+          {"capture", config.replay, kInput},
+          {"output folder", config.output, kFolder, kOutputFolderMode},
+          {"state folder", config.live() ? config.state : "", kFolder, kStateFolderMode},
+          {"pipe", config.pipe, kFifo, kFifoMode}};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Config config) {
   auto engine = std::unique_ptr<Engine>(new Engine(std::move(config)));
   if (absl::Status status = engine->OpenSignals(); !status.ok()) return status;
-  // Before any file: what can be opened now can be opened again later. Before any thread.
+  // Before all other files: what can be opened now can be opened again later. Before any thread.
   Privileges::Options rights;
   rights.keep_net_admin = engine->config_.live();
-  if (engine->config_.user.has_value()) rights.user = &*engine->config_.user;
+  if (engine->config_.user.has_value()) {
+    rights.user = &*engine->config_.user;
+    if (geteuid() == 0 && rights.user->uid != 0) {
+      absl::Status status = HandOver(*rights.user, NeededPaths(engine->config_));
+      if (!status.ok()) return status;
+    }
+  }
+  if (!engine->config_.record.empty()) {
+    // Opened once, and the caller's: what root records, root replays.
+    absl::StatusOr<std::unique_ptr<CaptureWriter>> record =
+        CaptureWriter::Create(engine->config_.record);
+    if (!record.ok()) return record.status();
+    engine->record_ = *std::move(record);
+  }
   absl::StatusOr<Privileges> privileges = Privileges::Drop(rights);
   if (!privileges.ok()) return privileges.status();
   engine->privileges_ = *std::move(privileges);
@@ -71,6 +101,7 @@ absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Config config) {
   if (absl::Status status = engine->OpenCheckpoint(); !status.ok()) {
     return engine->privileges_->Explain(status);
   }
+  engine->metrics_.emplace(engine->config_, *engine->privileges_);
   engine->MakeFlusher();
   engine->MakeWorkers();
   if (absl::Status status = engine->RestartFromCheckpoint(); !status.ok()) return status;
@@ -99,13 +130,14 @@ absl::Status Engine::OpenFiles() {
   if (!id.ok()) return id.status();
   id_ = *id;
   if (absl::Status status = OpenSink(); !status.ok()) return status;
-  absl::StatusOr<MetricsReporter> metrics = MetricsReporter::Open(config_);
-  if (!metrics.ok()) return metrics.status();
-  metrics_.emplace(*std::move(metrics));
   if (!config_.live()) {
     const absl::StatusOr<CaptureTraits> capture = ExamineCapture(config_.replay);
     if (!capture.ok()) return capture.status();
     capture_ = *capture;
+  }
+  if (config_.live() && !config_.output.empty()) {
+    // OpenCheckpoint uses it; but that it cannot be used must show before the kernel is touched.
+    if (auto state = OpenStateFolder(config_.state); !state.ok()) return state.status();
   }
   if (config_.pipe.empty()) return absl::OkStatus();
   absl::StatusOr<std::unique_ptr<PipeWriter>> pipe = PipeWriter::Open(config_.pipe);
@@ -119,7 +151,7 @@ absl::Status Engine::OpenSink() {
   if (config_.writes_standard_output())
     sink_ = std::make_unique<StandardOutputSink>(track_open, signal_fd_.get());
   if (config_.output.empty()) return absl::OkStatus();
-  if (absl::Status status = CheckOutputFolder(config_.output); !status.ok()) return status;
+  if (absl::Status status = PrepareOutputFolder(config_.output); !status.ok()) return status;
   RemoveAbandonedFiles(config_.output);
   if (config_.csv_files) {
     sink_ = std::make_unique<CsvSink>(config_.output, track_open);
@@ -149,16 +181,13 @@ absl::Status Engine::OpenInput() {
   options.rules = config_.rules;
   options.destroy_only = config_.light;
   options.receive_buffer_bytes = config_.receive_buffer_bytes;
-  options.record = config_.record;
+  options.record = std::move(record_);
   options.log = Log;
   options.manager = &manager_;
   options.reliable = config_.reliable;
   absl::StatusOr<std::unique_ptr<Collector>> collector =
       Collector::Open(std::move(options), handoffs_);
-  if (!collector.ok()) {
-    // Of a file, if it is the capture; otherwise of the kernel, and files have no part in it.
-    return config_.record.empty() ? collector.status() : privileges_->Explain(collector.status());
-  }
+  if (!collector.ok()) return collector.status();
   collector_ = *std::move(collector);
   if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(config_.light, Log);
   if (prepared.ok()) tcp_timeouts_ = ReadTcpTimeouts();

@@ -30,6 +30,7 @@
 #include "engine/system/privileges.h"
 #include "engine/system/service_manager.h"
 #include "engine/system/unique_fd.h"
+#include "netlink/capture_file.h"
 #include "netlink/tcp_timeouts.h"
 
 namespace ctacct {
@@ -79,6 +80,7 @@ class Engine {
   UniqueFd sealed_fd_;  // An eventfd: there is something to flush.
   UniqueFd wake_fd_;    // An eventfd: stop_ was set.
   std::optional<Privileges> privileges_;
+  std::unique_ptr<CaptureWriter> record_;  // nullptr: none, or the collector has it.
   std::optional<PortListFile> ports_;
   std::unique_ptr<RowSink> sink_;     // nullptr: rows go to the pipe only.
   std::unique_ptr<PipeWriter> pipe_;  // nullptr: none.

@@ -132,7 +132,7 @@ bool AbslParseFlag(absl::string_view text, Gateway* gateway, std::string* why) {
 std::string AbslUnparseFlag(const Gateway& gateway) { return gateway.name; }
 
 struct User {
-  std::string name;  // Empty: whoever started it.
+  std::string name;  // Empty: see FillUser.
   UserAccount account;
 };
 bool AbslParseFlag(absl::string_view text, User* user, std::string* why) {
@@ -184,15 +184,19 @@ ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
 ABSL_FLAG(ctacct::Gateway, gateway, {},
           "name of this gateway in the database; empty: the host name");
 ABSL_FLAG(ctacct::User, user, {},
-          "user to become, for good, with the user's groups; empty: stay who it is. Whoever it is, "
-          "live it keeps CAP_NET_ADMIN only, and files must be within the user's reach");
+          "user to become, for good, with that user's groups; root: stay root (default: live and "
+          "started as root, ctacct, or nobody if there is no ctacct; else the caller). Live, any "
+          "user keeps CAP_NET_ADMIN only. Missing folders are made for the user; the user must be "
+          "able to use existing ones");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "",
           "capture to write of all that is read from the kernel (of events: what -src, -dst and "
           "-include-icmp ask for)");
-ABSL_FLAG(std::string, metrics_file, "",
-          "file that tells how the engine does, in Prometheus' text format; replaced as a whole at "
-          "each interval's end and when an alarm changes; everybody may read it");
+ABSL_FLAG(
+    std::string, metrics_file, "",
+    "file for Prometheus metrics (text format), replaced as a whole at each interval's end and "
+    "when an alarm changes; everybody may read it. If it cannot be written, that is logged, "
+    "and accounting goes on");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
           "workers; the kernel doubles it");
@@ -211,13 +215,31 @@ namespace {
 absl::StatusOr<std::string> GatewayName() {
   std::string gateway = absl::GetFlag(FLAGS_gateway).name;
   if (!gateway.empty()) return gateway;
-  char name[256] = "";
-  gethostname(name, sizeof(name) - 1);
-  const absl::Status status = CheckGatewayName(name);
-  if (status.ok()) return name;
+  const absl::StatusOr<std::string> host = HostGatewayName();
+  if (host.ok()) return host;
   return absl::InvalidArgumentError(
       absl::StrCat("flag -gateway: not given, and the host's name cannot be used: ",
-                   std::string(status.message())));
+                   std::string(host.status().message())));
+}
+
+// Root without capabilities still owns the machine's files, so a live engine does not stay root
+// unless it is told to. A replay needs no rights that its caller has not, and reads the caller's
+// files.
+absl::Status FillUser(Config* config) {
+  const User asked = absl::GetFlag(FLAGS_user);
+  if (!asked.name.empty()) {
+    config->user = asked.account;
+    return absl::OkStatus();
+  }
+  if (!config->live() || geteuid() != 0) return absl::OkStatus();
+  const absl::StatusOr<UserAccount> account = UnprivilegedUser();
+  if (!account.ok()) {
+    return absl::InvalidArgumentError(
+        "flag -user: not given, and there is neither a user ctacct nor nobody to become; name one "
+        "(root stays root)");
+  }
+  config->user = *account;
+  return absl::OkStatus();
 }
 
 std::string StateFolder(const std::string& output) {
@@ -251,8 +273,6 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   config.light = absl::GetFlag(FLAGS_mode).second;
   config.reliable = absl::GetFlag(FLAGS_reliable);
   config.receive_buffer_bytes = static_cast<size_t>(absl::GetFlag(FLAGS_receive_buffer).value);
-  const User user = absl::GetFlag(FLAGS_user);
-  if (!user.name.empty()) config.user = user.account;
   config.ports = absl::GetFlag(FLAGS_ports);
   config.output = absl::GetFlag(FLAGS_output);
   if (!config.output.empty()) config.state = StateFolder(config.output);
@@ -262,6 +282,7 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   config.record = absl::GetFlag(FLAGS_record);
   config.csv_files = absl::GetFlag(FLAGS_output_format).second;
   config.influx_lines = absl::GetFlag(FLAGS_pipe_format).second;
+  if (absl::Status status = FillUser(&config); !status.ok()) return status;
   if (!config.live() && !config.record.empty()) {
     return absl::InvalidArgumentError("flag -record: a replay is a capture already");
   }

@@ -20,6 +20,7 @@ namespace ctacct {
 
 struct EngineMetrics {
   std::string gateway;
+  uint64_t metrics_write_failures = 0;
   int64_t interval_ns = 0;
   int64_t started_ns = 0;  // Times: since the Unix epoch.
   // As of the end of each worker's last interval.

@@ -62,24 +62,25 @@ void PortListReporter::Reload(bool forced) {
   }
 }
 
-MetricsReporter::MetricsReporter(const Config& config) : spool_(config.output) {
+MetricsReporter::MetricsReporter(const Config& config, const Privileges& privileges)
+    : privileges_(privileges), spool_(config.output) {
+  if (config.metrics_file.empty()) return;
   metrics_.gateway = config.gateway;
   metrics_.interval_ns = config.rules.interval_ns;
   metrics_.started_ns = WallClockNs();
   metrics_.has_pipe = !config.pipe.empty();
   if (!config.output.empty()) metrics_.spool.emplace();
+  file_.emplace(config.metrics_file);
+  Write();
 }
 
-absl::StatusOr<MetricsReporter> MetricsReporter::Open(const Config& config) {
-  MetricsReporter reporter(config);
-  if (config.metrics_file.empty()) return reporter;
-  absl::StatusOr<MetricsFile> file = MetricsFile::Open(config.metrics_file);
-  if (!file.ok()) return file.status();
-  if (absl::Status status = file->Write(MetricsText(reporter.metrics_)); !status.ok()) {
-    return status;
-  }
-  reporter.file_ = *std::move(file);
-  return reporter;
+void MetricsReporter::Write() {
+  metrics_.metrics_write_failures = file_->failures();
+  file_->Refresh(MetricsText(metrics_), [this](const absl::Status& status) {
+    Log(status.ok() ? "the metrics file can be written again"
+                    : absl::StrCat(privileges_.Explain(status).message(),
+                                   "; accounting goes on without it"));
+  });
 }
 
 void MetricsReporter::Update(const Sources& sources, bool last) {
@@ -112,7 +113,7 @@ void MetricsReporter::Update(const Sources& sources, bool last) {
   if (metrics_.spool.has_value() && (interval_ended || last)) {
     metrics_.spool = spool_.Measure(/*now=*/last);
   }
-  file_->Refresh(MetricsText(metrics_), Log);
+  Write();
 }
 
 void MetricsReporter::UpdateLive(const Collector& collector, bool interval_ended) {

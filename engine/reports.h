@@ -90,8 +90,9 @@ class PortListReporter {
 // Keeps the metrics file as new as what it is made of.
 class MetricsReporter {
  public:
-  // Proves that the file can be written, before anything is accounted.
-  [[nodiscard]] static absl::StatusOr<MetricsReporter> Open(const Config& config);
+  // Writes the file. If that fails, here and later, it is logged, and tried again: accounting does
+  // not depend on it.
+  MetricsReporter(const Config& config, const Privileges& privileges);
 
   struct Sources {
     const Flusher* flusher = nullptr;
@@ -103,9 +104,10 @@ class MetricsReporter {
   void Update(const Sources& sources, bool last);
 
  private:
-  explicit MetricsReporter(const Config& config);
   void UpdateLive(const Collector& collector, bool interval_ended);
+  void Write();
 
+  const Privileges privileges_;
   std::optional<MetricsFile> file_;  // Nothing: no -metrics-file.
   EngineMetrics metrics_;            // As written last.
   SpoolBacklogMeter spool_;

@@ -14,14 +14,15 @@ ABSL_FLAG(std::string, move, "", "folder for imported files; without it they are
 ABSL_FLAG(bool, once, false, "with -watch: import what is there, then exit");
 ABSL_FLAG(
     std::string, gateway, "",
-    "gateway of the rows of CSV files, which do not name one; without it, of two equal CSV files "
-    "only the first is loaded, and the second stays");
+    "gateway of the rows of CSV files, which do not name one (without it, of two equal CSV files "
+    "only the first is loaded, and the second stays), and label of the metrics (there the host name "
+    "by default)");
 ABSL_FLAG(std::string, adopt, "",
           "take over the rows of a table that the Go tool's importer made, as rows of -gateway, "
           "then exit; vpn_traffic itself is renamed to vpn_traffic_reference");
 ABSL_FLAG(std::string, metrics_file, "",
           "file for Prometheus metrics (text format), replaced every few seconds and at the end; "
-          "everybody may read it");
+          "everybody may read it. If it cannot be written, that is logged, and importing goes on");
 ABSL_FLAG(int, retention_rows, 0,
           "days after which rows of vpn_traffic are dropped, a partition at a time; 0: never");
 ABSL_FLAG(int, retention_fine, 0,
@@ -78,6 +79,7 @@ absl::Status FillRetention(ImporterConfig* config) {
 }  // namespace
 
 absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) {
+  if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   ImporterConfig config;
   config.files = line.arguments;
   config.watch = absl::GetFlag(FLAGS_watch);

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
+#include "engine/rows/gateway_name.h"
 #include "engine/system/durable_file.h"
 #include "engine/system/text.h"
 #include "engine/system/unique_fd.h"
@@ -87,16 +88,16 @@ Importer::Importer(ImporterConfig config, int stop_fd)
       quarantine_(absl::StrCat(config_.watch, "/", kFailedFolder), IsQuarantinedName) {
   metrics_.started_ns = metrics_.written_ns = absl::ToUnixNanos(absl::Now());
   metrics_.watching = config_.watching();
+  metrics_.gateway =
+      config_.gateway.empty() ? HostGatewayName().value_or("unknown") : config_.gateway;
 }
 
 absl::Status Importer::Open() {
-  if (!config_.metrics_file.empty()) {
-    absl::StatusOr<MetricsFile> file = MetricsFile::Open(config_.metrics_file);
-    if (!file.ok()) return file.status();
-    if (absl::Status status = file->Write(MetricsText(metrics_)); !status.ok()) return status;
-    metrics_file_ = *std::move(file);
-  }
   if (absl::Status status = CheckFolders(config_.watch, config_.move); !status.ok()) return status;
+  if (!config_.metrics_file.empty()) {
+    metrics_file_.emplace(config_.metrics_file);
+    WriteMetrics();
+  }
   // Left by runs that were killed.
   if (!config_.move.empty()) RemoveAbandonedFiles(config_.move);
   if (!config_.watch.empty()) {
@@ -525,7 +526,11 @@ void Importer::WriteMetrics(bool last) {
     metrics_.waiting = backlog_.Measure(/*now=*/last);
     metrics_.in_quarantine = quarantine_.Measure(/*now=*/last).files;
   }
-  metrics_file_->Refresh(MetricsText(metrics_), [](const std::string& line) { LogLine(line); });
+  metrics_.metrics_write_failures = metrics_file_->failures();
+  metrics_file_->Refresh(MetricsText(metrics_), [](const absl::Status& status) {
+    LogLine(status.ok() ? "the metrics file can be written again"
+                        : absl::StrCat(status.message(), "; importing goes on without it"));
+  });
 }
 
 void Importer::ReportStatus(size_t files_waiting) {

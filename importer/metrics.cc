@@ -7,7 +7,7 @@
 namespace ctacct {
 
 std::string MetricsText(const ImporterMetrics& metrics) {
-  PrometheusText text("ctacct_importer_");
+  PrometheusText text("ctacct_importer_", metrics.gateway);
   text.Gauge("start_timestamp_seconds", "Time when this importer started.",
              SecondsText(metrics.started_ns));
   text.Gauge("updated_timestamp_seconds",
@@ -16,6 +16,8 @@ std::string MetricsText(const ImporterMetrics& metrics) {
   text.Gauge("watching", "1 if it runs until it is stopped; 0 with -once or for named files.",
              metrics.watching ? 1 : 0);
 
+  text.Counter("metrics_write_failures_total", "Failed attempts to write this file.",
+               metrics.metrics_write_failures);
   text.Counter("files_total", "Files imported.", metrics.files);
   text.Counter("rows_total", "Rows imported.", metrics.rows);
   text.Counter("files_done_before_total", "Files that were already in the database.",

@@ -13,6 +13,8 @@
 namespace ctacct {
 
 struct ImporterMetrics {
+  std::string gateway;  // The label of every metric: -gateway, else the host's name.
+  uint64_t metrics_write_failures = 0;
   int64_t started_ns = 0;  // Times: since the Unix epoch; 0: not yet.
   int64_t written_ns = 0;  // When these values were taken.
   bool watching = false;   // It runs until it is stopped: without -once, and not only named files.

@@ -55,11 +55,6 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   if (!collector->attention_fd_.valid()) {
     return absl::ResourceExhaustedError(absl::StrCat("eventfd: ", strerror(errno)));
   }
-  if (!asked.record.empty()) {
-    absl::StatusOr<std::unique_ptr<CaptureWriter>> capture = CaptureWriter::Create(asked.record);
-    if (!capture.ok()) return capture.status();
-    collector->capture_ = *std::move(capture);
-  }
   collector->subscribed_ns_ = WallClockNs();
   const size_t workers = handoffs.size();
   const std::vector<int> cpus = WorkerCpus(workers);
@@ -88,7 +83,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     loop_options.cpu = cpus[i];
     loop_options.reliable = asked.reliable;
     loop_options.attention_fd = collector->attention_fd_.get();
-    loop_options.capture = collector->capture_.get();
+    loop_options.capture = asked.record.get();
     loop_options.log = asked.log;
     absl::StatusOr<std::unique_ptr<EventLoop>> loop =
         EventLoop::Open(std::move(loop_options), std::move(events->sockets[i]));
@@ -139,7 +134,7 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
   }
   absl::Status status;
   for (const std::unique_ptr<EventLoop>& loop : loops_) status.Update(loop->status());
-  if (capture_ != nullptr) status.Update(capture_->Flush());
+  if (options_.record != nullptr) status.Update(options_.record->Flush());
   return status;
 }
 

@@ -41,7 +41,7 @@ class Collector {
     // Kernel memory for bursts of events, of all workers together.
     size_t receive_buffer_bytes = 0;
     bool reliable = false;  // See EventSocket::SetReliable; given up while the table is too full.
-    std::string record;     // Capture to write; empty: none. One worker.
+    std::unique_ptr<CaptureWriter> record;        // nullptr: none. With one worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
     // Keeps event sockets beyond this process, and is told once accounting is live, and that it
     // goes on. Must be given.
@@ -109,7 +109,6 @@ class Collector {
   UniqueFd attention_fd_;  // A worker wants something of this thread.
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::unique_ptr<DumpSocket> dump_socket_;
-  std::unique_ptr<CaptureWriter> capture_;
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
   bool events_kept_ = false;

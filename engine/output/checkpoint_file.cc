@@ -40,8 +40,6 @@ static_assert(std::is_trivially_copyable_v<Header>);
 constexpr size_t kReadRecords = 1024;
 constexpr useconds_t kLockPauseMicros = 10'000;
 
-// For their owner only: the flows in them are not grouped.
-constexpr mode_t kStateFolderMode = 0700;
 constexpr mode_t kStateFileMode = 0600;
 constexpr size_t kStateIdDigits = 16;
 

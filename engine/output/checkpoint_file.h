@@ -22,6 +22,8 @@
 #ifndef CTACCT_ENGINE_OUTPUT_CHECKPOINT_FILE_H_
 #define CTACCT_ENGINE_OUTPUT_CHECKPOINT_FILE_H_
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -40,6 +42,9 @@
 #include "xxhash.h"
 
 namespace ctacct {
+
+// For its owner only: the flows in it are not grouped.
+inline constexpr mode_t kStateFolderMode = 0700;
 
 // The kernel that the flows belong to. Under another kernel a checkpoint only says when it was
 // made.

@@ -15,9 +15,6 @@
 namespace ctacct {
 namespace {
 
-// Rows tell who talked to whom: for the reader's group. It reads only: who could write, could put
-// traffic into the reader's database that never was.
-constexpr mode_t kFifoMode = 0640;
 // How often an absent or slow reader is looked for.
 constexpr std::chrono::milliseconds kRetry(20);
 // WaitDelivered's patience: a second.

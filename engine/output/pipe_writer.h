@@ -8,6 +8,7 @@
 #define CTACCT_ENGINE_OUTPUT_PIPE_WRITER_H_
 
 #include <limits.h>
+#include <sys/types.h>
 
 #include <atomic>
 #include <condition_variable>
@@ -22,6 +23,10 @@
 #include "engine/system/unique_fd.h"
 
 namespace ctacct {
+
+// Rows tell who talked to whom: for the reader's group. It reads only: who could write, could put
+// traffic into the reader's database that never was.
+inline constexpr mode_t kFifoMode = 0640;
 
 class PipeWriter {
  public:

@@ -1,5 +1,7 @@
 #include "engine/rows/gateway_name.h"
 
+#include <unistd.h>
+
 #include <cstddef>
 
 #include "absl/strings/str_cat.h"
@@ -21,6 +23,13 @@ absl::Status CheckGatewayName(absl::string_view name) {
     name.remove_prefix(size);
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::string> HostGatewayName() {
+  char name[256] = "";
+  gethostname(name, sizeof(name) - 1);
+  if (absl::Status status = CheckGatewayName(name); !status.ok()) return status;
+  return name;
 }
 
 }  // namespace ctacct

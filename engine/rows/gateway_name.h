@@ -3,8 +3,10 @@
 #define CTACCT_ENGINE_ROWS_GATEWAY_NAME_H_
 
 #include <cstddef>
+#include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace ctacct {
@@ -16,6 +18,9 @@ inline constexpr size_t kGatewayBytesMax = 255;
 // wrong. For flags, before any work is done: a name that WriteSpoolFile or the database refuses
 // would fail every file.
 [[nodiscard]] absl::Status CheckGatewayName(absl::string_view name);
+
+// The host's name, if it can be a gateway's.
+[[nodiscard]] absl::StatusOr<std::string> HostGatewayName();
 
 }  // namespace ctacct
 

@@ -85,9 +85,11 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
   std::string value = has_value ? std::string(text.substr(equals + 1)) : "";
   absl::CommandLineFlag* flag = name == "flagfile" ? nullptr : Find(name);
   if (flag == nullptr && name != "flagfile") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("unknown flag ", QuotedForLog(absl::StrCat("-", text.substr(0, equals))),
-                     "; --help lists all"));
+    // A URI that stands where a flag belongs may have a password in it.
+    const std::string shown = absl::StrContains(name, "://")
+                                  ? "(a URI)"
+                                  : QuotedForLog(absl::StrCat("-", text.substr(0, equals)));
+    return absl::InvalidArgumentError(absl::StrCat("unknown flag ", shown, "; --help lists all"));
   }
   if (!has_value) {
     if (flag != nullptr && flag->IsOfType<bool>()) {

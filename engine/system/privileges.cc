@@ -67,6 +67,11 @@ absl::StatusOr<UserAccount> FindUserAccount(const std::string& name) {
   return UserAccount{name, found->pw_uid, found->pw_gid};
 }
 
+absl::StatusOr<UserAccount> UnprivilegedUser() {
+  absl::StatusOr<UserAccount> user = FindUserAccount("ctacct");
+  return user.ok() ? user : FindUserAccount("nobody");
+}
+
 absl::StatusOr<Privileges> Privileges::Drop(const Options& options) {
   if (capng_get_caps_process() != 0) {
     return absl::InternalError("capabilities: the kernel does not tell which there are");
@@ -90,10 +95,11 @@ absl::StatusOr<Privileges> Privileges::Drop(const Options& options) {
     const int failed = capng_change_id(static_cast<int>(user->uid), static_cast<int>(user->gid),
                                        static_cast<capng_flags_t>(flags));
     if (failed != 0) {
-      return absl::PermissionDeniedError(
-          absl::StrCat("user ", user->name, ": cannot become it",
-                       errno == 0 ? "" : absl::StrCat(": ", strerror(errno)),
-                       " (needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP, as root has)"));
+      return absl::PermissionDeniedError(absl::StrCat(
+          "user ", user->name, ": cannot become it",
+          errno == 0 ? "" : absl::StrCat(": ", strerror(errno)),
+          " (needs CAP_SETUID, CAP_SETGID and CAP_SETPCAP, as root has; -user=root stays "
+          "root)"));
     }
   } else {
     int sets = CAPNG_SELECT_CAPS | CAPNG_SELECT_AMBIENT;

@@ -28,6 +28,9 @@ struct UserAccount {
 
 // NotFound: there is no user of that name.
 [[nodiscard]] absl::StatusOr<UserAccount> FindUserAccount(const std::string& name);
+// The user that an engine becomes that root started without -user: `ctacct`, which the package
+// makes, else `nobody`. NotFound: neither exists.
+[[nodiscard]] absl::StatusOr<UserAccount> UnprivilegedUser();
 
 class Privileges {
  public:

@@ -26,7 +26,10 @@ class PrometheusText {
  public:
   using Labels = std::vector<std::pair<absl::string_view, absl::string_view>>;
 
-  explicit PrometheusText(std::string prefix) : prefix_(std::move(prefix)) {}
+  // `gateway` is a label of every value: then the files of several programs on one host, which
+  // node_exporter puts together, cannot claim the same series.
+  PrometheusText(std::string prefix, std::string gateway)
+      : prefix_(std::move(prefix)), gateway_(std::move(gateway)) {}
 
   void Counter(absl::string_view name, absl::string_view help) { Begin(name, help, "counter"); }
   void Gauge(absl::string_view name, absl::string_view help) { Begin(name, help, "gauge"); }
@@ -46,7 +49,10 @@ class PrometheusText {
  private:
   void Begin(absl::string_view name, absl::string_view help, absl::string_view type);
 
+  void AddLabel(absl::string_view separator, absl::string_view label, absl::string_view value);
+
   const std::string prefix_;
+  const std::string gateway_;
   std::string name_;
   std::string text_;
 };
@@ -56,23 +62,24 @@ class PrometheusText {
 // of its own. It is not synced: after a crash it is stale anyway.
 class MetricsFile {
  public:
-  // Writes nothing yet. An error that names the path if it exists and is not a regular file.
-  [[nodiscard]] static absl::StatusOr<MetricsFile> Open(const std::string& path);
+  explicit MetricsFile(const std::string& path);
 
   // Does nothing if `text` is what was written last.
   [[nodiscard]] absl::Status Write(absl::string_view text);
-  // The same, for a program that does not stop on an error: `log` gets one line when the file
-  // cannot be written, and one when it can be written again.
-  void Refresh(absl::string_view text, const std::function<void(const std::string&)>& log);
+  // The same, for programs, whose work goes on without the file. `log` gets an error once, not at
+  // each attempt, and OK when the file can be written again.
+  void Refresh(absl::string_view text, const std::function<void(const absl::Status&)>& log);
+
+  uint64_t failures() const { return failures_; }  // Of Refresh.
 
  private:
-  MetricsFile(std::string path, std::string hidden_path)
-      : path_(std::move(path)), hidden_path_(std::move(hidden_path)) {}
+  [[nodiscard]] absl::Status Error(int error) const;
 
   std::string path_;
   std::string hidden_path_;
   std::string written_;
-  bool failing_ = false;
+  std::string last_error_;  // Empty: the last attempt went well.
+  uint64_t failures_ = 0;
 };
 
 }  // namespace ctacct

@@ -66,6 +66,20 @@ std::optional<double> TablePercent(const EngineHealth& health) {
   return 100 * *entries / *most;
 }
 
+// Without the gateway's label, which every sample of the file has alike.
+std::string WithoutGateway(absl::string_view name) {
+  constexpr absl::string_view kLabel = "{gateway=\"";
+  const size_t begin = name.find('{');
+  if (begin == absl::string_view::npos || !absl::StartsWith(name.substr(begin), kLabel)) {
+    return std::string(name);
+  }
+  size_t end = begin + kLabel.size();
+  while (end < name.size() && name[end] != '"') end += name[end] == '\\' ? 2 : 1;
+  const absl::string_view rest = end < name.size() ? name.substr(end + 1) : "";
+  if (absl::StartsWith(rest, ",")) return absl::StrCat(name.substr(0, begin), "{", rest.substr(1));
+  return std::string(name.substr(0, begin));
+}
+
 absl::string_view FamilyOf(absl::string_view name) { return name.substr(0, name.find('{')); }
 
 }  // namespace
@@ -99,7 +113,7 @@ absl::StatusOr<EngineHealth> ParseMetrics(absl::string_view text) {
     const size_t blank = line.find(' ', labels_end == absl::string_view::npos ? 0 : labels_end);
     MetricSample sample;
     if (blank != absl::string_view::npos) {
-      sample.name = std::string(line.substr(0, blank));
+      sample.name = WithoutGateway(line.substr(0, blank));
       sample.text = std::string(line.substr(blank + 1));
     }
     if (sample.name.empty() || !absl::SimpleAtod(sample.text, &sample.value) ||

@@ -29,13 +29,13 @@ constexpr char kSound[] = R"(# HELP ctacct_start_timestamp_seconds When this eng
 ctacct_start_timestamp_seconds 1599996405.000000000
 # HELP ctacct_events_total Events by kind.
 # TYPE ctacct_events_total counter
-ctacct_events_total{kind="new"} 7
+ctacct_events_total{gateway="a \"b, c} d",kind="new"} 7
 ctacct_events_total{kind="destroy"} 5
 ctacct_events_dropped_total 0
 ctacct_gaps_total{cause="overrun"} 0
 ctacct_gaps_total{cause="restart"} 0
 ctacct_overruns_total 0
-ctacct_flows 12345
+ctacct_flows{gateway="a \"b, c} d"} 12345
 ctacct_last_interval_end_timestamp_seconds 1600000001.000000000
 ctacct_rows_waiting 0
 ctacct_rows_folded_total 0

@@ -26,6 +26,23 @@ constexpr absl::Duration kLook =
     absl::Milliseconds(5);                          // Between two looks at whether it has ended.
 constexpr size_t kTextBytesMax = size_t{16} << 20;  // A ruleset of 100,000 rules.
 
+// Root's doctor runs what the system has, not what the caller's PATH or other variables make of it.
+constexpr const char* kProgramFolders[] = {"/usr/sbin/", "/usr/bin/", "/sbin/", "/bin/"};
+constexpr const char* kEnvironment[] = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", nullptr};
+
+// Returns only if it cannot be run; with errno.
+void Execute(char* const* argv) {
+  auto* const environment = const_cast<char* const*>(kEnvironment);
+  if (strchr(argv[0], '/') != nullptr) {
+    execve(argv[0], argv, environment);
+    return;
+  }
+  for (const char* const folder : kProgramFolders) {
+    execve(absl::StrCat(folder, argv[0]).c_str(), argv, environment);
+    if (errno != ENOENT) return;
+  }
+}
+
 std::string TextOf(int fd) {
   struct stat info {};
   if (fstat(fd, &info) != 0) return "";
@@ -69,7 +86,7 @@ absl::StatusOr<std::unique_ptr<Child>> Child::Start(const std::vector<std::strin
   for (const std::string& argument : argv) pointers.push_back(const_cast<char*>(argument.c_str()));
   pointers.push_back(nullptr);
   return Fork([&pointers] {
-    execvp(pointers[0], pointers.data());
+    Execute(pointers.data());
     dprintf(STDERR_FILENO, "%s: %s\n", pointers[0], strerror(errno));
     return kExitNotStarted;
   });
@@ -105,7 +122,7 @@ std::string Child::LastError() const {
   if (const size_t end = line.rfind('\n'); end != absl::string_view::npos) {
     line.remove_prefix(end + 1);
   }
-  // Programs of ours, and execvp's failure above.
+  // Programs of ours, and Execute's failure above.
   if (const size_t colon = line.find(": "); colon != absl::string_view::npos) {
     line.remove_prefix(colon + 2);
   }

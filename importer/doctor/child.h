@@ -19,7 +19,8 @@ namespace ctacct {
 
 class Child {
  public:
-  // argv[0] is looked up in PATH unless it holds a slash. Standard input is empty.
+  // Unless it holds a slash, argv[0] is looked for in the system's folders, whatever PATH says. Of
+  // the environment the program gets nothing. Standard input is empty.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Start(
       const std::vector<std::string>& argv);
   // A copy of this process runs `work`, in which nothing that other threads hold may be needed,

@@ -30,7 +30,7 @@ ABSL_FLAG(std::string, engine, "",
           "the engine's program (default: ctacct-engine or engine beside this one)");
 ABSL_FLAG(std::string, engine_user, "",
           "user that the engine runs as (default: that of its flag file, else of its service, else "
-          "the caller)");
+          "the one that it becomes: ctacct or nobody for root, the caller for others)");
 ABSL_FLAG(std::string, output, "", "spool folder; overrides the engine's flag file");
 ABSL_FLAG(std::string, mode, "", "precise or light; overrides the engine's flag file");
 ABSL_FLAG(int, workers, 0, "number of workers; overrides the engine's flag file");
@@ -136,8 +136,9 @@ absl::Status FillEngine(const FlagValues& values, DoctorOptions* options) {
   if (user.empty()) user = ValueOr(values, "user", "");
   // The service's user belongs to the service's settings.
   if (user.empty() && !options->engine_flags.empty()) user = ServiceUser();
-  if (user.empty()) return absl::OkStatus();
-  const absl::StatusOr<UserAccount> account = FindUserAccount(user);
+  if (user.empty() && geteuid() != 0) return absl::OkStatus();
+  const absl::StatusOr<UserAccount> account =
+      user.empty() ? UnprivilegedUser() : FindUserAccount(user);
   if (account.ok()) {
     options->engine_user = *account;
   } else if (given) {
@@ -170,9 +171,7 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
   for (const char* const name : {"PGHOST", "PGDATABASE", "PGSERVICE"}) {
     if (std::getenv(name) != nullptr) options->has_database = true;
   }
-  if (absl::Status status = CheckConninfo(database.conninfo); !status.ok()) {
-    return BadFlag("conninfo", status.message());
-  }
+  if (absl::Status status = CheckConnection(database); !status.ok()) return status;
   // The service's importer gets its password from there.
   struct stat info {};
   if (!options->importer_flags.empty() && access(kServicePassword, R_OK) == 0 &&
@@ -185,6 +184,7 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
 }  // namespace
 
 absl::StatusOr<DoctorOptions> DoctorOptionsFromFlags(const CommandLine& line) {
+  if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   if (!line.arguments.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("unexpected argument ", QuotedForLog(line.arguments[0])));

@@ -79,10 +79,6 @@ int Main(int argc, char** argv) {
   }
   HideSecrets(argc, argv);
   signal(SIGPIPE, SIG_IGN);
-  // iptables-save is in the administrator's folders.
-  const char* const path = std::getenv("PATH");
-  setenv("PATH", absl::StrCat(path == nullptr ? "/usr/bin:/bin" : path, ":/usr/sbin:/sbin").c_str(),
-         /*overwrite=*/1);
   Examination examination;
   examination.options = *std::move(options);
   std::vector<Finding> findings;

@@ -130,6 +130,7 @@ std::optional<std::string> ParseGateway(const std::string& text) {
 
 absl::StatusOr<ReportConfig> ReportConfigFromFlags(const CommandLine& line) {
   ReportConfig config;
+  if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   if (!line.arguments.empty()) {
     return absl::InvalidArgumentError(
         absl::StrCat("not a flag: ", QuotedForLog(line.arguments[0]), "; --help lists all"));

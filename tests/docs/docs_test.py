@@ -325,7 +325,6 @@ esac
         self.flows += 200
 
     def fill(self):
-        os.makedirs("/srv/spool")
         output = self.goes_on("bazel run //engine -- -interval=1 -gateway=gw1 -src-group-mask=/24 -dst-group-mask=/24 "
                               "-output=/srv/spool -metrics-file=/srv/metrics.prom",
                               'grep -q "accounting live" $LOG')
@@ -339,7 +338,7 @@ esac
         """What each page finds."""
         self.must("""
             dropdb --if-exists --force traffic && createdb -T pristine traffic
-            rm -rf /var/spool/ctacct && cp -r /srv/spool /var/spool/ctacct""")
+            rm -rf /var/spool/ctacct && cp -a /srv/spool /var/spool/ctacct""")
 
     def goes_on(self, command, until):
         """None, or what is wrong."""

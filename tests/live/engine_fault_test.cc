@@ -81,7 +81,8 @@ class EngineFaultTest : public EngineTest {
 
   static std::vector<std::string> EngineArgv() {
     return Joined(
-        {{std::filesystem::absolute(DataPath("engine/engine")), "-include-icmp"}, kGroupFlags});
+        {{std::filesystem::absolute(DataPath("engine/engine")), "-include-icmp", "-user=root"},
+         kGroupFlags});
   }
 
   void MountSpool(const std::string& options) {

@@ -2,17 +2,21 @@
 // live, where an alarm comes and goes.
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <string>
 #include <vector>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "gmock/gmock.h"
@@ -68,9 +72,13 @@ class MetricsTest : public EngineTest {
 
   std::string path() const { return folder_ + "/engine.prom"; }
 
-  // Empty while the file is not there.
+  // Without the label that every sample has. Empty while the file is not there.
   std::string Text() const {
-    return std::filesystem::exists(path()) ? ReadFile(path()) : std::string();
+    if (!std::filesystem::exists(path())) return "";
+    char host[256] = "";
+    gethostname(host, sizeof(host) - 1);
+    const std::string label = absl::StrCat("{gateway=\"", host, "\"");
+    return absl::StrReplaceAll(ReadFile(path()), {{label + ",", "{"}, {label + "}", ""}});
   }
   Metrics Read() const {
     Metrics metrics;
@@ -177,20 +185,80 @@ TEST_F(MetricsTest, PrometheusTakesIt) {
   EXPECT_EQ(checked->out + checked->err, "");
 }
 
-TEST_F(MetricsTest, ABadPathIsOneLineAndNothingIsAccounted) {
+// The file is for monitoring. Without it there is a log line, and all that is accounted.
+TEST_F(MetricsTest, ABadPathIsOneLineAndAccountingGoesOn) {
+  const std::string good = folder_ + "/good";
+  ASSERT_TRUE(Replay({}, good).exit.ok());
+  const Traffic expected = ReadSpool(good).traffic;
+  int number = 0;
   for (const std::string& bad : {folder_ + "/absent/engine.prom", spool(), std::string("/dev/null"),
                                  std::string("/proc/engine.prom"), folder_ + "/"}) {
-    const Finished finished = Replay({"-metrics-file=" + bad});
-    EXPECT_EQ(finished.exit.code, 1) << bad;
-    EXPECT_THAT(finished.err, testing::MatchesRegex("engine: metrics file " + bad + ": [^\n]*\n"));
-    EXPECT_TRUE(std::filesystem::is_empty(spool()));
+    const std::string output = absl::StrCat(folder_, "/output", number++);
+    const Finished finished = Replay({"-metrics-file=" + bad}, output);
+    EXPECT_TRUE(finished.exit.ok()) << bad << finished.err;
+    EXPECT_THAT(finished.err, testing::MatchesRegex("engine: metrics file " + bad +
+                                                    ": [^\n]*; accounting goes on without it\n"
+                                                    "engine: [0-9]+ intervals, [^\n]*\n"));
+    EXPECT_EQ(Difference(expected, ReadSpool(output).traffic), "");
   }
+  struct stat info {};
+  ASSERT_EQ(stat("/dev/null", &info), 0);
+  EXPECT_TRUE(S_ISCHR(info.st_mode));
 }
 
 class LiveMetricsTest : public MetricsTest {
  protected:
   void SetUp() override { EngineTest::SetUp(); }
 };
+
+// Another user's folder, then a full disk: each is said once and counted, and rows come meanwhile.
+TEST_F(LiveMetricsTest, AFileThatCannotBeWrittenStopsNothing) {
+  const std::string folder = folder_ + "/metrics";
+  std::filesystem::create_directory(folder);
+  // Before the engine, which has mounts of its own.
+  ASSERT_TRUE(RunProcessOrError({"mount", "-t", "tmpfs", "-o", "size=1m,mode=0755", "none", folder},
+                                kPatience)
+                  .ok());
+  const absl::Cleanup unmount = [&folder] {
+    EXPECT_TRUE(RunProcessOrError({"umount", "-l", folder}, kPatience).ok());
+  };
+  const std::string file = folder + "/engine.prom";
+  const auto rows_go_on = [this] {
+    const size_t before = SpoolFilesIn(spool()).size();
+    Play({"--udp=10"});
+    EXPECT_TRUE(Eventually([&] { return SpoolFilesIn(spool()).size() >= before + 2; }));
+  };
+  ASSERT_NO_FATAL_FAILURE(
+      StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=1", "-output=" + spool(),
+                   "-gateway=gw", "-metrics-file=" + file}));
+  ASSERT_NO_FATAL_FAILURE(
+      WaitForEngine("metrics file " + file + ": Permission denied (the engine is user "));
+  rows_go_on();
+  std::filesystem::permissions(folder, std::filesystem::perms(0777));
+  ASSERT_NO_FATAL_FAILURE(WaitForEngine("the metrics file can be written again"));
+  ASSERT_TRUE(Eventually([&] { return std::filesystem::exists(file); }));
+  const auto failures = [&file] {
+    const std::string text = ReadFile(file);
+    const std::string name = "\nctacct_metrics_write_failures_total{gateway=\"gw\"} ";
+    const size_t at = text.find(name);
+    EXPECT_NE(at, std::string::npos) << text;
+    return at == std::string::npos ? -1 : std::atoi(text.c_str() + at + name.size());
+  };
+  const int denied = failures();
+  EXPECT_GE(denied, 1);
+
+  std::ofstream(folder + "/ballast") << std::string(2 << 20, 'x');
+  const absl::Status full =
+      engine_->WaitForOutput("metrics file " + file + ": No space left on device", kPatience);
+  EXPECT_TRUE(full.ok()) << full;
+  rows_go_on();
+  std::filesystem::remove(folder + "/ballast");
+  EXPECT_TRUE(Eventually([&] { return failures() > denied; }));
+  StopEngine();
+  const std::vector<std::string> said =
+      absl::StrSplit(engine_->Stderr(), "; accounting goes on without it");
+  EXPECT_EQ(said.size(), 3u) << engine_->Stderr();
+}
 
 TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   const std::string ports = folder_ + "/ports";

@@ -166,6 +166,7 @@ TEST_F(StateTest, TheStateIsOutOfTheImportersReach) {
 // A state folder of the service manager's.
 TEST_F(StateTest, StateDirectoryIsTheDefaultOfAService) {
   std::filesystem::create_directory(folder_ + "/service");
+  std::filesystem::permissions(folder_ + "/service", std::filesystem::perms(0777));
   SubprocessOptions options;
   options.environment["STATE_DIRECTORY"] = folder_ + "/service:/nowhere";
   ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine(EngineArgv({"-interval=1"}), options));

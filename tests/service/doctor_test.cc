@@ -360,7 +360,7 @@ TEST_F(DoctorTest, AnotherListener) {
     ASSERT_TRUE(listens());
   };
   {
-    auto engine = gateway->Start({DataPath("engine/engine"), "-output=" + folder_ + "/empty"});
+    auto engine = gateway->Start({DataPath("engine/engine"), "-output=" + folder_ + "/listener"});
     ASSERT_TRUE(engine.ok()) << engine.status();
     wait_until_heard();
     const Diagnosis well = Examine();
@@ -457,8 +457,12 @@ TEST_F(DoctorTest, SpoolNotWritable) {
   Migrate();
   ASSERT_EQ(chown(spool().c_str(), 0, 0), 0);
   ExpectFoundAndMended("spool", "fail", "user daemon may not write there");
-  // Root's engine has no right to write everywhere, either.
+  // Root's engine does not stay root.
   WriteFlags("output=" + spool() + "\n", ImporterFlags());
+  const auto user = UnprivilegedUser();
+  ASSERT_TRUE(user.ok()) << user.status();
+  ExpectFoundAndMended("spool", "fail", "user " + user->name + " may not write there");
+  WriteFlags("output=" + spool() + "\nuser=root\n", ImporterFlags());
   ExpectFoundAndMended("spool", "fail", "user root may not write there");
 }
 

@@ -95,6 +95,7 @@ expect 1 inside sh -c 'ctacct-importer -host=/nowhere -db=traffic -watch=/root/s
 
 # Users, folders and settings; nothing is enabled.
 expect "ctacct ctacct 2770" inside stat -c '%U %G %a' /var/spool/ctacct
+expect "root ctacct 1775" inside stat -c '%U %G %a' /run/ctacct-metrics
 expect "root 600" inside stat -c '%U %a' /etc/ctacct/pgpass
 inside id -nG ctacct-importer | grep -qw ctacct || fail "the importer is not in the engine's group"
 for unit in ctacct-engine ctacct-importer; do

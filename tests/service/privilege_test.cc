@@ -153,12 +153,14 @@ class PrivilegeTest : public EngineTest {
     }
   }
 
-  // An engine whose folders belong to its user: that of the flag, or root without it (nullptr).
+  // An engine of that user, by the flag or by itself (nullptr), in root's own folder: what it needs
+  // there, it makes.
   void StartEngineAs(const char* user, const std::string& fifo, const std::string& ports) {
-    const char* const name = user != nullptr ? user : "root";
-    ASSERT_NO_FATAL_FAILURE(Give(folder_, name));
-    ASSERT_NO_FATAL_FAILURE(Give(spool(), name));
+    std::filesystem::remove(spool());
+    std::filesystem::permissions(folder_, std::filesystem::perms(0755));
     ASSERT_NO_FATAL_FAILURE(BringUp());
+    // Off, as the kernel has it: CAP_NET_ADMIN alone turns it on.
+    ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_acct=0"}).ok());
     std::ofstream(ports) << "tcp:1\n";
     std::vector<std::string> flags = {"-interval=1", "-workers=3", "-pipe=" + fifo,
                                       "-ports=" + ports};
@@ -168,9 +170,8 @@ class PrivilegeTest : public EngineTest {
 
   // Each thread has CAP_NET_ADMIN and no other, can get none back, and is that user. A user that
   // the engine has become has that user's group alone.
-  void ExpectNetAdminAlone(const UserAccount& account, bool became_it) {
-    const std::string uid = absl::StrCat(account.uid);
-    const std::string ids = absl::StrCat(uid, " ", uid, " ", uid, " ", uid);
+  void ExpectNetAdminAlone(const UserAccount& account) {
+    const auto four = [](auto id) { return absl::StrCat(id, " ", id, " ", id, " ", id); };
     const auto threads = ThreadStatus(engine_->pid());
     EXPECT_GE(threads.size(), 6u);  // Main, dumps, pipe, three workers.
     for (const auto& [thread, status] : threads) {
@@ -180,8 +181,9 @@ class PrivilegeTest : public EngineTest {
       EXPECT_EQ(status.at("CapBnd:"), kNone);
       EXPECT_EQ(status.at("CapAmb:"), kNone);
       EXPECT_EQ(status.at("NoNewPrivs:"), "1");
-      EXPECT_EQ(status.at("Uid:"), ids);
-      if (!became_it) continue;
+      EXPECT_EQ(status.at("Uid:"), four(account.uid));
+      EXPECT_EQ(status.at("Gid:"), four(account.gid));
+      if (account.uid == 0) continue;
       EXPECT_EQ(status.at("Groups:"), absl::StrCat(account.gid));
     }
   }
@@ -231,21 +233,22 @@ class PrivilegeTest : public EngineTest {
 
   // The whole life of an engine that has given up all but CAP_NET_ADMIN.
   void LiveAs(const char* user) {
-    const auto account = FindUserAccount(user != nullptr ? user : "root");
+    const auto account = user != nullptr ? FindUserAccount(user) : UnprivilegedUser();
     ASSERT_TRUE(account.ok()) << account.status();
     const std::string fifo = folder_ + "/fifo";
     const std::string ports = folder_ + "/ports";
     ASSERT_NO_FATAL_FAILURE(StartEngineAs(user, fifo, ports));
     Traffic sent = Play({"--tcp=3000", "--udp=3000", "--open-tcp=500"});
-    ExpectNetAdminAlone(*account, /*became_it=*/user != nullptr);
+    EXPECT_THAT(engine_->Stderr(), HasSubstr("nf_conntrack_acct was 0, set to 1"));
+    ExpectNetAdminAlone(*account);
     ExpectFiltersLocked();
     ASSERT_NO_FATAL_FAILURE(ReplaceDumpSocket());
 
     // Files are opened again with what rights are left: a list out of reach is said to be so.
-    if (user != nullptr) {
+    if (account->uid != 0) {
       std::filesystem::permissions(ports, std::filesystem::perms(0600));
       ASSERT_TRUE(engine_->Signal(SIGHUP).ok());
-      WaitForEngine(absl::StrCat("Permission denied (the engine is user ", user));
+      WaitForEngine(absl::StrCat("Permission denied (the engine is user ", account->name));
     }
     auto reader = Subprocess::Start({"cat", fifo});
     ASSERT_TRUE(reader.ok()) << reader.status();
@@ -253,17 +256,29 @@ class PrivilegeTest : public EngineTest {
     ASSERT_TRUE((*reader)->WaitForOutput("tcp", absl::Seconds(10)).ok());
     FlushConntrack();
 
-    ExpectUnreadableByStranger(fifo);
+    // What was made before the engine became the user, and what since, is the user's.
+    for (const auto& [path, mode] :
+         {std::pair(fifo, 0640u), {spool(), 0750u}, {spool() + "/.ctacct", 0700u}}) {
+      struct stat info {};
+      ASSERT_EQ(stat(path.c_str(), &info), 0) << path;
+      EXPECT_EQ(info.st_uid, account->uid) << path;
+      EXPECT_EQ(info.st_gid, account->gid) << path;
+      EXPECT_EQ(info.st_mode & 07777, mode) << path;
+    }
     int files = 0;
     for (const std::string& file : VisibleFilesIn(spool())) {
       ++files;
-      ExpectUnreadableByStranger(file);
       struct stat info {};
       ASSERT_EQ(stat(file.c_str(), &info), 0);
       EXPECT_EQ(info.st_uid, account->uid);
       EXPECT_EQ(info.st_gid, account->gid);
+      EXPECT_EQ(info.st_mode & 0777, 0640u);
     }
     EXPECT_GT(files, 0);
+    if (account->name != kStranger) {
+      ExpectUnreadableByStranger(fifo);
+      ExpectUnreadableByStranger(VisibleFilesIn(spool()).at(0));
+    }
     StopEngine();
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("CAP_NET_ADMIN")));
     // Whose traffic it was is nobody's business but the rows'.
@@ -282,14 +297,20 @@ class PrivilegeTest : public EngineTest {
   }
 };
 
-TEST_F(PrivilegeTest, RootKeepsNetAdminAlone) { LiveAs(nullptr); }
+TEST_F(PrivilegeTest, RootDoesNotStayRoot) {
+  const auto user = UnprivilegedUser();
+  ASSERT_TRUE(user.ok()) << user.status();
+  ASSERT_NE(user->uid, 0u);
+  LiveAs(nullptr);
+}
+
+TEST_F(PrivilegeTest, RootThatIsToldToStayKeepsNetAdminAlone) { LiveAs("root"); }
 
 TEST_F(PrivilegeTest, AnotherUserWithNetAdminAlone) { LiveAs(kUser); }
 
 // A recording holds every address.
 TEST_F(PrivilegeTest, StrangersReadNoRecording) {
-  ASSERT_NO_FATAL_FAILURE(Give(folder_, kUser));
-  ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
+  std::filesystem::permissions(folder_, std::filesystem::perms(0755));
   const std::string recording = folder_ + "/recording.pcap";
   ASSERT_NO_FATAL_FAILURE(BringUp());
   StartEngine(EngineArgv({"-interval=1", "-record=" + recording, "-user=daemon"}));
@@ -299,36 +320,69 @@ TEST_F(PrivilegeTest, StrangersReadNoRecording) {
   struct stat info {};
   ASSERT_EQ(stat(recording.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
-  EXPECT_EQ(info.st_uid, FindUserAccount(kUser)->uid);
+  EXPECT_EQ(info.st_uid, 0u);  // Root's, who recorded it, and who replays it.
+  const auto replayed =
+      RunProcessOrError({DataPath("engine/engine"), "-replay=" + recording}, absl::Seconds(30));
+  EXPECT_TRUE(replayed.ok()) << replayed.status();
 }
 
-// Files it cannot open later are refused at once, with the reason: root is not used to that.
-TEST_F(PrivilegeTest, FoldersOfOthersAreOutOfReachAndItIsSaid) {
-  std::filesystem::permissions(spool(), std::filesystem::perms(0750));
-  ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
-  const auto said = AllOf(HasSubstr("output folder " + spool() + ": Permission denied"),
-                          HasSubstr("has given up root's override"));
-  ExpectFails(EngineArgv({}), 1, said);
-  // A folder that root may enter and not write to.
-  std::filesystem::permissions(spool(), std::filesystem::perms(0755));
-  ExpectFails(EngineArgv({}), 1, said);
-  ASSERT_EQ(chown(spool().c_str(), 0, 0), 0);
-  ExpectFails(EngineArgv({"-user=daemon"}), 1,
-              AllOf(HasSubstr("output folder " + spool() + ": Permission denied"),
-                    HasSubstr("the engine is user daemon now")));
+// What its user cannot use is refused before anything is touched, with the remedy: root is not used
+// to that.
+TEST_F(PrivilegeTest, WhatIsOutOfReachIsRefusedWithTheRemedy) {
+  ASSERT_NO_FATAL_FAILURE(BringUp());
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_acct=0"}).ok());
+  const std::string closed = folder_ + "/closed";
+  std::filesystem::create_directory(closed);
+  std::filesystem::permissions(closed, std::filesystem::perms(0700));
+  const std::string roots = folder_ + "/roots";
+  std::filesystem::create_directory(roots);
   const std::string ports = folder_ + "/ports";
   std::ofstream(ports) << "tcp:1\n";
   std::filesystem::permissions(ports, std::filesystem::perms(0600));
-  ASSERT_NO_FATAL_FAILURE(Give(spool(), kUser));
-  ExpectFails(EngineArgv({"-user=daemon", "-ports=" + ports}), 1,
-              AllOf(HasSubstr("port list " + ports + ": Permission denied"),
-                    HasSubstr("the engine is user daemon now")));
-  ASSERT_NO_FATAL_FAILURE(BringUp());
-  const auto refused =
-      gateway_->Run(EngineArgv({"-user=daemon", "-record=/ctacct-recording.pcap"}));
+  const std::string engine = DataPath("engine/engine");
+  const std::string me = UnprivilegedUser()->name;
+  struct Case {
+    std::vector<std::string> flags;
+    std::string what, user, remedy;
+  };
+  const Case cases[] = {
+      {{"-output=" + roots}, "output folder " + roots, me, "chown -R " + me + " " + roots},
+      {{"-output=" + closed + "/spool"},
+       "output folder " + closed + "/spool",
+       me,
+       "may not enter " + closed},
+      {{"-output=" + roots, "-user=daemon"}, "output folder " + roots, "daemon", "chown -R daemon"},
+      {{"-output=" + folder_ + "/new", "-state=" + roots}, "state folder " + roots, me, "chown"},
+      {{"-output=" + folder_ + "/new", "-ports=" + ports}, "port list " + ports, me, "chmod o+r"},
+      {{"-output=" + folder_ + "/new", "-pipe=" + closed + "/fifo"},
+       "pipe " + closed + "/fifo",
+       me,
+       "may not enter " + closed},
+  };
+  for (const Case& one : cases) {
+    const auto run = gateway_->Start(Joined({{engine}, one.flags}));
+    ASSERT_TRUE(run.ok()) << run.status();
+    const auto exit = (*run)->Wait(kPatience);
+    ASSERT_TRUE(exit.ok()) << exit.status();
+    EXPECT_EQ(exit->code, 1);
+    EXPECT_THAT((*run)->Stderr(),
+                AllOf(HasSubstr(one.what + ": Permission denied: user " + one.user + " may not"),
+                      HasSubstr(one.remedy)));
+    EXPECT_EQ(CountLines((*run)->Stderr()), 1u) << (*run)->Stderr();
+    EXPECT_FALSE(std::filesystem::exists(folder_ + "/new"));
+    const auto acct = gateway_->Run({"sysctl", "-n", "net.netfilter.nf_conntrack_acct"});
+    ASSERT_TRUE(acct.ok()) << acct.status();
+    EXPECT_EQ(*acct, "0\n");
+  }
+  // Root that stays has no override either.
+  ASSERT_NO_FATAL_FAILURE(Give(closed, kUser));
+  const auto refused = gateway_->Run(EngineArgv({"-user=root", "-state=" + closed}));
   EXPECT_THAT(std::string(refused.status().message()),
-              AllOf(HasSubstr("capture /ctacct-recording.pcap: Permission denied"),
-                    HasSubstr("the engine is user daemon now")));
+              HasSubstr("exit status 1: engine: cannot open state folder"));
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("has given up root's override"));
+  const auto acct = gateway_->Run({"sysctl", "-n", "net.netfilter.nf_conntrack_acct"});
+  ASSERT_TRUE(acct.ok()) << acct.status();
+  EXPECT_EQ(*acct, "0\n");
 }
 
 TEST_F(PrivilegeTest, UsersThatItCannotBecome) {
@@ -369,6 +423,62 @@ TEST_F(PrivilegeTest, ReplayNeedsNothing) {
     }
     EXPECT_EQ(status.at("NoNewPrivs:"), "1");
   }
+}
+
+// An '@' or a '/' in a URI's password makes libpq take the rest for the server, whose name it
+// repeats. No program prints any of it, whatever else is wrong.
+TEST_F(PrivilegeTest, NoPartOfAPasswordIsPrinted) {
+  const std::vector<std::string> programs[] = {
+      {DataPath("importer/importer"), "-watch=" + spool(), "-once"},
+      {DataPath("importer/report/report"), "-output=-"},
+      {DataPath("importer/doctor/doctor"), "-probe=false", "-engine-flags=", "-importer-flags="}};
+  const auto expect = [&](const std::string& flag, int code) {
+    for (const std::vector<std::string>& program : programs) {
+      const auto run = RunProcess(Joined({program, {flag}}), kPatience);
+      ASSERT_TRUE(run.ok()) << run.status();
+      EXPECT_EQ(run->exit.code, code) << program[0] << " " << flag << "\n" << run->out << run->err;
+      EXPECT_THAT(run->out + run->err, Not(HasSubstr("hush"))) << program[0] << " " << flag;
+    }
+  };
+  for (const char* const conninfo :
+       {"postgresql://joe:p@hush@host/x", "postgresql://joe:p/hush@host/x",
+        "postgresql://joe:hush/x", "postgresql://joe:p%zzhush@host/x",
+        "postgresql://joe@host/x?password=p@hush", "postgresql://joe@host/x?password=p&hush",
+        "postgresqls://joe:p@hush@host/x", "host=joe:p@hush dbname=x",
+        "host=db,joe:p@hush dbname=x", "host=db password=p hush",
+        "dbname=postgresql://joe:p@hush@host/x"}) {
+    expect(absl::StrCat("-conninfo=", conninfo), 2);
+  }
+  for (const char* const flag :
+       {"-host=joe:p@hush", "-host=postgresql://joe:hush/x", "-db=postgresql://joe:p@hush@host/x",
+        "postgresql://joe:p@hush@host/x", "--postgresql://joe:p@hush@host/x"}) {
+    expect(flag, 2);
+  }
+  // The right way: nobody listens there, and the reason has no password in it.
+  expect("-conninfo=postgresql://joe:p%40hush%2Fhush@127.0.0.1:1/x", 1);
+}
+
+// What knows a password leaves no core, neither as a file nor to a core handler: its files in /proc
+// are root's, as those of all that may not be dumped.
+TEST_F(PrivilegeTest, ProgramsWithPasswordsLeaveNoCore) {
+  const std::string importer = folder_ + "/importer";
+  std::filesystem::copy_file(DataPath("importer/importer"), importer);
+  std::filesystem::permissions(importer, std::filesystem::perms(0755));
+  const auto owner_of_memory = [](pid_t pid) {
+    struct stat info {};
+    EXPECT_EQ(stat(absl::StrCat("/proc/", pid, "/mem").c_str(), &info), 0);
+    return info.st_uid;
+  };
+  const auto dumped = Subprocess::Start(As(kUser, {"sh", "-c", "echo here; exec sleep 1000"}));
+  ASSERT_TRUE(dumped.ok()) << dumped.status();
+  ASSERT_TRUE((*dumped)->WaitForOutput("here", kPatience).ok());
+  EXPECT_TRUE(
+      Eventually([&] { return owner_of_memory((*dumped)->pid()) == FindUserAccount(kUser)->uid; }));
+  const auto process = Subprocess::Start(
+      As(kUser, {importer, "-host=" + folder_ + "/no-server", "-db=x", "-watch=" + spool()}));
+  ASSERT_TRUE(process.ok()) << process.status();
+  ASSERT_TRUE((*process)->WaitForOutput("no-server", kPatience).ok());
+  EXPECT_EQ(owner_of_memory((*process)->pid()), 0u);
 }
 
 // A password from a flag file stands in no process list, and in no log when the server is away.

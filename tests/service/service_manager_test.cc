@@ -89,6 +89,7 @@ class Manager {
     memcpy(address.sun_path, path.data(), path.size());
     EXPECT_EQ(bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0)
         << strerror(errno);
+    EXPECT_EQ(chmod(path.c_str(), 0777), 0);  // As systemd's: services have users of their own.
   }
 
   const std::string& path() const { return path_; }

@@ -107,7 +107,9 @@ class SystemdTest : public EngineTest {
     // In place of those that the file has in force: none may be given twice.
     std::string text;
     const std::string shipped = ReadFile(DataPath("configs/" + name));
-    for (const std::string& line : std::vector<std::string>(absl::StrSplit(shipped, '\n'))) {
+    for (std::string line : std::vector<std::string>(absl::StrSplit(shipped, '\n'))) {
+      // What is shipped for metrics works as it stands.
+      if (absl::StartsWith(line, "#metrics-file=")) line.erase(0, 1);
       const std::string flag = line.substr(0, line.find('=') + 1);
       if (flag.empty() || ("\n" + flags).find("\n" + flag) == std::string::npos) {
         absl::StrAppend(&text, line, "\n");
@@ -194,6 +196,22 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
   }
   EXPECT_THAT(NamesIn(system.Inside("/var/spool/ctacct")),
               testing::Not(testing::Contains(".ctacct")));
+  // Both have their metrics files where the shipped flag files say, for everybody to read; neither
+  // can take the other's away.
+  for (const auto& [name, other] :
+       {std::pair("engine", "ctacct-importer"), {"importer", "ctacct"}}) {
+    const std::string file = absl::StrCat("/run/ctacct-metrics/", name, ".prom");
+    EXPECT_TRUE(Eventually([&] { return std::filesystem::exists(system.Inside(file)); }))
+        << system.Journal(absl::StrCat("ctacct-", name, ".service"));
+    const auto read = system.RunOrError(
+        {"setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "cat", file});
+    ASSERT_TRUE(read.ok()) << read.status();
+    EXPECT_THAT(*read, HasSubstr("_start_timestamp_seconds{gateway="));
+    const auto moved = system.Run({"setpriv", absl::StrCat("--reuid=", other), "--regid=ctacct",
+                                   "--clear-groups", "mv", file, "/run/ctacct-metrics/moved"});
+    ASSERT_TRUE(moved.ok()) << moved.status();
+    EXPECT_FALSE(moved->exit.ok()) << other;
+  }
   // Its last interval is in the spool, and the importer finds it.
   const auto stopped = system.RunOrError({"systemctl", "stop", kEngine});
   ASSERT_TRUE(stopped.ok()) << stopped.status();

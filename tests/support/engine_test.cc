@@ -7,9 +7,12 @@
 namespace ctacct {
 
 EngineTest::EngineTest(const std::string& name) : temporary_(name), folder_(temporary_.path()) {
-  // Only the modes of what the engine makes are to keep another user out.
-  std::filesystem::permissions(folder_, std::filesystem::perms(0755));
+  // Started as root the engine becomes another user, who writes here. Only the modes of what it
+  // makes are to keep a stranger out.
   std::filesystem::create_directory(spool());
+  for (const std::string& folder : {folder_, spool()}) {
+    std::filesystem::permissions(folder, std::filesystem::perms(0777));
+  }
 }
 
 void EngineTest::SetUp() {
