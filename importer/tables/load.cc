@@ -17,6 +17,7 @@
 #include "importer/tables/copy_encoder.h"
 #include "importer/tables/partitions.h"
 #include "importer/tables/rollup.h"
+#include "importer/tables/schema_rights.h"
 
 namespace ctacct {
 namespace {
@@ -342,6 +343,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
 
 absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string& table,
                                     const std::string& gateway) {
+  if (absl::Status status = CheckSchemaRights(connection); !status.ok()) return status;
   std::optional<uint64_t> rows;
   absl::Status status = InLongTransaction(connection, [&]() -> absl::Status {
     std::string source = table;

@@ -309,6 +309,12 @@ TEST_F(ReportTest, AnEmptyDatabaseIsSaid) {
   EXPECT_FALSE(std::filesystem::exists(page_ + ".not"));
 }
 
+TEST_F(ReportTest, RefusesWhereOthersMayMakeFunctions) {
+  Sql("GRANT CREATE ON SCHEMA public TO PUBLIC");
+  ExpectReportFails(Report({"-output=" + page_}), 1, "REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+  EXPECT_FALSE(std::filesystem::exists(page_));
+}
+
 TEST_F(ReportTest, ReplacesFilesAndNothingElse) {
   WriteSpool(1);
   ASSERT_TRUE(Drain().exit.ok());

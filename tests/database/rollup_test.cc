@@ -355,14 +355,25 @@ TEST_F(RollupTest, TheSessionsTimeZoneDoesNotMatter) {
   const std::string sums =
       "SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-14 00:00Z', '2025-04-14 00:00Z') "
       "UNION ALL SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-29 00:30Z', "
-      "'2025-03-31 06:30Z', NULL, '{src}')";
-  const std::string expected = Sql(sums);
+      "'2025-03-31 06:30Z', NULL, '{src}') "
+      // A day that may be a month, by points, with filters; the open connections; a rollup that
+      // differs.
+      "UNION ALL SELECT sum(src_bytes * extract(epoch FROM time)), max(seconds) FROM traffic("
+      "'2025-04-02 00:00Z', '2025-04-05 00:00Z', '10 min', '{src}', srcs => '{10.32.1.0,10.32.2.0}') "
+      "UNION ALL SELECT sum(open_connections), count(*) FROM traffic_open_connections('2025-04-02 00:00Z', "
+      "'2025-04-05 00:00Z', '1 day', '{dst}') "
+      "UNION ALL SELECT sum(in_rollup), count(*) FROM traffic_check('2025-04-02 00:00Z', '2025-04-05 00:00Z')";
+  Sql("UPDATE traffic_total SET src_bytes = src_bytes + 1 WHERE time = '2025-04-03 01:00Z'");
+  const std::string expected = Sql("SET timezone = 'UTC'; SET extra_float_digits = 0; " + sums);
   EXPECT_THAT(expected, HasSubstr("|2595600"));
+  EXPECT_THAT(expected, HasSubstr("\n20|1"));
   for (const std::string session :
        {"SET timezone = 'Europe/Berlin'; ",
         "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; ",
-        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; "}) {
-    EXPECT_EQ(Sql(session + sums), expected) << session;
+        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; ",
+        "SET timezone = 'UTC'; SET datestyle = 'German'; SET intervalstyle = 'iso_8601'; ",
+        "SET timezone = 'UTC'; SET datestyle = 'SQL, DMY'; SET intervalstyle = 'sql_standard'; "}) {
+    EXPECT_EQ(Sql(session + "SET extra_float_digits = 0; " + sums), expected) << session;
   }
 }
 

@@ -6,8 +6,9 @@
 CREATE FUNCTION traffic_source(
     range_from timestamptz, range_to timestamptz, wanted interval, columns_needed text[])
 RETURNS traffic_rollups
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT rollup FROM traffic_rollups AS rollup JOIN traffic_tiers USING (tier)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+    SELECT rollup FROM @extschema@.traffic_rollups AS rollup JOIN @extschema@.traffic_tiers USING (tier)
     WHERE grouping_columns @> columns_needed AND range_max >= range_to - range_from
     ORDER BY kept_from > range_from AND rollup.tier <> '1h', cardinality(grouping_columns), step > wanted,
              CASE WHEN step > wanted THEN step ELSE -step END
@@ -22,12 +23,13 @@ CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
     dsts inet[], protos text[], ports integer[])
 RETURNS traffic_plan
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
-    plan traffic_plan;
-    rollup traffic_rollups;
+    plan @extschema@.traffic_plan;
+    rollup @extschema@.traffic_rollups;
     rollup_step interval;
-    coarse traffic_rollups;
+    coarse @extschema@.traffic_rollups;
     coarse_lower timestamptz;
     coarse_upper timestamptz;
 BEGIN
@@ -38,7 +40,7 @@ BEGIN
         RAISE EXCEPTION 'by_columns must be of gateway, src, dst, proto, port'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    rollup := traffic_source(
+    rollup := @extschema@.traffic_source(
         range_from, range_to, coalesce(step, (range_to - range_from) / 48),
         array_remove(by_columns, 'gateway') ||
         CASE WHEN srcs IS NOT NULL THEN '{src}'::text[] ELSE '{}' END ||
@@ -51,7 +53,8 @@ BEGIN
     IF rollup_step < interval '1 ms' THEN
         -- Gateways may have different intervals: a point must not be shorter than the longest.
         SELECT max(interval_length) INTO rollup_step
-        FROM (SELECT interval_length FROM import_ledger WHERE interval_end > range_from AND interval_end <= range_to
+        FROM (SELECT interval_length FROM @extschema@.import_ledger
+              WHERE interval_end > range_from AND interval_end <= range_to
               ORDER BY interval_end DESC LIMIT 200) AS latest;
         rollup_step := coalesce(nullif(rollup_step, interval '0'), interval '15 s');
     END IF;
@@ -60,7 +63,7 @@ BEGIN
     plan.lower := date_bin(plan.width, range_from, 'epoch');
     plan.upper := date_bin(plan.width, range_to - interval '1 us', 'epoch') + plan.width;
     -- What retention has dropped makes the first point shorter.
-    plan.lower := greatest(plan.lower, (SELECT kept_from FROM traffic_tiers WHERE tier = rollup.tier));
+    plan.lower := greatest(plan.lower, (SELECT kept_from FROM @extschema@.traffic_tiers WHERE tier = rollup.tier));
     IF step IS NULL THEN
         plan.width := plan.upper - plan.lower;
         plan.point := '$2';
@@ -71,7 +74,8 @@ BEGIN
 
     -- One sum over all of the range: fine steps only before the first and after the last coarse one.
     IF step IS NULL THEN
-        SELECT candidate.* INTO coarse FROM traffic_rollups AS candidate JOIN traffic_tiers USING (tier)
+        SELECT candidate.* INTO coarse
+        FROM @extschema@.traffic_rollups AS candidate JOIN @extschema@.traffic_tiers USING (tier)
         WHERE candidate.grouping_columns = rollup.grouping_columns AND candidate.step > rollup.step
           AND kept_from <= plan.lower
         ORDER BY candidate.step DESC LIMIT 1;
@@ -83,7 +87,7 @@ BEGIN
         coarse_upper := plan.upper;
     END IF;
     SELECT format('(%s) AS parts WHERE true%s%s%s%s%s',
-        string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
+        string_agg(format('SELECT * FROM @extschema@.%I WHERE %s', 'traffic_' || name,
             CASE WHEN part_step > interval '1 ms' AND part_upper - part_lower <= 1000 * part_step
                       AND (srcs IS NOT NULL AND rollup.grouping_columns[1] = 'src' OR
                            dsts IS NOT NULL AND rollup.grouping_columns[1] = 'dst')
@@ -126,10 +130,11 @@ RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text,
                src_packets double precision, src_bytes double precision, dst_packets double precision,
                dst_bytes double precision, connection_times double precision, connection_count double precision,
                seconds double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
-    plan traffic_plan;
+    plan @extschema@.traffic_plan;
     newest timestamptz;
     by_gateway constant text := CASE WHEN 'gateway' = ANY (by_columns) THEN ', gateway' ELSE '' END;
     -- What was covered between them is read by half hours, before and after by intervals.
@@ -137,7 +142,7 @@ DECLARE
     halves_upper timestamptz;
 BEGIN
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
-    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     IF step IS NULL OR date_bin('30 min', 'epoch'::timestamptz + plan.width, 'epoch') = 'epoch'::timestamptz + plan.width THEN
         halves_lower := date_bin('30 min', plan.lower - interval '1 us', 'epoch') + interval '30 min';
         halves_upper := date_bin('30 min', plan.upper, 'epoch');
@@ -146,7 +151,7 @@ BEGIN
         halves_lower := plan.upper;
         halves_upper := plan.upper;
     END IF;
-    SELECT max(total.time) INTO newest FROM traffic_total AS total
+    SELECT max(total.time) INTO newest FROM @extschema@.traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     RETURN QUERY EXECUTE format(
         'WITH sums (time, gateway, src, dst, proto, port, src_packets, src_bytes, dst_packets, dst_bytes, '
@@ -155,12 +160,12 @@ BEGIN
         '    sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8) '
         '  FROM %3$s GROUP BY %4$s), '
         'observed AS ('
-        '  SELECT interval_end AS time, gateway, covered_to - covered_from AS covered FROM import_ledger '
+        '  SELECT interval_end AS time, gateway, covered_to - covered_from AS covered FROM @extschema@.import_ledger '
         '  WHERE interval_end > $1 AND interval_end <= $10 '
         '  UNION ALL '
-        '  SELECT time, gateway, covered FROM traffic_covered WHERE time > $10 AND time <= $11 '
+        '  SELECT time, gateway, covered FROM @extschema@.traffic_covered WHERE time > $10 AND time <= $11 '
         '  UNION ALL '
-        '  SELECT interval_end, gateway, covered_to - covered_from FROM import_ledger '
+        '  SELECT interval_end, gateway, covered_to - covered_from FROM @extschema@.import_ledger '
         '  WHERE interval_end > $11 AND interval_end <= $2), '
         'covered AS ('
         '  SELECT point AS time%5$s, '
@@ -190,18 +195,19 @@ CREATE FUNCTION traffic_open_connections(
     ports integer[] DEFAULT NULL)
 RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
                open_connections double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
-    plan traffic_plan;
+    plan @extschema@.traffic_plan;
 BEGIN
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
-    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     RETURN QUERY EXECUTE format(
         'SELECT point%1$s, sum(open / intervals) FROM '
         '(SELECT %2$s AS point, gateway%3$s, sum(open_connections::float8) AS open '
         '  FROM %4$s GROUP BY 1, gateway%3$s) AS sums '
-        'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM traffic_total '
+        'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM @extschema@.traffic_total '
         '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%5$s',
         plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.source, plan.grouped)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;
