@@ -32,6 +32,12 @@ DECLARE
     coarse @extschema@.traffic_rollups;
     coarse_lower timestamptz;
     coarse_upper timestamptz;
+    -- As constants: then the index finds a network as a range. Single addresses stay an array.
+    in_networks constant text := ' OR %1$I <<= %2$L';
+    src_networks constant text := (SELECT string_agg(format(in_networks, 'src', address), '') FROM unnest(srcs) AS address
+                                   WHERE address <> host(address)::inet);
+    dst_networks constant text := (SELECT string_agg(format(in_networks, 'dst', address), '') FROM unnest(dsts) AS address
+                                   WHERE address <> host(address)::inet);
 BEGIN
     IF step <= interval '0' THEN
         RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
@@ -96,8 +102,8 @@ BEGIN
                              ARRAY(SELECT generate_series(part_lower + part_step, part_upper, part_step)))
                  ELSE format('time > %L AND time <= %L', part_lower, part_upper) END), ' UNION ALL '),
         CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
-        CASE WHEN srcs IS NOT NULL THEN ' AND src = ANY ($4)' END,
-        CASE WHEN dsts IS NOT NULL THEN ' AND dst = ANY ($5)' END,
+        CASE WHEN srcs IS NOT NULL THEN format(' AND (src = ANY ($4)%s)', src_networks) END,
+        CASE WHEN dsts IS NOT NULL THEN format(' AND (dst = ANY ($5)%s)', dst_networks) END,
         CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
         CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END)
     INTO plan.source
@@ -115,10 +121,11 @@ BEGIN
 END $$;
 
 -- Sums between two moments, in points of `step` (NULL: one for the whole range), for each combination of by_columns (of
--- gateway, src, dst, proto, port), of the rows that pass the filters (NULL: all). The answer comes from a rollup, so points
--- may be wider than asked for, and the range is widened to whole points: `time` is a point's end. `seconds` is what a rate
--- is over: how much of the point was observed, of several gateways by the one that observed most. Where that is not known
--- (CSV files) it is the point's length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
+-- gateway, src, dst, proto, port), of the rows that pass the filters (NULL: all). An address in srcs or dsts may be a
+-- network: it admits the addresses within it. The answer comes from a rollup, so points may be wider than asked for, and
+-- the range is widened to whole points: `time` is a point's end. `seconds` is what a rate is over: how much of the point
+-- was observed, of several gateways by the one that observed most. Where that is not known (CSV files) it is the point's
+-- length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
 --
 -- Settings: compiling such a query takes longer than running it; the memory avoids sorting on disk; a step's rows lie
 -- together on disk, so reading them by the index is cheap.
@@ -185,7 +192,8 @@ BEGIN
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width, halves_lower, halves_upper;
 END $$;
 COMMENT ON FUNCTION traffic IS
-    'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them. For dashboards.';
+    'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them; srcs and '
+    'dsts may be networks. For dashboards.';
 
 -- The same for open connections. They are a level, not a sum over time: the average over a point's intervals, for each
 -- gateway separately, since each has its own intervals.
