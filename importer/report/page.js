@@ -478,6 +478,11 @@
         cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals, '', 'minor'),
         cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
         cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
+    const changed = data.gateways.gateways.filter((row) => row[13] > 1).map(([gateway]) => gateway);
+    if (changed.length > 0) {
+      section.append(element('p', {class: 'empty'}, 'The group masks of ', element('b', {}, changed.join(', ')),
+        ' were changed within this range: the same traffic has another address before and after. traffic_intervals has the masks.'));
+    }
   };
 
   const showGaps = () => {

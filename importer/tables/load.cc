@@ -12,6 +12,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/rows/gap.h"
+#include "engine/rows/row_text.h"
 #include "engine/system/check.h"
 #include "importer/postgres/pg_binary.h"
 #include "importer/tables/copy_encoder.h"
@@ -34,11 +35,11 @@ constexpr char kBegin[] = "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synch
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
     "interval_length, completeness, events_dropped, flows_lost, gateway, source_file, covered_from, "
-    "covered_to, ports_checksum, src_mask, dst_mask, mode) "
+    "covered_to, ports_checksum, src_mask, dst_mask, src_mask6, dst_mask6, mode) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
     "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11, "
     "timestamptz 'epoch' + $12::bigint * interval '1 microsecond', "
-    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17) "
+    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17, $18, $19) "
     "ON CONFLICT DO NOTHING";
 
 // All gaps of a file at once. Arrays of numbers and of our own words: nothing to escape.
@@ -86,6 +87,11 @@ const std::string& GatewayOf(const FileToImport& file) {
   return file.summary->spool.has_value() ? file.summary->spool->gateway : file.file->csv_gateway();
 }
 
+std::string Mask6Text(const Mask6& mask) {
+  char text[INET6_ADDRSTRLEN];
+  return {text, PutAddress(text, AddressFamily::kIpv6, mask)};
+}
+
 // True if the row was inserted, false if the key is taken.
 absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImport& file) {
   const FileSummary& summary = *file.summary;
@@ -101,7 +107,7 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
   if (summary.sequence > kBigintMax || dropped > kBigintMax) {
     return absl::InvalidArgumentError("the sequence or the count of dropped events is too large");
   }
-  std::vector<Parameter> of_spool(9);
+  std::vector<Parameter> of_spool(11);
   if (spool != nullptr) {
     of_spool = {absl::StrCat(spool->interval_end_ns / kNanosPerMicro),
                 absl::StrCat(spool->interval_length_ns / kNanosPerMicro),
@@ -113,6 +119,8 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
                     : absl::StrCat(static_cast<int64_t>(spool->ports_checksum)),
                 absl::StrJoin(spool->src_mask, "."),
                 absl::StrJoin(spool->dst_mask, "."),
+                Mask6Text(spool->src_mask6),
+                Mask6Text(spool->dst_mask6),
                 spool->light ? "light" : "precise"};
   }
   const absl::StatusOr<PgResult> result =
@@ -121,7 +129,7 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
              absl::StrCat(static_cast<int64_t>(summary.checksum)), absl::StrCat(summary.row_count),
              of_spool[0], of_spool[1], of_spool[2], absl::StrCat(dropped), absl::StrCat(lost),
              GatewayOf(file), absl::CHexEscape(file.file->name()), of_spool[3], of_spool[4],
-             of_spool[5], of_spool[6], of_spool[7], of_spool[8]});
+             of_spool[5], of_spool[6], of_spool[7], of_spool[8], of_spool[9], of_spool[10]});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
 }

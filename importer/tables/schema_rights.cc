@@ -75,7 +75,7 @@ absl::Status CheckSchemaRights(PgConnection& connection) {
   const absl::StatusOr<PgResult> faults =
       connection.Query(kFaults, {PQgetvalue(path->get(), 0, 0)});
   if (!faults.ok()) return faults.status();
-  if (absl::Status status = connection.Execute("COMMIT"); !status.ok()) return status;
+  if (absl::Status status = connection.Execute("ROLLBACK"); !status.ok()) return status;
   if (PQntuples(faults->get()) == 0) return absl::OkStatus();
   // Names may be of anybody's choice.
   return absl::FailedPreconditionError(

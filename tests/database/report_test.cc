@@ -29,6 +29,7 @@ namespace {
 using ::nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr absl::Duration kBrowserAtMost = absl::Seconds(90);
 const char* const kCharts[] = {"bits",    "packets",      "connections",
@@ -267,6 +268,24 @@ TEST_F(ReportTest, RatesAreOverWhatWasCovered) {
   const double sent = std::stod(Sql("SELECT sum(src_bytes) FROM vpn_traffic")) * 8 / 35 / 1e12;
   EXPECT_THAT(Open()["text"].get<std::string>(),
               HasSubstr(absl::StrFormat("%.2f\u00a0Tbit/s on average", sent)));
+}
+
+TEST_F(ReportTest, AChangeOfGroupMasksIsSaid) {
+  SpoolHeader header = MakeHeader(1);
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(1, 10)).ok());
+  header = MakeHeader(2);
+  header.gateway = "gw2";
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(2, 10)).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  const char* const text = "The group masks of gw1 were changed within this range";
+  WritePage();
+  EXPECT_THAT(Open()["text"].get<std::string>(), Not(HasSubstr("group masks")));
+  header = MakeHeader(3);
+  header.src_mask = {255, 255, 255, 0};
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(3, 10)).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr(text));
 }
 
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {

@@ -56,6 +56,8 @@ CREATE TABLE import_ledger (
     ports_checksum bigint,
     src_mask inet,
     dst_mask inet,
+    src_mask6 inet,
+    dst_mask6 inet,
     mode text CHECK (mode IN ('precise', 'light')),
     PRIMARY KEY (engine, sequence)
 );
@@ -65,7 +67,7 @@ COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine; for CSV files a ha
 COMMENT ON COLUMN import_ledger.sequence IS 'Number of the file within that run; 0 for CSV files.';
 COMMENT ON COLUMN import_ledger.checksum IS '64 bits, as a signed number.';
 COMMENT ON COLUMN import_ledger.interval_end IS
-    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, src_mask, dst_mask and mode.';
+    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, the masks and mode.';
 COMMENT ON COLUMN import_ledger.completeness IS
     'complete; resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
 COMMENT ON COLUMN import_ledger.events_dropped IS 'Events that the kernel dropped within the interval.';
@@ -74,7 +76,8 @@ COMMENT ON COLUMN import_ledger.covered_from IS
     'What the engine observed: the rows contain what moved from covered_from to covered_to. Rates are over this time.';
 COMMENT ON COLUMN import_ledger.ports_checksum IS
     'Of the port list in force, as a signed number; NULL: none. If it changes, the same traffic may have another port.';
-COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst.';
+COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst; src_mask6, dst_mask6: for IPv6. If '
+    'it changes, the same traffic has another address.';
 COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
 COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
 
