@@ -21,6 +21,7 @@
 #include "importer/files/disposal.h"
 #include "importer/files/log.h"
 #include "importer/tables/partitions.h"
+#include "importer/tables/schema_rights.h"
 #include "importer/tables/versions.h"
 
 namespace ctacct {
@@ -482,7 +483,8 @@ void Importer::Maintain() {
   if (!ConnectIfNeeded().ok()) return;  // The next file waits for it.
   maintained_ = MonotonicNow();
   const auto today = static_cast<int32_t>(absl::ToUnixSeconds(absl::Now()) / 86'400);
-  absl::Status status = MakePartitions(*connection_, {today, today + 1}, &known_days_);
+  absl::Status status = CheckSchemaRights(*connection_);  // Rights change.
+  if (status.ok()) status = MakePartitions(*connection_, {today, today + 1}, &known_days_);
   for (const auto& [tier, days] : config_.retention) {
     if (!status.ok()) break;
     status = DropOldPartitions(*connection_, tier, days, &metrics_.partitions_dropped);

@@ -12,9 +12,11 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "importer/doctor/checks.h"
+#include "importer/tables/schema_rights.h"
 #include "importer/tables/versions.h"
 
 namespace ctacct {
@@ -148,6 +150,15 @@ Finding CheckDatabase(Examination& examination) {
     }
     return Fail(message, {absl::StrCat("pg_isready", place.Arguments(place.user)),
                           absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")});
+  }
+  // Before anything else is asked: our queries would run what others have put there.
+  if (status = CheckSchemaRights(*connection); !status.ok()) {
+    const std::vector<std::string> parts = absl::StrSplit(status.message(), ": ");
+    if (!absl::IsFailedPrecondition(status) || parts.size() != 2) {
+      return Fail(std::string(status.message()), {});
+    }
+    return Fail(parts[0], {absl::StrCat("psql", place.Arguments(""), " -c ", ShellQuoted(parts[1]),
+                                        "   # as a superuser")});
   }
   const absl::StatusOr<PgResult> about = connection->Query(
       "SELECT current_setting('server_version'), current_database(), current_user, "

@@ -480,6 +480,11 @@
         cell(missing > 0 ? `${exact(missing)}, newest ${moment(newest)}` : '0', missing, 'intervals', missing > 0 ? 'partial' : ''),
         cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
         cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
+    const changed = data.gateways.gateways.filter((row) => row[15] > 1).map(([gateway]) => gateway);
+    if (changed.length > 0) {
+      section.append(element('p', {class: 'empty'}, 'The group masks of ', element('b', {}, changed.join(', ')),
+        ' were changed within this range: the same traffic has another address before and after. traffic_intervals has the masks.'));
+    }
   };
 
   const showGaps = () => {

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "importer/postgres/pg_connection.h"
+#include "importer/tables/schema_rights.h"
 
 namespace ctacct {
 namespace {
@@ -140,6 +141,7 @@ absl::StatusOr<std::string> Ask(PgConnection& connection, const Query& query,
 absl::StatusOr<std::string> AskDatabase(const ReportConfig& config) {
   absl::StatusOr<PgConnection> connection = PgConnection::Open(config.database);
   if (!connection.ok()) return connection.status();
+  if (absl::Status status = CheckSchemaRights(*connection); !status.ok()) return status;
   if (absl::Status status = connection->Execute(kBegin); !status.ok()) return status;
   if (absl::Status status = CheckTables(*connection); !status.ok()) return status;
   const absl::StatusOr<std::optional<Range>> held = AskHeld(*connection);

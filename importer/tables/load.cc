@@ -12,11 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "engine/rows/gap.h"
+#include "engine/rows/row_text.h"
 #include "engine/system/check.h"
 #include "importer/postgres/pg_binary.h"
 #include "importer/tables/copy_encoder.h"
 #include "importer/tables/partitions.h"
 #include "importer/tables/rollup.h"
+#include "importer/tables/schema_rights.h"
 
 namespace ctacct {
 namespace {
@@ -29,11 +31,11 @@ constexpr char kRenameGoToolsTable[] =
 constexpr char kInsertLedger[] =
     "INSERT INTO import_ledger (engine, sequence, checksum, row_count, interval_end, "
     "interval_length, completeness, events_dropped, flows_lost, gateway, source_file, covered_from, "
-    "covered_to, ports_checksum, src_mask, dst_mask, mode, source_identity) "
+    "covered_to, ports_checksum, src_mask, dst_mask, src_mask6, dst_mask6, mode, source_identity) "
     "VALUES ($1, $2, $3, $4, timestamptz 'epoch' + $5::bigint * interval '1 microsecond', "
     "$6::bigint * interval '1 microsecond', $7, $8, $9, $10, $11, "
     "timestamptz 'epoch' + $12::bigint * interval '1 microsecond', "
-    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17, $18) "
+    "timestamptz 'epoch' + $13::bigint * interval '1 microsecond', $14, $15, $16, $17, $18, $19, $20) "
     "ON CONFLICT DO NOTHING";
 
 // All gaps of a file at once. Arrays of numbers and of our own words: nothing to escape.
@@ -79,6 +81,11 @@ const std::string& GatewayOf(const FileToImport& file) {
   return file.summary->spool.has_value() ? file.summary->spool->gateway : file.file->csv_gateway();
 }
 
+std::string Mask6Text(const Mask6& mask) {
+  char text[INET6_ADDRSTRLEN];
+  return {text, PutAddress(text, AddressFamily::kIpv6, mask)};
+}
+
 // Tells a file whose rows are in the database, and which could not be removed yet, from one with
 // equal contents. NULL unless only this can: engines number their files, and what a named gateway
 // wrote twice is a copy.
@@ -103,7 +110,7 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
   if (summary.sequence > kBigintMax || dropped > kBigintMax) {
     return absl::InvalidArgumentError("the sequence or the count of dropped events is too large");
   }
-  std::vector<Parameter> of_spool(9);
+  std::vector<Parameter> of_spool(11);
   if (spool != nullptr) {
     of_spool = {absl::StrCat(spool->interval_end_ns / kNanosPerMicro),
                 absl::StrCat(spool->interval_length_ns / kNanosPerMicro),
@@ -115,6 +122,8 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
                     : absl::StrCat(static_cast<int64_t>(spool->ports_checksum)),
                 absl::StrJoin(spool->src_mask, "."),
                 absl::StrJoin(spool->dst_mask, "."),
+                Mask6Text(spool->src_mask6),
+                Mask6Text(spool->dst_mask6),
                 spool->light ? "light" : "precise"};
   }
   const absl::StatusOr<PgResult> result =
@@ -123,7 +132,8 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
              absl::StrCat(static_cast<int64_t>(summary.checksum)), absl::StrCat(summary.row_count),
              of_spool[0], of_spool[1], of_spool[2], absl::StrCat(dropped), absl::StrCat(lost),
              GatewayOf(file), absl::CHexEscape(file.file->name()), of_spool[3], of_spool[4],
-             of_spool[5], of_spool[6], of_spool[7], of_spool[8], IdentityText(file)});
+             of_spool[5], of_spool[6], of_spool[7], of_spool[8], of_spool[9], of_spool[10],
+             IdentityText(file)});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
 }
@@ -388,6 +398,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(PgConnection& connecti
 
 absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string& table,
                                     const std::string& gateway) {
+  if (absl::Status status = CheckSchemaRights(connection); !status.ok()) return status;
   std::optional<uint64_t> rows;
   absl::Status status = InLongTransaction(connection, [&]() -> absl::Status {
     std::string source = table;

@@ -5,7 +5,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "absl/time/time.h"
+#include "importer/tables/schema_rights.h"
 
 namespace ctacct {
 namespace {
@@ -23,11 +27,16 @@ constexpr char kMakeVersionTable[] =
     "CREATE TABLE IF NOT EXISTS ctacct_schema "
     "(version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
 
-// The functions of a step keep this path (SET search_path FROM CURRENT). Temporary tables come
-// last: otherwise an importer could put its own before ours, and functions with the owner's rights
-// would use them.
+// What the steps make lies in one schema. Temporary tables come last: views must not be made of
+// them.
 constexpr char kSetPath[] =
-    "SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true)";
+    "SELECT set_config('search_path', format('%I, pg_temp', current_schema()), true), "
+    "quote_ident(current_schema())";
+
+// In a step: the schema, for functions, which do not search for what they use.
+constexpr char kSchemaPlace[] = "@extschema@";
+// As for PostgreSQL's extensions: the steps have it within strings of format().
+constexpr char kUnquotableBytes[] = "\"$'\\%";
 
 constexpr char kLockLedger[] = "LOCK TABLE import_ledger IN SHARE ROW EXCLUSIVE MODE";
 
@@ -52,8 +61,24 @@ absl::Status CheckNotNewer(int version, SchemaSteps steps) {
                                                     steps.size()));
 }
 
-absl::Status ApplyStep(PgConnection& connection, int version, const char* step) {
-  absl::Status status = connection.Execute(step);
+// The schema of our tables, as SQL writes it. Sets the path.
+absl::StatusOr<std::string> EnterSchema(PgConnection& connection) {
+  const absl::StatusOr<PgResult> result = connection.Query(kSetPath, {});
+  if (!result.ok()) return result.status();
+  std::string schema = PQgetvalue(result->get(), 0, 1);
+  const absl::string_view bare =
+      absl::StripSuffix(absl::StripPrefix(schema, "\""), "\"");  // "my-schema"
+  if (bare.empty() || bare.find_first_of(kUnquotableBytes) != absl::string_view::npos) {
+    return absl::FailedPreconditionError(
+        "search_path names no schema that is there and whose name has none of \" $ ' \\ %");
+  }
+  return schema;
+}
+
+absl::Status ApplyStep(PgConnection& connection, const std::string& schema, int version,
+                       const char* step) {
+  absl::Status status =
+      connection.Execute(absl::StrReplaceAll(step, {{kSchemaPlace, schema}}).c_str());
   if (status.ok()) {
     status = connection
                  .Query("INSERT INTO ctacct_schema (version) VALUES ($1)",
@@ -97,6 +122,7 @@ absl::Status CheckEncoding(const PgConnection& connection) {
 
 absl::Status EnsureSchema(PgConnection& connection, SchemaSteps steps) {
   if (absl::Status status = CheckEncoding(connection); !status.ok()) return status;
+  if (absl::Status status = CheckSchemaRights(connection); !status.ok()) return status;
   const absl::StatusOr<SchemaVersions> versions = ReadSchemaVersions(connection, steps);
   if (!versions.ok() || versions->found == versions->newest) return versions.status();
   if (absl::Status status = CheckNotNewer(versions->found, steps); !status.ok()) return status;
@@ -104,9 +130,11 @@ absl::Status EnsureSchema(PgConnection& connection, SchemaSteps steps) {
 }
 
 absl::Status ApplySteps(PgConnection& connection, SchemaSteps steps) {
-  for (const char* const statement : {kLock, kMakeVersionTable, kSetPath}) {
+  for (const char* const statement : {kLock, kMakeVersionTable}) {
     if (absl::Status status = connection.Execute(statement); !status.ok()) return status;
   }
+  const absl::StatusOr<std::string> schema = EnterSchema(connection);
+  if (!schema.ok()) return schema.status();
   const absl::StatusOr<int> version = ReadVersion(connection);
   if (!version.ok()) return version.status();
   if (absl::Status status = CheckNotNewer(*version, steps); !status.ok()) return status;
@@ -116,7 +144,8 @@ absl::Status ApplySteps(PgConnection& connection, SchemaSteps steps) {
   }
   int next = *version;
   for (const char* const step : missing) {
-    if (absl::Status status = ApplyStep(connection, ++next, step); !status.ok()) return status;
+    if (absl::Status status = ApplyStep(connection, *schema, ++next, step); !status.ok())
+      return status;
   }
   return absl::OkStatus();
 }

@@ -1,11 +1,12 @@
 // The versions of our schema, and the steps that lead from each to the next.
 //
-// Step 1 makes the baseline: the files rows.sql to questions.sql of importer/tables/schema. Each
-// later step is one more file there, which never changes once it is released. Missing steps are
-// applied in one transaction under an advisory lock, so of several importers that start at once one
-// applies them and the others find them done. Before a step the ledger is locked: files that are
-// being loaded are committed first, and an importer of an older version, which does not know the
-// step, commits none after it (CheckVersion).
+// In the steps @extschema@ is the schema of the tables. Step 1 makes the baseline: the files
+// rows.sql to questions.sql of importer/tables/schema. Each later step is one more file there,
+// which never changes once it is released. Missing steps are applied in one transaction under an
+// advisory lock, so of several importers that start at once one applies them and the others find
+// them done. Before a step the ledger is locked: files that are being loaded are committed first,
+// and an importer of an older version, which does not know the step, commits none after it
+// (CheckVersion).
 //
 // Errors as in pg_connection.h; FailedPrecondition if the database is of a newer version than the
 // steps. Thread-compatible.
@@ -32,11 +33,11 @@ struct SchemaVersions {
 [[nodiscard]] absl::StatusOr<SchemaVersions> ReadSchemaVersions(PgConnection& connection,
                                                                 SchemaSteps steps = OurSteps());
 
-// Brings the database to the newest version. If it is, this needs no right but to read
-// ctacct_schema. FailedPrecondition also if the database's encoding lacks characters.
+// Checks the encoding and the rights (schema_rights.h), and brings the database to the newest
+// version. If it is, this needs no right but to read ctacct_schema.
 [[nodiscard]] absl::Status EnsureSchema(PgConnection& connection, SchemaSteps steps = OurSteps());
 
-// The same within the caller's transaction.
+// The same within the caller's transaction, without checking the rights.
 [[nodiscard]] absl::Status ApplySteps(PgConnection& connection, SchemaSteps steps = OurSteps());
 
 // For a transaction that has written to import_ledger, before its COMMIT: fails if a newer importer

@@ -4,9 +4,12 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <iterator>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "gmock/gmock.h"
@@ -18,6 +21,7 @@
 namespace ctacct {
 namespace {
 
+using ::testing::Contains;
 using ::testing::HasSubstr;
 
 class DatabaseAccessTest : public ImporterTest {
@@ -145,6 +149,222 @@ TEST_F(DatabaseAccessTest, ATemporaryTableDeceivesNoFunction) {
                 "SELECT traffic_make_partitions('{2021-01-01}')"}),
             "\n");
   EXPECT_EQ(Sql("SELECT count(*) > 5 FROM traffic_partitions"), "t");
+}
+
+// Makes functions and operators in a schema (SCHEMA) with the names that our functions and views
+// use. Each fits some arguments better than PostgreSQL's own, and says as whom it runs. In place of
+// every type that PostgreSQL's takes, polymorphic or not, comes each of those that our tables have.
+constexpr char kPlant[] = R"sql(
+DO $plant$
+DECLARE
+    types constant text[] := '{timestamptz,interval,text,bigint,integer,inet,float8,timestamptz[],text[],bigint[],'
+                             'integer[],inet[]}';
+    each record;
+    left_type text;
+    right_type text;
+    kind text;
+    body constant text := $$LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''PLANTED by AUTHOR runs as %'', current_user; END'$$;
+    polymorphic constant text[] := '{any,anyelement,anyarray,anynonarray,anycompatible,anycompatiblearray,'
+                                   'anycompatiblenonarray}';
+BEGIN
+    FOR each IN
+        WITH texts AS (
+            SELECT pg_get_functiondef(oid) AS text FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace AND proname LIKE 'traffic%'
+            UNION ALL
+            SELECT pg_get_viewdef(oid) FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'v'
+        ), names AS (
+            SELECT DISTINCT (regexp_matches(text, '\y([a-z0-9_]+)\(', 'g'))[1] AS name FROM texts
+        ), variants AS (
+            SELECT proname, (SELECT array_agg(CASE
+                       WHEN format_type(argument, NULL) = ANY (polymorphic) OR substituted = place THEN type
+                       ELSE format_type(argument, NULL) END ORDER BY place)
+                   FROM unnest(proargtypes::oid[]) WITH ORDINALITY AS arguments (argument, place)) AS arguments,
+                   CASE WHEN format_type(prorettype, NULL) LIKE 'any%array' THEN rtrim(type, '[]') || '[]'
+                        WHEN format_type(prorettype, NULL) = ANY (polymorphic) THEN rtrim(type, '[]')
+                        WHEN prorettype = 'internal'::regtype THEN 'text'
+                        ELSE format_type(prorettype, NULL) END AS result, proretset
+            FROM names JOIN pg_proc ON proname = name AND pronamespace = 'pg_catalog'::regnamespace
+            CROSS JOIN unnest(types) AS type CROSS JOIN generate_series(0, least(pronargs, 4)) AS substituted
+            WHERE pronargs > 0 AND provariadic = 0
+            UNION ALL
+            -- Ours, under other arguments than they have; and format(), concat() and others with any.
+            SELECT name, array_fill(type, ARRAY[count]), 'text', false
+            FROM names CROSS JOIN unnest(types) AS type CROSS JOIN generate_series(1, 15) AS count
+            WHERE name LIKE 'traffic%' OR name IN ('format', 'concat')
+        )
+        SELECT DISTINCT ON (proname, arguments) * FROM variants
+        WHERE NOT arguments && '{internal,cstring,record,\"\"char\"\"}' AND array_length(arguments, 1) > 0
+    LOOP
+        BEGIN
+            EXECUTE format('CREATE FUNCTION SCHEMA.%I(%s) RETURNS %s%s %s', each.proname, array_to_string(each.arguments, ', '),
+                           CASE WHEN each.proretset THEN 'SETOF ' ELSE '' END, each.result, body);
+        EXCEPTION WHEN invalid_function_definition OR undefined_object OR feature_not_supported OR syntax_error
+                       OR duplicate_function THEN
+            -- A type that only PostgreSQL's own functions may take; or the array of an array.
+        END;
+    END LOOP;
+    FOR left_type, right_type IN SELECT one, other FROM unnest(types) AS one CROSS JOIN unnest(types) AS other LOOP
+        FOREACH kind IN ARRAY '{boolean,interval,timestamptz,text,text[]}'::text[] LOOP
+            EXECUTE format('CREATE FUNCTION SCHEMA.%I(%s, %s) RETURNS %s %s', 'planted_' || kind, left_type, right_type, kind, body);
+        END LOOP;
+        FOR each IN
+            SELECT name FROM unnest('{=,<>,<,>,<=,>=,+,-,*,/,||,@>,<@,&&,<<=,~~}'::text[]) AS name
+            WHERE to_regoperator(format('pg_catalog.%s(%s,%s)', name, left_type, right_type)) IS NULL
+        LOOP
+            EXECUTE format('CREATE OPERATOR SCHEMA.%s (FUNCTION = SCHEMA.%I, LEFTARG = %s, RIGHTARG = %s)', each.name,
+                           'planted_' || CASE WHEN each.name = '||' THEN CASE WHEN left_type || right_type LIKE '%[]%'
+                                                                              THEN 'text[]' ELSE 'text' END
+                                              WHEN each.name IN ('+', '-', '*', '/') THEN
+                                                  CASE WHEN left_type = 'timestamptz' THEN 'timestamptz' ELSE 'interval' END
+                                              ELSE 'boolean' END, left_type, right_type);
+        END LOOP;
+    END LOOP;
+END $plant$;
+)sql";
+
+// What the tables' owner, the importer and a dashboard ask, each leaving everything as it was. None
+// of them searches.
+constexpr const char* kAsked[] = {
+    "SELECT * FROM public.traffic(timestamptz '2020-09-13 12:00Z', timestamptz '2020-09-13 14:00Z', "
+    "interval '1 min', '{src,gateway}'::text[]) ORDER BY 1, 2, 3",
+    "SELECT * FROM public.traffic(timestamptz '2020-09-13 12:00Z', timestamptz '2020-09-13 14:00Z', "
+    "NULL::interval, '{dst}'::text[], '{gw1}'::text[], '{10.32.1.0}'::inet[], NULL::inet[], "
+    "'{tcp}'::text[], '{80,443}'::integer[]) ORDER BY 3",
+    "SELECT * FROM public.traffic_open_connections(timestamptz '2020-09-13 12:00Z', timestamptz "
+    "'2020-09-13 14:00Z', interval '1 h', '{proto,port}'::text[]) ORDER BY 1, 5, 6",
+    "SELECT * FROM public.traffic_check(timestamptz '2020-01-01Z', timestamptz '2021-01-01Z')",
+    "SELECT * FROM public.traffic_intervals ORDER BY time",
+    "SELECT * FROM public.traffic_gap_regions ORDER BY began",
+    "BEGIN; SELECT public.traffic_make_partitions('{2031-01-01Z}'::timestamptz[]); ROLLBACK",
+    "BEGIN; SELECT public.traffic_add('total', '{2020-09-13 12:27Z}'::timestamptz[], "
+    "'{gw1}'::text[], '{}'::inet[], '{}'::inet[], '{}'::text[], '{}'::integer[], '{1}'::bigint[], "
+    "'{1}'::bigint[], '{1}'::bigint[], '{1}'::bigint[], '{1}'::bigint[], '{1}'::bigint[], "
+    "'{1}'::bigint[], '{1}'::bigint[]); ROLLBACK",
+    "BEGIN; SELECT public.traffic_add_covered('{2020-09-13 12:30Z}'::timestamptz[], "
+    "'{gw1}'::text[], '{-1}'::bigint[]); ROLLBACK",
+    "BEGIN; SELECT * FROM public.traffic_drop_partition('rows'::text, timestamptz '2021-01-01Z'); "
+    "SELECT * FROM public.traffic_drop_partition('1h'::text, timestamptz '2021-01-01Z'); ROLLBACK",
+    "BEGIN; SELECT public.traffic_roll_up('public.vpn_traffic'::regclass); ROLLBACK",
+    "BEGIN; SELECT public.traffic_adopt('public.vpn_traffic'::regclass, 'gw9'::text); ROLLBACK"};
+
+// With a schema in which everybody may create objects, as PostgreSQL 14 has it and an operator may
+// make it at any time; and in each session's own temporary one.
+TEST_F(DatabaseAccessTest, NobodysFunctionRunsWithTheRightsOfOthers) {
+  WriteSpool(1);
+  WriteSpool(3);
+  ASSERT_TRUE(DrainAsImporter().exit.ok());
+  const std::vector<std::string> roles = {"postgres", "ctacct_importer", "ctacct_reader"};
+  const auto ask = [&](const std::string& role, const std::string& sql) {
+    return As(role,
+              {"SET search_path = pg_catalog", "SET default_transaction_read_only = off", sql});
+  };
+  std::vector<std::string> expected;
+  for (const std::string& role : roles) {
+    for (const char* const sql : kAsked) expected.push_back(ask(role, sql));
+  }
+  EXPECT_THAT(expected, Contains(HasSubstr("gw1|10.32.")));
+  const auto plant = [](const std::string& author, const std::string& schema) {
+    return std::vector<std::string>{
+        "SET search_path = pg_catalog", "SET default_transaction_read_only = off",
+        "SET statement_timeout = 0",
+        absl::StrReplaceAll(kPlant, {{"AUTHOR", author}, {"SCHEMA", schema}})};
+  };
+  EXPECT_THAT(As("ctacct_reader", plant("ctacct_reader", "public")),
+              HasSubstr("permission denied for schema public"));
+
+  WriteSpool(4);
+  for (const std::string author : {"ctacct_importer", "ctacct_reader"}) {
+    Sql("GRANT CREATE ON SCHEMA public TO PUBLIC");
+    ASSERT_EQ(As(author, plant(author, "public")), "");
+    // That what was planted would run.
+    Sql("CREATE OR REPLACE FUNCTION of_the_owner(times timestamptz[]) RETURNS bigint LANGUAGE "
+        "plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS 'BEGIN RETURN (SELECT count(*) "
+        "FROM unnest(times)); END'");
+    Sql("CREATE OR REPLACE FUNCTION of_the_owner(n bigint) RETURNS interval LANGUAGE plpgsql "
+        "SECURITY DEFINER SET search_path FROM CURRENT AS 'BEGIN RETURN n * interval ''1 us''; END'");
+    for (const char* const sql : {"SELECT public.of_the_owner('{2020-01-01Z}'::timestamptz[])",
+                                  "SELECT public.of_the_owner(3::bigint)"}) {
+      EXPECT_THAT(ask("postgres", sql), HasSubstr("PLANTED by " + author + " runs as postgres"));
+    }
+    size_t next = 0;
+    for (const std::string& role : roles) {
+      for (const char* const sql : kAsked) EXPECT_EQ(ask(role, sql), expected[next++]) << sql;
+    }
+
+    // Our programs ask without names of schemas. They refuse, and name the remedy.
+    const std::set<std::string> files = Names(watch_);
+    const auto refused = [&](const std::string& message) {
+      ExpectFails(DrainAsImporter(), 1, message);
+      ExpectFails(Drain(), 1, message);
+      ExpectFails(Run({"-adopt=no_such_table"}), 1, message);
+    };
+    refused(
+        "roles other than the owner may create objects in schema public: REVOKE CREATE ON "
+        "SCHEMA public FROM PUBLIC\n");
+    Sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+    refused(absl::StrCat("role ", author,
+                         " made a function or operator in schema public, where "
+                         "queries of others would run it: DROP "));
+    EXPECT_EQ(Names(watch_), files);
+    Sql("DROP FUNCTION of_the_owner(timestamptz[]), of_the_owner(bigint)");
+    Sql("DROP OWNED BY " + author);
+    Sql(Contents(DataPath("configs/postgres/roles.sql")));
+    EXPECT_TRUE(Run({"-watch=" + done_, "-once"}).exit.ok());
+
+    // In the author's own temporary schema, which nobody else sees.
+    std::vector<std::string> statements = plant(author, "pg_temp");
+    statements.push_back(
+        "DO $$ DECLARE name text; BEGIN FOR name IN SELECT relname FROM pg_class WHERE relnamespace "
+        "= 'public'::regnamespace AND relkind IN ('r', 'p', 'v') AND NOT relispartition LOOP "
+        "EXECUTE format('CREATE TEMP TABLE %I (planted integer)', name); END LOOP; END $$");
+    std::string answers;
+    const size_t first = std::size(kAsked) * (author == "ctacct_importer" ? 1 : 2);
+    for (size_t i = 0; i < std::size(kAsked); ++i) {
+      if (absl::StrContains(expected[first + i], "ERROR")) continue;  // Not its right.
+      statements.push_back(kAsked[i]);
+      absl::StrAppend(&answers, expected[first + i]);
+    }
+    EXPECT_EQ(As(author, statements), answers);
+  }
+  EXPECT_TRUE(DrainAsImporter().exit.ok());
+  ExpectSums();
+}
+
+// Where the tables do not exist yet.
+TEST_F(DatabaseAccessTest, TablesAreMadeOnlyWhereNobodyElseMayCreate) {
+  const std::string fresh = database_ + "_fresh";
+  ASSERT_TRUE(postgres->MakeDatabase(fresh).ok());
+  const auto drain = [&] {
+    return Run({"-conninfo=" + postgres->Conninfo(fresh), "-watch=" + watch_, "-once"},
+               /*connect=*/false);
+  };
+  Sql("GRANT CREATE ON SCHEMA public TO PUBLIC, ctacct_reader", fresh);
+  ExpectFails(drain(), 1,
+              "roles other than the owner may create objects in schema public: REVOKE CREATE ON "
+              "SCHEMA public FROM PUBLIC; REVOKE CREATE ON SCHEMA public FROM ctacct_reader\n");
+  EXPECT_EQ(Sql("SELECT to_regclass('ctacct_schema')", fresh), "");
+  // A schema of our own does not help while public is in the path as well: it does without.
+  Sql("CREATE SCHEMA \"my-traffic\"; ALTER DATABASE " + fresh +
+          " SET search_path = \"my-traffic\", "
+          "public",
+      fresh);
+  ExpectFails(drain(), 1, "in schema public: REVOKE");
+  Sql("ALTER DATABASE " + fresh + " SET search_path = \"my-traffic\"", fresh);
+  Finished run = drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  EXPECT_EQ(Sql("SELECT '\"my-traffic\".vpn_traffic'::regclass", fresh), "vpn_traffic");
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_check('-infinity', 'infinity')", fresh), "0");
+  Sql("GRANT CREATE ON SCHEMA \"my-traffic\" TO ctacct_reader", fresh);
+  ExpectFails(drain(), 1, "FROM ctacct_reader");
+  Sql("REVOKE CREATE ON SCHEMA \"my-traffic\" FROM ctacct_reader", fresh);
+  Sql("ALTER SCHEMA \"my-traffic\" OWNER TO ctacct_reader", fresh);
+  ExpectFails(drain(), 1, "ALTER SCHEMA \\\"my-traffic\\\" OWNER TO postgres\n");
+  Sql("ALTER SCHEMA \"my-traffic\" OWNER TO postgres", fresh);
+  // A table by the name of ours that somebody made while everybody could.
+  Sql("ALTER TABLE \"my-traffic\".ctacct_schema OWNER TO ctacct_reader", fresh);
+  ExpectFails(drain(), 1, "role ctacct_reader has made table ctacct_schema and may not create");
+  Sql("DROP DATABASE " + fresh, "postgres");
 }
 
 TEST_F(DatabaseAccessTest, TheReaderReadsEverythingAndChangesNothing) {

@@ -156,6 +156,8 @@ TEST_F(ImporterTest, AnIntervalWithoutRowsIsInTheDatabase) {
   header.covered_to_ns = header.interval_end_ns + 1'999;
   header.ports_checksum = uint64_t{1} << 63 | 5;
   header.src_mask = {255, 239, 255, 0};
+  header.src_mask6.fill(0);
+  header.src_mask6[0] = header.src_mask6[1] = 255;
   header.light = true;
   ASSERT_TRUE(WriteSpoolFile(watch_, header, {}).ok());
   WriteFile(watch_ + "/traffic_1.csv", CsvText(2, true));
@@ -164,10 +166,36 @@ TEST_F(ImporterTest, AnIntervalWithoutRowsIsInTheDatabase) {
   ExpectSums();
   EXPECT_EQ(Sql("SELECT gateway, time, covered, completeness, row_count FROM traffic_intervals"),
             "gw1|2020-09-13 12:27:00+00|00:00:14.000002|complete|0");
-  EXPECT_EQ(Sql("SELECT covered_from, covered_to, ports_checksum, src_mask, dst_mask, mode FROM "
-                "import_ledger ORDER BY mode"),
-            "2020-09-13 12:26:45.999999+00|2020-09-13 12:27:00.000001+00|-9223372036854775803|"
-            "255.239.255.0|255.255.255.255|light\n|||||");
+  EXPECT_EQ(
+      Sql("SELECT covered_from, covered_to, ports_checksum, src_mask, dst_mask, src_mask6, dst_mask6, mode FROM "
+          "import_ledger ORDER BY mode"),
+      "2020-09-13 12:26:45.999999+00|2020-09-13 12:27:00.000001+00|-9223372036854775803|"
+      "255.239.255.0|255.255.255.255|ffff::|ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff|light\n|||||||");
+}
+
+TEST_F(ImporterTest, AnIntervalSaysItsGroupMasks) {
+  const auto write = [&](uint64_t interval, uint8_t last, uint8_t last6) {
+    static uint64_t sequence = 0;
+    SpoolHeader header = MakeHeader(interval);
+    header.sequence = ++sequence;
+    header.src_mask = {255, 255, 255, last};
+    header.dst_mask6[15] = last6;
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, {}).ok());
+  };
+  // /24, changed to /32 within the second; then that of IPv6.
+  write(1, 0, 255);
+  write(2, 0, 255);
+  write(2, 255, 255);
+  write(3, 255, 255);
+  write(4, 255, 0);
+  EXPECT_TRUE(Drain().exit.ok());
+  EXPECT_EQ(
+      Sql("SELECT to_char(time, 'MI:SS'), src_mask, dst_mask, dst_mask6 FROM traffic_intervals "
+          "ORDER BY time"),
+      "27:00|255.255.255.0|255.255.255.255|ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n"
+      "27:15||255.255.255.255|ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n"
+      "27:30|255.255.255.255|255.255.255.255|ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n"
+      "27:45|255.255.255.255|255.255.255.255|ffff:ffff:ffff:ffff:ffff:ffff:ffff:ff00");
 }
 
 TEST_F(ImporterTest, AnIntervalOfWhichOnlyAGapIsKnown) {

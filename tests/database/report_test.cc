@@ -29,6 +29,7 @@ namespace {
 using ::nlohmann::json;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 constexpr absl::Duration kBrowserAtMost = absl::Seconds(90);
 const char* const kCharts[] = {"bits",    "packets",      "connections",
@@ -303,6 +304,24 @@ TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
   EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3 missing"));
 }
 
+TEST_F(ReportTest, AChangeOfGroupMasksIsSaid) {
+  SpoolHeader header = MakeHeader(1);
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(1, 10)).ok());
+  header = MakeHeader(2);
+  header.gateway = "gw2";
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(2, 10)).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  const char* const text = "The group masks of gw1 were changed within this range";
+  WritePage();
+  EXPECT_THAT(Open()["text"].get<std::string>(), Not(HasSubstr("group masks")));
+  header = MakeHeader(3);
+  header.src_mask = {255, 255, 255, 0};
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(3, 10)).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr(text));
+}
+
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
   const std::string names[] = {"</script ><script>alert(1)</script >",
                                "<!--<script x",
@@ -341,6 +360,12 @@ TEST_F(ReportTest, AnEmptyDatabaseIsSaid) {
       " SET search_path = empty");
   ExpectReportFails(Report({"-output=" + page_ + ".not"}), 1, "has no tables of ctacct");
   EXPECT_FALSE(std::filesystem::exists(page_ + ".not"));
+}
+
+TEST_F(ReportTest, RefusesWhereOthersMayMakeFunctions) {
+  Sql("GRANT CREATE ON SCHEMA public TO PUBLIC");
+  ExpectReportFails(Report({"-output=" + page_}), 1, "REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+  EXPECT_FALSE(std::filesystem::exists(page_));
 }
 
 TEST_F(ReportTest, ReplacesFilesAndNothingElse) {

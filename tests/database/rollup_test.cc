@@ -2,6 +2,7 @@
 // PostgreSQL. That rollups equal rows is asked of the database (traffic_check), which compares
 // every sum.
 #include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdint>
 #include <filesystem>
@@ -152,6 +153,64 @@ TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
   write(51, "gw1", 15, 10);
   EXPECT_TRUE(Drain().exit.ok());
   EXPECT_EQ(seconds(hours + ", '30 min'"), "12:30:00||33|33\n13:00:00||1800|1800\n13:30:00||30|30");
+}
+
+// Addresses and networks, alone and together, against plain SQL over the rows.
+TEST_F(RollupTest, FiltersByAddressesAndNetworks) {
+  std::mt19937_64 random(5);
+  const int64_t hour = kFirstEndNs / kHourNs * kHourNs;
+  const auto address = [&random](TrafficRow* row, std::array<uint8_t, 16>* out) {
+    if (row->family == AddressFamily::kIpv6) {
+      *out = {0x20, 0x01, 0x0d, 0xb8, 0, static_cast<uint8_t>(random() % 3)};
+      (*out)[15] = static_cast<uint8_t>(random() % 4);
+    } else {
+      *out = {10, 32, static_cast<uint8_t>(random() % 4), static_cast<uint8_t>(random() % 4 * 85)};
+    }
+  };
+  std::vector<TrafficRow> rows = MakeRows(1, 3000);
+  for (TrafficRow& row : rows) {
+    row.time_ns = hour + static_cast<int64_t>(random() % 720) * 15'000'000'000;
+    row.family = random() % 3 == 0 ? AddressFamily::kIpv6 : AddressFamily::kIpv4;
+    address(&row, &row.src);
+    address(&row, &row.dst);
+  }
+  std::string text;
+  for (const TrafficRow& row : rows) AppendCsvLine(row, true, &text);
+  WriteFile(watch_ + "/traffic_1.csv", text);
+  ASSERT_TRUE(Drain().exit.ok());
+  const std::string from = "'2020-09-13 12:00Z'", to = "'2020-09-13 15:00Z'";
+  size_t found = 0;
+  for (const std::string filter :
+       {"{10.32.1.0}", "{10.32.1.0,10.32.2.85,2001:db8:1::3}", "{10.32.1.0/24}", "{10.32.1.170/24}",
+        "{10.32.1.128/25,10.32.3.0/24}", "{10.32.0.85,10.32.2.0/23,2001:db8:2::/48}", "{0.0.0.0/0}",
+        "{::/0}", "{2001:db8::/47}", "{10.33.0.0/16}", "{}", "{NULL,10.32.1.0/24}"}) {
+    for (const std::string by : {"src", "dst"}) {
+      const std::string plain = absl::StrCat(
+          "FROM vpn_traffic WHERE time > ", from, " AND time <= ", to, " AND EXISTS (SELECT FROM ",
+          "unnest('", filter, "'::inet[]) AS one WHERE vpn_traffic.", by, " <<= one)");
+      const std::string given = absl::StrCat(by, "s => '", filter, "')");
+      for (const std::string columns : {"{src}", "{dst}", "{src,dst}", "{}"}) {
+        EXPECT_EQ(Sql(absl::StrCat("SELECT sum(src_bytes)::bigint, sum(dst_packets)::bigint FROM ",
+                                   "traffic(", from, ", ", to, ", NULL, '", columns, "', ", given)),
+                  Sql("SELECT sum(src_bytes), sum(dst_packets) " + plain))
+            << given;
+      }
+      const std::string points =
+          Sql(absl::StrCat("SELECT extract(epoch FROM time)::bigint, host(", by,
+                           "), src_bytes::bigint FROM traffic(", from, ", ", to, ", '10 min', '{",
+                           by, "}', ", given, " ORDER BY 1, 2"));
+      EXPECT_EQ(points,
+                Sql(absl::StrCat("SELECT ceil(extract(epoch FROM time) / 600)::bigint * 600, host(",
+                                 by, "), sum(src_bytes) ", plain, " GROUP BY 1, 2 ORDER BY 1, 2")));
+      EXPECT_EQ(Sql(absl::StrCat("SELECT sum(open_connections)::bigint FROM "
+                                 "traffic_open_connections(",
+                                 from, ", ", to, ", '1 h', '{", by, "}', ", given))
+                    .empty(),
+                points.empty());
+      found += Lines(points);
+    }
+  }
+  EXPECT_GT(found, 500u);
 }
 
 TEST_F(RollupTest, ARollupThatDiffersIsFound) {
@@ -368,14 +427,25 @@ TEST_F(RollupTest, TheSessionsTimeZoneDoesNotMatter) {
   const std::string sums =
       "SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-14 00:00Z', '2025-04-14 00:00Z') "
       "UNION ALL SELECT sum(src_bytes), max(seconds) FROM traffic('2025-03-29 00:30Z', "
-      "'2025-03-31 06:30Z', NULL, '{src}')";
-  const std::string expected = Sql(sums);
+      "'2025-03-31 06:30Z', NULL, '{src}') "
+      // A day that may be a month, by points, with filters; the open connections; a rollup that
+      // differs.
+      "UNION ALL SELECT sum(src_bytes * extract(epoch FROM time)), max(seconds) FROM traffic("
+      "'2025-04-02 00:00Z', '2025-04-05 00:00Z', '10 min', '{src}', srcs => '{10.32.1.0,10.32.2.0}') "
+      "UNION ALL SELECT sum(open_connections), count(*) FROM traffic_open_connections('2025-04-02 00:00Z', "
+      "'2025-04-05 00:00Z', '1 day', '{dst}') "
+      "UNION ALL SELECT sum(in_rollup), count(*) FROM traffic_check('2025-04-02 00:00Z', '2025-04-05 00:00Z')";
+  Sql("UPDATE traffic_total SET src_bytes = src_bytes + 1 WHERE time = '2025-04-03 01:00Z'");
+  const std::string expected = Sql("SET timezone = 'UTC'; SET extra_float_digits = 0; " + sums);
   EXPECT_THAT(expected, HasSubstr("|2595600"));
+  EXPECT_THAT(expected, HasSubstr("\n20|1"));
   for (const std::string session :
        {"SET timezone = 'Europe/Berlin'; ",
         "SET timezone = 'Asia/Kolkata'; SET datestyle = 'SQL, DMY'; ",
-        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; "}) {
-    EXPECT_EQ(Sql(session + sums), expected) << session;
+        "SET timezone = 'America/New_York'; SET datestyle = 'Postgres, MDY'; ",
+        "SET timezone = 'UTC'; SET datestyle = 'German'; SET intervalstyle = 'iso_8601'; ",
+        "SET timezone = 'UTC'; SET datestyle = 'SQL, DMY'; SET intervalstyle = 'sql_standard'; "}) {
+    EXPECT_EQ(Sql(session + "SET extra_float_digits = 0; " + sums), expected) << session;
   }
 }
 

@@ -168,6 +168,19 @@ TEST_F(SchemaTest, AnImporterOlderThanTheDatabaseRefuses) {
   ExpectSums();
 }
 
+// What a function answers does not depend on the session, and a Citus coordinator sends times to
+// its workers as text: without these settings in the session's style. Nor does a function search
+// (rows.sql).
+TEST_F(SchemaTest, EveryFunctionHasItsSettings) {
+  EXPECT_TRUE(Drain().exit.ok());  // Makes the tables.
+  EXPECT_EQ(Sql("SELECT count(*) >= 11 FROM pg_proc WHERE pronamespace = 'public'::regnamespace"),
+            "t");
+  EXPECT_EQ(Sql("SELECT oid::regprocedure FROM pg_proc WHERE pronamespace = 'public'::regnamespace "
+                "AND (proconfig @> ARRAY['search_path=pg_catalog, pg_temp', 'TimeZone=UTC', "
+                "'DateStyle=ISO', 'IntervalStyle=postgres']) IS NOT TRUE"),
+            "");
+}
+
 // Functions in SQL are checked by PostgreSQL when they are created, those in PL/pgSQL only as far
 // as they run.
 TEST_F(SchemaTest, PlpgsqlCheckFindsNothing) {

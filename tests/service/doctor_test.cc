@@ -576,6 +576,20 @@ TEST_F(DoctorTest, SchemaMissingOrNewer) {
   ExpectOnly(Examine(), "schema", "fail", "version 99, and this ctacct knows up to");
 }
 
+TEST_F(DoctorTest, OthersMayMakeFunctionsWhereOurQueriesLook) {
+  Migrate();
+  Sql("GRANT CREATE ON SCHEMA public TO PUBLIC");
+  const Diagnosis ill = Examine({"-probe=false"});
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("database").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("database").text,
+              HasSubstr("roles other than the owner may create objects in schema public"));
+  EXPECT_THAT(ill.findings.at("database").remedies.at(0),
+              HasSubstr("-c 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'"));
+  Sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC");
+  EXPECT_EQ(Examine({"-probe=false"}).exit_code, 0);
+}
+
 TEST_F(DoctorTest, RoleThatMayNotAdd) {
   Migrate();
   Sql(absl::StrCat("DO $$ BEGIN CREATE ROLE ", kImporterRole,

@@ -9,7 +9,8 @@
            sum(flows_lost) FILTER (WHERE time > plan.lower) AS flows_lost,
            extract(epoch FROM sum(covered) FILTER (WHERE time > plan.lower)) AS covered,
            min(time - interval_length) AS first, max(time) AS newest, max(max(time)) OVER () AS newest_of_all,
-           max(interval_length) AS interval_length
+           max(interval_length) AS interval_length,
+           count(DISTINCT (src_mask, dst_mask, src_mask6, dst_mask6)) FILTER (WHERE time > plan.lower) AS masks
     FROM plan, asked, traffic_intervals
     WHERE time > plan.lower - interval '7 days' AND time <= plan.upper
       AND (gateways IS NULL OR gateway = ANY (gateways))
@@ -24,7 +25,7 @@ SELECT json_build_object('from', from_ms, 'to', to_ms, 'gateways', coalesce((
                coalesce(greatest(0, floor((extract(epoch FROM newest_of_all - greatest(first, plan.lower)) -
                                            coalesce(covered, extract(epoch FROM intervals * interval_length)))
                                           / extract(epoch FROM interval_length))), 0),
-               round(extract(epoch FROM newest) * 1000))
+               round(extract(epoch FROM newest) * 1000), coalesce(masks, 0))
            ORDER BY src_bytes + dst_bytes DESC NULLS LAST, gateway)
     FROM plan, points FULL JOIN intervals USING (gateway)), '[]'))
 FROM plan

@@ -14,12 +14,13 @@ COMMENT ON COLUMN traffic_covered.covered IS 'NULL: unknown, since some rows cam
 -- Adds covered time. Every array has one element for each key; keys are sorted, so importers cannot deadlock. -1: unknown,
 -- and so is the sum.
 CREATE FUNCTION traffic_add_covered(half_hours timestamptz[], gateways text[], microseconds bigint[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 BEGIN
     IF -1 > ANY (microseconds) THEN
         RAISE EXCEPTION 'a covered time is negative' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    INSERT INTO traffic_covered AS held (time, gateway, covered)
+    INSERT INTO @extschema@.traffic_covered AS held (time, gateway, covered)
     SELECT time, gateway, nullif(each, -1) * interval '1 us' FROM unnest(half_hours, gateways, microseconds) AS new (time, gateway, each)
     ON CONFLICT (time, gateway) DO UPDATE SET covered = held.covered + excluded.covered;
 END $$;

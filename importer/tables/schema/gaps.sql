@@ -44,7 +44,11 @@ SELECT gateway,
             ELSE 'complete' END AS completeness,
        sum(events_dropped) AS events_dropped,
        sum(flows_lost) AS flows_lost,
-       sum(row_count) AS row_count
+       sum(row_count) AS row_count,
+       CASE WHEN min(src_mask) = max(src_mask) THEN min(src_mask) END AS src_mask,
+       CASE WHEN min(dst_mask) = max(dst_mask) THEN min(dst_mask) END AS dst_mask,
+       CASE WHEN min(src_mask6) = max(src_mask6) THEN min(src_mask6) END AS src_mask6,
+       CASE WHEN min(dst_mask6) = max(dst_mask6) THEN min(dst_mask6) END AS dst_mask6
 FROM import_ledger
 WHERE interval_end IS NOT NULL
 GROUP BY gateway, interval_end;
@@ -57,6 +61,9 @@ COMMENT ON COLUMN traffic_intervals.covered IS
 COMMENT ON COLUMN traffic_intervals.completeness IS 'The worst of the interval''s files; as in import_ledger.';
 COMMENT ON COLUMN traffic_intervals.events_dropped IS
     'Sum over the interval''s files, like flows_lost and row_count.';
+COMMENT ON COLUMN traffic_intervals.src_mask IS
+    'The group mask of src for IPv4, as in import_ledger, like dst_mask, src_mask6 and dst_mask6. NULL: it was changed within '
+    'the interval, whose rows are of both masks.';
 COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound: at least so many flows were lost.';
 
 CREATE VIEW traffic_gap_regions AS

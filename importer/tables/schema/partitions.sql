@@ -14,7 +14,8 @@ CREATE INDEX traffic_partitions_parent ON traffic_partitions (parent, upper, low
 -- Makes the missing partitions for these moments. Attaching takes no lock that a reader or another importer's COPY would
 -- wait for.
 CREATE FUNCTION traffic_make_partitions(moments timestamptz[]) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
     missing record;
     name_made text;
@@ -27,22 +28,23 @@ BEGIN
               UNION ALL
               -- Sums grow with each interval. If the page has room for the new row, the index need not change.
               SELECT 'traffic_' || name, partition_width, step, CASE WHEN step > '1 ms' THEN 50 ELSE 100 END
-              FROM traffic_rollups) AS parents
+              FROM @extschema@.traffic_rollups) AS parents
         CROSS JOIN unnest(moments) AS moment
         CROSS JOIN date_bin(step, moment - interval '1 us', 'epoch') AS step_start
         CROSS JOIN LATERAL (SELECT step_start + step AS step_end) AS steps
-        WHERE NOT EXISTS (SELECT FROM traffic_partitions AS partition
+        WHERE NOT EXISTS (SELECT FROM @extschema@.traffic_partitions AS partition
                           WHERE partition.parent = parents.parent AND partition.lower <= step_end
                             AND step_end < partition.upper)
         ORDER BY parent, lower
     LOOP
         name_made := format('%s_%s', missing.parent, to_char(missing.lower AT TIME ZONE 'UTC', 'YYYYMMDD'));
         -- Vacuum also summarizes new pages for BRIN. Every query of the day reads the pages that it has not summarized.
-        EXECUTE format('CREATE TABLE %I (LIKE %I INCLUDING ALL) WITH (fillfactor = %s, '
+        EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.%I INCLUDING ALL) WITH (fillfactor = %s, '
                        'autovacuum_vacuum_insert_scale_factor = 0.02)', name_made, missing.parent, missing.fillfactor);
-        EXECUTE format('ALTER TABLE %I ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        EXECUTE format('ALTER TABLE @extschema@.%I ATTACH PARTITION @extschema@.%I FOR VALUES FROM (%L) TO (%L)',
                        missing.parent, name_made, missing.lower, missing.lower + missing.width);
-        INSERT INTO traffic_partitions VALUES (name_made, missing.parent, missing.lower, missing.lower + missing.width);
+        INSERT INTO @extschema@.traffic_partitions
+        VALUES (name_made, missing.parent, missing.lower, missing.lower + missing.width);
     END LOOP;
 END $$;
 REVOKE ALL ON FUNCTION traffic_make_partitions FROM PUBLIC;

@@ -6,8 +6,9 @@
 CREATE FUNCTION traffic_source(
     range_from timestamptz, range_to timestamptz, wanted interval, columns_needed text[])
 RETURNS traffic_rollups
-LANGUAGE sql STABLE SET search_path FROM CURRENT AS $$
-    SELECT rollup FROM traffic_rollups AS rollup JOIN traffic_tiers USING (tier)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+    SELECT rollup FROM @extschema@.traffic_rollups AS rollup JOIN @extschema@.traffic_tiers USING (tier)
     WHERE grouping_columns @> columns_needed AND range_max >= range_to - range_from
     ORDER BY kept_from > range_from AND rollup.tier <> '1h', cardinality(grouping_columns), step > wanted,
              CASE WHEN step > wanted THEN step ELSE -step END
@@ -22,14 +23,21 @@ CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
     dsts inet[], protos text[], ports integer[])
 RETURNS traffic_plan
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
-    plan traffic_plan;
-    rollup traffic_rollups;
+    plan @extschema@.traffic_plan;
+    rollup @extschema@.traffic_rollups;
     rollup_step interval;
-    coarse traffic_rollups;
+    coarse @extschema@.traffic_rollups;
     coarse_lower timestamptz;
     coarse_upper timestamptz;
+    -- As constants: then the index finds a network as a range. Single addresses stay an array.
+    in_networks constant text := ' OR %1$I <<= %2$L';
+    src_networks constant text := (SELECT string_agg(format(in_networks, 'src', address), '') FROM unnest(srcs) AS address
+                                   WHERE address <> host(address)::inet);
+    dst_networks constant text := (SELECT string_agg(format(in_networks, 'dst', address), '') FROM unnest(dsts) AS address
+                                   WHERE address <> host(address)::inet);
 BEGIN
     IF step <= interval '0' THEN
         RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
@@ -38,7 +46,7 @@ BEGIN
         RAISE EXCEPTION 'by_columns must be of gateway, src, dst, proto, port'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    rollup := traffic_source(
+    rollup := @extschema@.traffic_source(
         range_from, range_to, coalesce(step, (range_to - range_from) / 48),
         array_remove(by_columns, 'gateway') ||
         CASE WHEN srcs IS NOT NULL THEN '{src}'::text[] ELSE '{}' END ||
@@ -51,7 +59,8 @@ BEGIN
     IF rollup_step < interval '1 ms' THEN
         -- Gateways may have different intervals: a point must not be shorter than the longest.
         SELECT max(interval_length) INTO rollup_step
-        FROM (SELECT interval_length FROM import_ledger WHERE interval_end > range_from AND interval_end <= range_to
+        FROM (SELECT interval_length FROM @extschema@.import_ledger
+              WHERE interval_end > range_from AND interval_end <= range_to
               ORDER BY interval_end DESC LIMIT 200) AS latest;
         rollup_step := coalesce(nullif(rollup_step, interval '0'), interval '15 s');
     END IF;
@@ -60,7 +69,7 @@ BEGIN
     plan.lower := date_bin(plan.width, range_from, 'epoch');
     plan.upper := date_bin(plan.width, range_to - interval '1 us', 'epoch') + plan.width;
     -- What retention has dropped makes the first point shorter.
-    plan.lower := greatest(plan.lower, (SELECT kept_from FROM traffic_tiers WHERE tier = rollup.tier));
+    plan.lower := greatest(plan.lower, (SELECT kept_from FROM @extschema@.traffic_tiers WHERE tier = rollup.tier));
     IF step IS NULL THEN
         plan.width := plan.upper - plan.lower;
         plan.point := '$2';
@@ -71,7 +80,8 @@ BEGIN
 
     -- One sum over all of the range: fine steps only before the first and after the last coarse one.
     IF step IS NULL THEN
-        SELECT candidate.* INTO coarse FROM traffic_rollups AS candidate JOIN traffic_tiers USING (tier)
+        SELECT candidate.* INTO coarse
+        FROM @extschema@.traffic_rollups AS candidate JOIN @extschema@.traffic_tiers USING (tier)
         WHERE candidate.grouping_columns = rollup.grouping_columns AND candidate.step > rollup.step
           AND kept_from <= plan.lower
         ORDER BY candidate.step DESC LIMIT 1;
@@ -83,7 +93,7 @@ BEGIN
         coarse_upper := plan.upper;
     END IF;
     SELECT format('(%s) AS parts WHERE true%s%s%s%s%s',
-        string_agg(format('SELECT * FROM %I WHERE %s', 'traffic_' || name,
+        string_agg(format('SELECT * FROM @extschema@.%I WHERE %s', 'traffic_' || name,
             CASE WHEN part_step > interval '1 ms' AND part_upper - part_lower <= 1000 * part_step
                       AND (srcs IS NOT NULL AND rollup.grouping_columns[1] = 'src' OR
                            dsts IS NOT NULL AND rollup.grouping_columns[1] = 'dst')
@@ -92,8 +102,8 @@ BEGIN
                              ARRAY(SELECT generate_series(part_lower + part_step, part_upper, part_step)))
                  ELSE format('time > %L AND time <= %L', part_lower, part_upper) END), ' UNION ALL '),
         CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
-        CASE WHEN srcs IS NOT NULL THEN ' AND src = ANY ($4)' END,
-        CASE WHEN dsts IS NOT NULL THEN ' AND dst = ANY ($5)' END,
+        CASE WHEN srcs IS NOT NULL THEN format(' AND (src = ANY ($4)%s)', src_networks) END,
+        CASE WHEN dsts IS NOT NULL THEN format(' AND (dst = ANY ($5)%s)', dst_networks) END,
         CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
         CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END)
     INTO plan.source
@@ -111,10 +121,11 @@ BEGIN
 END $$;
 
 -- Sums between two moments, in points of `step` (NULL: one for the whole range), for each combination of by_columns (of
--- gateway, src, dst, proto, port), of the rows that pass the filters (NULL: all). The answer comes from a rollup, so points
--- may be wider than asked for, and the range is widened to whole points: `time` is a point's end. `seconds` is what a rate
--- is over: how much of the point was observed, of several gateways by the one that observed most. Where that is not known
--- (CSV files) it is the point's length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
+-- gateway, src, dst, proto, port), of the rows that pass the filters (NULL: all). An address in srcs or dsts may be a
+-- network: it admits the addresses within it. The answer comes from a rollup, so points may be wider than asked for, and
+-- the range is widened to whole points: `time` is a point's end. `seconds` is what a rate is over: how much of the point
+-- was observed, of several gateways by the one that observed most. Where that is not known (CSV files) it is the point's
+-- length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
 --
 -- Settings: compiling such a query takes longer than running it; the memory avoids sorting on disk; a step's rows lie
 -- together on disk, so reading them by the index is cheap.
@@ -126,10 +137,11 @@ RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text,
                src_packets double precision, src_bytes double precision, dst_packets double precision,
                dst_bytes double precision, connection_times double precision, connection_count double precision,
                seconds double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
-    plan traffic_plan;
+    plan @extschema@.traffic_plan;
     newest timestamptz;
     by_gateway constant text := CASE WHEN 'gateway' = ANY (by_columns) THEN ', gateway' ELSE '' END;
     -- What was covered between them is read by half hours, before and after by intervals.
@@ -137,7 +149,7 @@ DECLARE
     halves_upper timestamptz;
 BEGIN
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
-    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     IF step IS NULL OR date_bin('30 min', 'epoch'::timestamptz + plan.width, 'epoch') = 'epoch'::timestamptz + plan.width THEN
         halves_lower := date_bin('30 min', plan.lower - interval '1 us', 'epoch') + interval '30 min';
         halves_upper := date_bin('30 min', plan.upper, 'epoch');
@@ -146,7 +158,7 @@ BEGIN
         halves_lower := plan.upper;
         halves_upper := plan.upper;
     END IF;
-    SELECT max(total.time) INTO newest FROM traffic_total AS total
+    SELECT max(total.time) INTO newest FROM @extschema@.traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     RETURN QUERY EXECUTE format(
         'WITH sums (time, gateway, src, dst, proto, port, src_packets, src_bytes, dst_packets, dst_bytes, '
@@ -155,12 +167,12 @@ BEGIN
         '    sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8) '
         '  FROM %3$s GROUP BY %4$s), '
         'observed AS ('
-        '  SELECT interval_end AS time, gateway, covered_to - covered_from AS covered FROM import_ledger '
+        '  SELECT interval_end AS time, gateway, covered_to - covered_from AS covered FROM @extschema@.import_ledger '
         '  WHERE interval_end > $1 AND interval_end <= $10 '
         '  UNION ALL '
-        '  SELECT time, gateway, covered FROM traffic_covered WHERE time > $10 AND time <= $11 '
+        '  SELECT time, gateway, covered FROM @extschema@.traffic_covered WHERE time > $10 AND time <= $11 '
         '  UNION ALL '
-        '  SELECT interval_end, gateway, covered_to - covered_from FROM import_ledger '
+        '  SELECT interval_end, gateway, covered_to - covered_from FROM @extschema@.import_ledger '
         '  WHERE interval_end > $11 AND interval_end <= $2), '
         'covered AS ('
         '  SELECT point AS time%5$s, '
@@ -180,7 +192,8 @@ BEGIN
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width, halves_lower, halves_upper;
 END $$;
 COMMENT ON FUNCTION traffic IS
-    'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them. For dashboards.';
+    'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them; srcs and '
+    'dsts may be networks. For dashboards.';
 
 -- The same for open connections. They are a level, not a sum over time: the average over a point's intervals, for each
 -- gateway separately, since each has its own intervals.
@@ -190,18 +203,19 @@ CREATE FUNCTION traffic_open_connections(
     ports integer[] DEFAULT NULL)
 RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
                open_connections double precision)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT SET timezone = 'UTC' SET jit = off SET work_mem = '64MB'
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
 DECLARE
-    plan traffic_plan;
+    plan @extschema@.traffic_plan;
 BEGIN
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
-    plan := traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
+    plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     RETURN QUERY EXECUTE format(
         'SELECT point%1$s, sum(open / intervals) FROM '
         '(SELECT %2$s AS point, gateway%3$s, sum(open_connections::float8) AS open '
         '  FROM %4$s GROUP BY 1, gateway%3$s) AS sums '
-        'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM traffic_total '
+        'JOIN (SELECT %2$s AS point, gateway, count(*) AS intervals FROM @extschema@.traffic_total '
         '  WHERE time > $1 AND time <= $2 GROUP BY 1, 2) AS intervals USING (point, gateway) GROUP BY point%5$s',
         plan.output, plan.point, replace(plan.grouped, ', gateway', ''), plan.source, plan.grouped)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports;

@@ -13,16 +13,17 @@ INSERT INTO traffic_tiers VALUES ('rows'), ('fine'), ('10m'), ('1h');
 -- seconds: behind a waiting lock all other queries would wait for a dashboard's long one.
 CREATE FUNCTION traffic_drop_partition(tier_dropped text, before timestamptz, after text DEFAULT '')
 RETURNS TABLE (partition text, dropped boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT SET lock_timeout = '2s' AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET lock_timeout = '2s' AS $$
 DECLARE
-    oldest traffic_partitions;
+    oldest @extschema@.traffic_partitions;
     differs boolean := false;
 BEGIN
     IF tier_dropped NOT IN ('rows', 'fine', '10m', '1h') THEN
         RAISE EXCEPTION 'no such tier: %', tier_dropped USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT candidate.* INTO oldest FROM traffic_partitions AS candidate
-    LEFT JOIN traffic_rollups AS rollup ON candidate.parent = 'traffic_' || rollup.name
+    SELECT candidate.* INTO oldest FROM @extschema@.traffic_partitions AS candidate
+    LEFT JOIN @extschema@.traffic_rollups AS rollup ON candidate.parent = 'traffic_' || rollup.name
     WHERE coalesce(rollup.tier, 'rows') = tier_dropped AND candidate.upper <= before AND candidate.name > after
     ORDER BY candidate.name LIMIT 1;
     IF NOT FOUND THEN RETURN; END IF;
@@ -32,9 +33,9 @@ BEGIN
         EXECUTE format(
             'SELECT EXISTS (SELECT FROM (SELECT time, gateway, count(*) AS row_count, sum(src_packets) AS src_packets, '
             '  sum(src_bytes) AS src_bytes, sum(dst_packets) AS dst_packets, sum(dst_bytes) AS dst_bytes, '
-            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count FROM %I '
-            '  GROUP BY time, gateway) AS facts '
-            'LEFT JOIN traffic_total AS held USING (time, gateway) '
+            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count '
+            '  FROM @extschema@.%I GROUP BY time, gateway) AS facts '
+            'LEFT JOIN @extschema@.traffic_total AS held USING (time, gateway) '
             'WHERE (held.row_count >= facts.row_count AND %s) IS NOT TRUE)', oldest.name,
             -- A sum that did not fit stayed at its maximum.
             (SELECT string_agg(format('held.%1$s >= least(facts.%1$s, 9223372036854775807)', name), ' AND ')
@@ -44,9 +45,9 @@ BEGIN
     END IF;
     dropped := NOT differs;
     IF dropped THEN
-        EXECUTE format('DROP TABLE %I', oldest.name);
-        DELETE FROM traffic_partitions WHERE name = oldest.name;
-        UPDATE traffic_tiers SET kept_from = greatest(kept_from, oldest.upper) WHERE tier = tier_dropped;
+        EXECUTE format('DROP TABLE @extschema@.%I', oldest.name);
+        DELETE FROM @extschema@.traffic_partitions WHERE name = oldest.name;
+        UPDATE @extschema@.traffic_tiers SET kept_from = greatest(kept_from, oldest.upper) WHERE tier = tier_dropped;
     END IF;
     RETURN NEXT;
 END $$;

@@ -76,7 +76,8 @@ CREATE FUNCTION traffic_add(
     src_packets bigint[], src_bytes bigint[], dst_packets bigint[], dst_bytes bigint[], connection_times bigint[],
     connection_count bigint[], open_connections bigint[], row_count bigint[])
 RETURNS bigint
-LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
     key text;
     counters constant text := 'src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
@@ -88,9 +89,9 @@ BEGIN
         RAISE EXCEPTION 'a sum is negative' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', ') INTO STRICT key
-    FROM traffic_rollups WHERE name = rollup_name;
+    FROM @extschema@.traffic_rollups WHERE name = rollup_name;
     EXECUTE format(
-        'INSERT INTO %1$I AS held (%2$s, %3$s) SELECT %2$s, %3$s '
+        'INSERT INTO @extschema@.%1$I AS held (%2$s, %3$s) SELECT %2$s, %3$s '
         'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) '
         'AS new (time, gateway, src, dst, proto, port, %3$s) ON CONFLICT (%2$s) DO UPDATE SET %4$s',
         'traffic_' || rollup_name, key, counters,
@@ -107,9 +108,10 @@ REVOKE ALL ON FUNCTION traffic_add FROM PUBLIC;
 -- Adds all rows of a table or view with vpn_traffic's columns to the rollups, for rows that no importer has loaded. The
 -- importer's limit for counters (2^50) was not applied to them, so sums may not fit.
 CREATE FUNCTION traffic_roll_up(source regclass) RETURNS void
-LANGUAGE plpgsql SET search_path FROM CURRENT SET work_mem = '256MB' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' SET work_mem = '256MB' AS $$
 DECLARE
-    rollup traffic_rollups;
+    rollup @extschema@.traffic_rollups;
     key text;
     counters constant text[] := ARRAY['src_packets', 'src_bytes', 'dst_packets', 'dst_bytes', 'connection_times',
                                       'connection_count', 'open_connections'];
@@ -127,10 +129,10 @@ BEGIN
     EXECUTE format('CREATE TEMPORARY TABLE traffic_ten_minutes ON COMMIT DROP AS SELECT %s AS time, gateway, src, dst, '
                    'proto, port, %s, count(*) AS row_count FROM %s GROUP BY 1, 2, 3, 4, 5, 6',
                    format(step_end, interval '10 min'), sums, source);
-    FOR rollup IN SELECT * FROM traffic_rollups ORDER BY name LOOP
+    FOR rollup IN SELECT * FROM @extschema@.traffic_rollups ORDER BY name LOOP
         key := array_to_string('{gateway}'::text[] || rollup.grouping_columns, ', ');
         EXECUTE format(
-            'INSERT INTO %1$I AS held (time, %2$s, %3$s, row_count) SELECT %4$s, %2$s, %5$s, %6$s FROM %7$s '
+            'INSERT INTO @extschema@.%1$I AS held (time, %2$s, %3$s, row_count) SELECT %4$s, %2$s, %5$s, %6$s FROM %7$s '
             'GROUP BY 1, %2$s ON CONFLICT (time, %2$s) DO UPDATE SET %8$s',
             'traffic_' || rollup.name, key, array_to_string(counters, ', '), format(step_end, rollup.step), sums,
             CASE WHEN rollup.step >= '10 min' THEN 'sum(row_count)' ELSE 'count(*)' END,
@@ -147,9 +149,10 @@ REVOKE ALL ON FUNCTION traffic_roll_up FROM PUBLIC;
 -- The differences between the rows of a range and its rollups. The range is widened to whole steps and read completely.
 CREATE FUNCTION traffic_check(range_from timestamptz, range_to timestamptz)
 RETURNS TABLE (rollup text, "time" timestamptz, gateway text, in_rows bigint, in_rollup bigint, sums_differ boolean)
-LANGUAGE plpgsql STABLE SET search_path FROM CURRENT AS $$
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
-    each traffic_rollups;
+    each @extschema@.traffic_rollups;
     key text;
     counters constant text := 'sum(src_packets), sum(src_bytes), sum(dst_packets), sum(dst_bytes), '
         'sum(connection_times), sum(connection_count), sum(open_connections)';
@@ -158,13 +161,13 @@ DECLARE
     rows_from timestamptz;
     kept timestamptz;
 BEGIN
-    SELECT kept_from INTO rows_from FROM traffic_tiers WHERE tier = 'rows';
-    FOR each IN SELECT * FROM traffic_rollups ORDER BY name LOOP
+    SELECT kept_from INTO rows_from FROM @extschema@.traffic_tiers WHERE tier = 'rows';
+    FOR each IN SELECT * FROM @extschema@.traffic_rollups ORDER BY name LOOP
         key := array_to_string('{time,gateway}'::text[] || each.grouping_columns, ', ');
         lower := date_bin(each.step, range_from, 'epoch');
         upper := date_bin(each.step, range_to - interval '1 us', 'epoch') + each.step;
         -- What retention has dropped cannot be compared.
-        kept := greatest(rows_from, (SELECT kept_from FROM traffic_tiers WHERE tier = each.tier));
+        kept := greatest(rows_from, (SELECT kept_from FROM @extschema@.traffic_tiers WHERE tier = each.tier));
         IF lower < kept THEN
             lower := date_bin(each.step, kept - interval '1 us', 'epoch') + each.step;
         END IF;
@@ -172,8 +175,8 @@ BEGIN
             'WITH facts AS (SELECT %1$s, count(*) AS n, ARRAY[%2$s] AS sums FROM (SELECT '
             '  date_bin(%3$L, time - interval ''1 us'', ''epoch'') + %3$L::interval AS time, gateway, src, dst, proto, '
             '  port, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
-            '  open_connections FROM vpn_traffic WHERE time > $1 AND time <= $2) AS stepped GROUP BY %1$s), '
-            'held AS (SELECT %1$s, sum(row_count)::bigint AS n, ARRAY[%2$s] AS sums FROM %4$I '
+            '  open_connections FROM @extschema@.vpn_traffic WHERE time > $1 AND time <= $2) AS stepped GROUP BY %1$s), '
+            'held AS (SELECT %1$s, sum(row_count)::bigint AS n, ARRAY[%2$s] AS sums FROM @extschema@.%4$I '
             '  WHERE time > $1 AND time <= $2 GROUP BY %1$s) '
             'SELECT %5$L::text, time, gateway, sum(coalesce(facts.n, 0))::bigint, sum(coalesce(held.n, 0))::bigint, '
             '  bool_or(facts.sums IS DISTINCT FROM held.sums) FROM facts FULL JOIN held USING (%1$s) '

@@ -1,4 +1,10 @@
 -- The rows, and which files they came from.
+--
+-- In all these files @extschema@ is the schema of our tables. Every function has search_path = pg_catalog, pg_temp and names
+-- the schema: in a schema of its path where others may create, it could find a function or an operator of theirs that
+-- fits its arguments better than PostgreSQL's own, and would run it with the caller's or the owner's rights. For the same
+-- reason a function of ours gets arguments of exactly its types. The other settings: a Citus coordinator sends times to
+-- its workers as text in these styles.
 
 -- Columns of eight bytes first, then of four, then those of variable length: no padding between them. About 120 bytes a
 -- row, of which 28 are PostgreSQL's own. Partitions are made by traffic_make_partitions().
@@ -50,6 +56,8 @@ CREATE TABLE import_ledger (
     ports_checksum bigint,
     src_mask inet,
     dst_mask inet,
+    src_mask6 inet,
+    dst_mask6 inet,
     mode text CHECK (mode IN ('precise', 'light')),
     source_identity text,
     PRIMARY KEY (engine, sequence)
@@ -60,7 +68,7 @@ COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine; for CSV files a ha
 COMMENT ON COLUMN import_ledger.sequence IS 'Number of the file within that run; 0 for CSV files.';
 COMMENT ON COLUMN import_ledger.checksum IS '64 bits, as a signed number.';
 COMMENT ON COLUMN import_ledger.interval_end IS
-    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, src_mask, dst_mask and mode.';
+    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, the masks and mode.';
 COMMENT ON COLUMN import_ledger.completeness IS
     'complete; resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
 COMMENT ON COLUMN import_ledger.events_dropped IS 'Events that the kernel dropped within the interval.';
@@ -69,7 +77,8 @@ COMMENT ON COLUMN import_ledger.covered_from IS
     'What the engine observed: the rows contain what moved from covered_from to covered_to. Rates are over this time.';
 COMMENT ON COLUMN import_ledger.ports_checksum IS
     'Of the port list in force, as a signed number; NULL: none. If it changes, the same traffic may have another port.';
-COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst.';
+COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst_mask: of dst; src_mask6, dst_mask6: for IPv6. If '
+    'it changes, the same traffic has another address.';
 COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
 COMMENT ON COLUMN import_ledger.source_identity IS
     'Of CSV files without a named gateway: device, inode and time of change, to tell the file from one with equal contents.';
@@ -86,13 +95,14 @@ COMMENT ON TABLE ctacct_schema IS 'Versions of the schema that the importer has 
 -- Copies the rows of a table with the columns of the Go tool's vpn_traffic, of any types, under the name of a gateway,
 -- and returns their number. The ledger remembers the table's name: a second call does nothing and returns NULL.
 CREATE FUNCTION traffic_adopt(source regclass, gateway_name text) RETURNS bigint
-LANGUAGE plpgsql SET search_path FROM CURRENT SET timezone = 'UTC' AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
 DECLARE
     adopted bigint;
     source_name constant text := (SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class
                                   WHERE oid = source);
 BEGIN
-    INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file)
+    INSERT INTO @extschema@.import_ledger (engine, sequence, checksum, row_count, gateway, source_file)
     VALUES (md5('table ' || source_name)::uuid, 0, 0, 0, gateway_name, 'table ' || source_name) ON CONFLICT DO NOTHING;
     IF NOT FOUND THEN RETURN NULL; END IF;
     -- It is read more than once below and must not change in between.
@@ -105,19 +115,19 @@ BEGIN
         'connection_times, coalesce(connection_count, 0)::integer AS connection_count, coalesce(open_connections, 0)'
         '::integer AS open_connections, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
         gateway_name, source);
-    PERFORM traffic_make_partitions(
+    PERFORM @extschema@.traffic_make_partitions(
         (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
          FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_adopted) AS days));
-    INSERT INTO vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count,
-                             open_connections, port, src, dst, proto, gateway)
+    INSERT INTO @extschema@.vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
+                                         connection_count, open_connections, port, src, dst, proto, gateway)
     SELECT * FROM pg_temp.traffic_adopted;
     GET DIAGNOSTICS adopted = ROW_COUNT;
-    PERFORM traffic_roll_up('pg_temp.traffic_adopted');
-    PERFORM traffic_add_covered(array_agg(half_hour), array_agg(gateway_name), array_agg(-1::bigint))
+    PERFORM @extschema@.traffic_roll_up('pg_temp.traffic_adopted'::regclass);
+    PERFORM @extschema@.traffic_add_covered(array_agg(half_hour), array_agg(gateway_name), array_agg(-1::bigint))
     FROM (SELECT DISTINCT date_bin('30 min', time - interval '1 us', 'epoch') + interval '30 min' AS half_hour
           FROM pg_temp.traffic_adopted ORDER BY 1) AS half_hours;
     DROP VIEW traffic_adopted;  -- Without pg_temp: Citus would not find it.
-    UPDATE import_ledger SET row_count = adopted
+    UPDATE @extschema@.import_ledger SET row_count = adopted
     WHERE engine = md5('table ' || source_name)::uuid AND sequence = 0;
     RETURN adopted;
 END $$;
