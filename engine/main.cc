@@ -1,6 +1,7 @@
 // engine: accounts conntrack's traffic, live or from a capture. See README.md and `--help`.
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -33,6 +34,14 @@ bool OpenStandardDescriptors() {
   return has_output;
 }
 
+// Gives the memory of an unusually large interval back to the kernel when the interval is written.
+// By default glibc raises both thresholds to what was freed once, and then keeps tens of megabytes.
+void GiveFreedMemoryBack() {
+  constexpr int kThresholdBytes = 128 << 10;
+  mallopt(M_MMAP_THRESHOLD, kThresholdBytes);
+  mallopt(M_TRIM_THRESHOLD, kThresholdBytes);
+}
+
 absl::Status RunEngine(const Config& config, bool has_output) {
   if (!has_output && config.writes_standard_output()) {
     return absl::FailedPreconditionError("standard output is closed; give -output or -pipe");
@@ -45,6 +54,7 @@ absl::Status RunEngine(const Config& config, bool has_output) {
 
 int Main(int argc, char** argv) {
   const bool has_output = OpenStandardDescriptors();
+  GiveFreedMemoryBack();
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   if (line.ok() && line->help) {
     std::fputs(FlagsHelp(kUsage).c_str(), stdout);

@@ -1,12 +1,13 @@
 // Fingerprints of the flow incarnations that were destroyed in this interval and in the one before,
 // so that a stale dump entry or a repeated DESTROY is recognised and not counted again.
 //
-// Thread-compatible. Nothing here takes long at once: the memory grows and is cleared by parts.
+// Thread-compatible. Nothing here takes long at once: the memory grows and is given back by parts.
 #ifndef CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
 #define CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "engine/accounting/staggered_map.h"
 
@@ -42,17 +43,38 @@ class DestroyedMemory {
   }
 
   // The present interval becomes the one before, and that one is forgotten. Takes no time: a part
-  // is cleared when it is next added to.
+  // is cleared by ForgetSome, or when it is next added to.
   void EndInterval() {
     ++interval_;
-    present_ = 0;
+    before_ = std::exchange(present_, 0);
+    forget_next_ = 0;
   }
 
-  // Fingerprints of the present interval.
-  size_t size() const { return present_; }
+  // Clears some parts of what was forgotten, and gives back the memory that an interval like the
+  // last one does not need. True if there is more to clear.
+  bool ForgetSome() {
+    Generation& generation = generations_[interval_ % 2];
+    const Generation& last = generations_[(interval_ - 1) % 2];
+    for (size_t slots = 0; forget_next_ < kShards && slots < kForgetSlots; ++forget_next_) {
+      const size_t shard = forget_next_;
+      if (generation.interval_of[shard] == interval_) continue;
+      slots += generation.marks.SlotsOfShard(shard);
+      generation.marks.ClearShard(
+          shard, last.interval_of[shard] == interval_ - 1 ? last.marks.SizeOfShard(shard) : 0);
+      generation.interval_of[shard] = interval_;
+    }
+    return forget_next_ < kShards;
+  }
 
-  // With fewer than this, an interval need not be ended: 3 MB.
-  static constexpr size_t kKept = 1 << 18;
+  // Worth forgetting at the interval's end.
+  bool IsLarge() const { return present_ >= kKept || before_ >= kKept; }
+
+  size_t MemoryBytes() const {
+    return generations_[0].marks.MemoryBytes() + generations_[1].marks.MemoryBytes();
+  }
+
+  // With fewer than this, an interval need not be ended: 0.5 MB.
+  static constexpr size_t kKept = 1 << 15;
 
   // Of one interval; about 50 MB. Beyond it the interval ends early. A day's interval on a busy
   // gateway has more; what is remembered then is still far longer than a dump takes.
@@ -68,6 +90,7 @@ class DestroyedMemory {
     static void Construct(uint64_t* entry, uint64_t fingerprint) { *entry = fingerprint; }
   };
   static constexpr size_t kShards = 256;
+  static constexpr size_t kForgetSlots = 8192;  // Tens of microseconds.
 
   // The fingerprints of every second interval.
   struct Generation {
@@ -84,7 +107,9 @@ class DestroyedMemory {
 
   Generation generations_[2];  // By the interval's parity.
   uint32_t interval_ = 1;
-  size_t present_ = 0;
+  size_t present_ = 0;            // Fingerprints of the present interval,
+  size_t before_ = 0;             // and of the one before.
+  size_t forget_next_ = kShards;  // The shard that ForgetSome clears next.
 };
 
 }  // namespace ctacct

@@ -43,6 +43,55 @@ TEST(DestroyedMemoryTest, ForgetsTheOldestBeyondItsMaximum) {
   EXPECT_TRUE(memory.Contains(mark(DestroyedMemory::kMax)));
 }
 
+uint64_t Mark(uint64_t i) { return i * 0x9e3779b97f4a7c15; }
+
+void EndIntervalOf(DestroyedMemory* memory) {
+  if (memory->IsLarge()) memory->EndInterval();
+  while (memory->ForgetSome()) {
+  }
+}
+
+// Much that is destroyed at once is remembered for one interval more, and then needs no memory.
+TEST(DestroyedMemoryTest, WhatABurstTookIsGivenBack) {
+  constexpr uint64_t kBurst = 10 * DestroyedMemory::kKept;
+  DestroyedMemory memory;
+  for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Add(Mark(i)));
+  const size_t full = memory.MemoryBytes();
+  EXPECT_GT(full, kBurst * sizeof(uint64_t));
+  EndIntervalOf(&memory);
+  for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Contains(Mark(i)));
+  EndIntervalOf(&memory);
+  EXPECT_FALSE(memory.Contains(Mark(1)));
+  EXPECT_LT(memory.MemoryBytes(), full / 100);
+  // Where as much comes in each interval, its memory is kept.
+  for (uint64_t interval = 1; interval < 4; ++interval) {
+    for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Add(Mark(interval * kBurst + i)));
+    if (interval > 1) {
+      EXPECT_GE(memory.MemoryBytes(), 3 * full / 2);
+    }
+    EndIntervalOf(&memory);
+  }
+  EXPECT_GE(memory.MemoryBytes(), 3 * full / 2);
+}
+
+// ForgetSome clears only what no longer counts, whenever it is called.
+TEST(DestroyedMemoryTest, ForgetsWhileMoreIsAdded) {
+  constexpr uint64_t kMarks = 2 * DestroyedMemory::kKept;
+  DestroyedMemory memory;
+  for (uint64_t interval = 0; interval < 6; ++interval) {
+    for (uint64_t i = 0; i < kMarks; ++i) {
+      ASSERT_TRUE(memory.Add(Mark(interval * kMarks + i)));
+      if (i % 1000 == 0) memory.ForgetSome();
+      if (interval != 0) {
+        ASSERT_TRUE(memory.Contains(Mark((interval - 1) * kMarks + i)));
+      }
+      ASSERT_TRUE(memory.Contains(Mark(interval * kMarks + i / 2)));
+    }
+    ASSERT_TRUE(memory.IsLarge());
+    memory.EndInterval();
+  }
+}
+
 // A repeated DESTROY may be repeated again: it is remembered from its last repetition on.
 TEST(DestroyedMemoryTest, WhatIsRepeatedIsRememberedAnew) {
   DestroyedMemory memory;

@@ -713,7 +713,8 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
       return Sweep(entry->second, &ignored);
     });
   }
-  return sweeping();
+  if (sweeping()) return true;
+  return destroyed_.ForgetSome();
 }
 
 bool FlowTable::Sweep(const Flow& flow, FlowChange* change) {
@@ -833,7 +834,7 @@ void FlowTable::EndInterval() {
   // Kept where it is cheap: while another listener does not read, the kernel may repeat events to
   // all of them. Without start times the memory must be short: a fingerprint may equal that of the
   // next incarnation.
-  if (!timestamps_on_ || destroyed_.size() >= DestroyedMemory::kKept) destroyed_.EndInterval();
+  if (!timestamps_on_ || destroyed_.IsLarge()) destroyed_.EndInterval();
 }
 
 }  // namespace ctacct

@@ -36,8 +36,8 @@
 // whose NEW was not seen), a dump or the DESTROY shows that there was a close, and the kernel's
 // timeouts give its time: see ClosedBefore.
 //
-// Every call is short, however many flows there are: tables grow by parts, destroyed_ is cleared by
-// parts, and the flows that dumps did not show are looked up by parts (SweepSome).
+// Every call is short, however many flows there are: tables grow by parts, and by parts destroyed_
+// is cleared and the flows that dumps did not show are looked up (SweepSome).
 //
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
 // to another table later (Restore). The copy is made by parts: a part that is about to change is
@@ -132,9 +132,11 @@ class FlowTable {
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
   void FinishDump(bool whole);
   // After FinishDump: looks at some of the flows that have ended unreported, at most about
-  // kSweepSlots, forgets them and appends those that were open connections. True if there is more
-  // to look at. Between two calls events may be applied: a flow still to be looked at is looked at
-  // before its event is applied, so the sums are the same whenever this is called.
+  // kSweepSlots, forgets them and appends those that were open connections. Then clears some of the
+  // memory of destroyed incarnations that EndInterval has aged. True if there is more to do.
+  // Between two calls events may be applied: a flow still to be looked at is looked at before its
+  // event is applied, so the sums are the same whenever this is called, as long as ForgottenMemory
+  // remembers all that are forgotten.
   [[nodiscard]] bool SweepSome(std::vector<FlowIdentity>* no_longer_open);
 
   // Events were lost between these moments, since the Unix epoch: DESTROYs of any flow may have
@@ -169,6 +171,10 @@ class FlowTable {
   size_t flows_lost() const { return flows_lost_; }
   size_t events_explained() const { return events_explained_; }
   size_t size() const { return flows_.size(); }
+  size_t MemoryBytes() const {
+    return flows_.MemoryBytes() + destroyed_.MemoryBytes() + superseded_.MemoryBytes() +
+           early_closes_.MemoryBytes() + forgotten_.MemoryBytes();
+  }
 
   // Flows that close while the very first dump runs, before it shows them. That dump takes seconds.
   // Further ones are taken for closed before the engine began.

@@ -2,7 +2,7 @@
 // show them again: then accounting continues there, and nothing counts twice.
 //
 // Bounded: of the flows forgotten, at least the last kKept and at most the last two times kKept are
-// remembered: 3 MB at most.
+// remembered: 1 MB at most.
 //
 // Thread-compatible.
 #ifndef CTACCT_ENGINE_ACCOUNTING_FORGOTTEN_MEMORY_H_
@@ -19,7 +19,7 @@ namespace ctacct {
 
 class ForgottenMemory {
  public:
-  static constexpr size_t kKept = 1 << 14;
+  static constexpr size_t kKept = 1 << 12;
 
   struct Flow {
     int64_t start_ns = 0;
@@ -52,6 +52,7 @@ class ForgottenMemory {
     return std::nullopt;
   }
 
+  size_t MemoryBytes() const { return newer_.MemoryBytes() + older_.MemoryBytes(); }
   bool empty() const { return newer_.empty() && older_.empty(); }
   // Some flows are no longer remembered.
   bool lost_some() const { return lost_some_; }

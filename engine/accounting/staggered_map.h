@@ -159,15 +159,12 @@ class StaggeredTable {
   // back: its entries move.
   void EraseEntry(Entry* entry, size_t hash) {
     const size_t index = ShardOf(hash);
-    Shard& shard = shards_[index];
-    Remove(entry, hash, &shard);
-    if (IsSparse(shard, shard.size)) {
-      Resize(index, RungAbove(index, GroupsFor(shard.size + shard.size / 2)));
-    }
+    Remove(entry, hash, &shards_[index]);
+    ShrinkIfSparse(index);
   }
 
   // Part by part: calls `erase` for each entry of one shard, and erases those for which it returns
-  // true. `erase` must not use the table.
+  // true. `erase` must not use the table. If the shard has become sparse, the others move.
   template <typename Function>
   void EraseIfInShard(size_t index, Function erase) {
     Shard& shard = shards_[index];
@@ -177,6 +174,7 @@ class StaggeredTable {
         if (erase(entry)) Remove(entry, Traits::HashOf(*entry), &shard);
       }
     }
+    ShrinkIfSparse(index);
   }
   template <typename Function>
   void ForEachInShard(size_t index, Function function) const {
@@ -197,17 +195,18 @@ class StaggeredTable {
   size_t SlotsOfShard(size_t index) const { return shards_[index].groups * kGroupSlots; }
 
   // Forgets a shard's entries. Keeps their memory if they had used a good part of it.
-  void ClearShard(size_t index) {
+  void ClearShard(size_t index) { ClearShard(index, shards_[index].size); }
+  // Keeps the memory if so many entries as are expected next use a good part of it.
+  void ClearShard(size_t index, size_t expected) {
     Shard& shard = shards_[index];
     if (shard.groups == 0) return;
-    const size_t used = shard.size;
-    size_ -= used;
+    size_ -= shard.size;
     shard.size = 0;
     std::memset(shard.block, 0, shard.groups * kTagBytes);
-    if (used == 0) {
+    if (expected == 0) {
       Free(index);
-    } else if (IsSparse(shard, used)) {
-      Resize(index, RungAbove(index, GroupsFor(used + used / 2)));
+    } else {
+      ShrinkIfSparse(index, expected);
     }
   }
   void Clear() {
@@ -226,8 +225,12 @@ class StaggeredTable {
   // Below this average of entries to a group, a shard of more than so many groups is made smaller.
   static constexpr size_t kGroupSparse = 3;
   static constexpr uint32_t kGroupsKept = 4;
-  static bool IsSparse(const Shard& shard, size_t used) {
-    return shard.groups > kGroupsKept && used < shard.groups * kGroupSparse;
+  void ShrinkIfSparse(size_t index) { ShrinkIfSparse(index, shards_[index].size); }
+  void ShrinkIfSparse(size_t index, size_t used) {
+    const Shard& shard = shards_[index];
+    if (shard.groups > kGroupsKept && used < shard.groups * kGroupSparse) [[unlikely]] {
+      Resize(index, RungAbove(index, GroupsFor(used + used / 2)));
+    }
   }
 
   static_assert(sizeof(size_t) == 8, "the bits of a hash are dealt out below");

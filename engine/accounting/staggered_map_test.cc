@@ -151,6 +151,34 @@ TEST(StaggeredMapTest, ErasesByParts) {
   for (uint64_t i = 0; i < 10'000; ++i) ASSERT_EQ(map.Find(i) != nullptr, i % 2 == 1);
 }
 
+TEST(StaggeredMapTest, ErasingByPartsGivesBack) {
+  Map map;
+  for (uint64_t i = 0; i < 100'000; ++i) map[i] = i;
+  const size_t full = map.MemoryBytes();
+  for (size_t shard = 0; shard < Map::shards(); ++shard) {
+    map.EraseIfInShard(shard, [](auto* entry) { return entry->second < 99'000; });
+  }
+  EXPECT_LT(map.MemoryBytes(), full / 10);
+  for (uint64_t i = 99'000; i < 100'000; ++i) EXPECT_EQ(*map.Find(i), i);
+}
+
+TEST(StaggeredMapTest, ClearedKeepsTheMemoryOfWhatIsExpected) {
+  Map map;
+  for (uint64_t i = 0; i < 100'000; ++i) map[i] = i;
+  const size_t full = map.MemoryBytes();
+  const auto clear = [&](size_t expected) {
+    for (size_t shard = 0; shard < Map::shards(); ++shard) map.ClearShard(shard, expected);
+    EXPECT_TRUE(map.empty());
+    return map.MemoryBytes();
+  };
+  EXPECT_EQ(clear(100'000 / Map::shards()), full);
+  const size_t of_few = clear(1000 / Map::shards());
+  EXPECT_LT(of_few, full / 10);
+  EXPECT_LT(clear(0), of_few);
+  map[5] = 6;
+  EXPECT_EQ(*map.Find(5), 6u);
+}
+
 // The claim of the opening comment: no size at which half of the memory lies idle.
 TEST(StaggeredMapTest, MemoryPerEntryIsAboutTheSameAtAnySize) {
   StaggeredMap<uint64_t, uint64_t[7], 64> map;

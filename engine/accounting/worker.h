@@ -105,8 +105,8 @@ class Worker {
   // Applies what OnDatagram has taken.
   void ApplyPending();
 
-  // Part of the work that a dump's end leaves: what it has not shown. To be called between batches,
-  // as long as it says true; the rest is done before the next dump.
+  // Part of the work that the end of a dump or an interval leaves: see FlowTable. To be called
+  // between batches, as long as it returns true; the rest is done before the next dump.
   bool SweepSome();
   // The same for the snapshot that a hand-over begins; the rest is done before the next. False also
   // while the flusher has much to take: see snapshot_running.
