@@ -181,6 +181,7 @@ void Engine::MakeFlusher() {
   Flusher::Options options;
   options.track_open = config_.rules.track_open;
   options.rows_max = config_.rows_max;
+  options.interval_ns = config_.rules.interval_ns;
   options.wait_for_pipe = !config_.live();
   options.sink = sink_.get();
   options.pipe = pipe_.get();

@@ -14,6 +14,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/gateway_name.h"
 #include "engine/rows/influx_line.h"
 #include "netlink/ipv4_text.h"
@@ -21,7 +22,7 @@
 namespace ctacct {
 namespace {
 
-constexpr int kIntervalSecondsMax = 86400;
+constexpr int kIntervalSecondsMax = static_cast<int>(kIntervalLengthMaxNs / kIntervalUnitNs);
 // SO_RCVBUFFORCE takes an int and the kernel doubles it.
 constexpr int kReceiveBufferBytesMax = 1 << 30;
 
@@ -243,7 +244,7 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   rules.src_group_mask = absl::GetFlag(FLAGS_src_group_mask).mask;
   rules.dst_group_mask = absl::GetFlag(FLAGS_dst_group_mask).mask;
   rules.exclude = absl::GetFlag(FLAGS_exclude_ip).address;
-  rules.interval_ns = absl::GetFlag(FLAGS_interval).value * int64_t{1'000'000'000};
+  rules.interval_ns = absl::GetFlag(FLAGS_interval).value * kIntervalUnitNs;
   rules.include_icmp = absl::GetFlag(FLAGS_include_icmp);
   rules.track_open = absl::GetFlag(FLAGS_track_open);
   config.rows_max = static_cast<size_t>(absl::GetFlag(FLAGS_max_rows).value);

@@ -27,11 +27,12 @@ struct TrafficSums {
   // once.
   uint64_t connection_time_us = 0;
 
+  // Saturates: a hostile capture must not make a large sum small.
   void Add(const TrafficSums& other) {
-    original.packets += other.original.packets;
-    original.bytes += other.original.bytes;
-    reply.packets += other.reply.packets;
-    reply.bytes += other.reply.bytes;
+    AddTo(&original.packets, other.original.packets);
+    AddTo(&original.bytes, other.original.bytes);
+    AddTo(&reply.packets, other.reply.packets);
+    AddTo(&reply.bytes, other.reply.bytes);
     connection_count += other.connection_count;
     AddConnectionTime(other.connection_time_us);
   }
@@ -40,9 +41,12 @@ struct TrafficSums {
             connection_time_us) == 0;
   }
   // Saturates.
-  void AddConnectionTime(uint64_t us) {
-    if (__builtin_add_overflow(connection_time_us, us, &connection_time_us)) [[unlikely]] {
-      connection_time_us = std::numeric_limits<uint64_t>::max();
+  void AddConnectionTime(uint64_t us) { AddTo(&connection_time_us, us); }
+
+ private:
+  static void AddTo(uint64_t* sum, uint64_t value) {
+    if (__builtin_add_overflow(*sum, value, sum)) [[unlikely]] {
+      *sum = std::numeric_limits<uint64_t>::max();
     }
   }
 };

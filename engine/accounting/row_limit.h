@@ -28,6 +28,7 @@
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
+#include "engine/rows/bounds.h"
 
 namespace ctacct {
 
@@ -42,7 +43,7 @@ class RowLimit {
   // Rows of an interval, the other row included. The largest interval of any game seen has 117,696.
   static constexpr size_t kDefault = 1'000'000;
   // A shard of a table is then small enough to be folded within a millisecond.
-  static constexpr size_t kMax = 10'000'000;
+  static constexpr size_t kMax = kSpoolRowsMax;
 
   explicit RowLimit(size_t rows_max);
 

@@ -1,6 +1,7 @@
 #include "engine/output/flusher.h"
 
 #include "absl/strings/str_cat.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/csv.h"
 #include "engine/system/check.h"
 #include "engine/system/clock.h"
@@ -58,7 +59,7 @@ void Flusher::AddInterval(IntervalRows interval) {
     ++intervals_written_;
     return;
   }
-  interval.created_ns = WallClockNs();
+  interval.created_ns = FitTime(WallClockNs());
   interval.sequence = ++sequence_;
   rows_waiting_ += interval.rows.size();
   waiting_.push_back(std::move(interval));

@@ -33,6 +33,7 @@
 #include "engine/output/interval_totals.h"
 #include "engine/output/pipe_writer.h"
 #include "engine/output/row_sink.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/influx_line.h"
 
 namespace ctacct {
@@ -48,6 +49,7 @@ class Flusher {
   struct Options {
     bool track_open = false;
     size_t rows_max = RowLimit::kDefault;  // Of an interval: the largest; see RowLimit.
+    int64_t interval_ns = kIntervalUnitNs;
     bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
     RowSink* sink = nullptr;
     PipeWriter* pipe = nullptr;
@@ -62,7 +64,7 @@ class Flusher {
   };
   explicit Flusher(Options options)
       : options_(std::move(options)),
-        merge_(options_.track_open, options_.rows_max, options_.ports) {}
+        merge_(options_.track_open, options_.rows_max, options_.interval_ns, options_.ports) {}
 
   // Takes the sealed tables, if there are any and the backlog has room (or `last`), gives them back
   // cleared, and writes what it can. `handoffs`: those of all workers, the same in each call. An

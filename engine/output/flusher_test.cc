@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -270,6 +271,100 @@ TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
     EXPECT_EQ(reader->gaps()[0].ended_ns, expected[i].ended_ns);
     EXPECT_EQ(reader->gaps()[0].events_dropped, expected[i].events_dropped);
   }
+}
+
+// Whatever the clock shows and the kernel claims, the file is written, and its reader takes it. One
+// that was refused would hold up all those behind it.
+TEST_F(FlusherTest, TheMostExtremeIntervalIsAFileThatItsReaderTakes) {
+  constexpr int64_t kInterval = 15'000'000'000;
+  constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
+  constexpr uint64_t kAll = std::numeric_limits<uint64_t>::max();
+  constexpr int64_t kYear2250 = 8'836'171'200'000'000'000;
+  constexpr int64_t kNow = 1'600'000'005'000'000'000;
+  struct Clock {
+    int64_t end_ns;
+    int64_t from_ns;
+    int64_t to_ns;
+    int64_t expected_end_ns;
+  };
+  const Clock clocks[] = {
+      {0, 0, 0, 0},
+      {-kInterval, -kInterval, -5, 0},    // Before 1970.
+      {kInterval, 5, kNow, kInterval},    // Set right after it was 1970.
+      {kNow, kNow - kInterval, 5, kNow},  // Set back to 1970.
+      {kYear2250, kYear2250 - 9, kYear2250, 7'258'118'385'000'000'000},
+      {kMost / kInterval * kInterval, 0, kMost, 7'258'118'385'000'000'000},
+  };
+  SpoolHeader header;
+  header.engine_id = {1, 2, 3};
+  header.interval_length_ns = kInterval;
+  header.gateway = std::string(255, 'g');
+  header.track_open = true;
+  SpoolSink sink(folder_, header);
+  Flusher::Options options;
+  options.sink = &sink;
+  options.interval_ns = kInterval;
+  options.track_open = true;
+  Flusher flusher(options);
+  for (size_t i = 0; i < std::size(clocks); ++i) {
+    AccountingTable& table = handoff_.live();
+    table.covered_from_ns = clocks[i].from_ns;
+    table.covered_to_ns = clocks[i].to_ns;
+    table.events_dropped = kAll;
+    for (uint32_t key = 1; key <= 3; ++key) {
+      TrafficSums sums;
+      sums.original = sums.reply = {kAll, kAll};
+      sums.connection_count = kAll;
+      sums.connection_time_us = kAll;
+      table.rows[Key(key)].Add(sums);
+      table.rows[Key(key)].Add(sums);
+      table.open_changes[Key(key)] = int64_t{1} << 40;
+    }
+    table.gaps = {MakeGap(-kMost, kMost, kAll, GapCause::kOverrun),
+                  MakeGap(-kMost, -1, kAll, GapCause::kAllocation),
+                  MakeGap(kMost - 1, kMost, kAll, GapCause::kRestart)};
+    for (Gap& gap : table.gaps) gap.flows_lost = kAll;
+    Seal(clocks[i].end_ns);
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok()) << i;
+    ASSERT_EQ(Files().size(), i + 1);
+    auto reader = SpoolReader::Open(folder_ + "/" + Files()[i]);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    EXPECT_EQ(reader->header().interval_end_ns, clocks[i].expected_end_ns);
+    EXPECT_EQ(reader->header().completeness, Completeness::kPartial);
+    std::vector<TrafficRow> rows;
+    absl::StatusOr<bool> more = reader->ReadBlock(&rows);
+    ASSERT_TRUE(more.ok()) << more.status();
+    ASSERT_EQ(rows.size(), 3u);
+    uint64_t bytes = 0;
+    uint64_t milliseconds = 0;
+    for (const TrafficRow& row : rows) {
+      bytes += row.bytes_src;
+      milliseconds += row.connection_time_ms;
+      EXPECT_EQ(row.connection_count, 2'147'483'647u);
+      EXPECT_EQ(row.open_connections, 2'147'483'647u);
+    }
+    EXPECT_EQ(bytes, uint64_t{1} << 53);
+    EXPECT_EQ(milliseconds, uint64_t{1} << 53);
+    more = reader->ReadBlock(&rows);
+    ASSERT_TRUE(more.ok()) << more.status();
+    EXPECT_EQ(reader->gaps().size(), 3u);
+  }
+}
+
+// The connection time may saturate: no traffic is missing for that.
+TEST_F(FlusherTest, ASaturatedConnectionTimeLeavesAnIntervalComplete) {
+  Flusher flusher(Options());
+  TrafficSums sums;
+  sums.original = {1, 100};
+  sums.connection_count = 1;
+  sums.connection_time_us = std::numeric_limits<uint64_t>::max();
+  handoff_.live().rows[Key(1)] = sums;
+  Seal(1);
+  ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  ASSERT_EQ(kept_.size(), 1u);
+  EXPECT_EQ(kept_[0].completeness, Completeness::kComplete);
+  ASSERT_EQ(kept_[0].rows.size(), 1u);
+  EXPECT_EQ(kept_[0].rows[0].connection_time_ms, uint64_t{1} << 53);
 }
 
 TEST_F(FlusherTest, OpenConnectionsLastOverIntervals) {

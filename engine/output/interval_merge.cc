@@ -5,6 +5,7 @@
 #include <tuple>
 #include <utility>
 
+#include "engine/rows/bounds.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/check.h"
 
@@ -36,7 +37,9 @@ struct Candidate {
 
   const AccountingKey& key() const { return *row_key; }
   TrafficSums sums() const { return moved != nullptr ? moved->second : TrafficSums(); }
-  uint64_t open_count() const { return open != nullptr ? static_cast<uint64_t>(open->second) : 0; }
+  uint64_t open_count() const {
+    return open != nullptr ? static_cast<uint64_t>(std::max<int64_t>(open->second, 0)) : 0;
+  }
   // The largest first; those without traffic are the smallest. Of equally large ones the keys
   // decide, so that the same sums give the same rows.
   auto Rank() const {
@@ -125,14 +128,15 @@ std::shared_ptr<const PortList> IntervalMerge::PortsInForce() const {
   return ports_ == nullptr ? nullptr : ports_->Get();
 }
 
-IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
+IntervalRows IntervalMerge::WithoutRows(const AccountingTable& table) const {
   IntervalRows interval;
-  interval.end_ns = table.interval_end_ns;
+  interval.end_ns = FitIntervalEnd(table.interval_end_ns, interval_ns_);
   interval.seal = table.seal;
   interval.covered_from_ns = table.covered_from_ns;
   interval.covered_to_ns = table.covered_to_ns;
+  FitCovered(interval.end_ns, &interval.covered_from_ns, &interval.covered_to_ns);
   interval.completeness = table.completeness;
-  interval.events_dropped = table.events_dropped;
+  interval.events_dropped = std::min(table.events_dropped, kSumMax);
   if (const auto ports = PortsInForce(); ports != nullptr) {
     interval.ports_checksum = ports->checksum();
   }
@@ -141,11 +145,16 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
     for (Gap& gap : interval.gaps) gap.completeness = Completeness::kPartial;
   }
   JoinGaps(spool_format::kGapsMax, &interval.gaps);
+  FitGaps(absl::MakeSpan(interval.gaps));
   // No interval is better than its gaps.
   for (const Gap& gap : interval.gaps) {
     interval.completeness = std::max(interval.completeness, gap.completeness);
   }
+  return interval;
+}
 
+IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
+  IntervalRows interval = WithoutRows(table);
   const OpenConnections open = UpdateOpen(table);
   std::vector<Candidate> candidates;
   candidates.reserve(table.rows.size());
@@ -170,14 +179,16 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
     interval.rows.push_back(RowOf(row->key(), row->sums(), row->open_count(), interval.end_ns));
   }
   rows_folded_ += table.rows_folded + (candidates.size() - kept);
-  if (!folds) return interval;
-  TrafficSums other = table.other;
-  uint64_t other_open = 0;
-  for (auto row = kept_end; row != candidates.end(); ++row) {
-    other.Add(row->sums());
-    other_open += row->open_count();
+  if (folds) {
+    TrafficSums other = table.other;
+    uint64_t other_open = 0;
+    for (auto row = kept_end; row != candidates.end(); ++row) {
+      other.Add(row->sums());
+      other_open += row->open_count();
+    }
+    interval.rows.push_back(RowOf(kOtherKey, other, other_open, interval.end_ns));
   }
-  interval.rows.push_back(RowOf(kOtherKey, other, other_open, interval.end_ns));
+  if (FitRows(absl::MakeSpan(interval.rows))) interval.completeness = Completeness::kPartial;
   return interval;
 }
 

@@ -4,6 +4,9 @@
 // has sealed it or a later one: a worker that found no spare table brings its part with its next
 // table. Of too many rows the largest are kept and the others are summed as one: see row_limit.h.
 //
+// Whatever the clock showed and the kernel or a capture claimed: an interval is within the bounds
+// of files (engine/rows/bounds.h). If counters are cut for that, it is partial.
+//
 // Workers report how the number of open connections changed. The numbers themselves are kept here
 // from interval to interval, by the real port, and shown by the port list of the moment.
 //
@@ -46,8 +49,8 @@ struct IntervalRows {
 class IntervalMerge {
  public:
   // `ports`: not owned; nullptr: open connections are shown by every port.
-  IntervalMerge(bool track_open, size_t rows_max, const CurrentPortList* ports)
-      : track_open_(track_open), rows_max_(rows_max), ports_(ports) {}
+  IntervalMerge(bool track_open, size_t rows_max, int64_t interval_ns, const CurrentPortList* ports)
+      : track_open_(track_open), rows_max_(rows_max), interval_ns_(interval_ns), ports_(ports) {}
 
   // Takes the tables that are sealed and gives them back cleared. `handoffs`: those of all workers,
   // the same in each call.
@@ -69,12 +72,15 @@ class IntervalMerge {
   // Adds a worker's table to its interval. What the table contains then is of no use.
   void Add(AccountingTable* table);
   IntervalRows RowsOf(const AccountingTable& table);
+  // All within the bounds of files (engine/rows/bounds.h), but for the rows.
+  IntervalRows WithoutRows(const AccountingTable& table) const;
   std::shared_ptr<const PortList> PortsInForce() const;  // nullptr: none.
   // Connections open at the end of the table's interval, by listed port.
   OpenConnections UpdateOpen(const AccountingTable& table);
 
   const bool track_open_;
   const size_t rows_max_;
+  const int64_t interval_ns_;
   const CurrentPortList* const ports_;
   std::map<uint64_t, AccountingTable> merging_;  // By seal.
   AccountingTable used_;          // Was merged and is done with; kept for its memory.

@@ -11,6 +11,8 @@
 namespace ctacct {
 namespace {
 
+constexpr int64_t kIntervalNs = 15'000'000'000;
+
 AccountingKey Key(uint32_t host) {
   AccountingKey key;
   key.src = Ipv4Address::FromHostOrder(0x0a000000u + host);
@@ -54,7 +56,7 @@ class IntervalMergeTest : public testing::Test {
 };
 
 TEST_F(IntervalMergeTest, AnIntervalIsCompleteOnceEachWorkerHasSealedItOrALaterOne) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   workers_[0].live().rows[Key(1)] = Bytes(5);
   Seal(0, 1);
   EXPECT_FALSE(TakeAndNext(&merge).has_value());
@@ -77,7 +79,7 @@ TEST_F(IntervalMergeTest, AnIntervalIsCompleteOnceEachWorkerHasSealedItOrALaterO
 }
 
 TEST_F(IntervalMergeTest, WhatEachWorkerReportsIsKeptPerWorker) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   workers_[0].live().counts.events_new = 3;
   workers_[0].live().flows = 4;
   Seal(0, 1);
@@ -98,7 +100,7 @@ TEST_F(IntervalMergeTest, WhatEachWorkerReportsIsKeptPerWorker) {
 // rows: what it folded must come out as the other row.
 TEST_F(IntervalMergeTest, WhatASkewedShardFoldedIsNotLost) {
   constexpr uint32_t kRowsMax = 100;
-  IntervalMerge merge(false, kRowsMax, nullptr);
+  IntervalMerge merge(false, kRowsMax, kIntervalNs, nullptr);
   RowLimit limit(kRowsMax);
   AccountingTable& table = workers_[0].live();
   uint64_t bytes = 0;
@@ -128,7 +130,7 @@ TEST_F(IntervalMergeTest, WhatASkewedShardFoldedIsNotLost) {
 
 // Both workers folded, and both of what is left is too many: one other row has all of it.
 TEST_F(IntervalMergeTest, WhatWorkersFoldedAndWhatIsFoldedHereIsOneRow) {
-  IntervalMerge merge(false, 3, nullptr);
+  IntervalMerge merge(false, 3, kIntervalNs, nullptr);
   for (size_t worker = 0; worker < 2; ++worker) {
     workers_[worker].live().other = Bytes(1000);
     workers_[worker].live().rows_folded = 2;
@@ -148,7 +150,7 @@ TEST_F(IntervalMergeTest, WhatWorkersFoldedAndWhatIsFoldedHereIsOneRow) {
 
 // Opened through one worker's flow and closed through another's, in different intervals.
 TEST_F(IntervalMergeTest, OpenConnectionsAreSummedOverWorkersAndIntervals) {
-  IntervalMerge merge(true, 100, nullptr);
+  IntervalMerge merge(true, 100, kIntervalNs, nullptr);
   workers_[0].live().open_changes[Key(1)] = 2;
   workers_[1].live().open_changes[Key(1)] = 1;
   Seal(0, 1);
@@ -174,7 +176,7 @@ TEST_F(IntervalMergeTest, OpenConnectionsAreSummedOverWorkersAndIntervals) {
 
 // Several intervals may be complete at once; the worst of the workers decides on each.
 TEST_F(IntervalMergeTest, IntervalsComeInOrderEachWithItsOwnGaps) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   Gap gap;
   gap.began_ns = 3;
   gap.ended_ns = 7;
@@ -205,7 +207,7 @@ TEST_F(IntervalMergeTest, IntervalsComeInOrderEachWithItsOwnGaps) {
 // One worker counts the events dropped, and each explains some of them: only the sum says whether
 // all are explained.
 TEST_F(IntervalMergeTest, AGapIsResyncedIfAllWorkersTogetherExplainIt) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   const Gap gap = {.began_ns = 3, .ended_ns = 7, .completeness = Completeness::kResynced};
   for (const int64_t explained_elsewhere : {2, 1}) {
     const uint64_t seal = explained_elsewhere == 2 ? 1 : 2;
@@ -225,7 +227,7 @@ TEST_F(IntervalMergeTest, AGapIsResyncedIfAllWorkersTogetherExplainIt) {
 }
 
 TEST_F(IntervalMergeTest, AnIntervalCoversWhatAnyWorkerCovers) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   for (const size_t earlier : {0, 1}) {
     for (size_t worker = 0; worker < 2; ++worker) {
       workers_[worker].live().covered_from_ns = worker == earlier ? 3 : 4;
@@ -240,7 +242,7 @@ TEST_F(IntervalMergeTest, AnIntervalCoversWhatAnyWorkerCovers) {
 }
 
 TEST_F(IntervalMergeTest, ATableThatComesTwiceIsAnError) {
-  IntervalMerge merge(false, 100, nullptr);
+  IntervalMerge merge(false, 100, kIntervalNs, nullptr);
   Seal(0, 1);
   merge.Take({&workers_[0], &workers_[1]});
   Seal(0, 1);

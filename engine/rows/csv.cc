@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/protocol_names.h"
 #include "engine/rows/row_text.h"
 
@@ -18,18 +19,15 @@ namespace {
 
 constexpr size_t kColumns = 11;
 constexpr size_t kColumnsWithOpen = 12;
-constexpr std::array<const char*, kColumnsWithOpen> kColumnNames = {"time",
-                                                                    "proto",
-                                                                    "src",
-                                                                    "dst",
-                                                                    "port",
-                                                                    "packets_src",
-                                                                    "packets_dst",
-                                                                    "bytes_src",
-                                                                    "bytes_dst",
-                                                                    "connection_count",
-                                                                    "connection_time",
-                                                                    "open_connections"};
+// Before the counters, which come in the order of kRowCounters.
+constexpr std::array<const char*, 5> kKeyNames = {"time", "proto", "src", "dst", "port"};
+constexpr size_t kFirstCounter = kKeyNames.size();
+static_assert(kRowCounters[kColumnsWithOpen - kFirstCounter - 1].value ==
+              &TrafficRow::open_connections);
+
+const char* ColumnName(size_t column) {
+  return column < kFirstCounter ? kKeyNames[column] : kRowCounters[column - kFirstCounter].name;
+}
 
 // The whole of `text` as a decimal number. from_chars takes a sign only where the type has one.
 template <typename Integer>
@@ -54,7 +52,7 @@ bool ParseAddress(absl::string_view text, AddressFamily* family, AddressBytes* a
 
 absl::Status BadColumn(size_t column, absl::string_view why) {
   return absl::InvalidArgumentError(
-      absl::StrCat("column ", column + 1, " (", kColumnNames[column], "): ", why));
+      absl::StrCat("column ", column + 1, " (", ColumnName(column), "): ", why));
 }
 
 }  // namespace
@@ -70,14 +68,10 @@ void AppendCsvLine(const TrafficRow& row, bool track_open, std::string* out) {
   at = PutAddress(at, row.family, row.dst);
   *at++ = ',';
   at = PutInteger(at, row.port);
-  for (const uint64_t counter : {row.packets_src, row.packets_dst, row.bytes_src, row.bytes_dst,
-                                 row.connection_count, row.connection_time_ms}) {
+  const size_t counters = (track_open ? kColumnsWithOpen : kColumns) - kFirstCounter;
+  for (size_t i = 0; i < counters; ++i) {
     *at++ = ',';
-    at = PutInteger(at, counter);
-  }
-  if (track_open) {
-    *at++ = ',';
-    at = PutInteger(at, row.open_connections);
+    at = PutInteger(at, row.*kRowCounters[i].value);
   }
   *at++ = '\n';
   out->append(line, static_cast<size_t>(at - line));
@@ -103,9 +97,8 @@ absl::Status ParseCsvLine(absl::string_view line, TrafficRow* row, bool* has_ope
   }
   *has_open = columns == kColumnsWithOpen;
 
-  if (!ParseInteger(fields[0], &row->time_ns) || row->time_ns < 0) {
-    return BadColumn(0, "not a time in nanoseconds");
-  }
+  if (!ParseInteger(fields[0], &row->time_ns)) return BadColumn(0, "not a time in nanoseconds");
+  if (!IsTime(row->time_ns)) return BadColumn(0, "before 1970 or after 2199");
   const std::optional<uint8_t> protocol = ParseProtocol(fields[1]);
   if (!protocol.has_value()) return BadColumn(1, "not a protocol");
   row->protocol = *protocol;
@@ -113,15 +106,17 @@ absl::Status ParseCsvLine(absl::string_view line, TrafficRow* row, bool* has_ope
   if (!ParseAddress(fields[2], &row->family, &row->src)) return BadColumn(2, "not an address");
   if (!ParseAddress(fields[3], &dst_family, &row->dst)) return BadColumn(3, "not an address");
   if (dst_family != row->family) return BadColumn(3, "not of the source's address family");
-  if (!ParseInteger(fields[4], &row->port) || row->port < kPortNotListed || row->port > 65535) {
+  if (!ParseInteger(fields[4], &row->port) || row->port < kPortNotListed || row->port > kPortMax) {
     return BadColumn(4, "not a port or -1");
   }
-  uint64_t* const counters[] = {
-      &row->packets_src,      &row->packets_dst,        &row->bytes_src,       &row->bytes_dst,
-      &row->connection_count, &row->connection_time_ms, &row->open_connections};
   row->open_connections = 0;
-  for (size_t i = 5; i < columns; ++i) {
-    if (!ParseInteger(fields[i], counters[i - 5])) return BadColumn(i, "not a count");
+  row->flow_count = 0;
+  row->unanswered_count = 0;
+  for (size_t i = kFirstCounter; i < columns; ++i) {
+    const RowCounter& counter = kRowCounters[i - kFirstCounter];
+    uint64_t& value = row->*counter.value;
+    if (!ParseInteger(fields[i], &value)) return BadColumn(i, "not a count");
+    if (value > counter.most) return BadColumn(i, absl::StrCat("more than ", counter.most));
   }
   return absl::OkStatus();
 }

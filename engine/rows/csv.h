@@ -19,9 +19,9 @@ inline constexpr size_t kCsvLineBytesMax = 512;
 void AppendCsvLine(const TrafficRow& row, bool track_open, std::string* out);
 
 // Parses one line, without its '\n'. Protocols by name or number, numbers in decimal, no blanks, no
-// signs but the port's -1. *has_open says whether there was a twelfth column. InvalidArgument
-// names the column but never its contents, which say who talked to whom. On an error *row is
-// unspecified.
+// signs but the port's -1, all within the bounds of bounds.h. *has_open says whether there was a
+// twelfth column. InvalidArgument names the column but never its contents, which say who talked to
+// whom. On an error *row is unspecified.
 [[nodiscard]] absl::Status ParseCsvLine(absl::string_view line, TrafficRow* row, bool* has_open);
 
 }  // namespace ctacct

@@ -1,9 +1,9 @@
 #include "engine/rows/csv.h"
 
-#include <limits>
 #include <string>
 
 #include "absl/status/status.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/protocol_names.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -64,14 +64,15 @@ TEST(CsvTest, ParsesWhatItWrites) {
 
 TEST(CsvTest, ExtremesFit) {
   TrafficRow row;
-  row.time_ns = std::numeric_limits<int64_t>::max();
+  row.time_ns = kTimeEndNs - 1;
   row.family = AddressFamily::kIpv6;
   row.protocol = 58;
   row.port = kPortNotListed;
   row.src.fill(0xff);
   row.dst = {0x20, 0x01, 0x0d, 0xb8};
-  row.packets_src = row.packets_dst = row.bytes_src = row.bytes_dst = row.connection_count =
-      row.connection_time_ms = row.open_connections = std::numeric_limits<uint64_t>::max();
+  row.packets_src = row.packets_dst = row.bytes_src = row.bytes_dst = row.connection_time_ms =
+      kSumMax;
+  row.connection_count = row.open_connections = kCountMax;
   std::string line = Line(row, true);
   EXPECT_THAT(line, HasSubstr(",ipv6-icmp,"));
   EXPECT_THAT(line, HasSubstr(",2001:db8::,-1,"));
@@ -124,6 +125,56 @@ TEST(CsvTest, NamesTheBadColumnAndNotItsContents) {
     EXPECT_THAT(std::string(status.message()), HasSubstr(each.column)) << each.line;
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("1.2.3"))) << each.line;
     EXPECT_THAT(std::string(status.message()), Not(HasSubstr("DROP"))) << each.line;
+  }
+}
+
+TEST(CsvTest, EveryColumnHasItsBounds) {
+  struct Bound {
+    const char* within;
+    const char* beyond;
+    const char* why;
+  };
+  const Bound bounds[] = {
+      {"0,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1", "-1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1",
+       "column 1 (time): before 1970 or after 2199"},
+      {"7258118399999999999,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1",
+       "7258118400000000000,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1",
+       "column 1 (time): before 1970 or after 2199"},
+      {"1,255,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1", "1,256,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,1",
+       "column 2 (proto)"},
+      {"1,6,1.2.3.4,5.6.7.8,-1,1,1,1,1,1,1,1", "1,6,1.2.3.4,5.6.7.8,-2,1,1,1,1,1,1,1",
+       "column 5 (port)"},
+      {"1,6,1.2.3.4,5.6.7.8,65535,1,1,1,1,1,1,1", "1,6,1.2.3.4,5.6.7.8,65536,1,1,1,1,1,1,1",
+       "column 5 (port)"},
+      {"1,6,1.2.3.4,5.6.7.8,1,9007199254740992,1,1,1,1,1,1",
+       "1,6,1.2.3.4,5.6.7.8,1,9007199254740993,1,1,1,1,1,1",
+       "column 6 (packets_src): more than 9007199254740992"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,9007199254740992,1,1,1,1,1",
+       "1,6,1.2.3.4,5.6.7.8,1,1,9007199254740993,1,1,1,1,1",
+       "column 7 (packets_dst): more than 9007199254740992"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,1,9007199254740992,1,1,1,1",
+       "1,6,1.2.3.4,5.6.7.8,1,1,1,9007199254740993,1,1,1,1",
+       "column 8 (bytes_src): more than 9007199254740992"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,1,1,9007199254740992,1,1,1",
+       "1,6,1.2.3.4,5.6.7.8,1,1,1,1,9007199254740993,1,1,1",
+       "column 9 (bytes_dst): more than 9007199254740992"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,2147483647,1,1",
+       "1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,2147483648,1,1",
+       "column 10 (connection_count): more than 2147483647"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,9007199254740992,1",
+       "1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,9007199254740993,1",
+       "column 11 (connection_time): more than 9007199254740992"},
+      {"1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,2147483647",
+       "1,6,1.2.3.4,5.6.7.8,1,1,1,1,1,1,1,2147483648",
+       "column 12 (open_connections): more than 2147483647"},
+  };
+  for (const Bound& bound : bounds) {
+    TrafficRow row;
+    bool has_open;
+    EXPECT_TRUE(ParseCsvLine(bound.within, &row, &has_open).ok()) << bound.within;
+    const absl::Status status = ParseCsvLine(bound.beyond, &row, &has_open);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << bound.beyond;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(bound.why)) << bound.beyond;
   }
 }
 

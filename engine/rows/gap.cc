@@ -62,16 +62,6 @@ const char* CompletenessName(Completeness completeness) {
   return nullptr;
 }
 
-const char* GapProblem(const Gap& gap) {
-  if (gap.ended_ns < gap.began_ns) return "ends before it began";
-  if (GapCauseName(gap.cause) == nullptr) return "has no known cause";
-  if (gap.completeness == Completeness::kComplete ||
-      CompletenessName(gap.completeness) == nullptr) {
-    return "is neither resynced nor partial";
-  }
-  return nullptr;
-}
-
 void JoinGaps(size_t at_most, std::vector<Gap>* gaps) {
   if (gaps->empty()) return;
   for (Gap& gap : *gaps) {

@@ -39,10 +39,6 @@ struct Gap {
 [[nodiscard]] const char* GapCauseName(GapCause cause);
 [[nodiscard]] const char* CompletenessName(Completeness completeness);
 
-// Why no file may contain this gap, to follow "a gap": "ends before it began". nullptr: it is
-// sound.
-[[nodiscard]] const char* GapProblem(const Gap& gap);
-
 // Joins the gaps that several workers report of one interval: gaps of the same cause that overlap
 // or touch become one, with the union of their times, the sums of their counts and the worse
 // completeness. The result is sorted by beginning. If the clock was set back within a gap, so that

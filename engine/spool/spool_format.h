@@ -47,7 +47,8 @@ enum BlockType : uint8_t {
   kEndBlock = 3,
 };
 
-// All versions begin with the first 16 bytes of this header and end it with the checksum.
+// What the fields may be: engine/rows/bounds.h. All versions begin with the first 16 bytes of this
+// header and end it with the checksum.
 struct Header {
   char magic[8];
   uint32_t version;
@@ -57,15 +58,15 @@ struct Header {
   uint8_t gateway_bytes;  // How many of `gateway` count; the others are zero.
   uint8_t reserved[2];    // Zero.
   uint8_t engine_id[16];
-  uint64_t sequence;           // From 1 in each run of the engine.
-  int64_t interval_end_ns;     // Since the Unix epoch; the time of every row.
-  int64_t interval_length_ns;  // kIntervalLengthMinNs to kIntervalLengthMaxNs.
-  int64_t created_ns;          // Since the Unix epoch.
-  int64_t covered_from_ns;     // Since the Unix epoch: the rows contain what moved between these
-  int64_t covered_to_ns;       // two moments. Not before covered_from_ns.
-  uint64_t events_dropped;     // By the kernel, within the interval.
-  uint64_t ports_checksum;     // Of the port list when the interval ended; 0: none.
-  uint8_t src_mask[4];         // Group masks, in network byte order.
+  uint64_t sequence;        // From 1 in each run of the engine.
+  int64_t interval_end_ns;  // Since the Unix epoch; the time of every row.
+  int64_t interval_length_ns;
+  int64_t created_ns;       // Since the Unix epoch.
+  int64_t covered_from_ns;  // Since the Unix epoch: the rows contain what moved between these
+  int64_t covered_to_ns;    // two moments. Not before covered_from_ns.
+  uint64_t events_dropped;  // By the kernel, within the interval.
+  uint64_t ports_checksum;  // Of the port list when the interval ended; 0: none.
+  uint8_t src_mask[4];      // Group masks, in network byte order.
   uint8_t dst_mask[4];
   uint8_t src_mask6[16];
   uint8_t dst_mask6[16];
@@ -93,15 +94,6 @@ static_assert(offsetof(Header, gateway) == 144);
 static_assert(offsetof(Header, checksum) == 400);
 static_assert(sizeof(Header) == 408);
 static_assert(sizeof(Header) <= kHeaderBytesMax);
-
-// What a header's numbers may be. Beyond these bounds a file is the work of a program that went
-// wrong, and a database or a chart would suffer from it.
-inline constexpr int64_t kIntervalLengthMinNs = 1'000'000'000;
-inline constexpr int64_t kIntervalLengthMaxNs = 86'400'000'000'000;
-// All times: 1970 up to the beginning of 2200.
-inline constexpr int64_t kTimeEndNs = 7'258'118'400'000'000'000;
-// Sequences and counts of events: PostgreSQL's bigint.
-inline constexpr uint64_t kCountMax = 0x7fff'ffff'ffff'ffff;
 
 inline constexpr uint32_t kHeaderPrefixBytes = offsetof(Header, flags);
 inline constexpr size_t kChecksumBytes = sizeof(uint64_t);

@@ -3,6 +3,7 @@
 #define CTACCT_ENGINE_SPOOL_SPOOL_HEADER_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -18,7 +19,7 @@ inline constexpr Mask4 kMask4All = {255, 255, 255, 255};
 inline constexpr Mask6 kMask6All = {255, 255, 255, 255, 255, 255, 255, 255,
                                     255, 255, 255, 255, 255, 255, 255, 255};
 
-// Times are since the Unix epoch; spool_format.h has the bounds of each field.
+// Times are since the Unix epoch; engine/rows/bounds.h has the bounds of each field.
 struct SpoolHeader {
   EngineId engine_id{};
   uint64_t sequence = 0;        // From 1 in each run; never used twice for other rows.
@@ -26,7 +27,7 @@ struct SpoolHeader {
   int64_t interval_length_ns = 0;
   int64_t created_ns = 0;
   // The rows contain what moved between these moments. Rates are over this time: an engine that
-  // started within the interval saw only part of it.
+  // started within the interval saw only part of it. Both the same: it is not known.
   int64_t covered_from_ns = 0;
   int64_t covered_to_ns = 0;
   uint64_t events_dropped = 0;  // Within the interval.
@@ -43,8 +44,16 @@ struct SpoolHeader {
   friend bool operator==(const SpoolHeader&, const SpoolHeader&) = default;
 };
 
-// Why no file may have this header: "the sequence is 0". nullptr: it is sound.
-[[nodiscard]] const char* HeaderProblem(const SpoolHeader& header);
+// Why no file may have a header: "the sequence is 0". nullptr: it is sound.
+struct HeaderProblem {
+  const char* why = nullptr;
+  size_t offset = 0;  // Of the field, in the file.
+};
+[[nodiscard]] HeaderProblem CheckHeader(const SpoolHeader& header);
+
+// Why a row does not fit its header.
+inline constexpr char kOpenNotTracked[] =
+    "a row has open_connections, and the header says that they were not tracked";
 
 }  // namespace ctacct
 

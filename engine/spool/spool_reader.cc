@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/rows/bounds.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
@@ -37,9 +38,9 @@ bool ChecksumHolds(const char* bytes, size_t size) {
   return XXH3_64bits(bytes, size - kChecksumBytes) == checksum;
 }
 
-// False if a field is out of the range that the format gives it.
+// What is wrong with it; empty if nothing is.
 template <typename DiskRow>
-bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, TrafficRow* row) {
+std::string DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, TrafficRow* row) {
   DiskRow encoded;
   std::memcpy(&encoded, bytes, sizeof(encoded));
   row->time_ns = time_ns;
@@ -59,11 +60,12 @@ bool DecodeRow(const char* bytes, AddressFamily family, int64_t time_ns, Traffic
   row->open_connections = encoded.open_connections;
   row->flow_count = encoded.flow_count;
   row->unanswered_count = encoded.unanswered_count;
-  return AllZero(encoded.reserved, sizeof(encoded.reserved)) && row->port >= kPortNotListed &&
-         row->port <= 65535;
+  return AllZero(encoded.reserved, sizeof(encoded.reserved))
+             ? RowProblem(*row)
+             : "a row's reserved bytes are not zero";
 }
 
-// Only what is sound as a whole: HeaderProblem looks at the fields.
+// Only what is sound as a whole: CheckHeader looks at the fields.
 SpoolHeader DecodeHeader(const Header& encoded) {
   SpoolHeader header;
   header.track_open = (encoded.flags & spool_format::kFlagTrackOpen) != 0;
@@ -96,9 +98,8 @@ std::string DecodeGap(const char* bytes, Gap* gap) {
   gap->flows_lost = encoded.flows_lost;
   gap->cause = static_cast<GapCause>(encoded.cause);
   gap->completeness = static_cast<Completeness>(encoded.completeness);
-  if (const char* const why = GapProblem(*gap); why != nullptr) return absl::StrCat("a gap ", why);
   return AllZero(encoded.reserved, sizeof(encoded.reserved))
-             ? ""
+             ? GapProblem(*gap)
              : "a gap's reserved bytes are not zero";
 }
 
@@ -182,15 +183,20 @@ absl::Status SpoolReader::ReadHeader() {
   }
   Header encoded;
   std::memcpy(&encoded, bytes.data(), sizeof(encoded));
-  if ((encoded.flags & ~spool_format::kFlagsKnown) != 0 ||
-      !AllZero(encoded.reserved, sizeof(encoded.reserved)) ||
-      !AllZero(encoded.gateway + encoded.gateway_bytes,
+  if ((encoded.flags & ~spool_format::kFlagsKnown) != 0) {
+    return Corrupt(offsetof(Header, flags), "the header has unknown flags");
+  }
+  if (!AllZero(encoded.reserved, sizeof(encoded.reserved))) {
+    return Corrupt(offsetof(Header, reserved), "the header's reserved bytes are not zero");
+  }
+  if (!AllZero(encoded.gateway + encoded.gateway_bytes,
                sizeof(encoded.gateway) - encoded.gateway_bytes)) {
-    return Corrupt(offsetof(Header, flags), "the header has unknown flags or reserved bytes");
+    return Corrupt(offsetof(Header, gateway), "the bytes behind the gateway's name are not zero");
   }
   header_ = DecodeHeader(encoded);
-  if (const char* const why = HeaderProblem(header_); why != nullptr) {
-    return Corrupt(offsetof(Header, flags), absl::StrCat("the header is out of range: ", why));
+  if (const HeaderProblem problem = CheckHeader(header_); problem.why != nullptr) {
+    return Corrupt(static_cast<int64_t>(problem.offset),
+                   absl::StrCat("the header is out of range: ", problem.why));
   }
   XXH3_64bits_update(file_hash_.get(), bytes.data(), bytes.size());
   return absl::OkStatus();
@@ -248,10 +254,18 @@ absl::Status SpoolReader::TakeRows(std::vector<TrafficRow>* rows) {
   for (size_t i = 0; i < rows->size(); ++i) {
     TrafficRow& row = (*rows)[i];
     const size_t at = sizeof(head_) + i * head_.row_bytes;
-    if (!(ipv4 ? DecodeRow<Ipv4Row>(block_.data() + at, family, header_.interval_end_ns, &row)
-               : DecodeRow<Ipv6Row>(block_.data() + at, family, header_.interval_end_ns, &row))) {
+    std::string why =
+        ipv4 ? DecodeRow<Ipv4Row>(block_.data() + at, family, header_.interval_end_ns, &row)
+             : DecodeRow<Ipv6Row>(block_.data() + at, family, header_.interval_end_ns, &row);
+    if (row.open_connections != 0 && !header_.track_open) why = kOpenNotTracked;
+    if (why.empty()) {
+      if (const RowCounter* const beyond = sums_.Add(row); beyond != nullptr) {
+        why = RowSums::Problem(*beyond);
+      }
+    }
+    if (!why.empty()) {
       rows->clear();
-      return Corrupt(block_offset_ + static_cast<int64_t>(at), "a field of a row is out of range");
+      return Corrupt(block_offset_ + static_cast<int64_t>(at), why);
     }
     seen_.packets_src += row.packets_src;
     seen_.packets_dst += row.packets_dst;
@@ -259,6 +273,10 @@ absl::Status SpoolReader::TakeRows(std::vector<TrafficRow>* rows) {
     seen_.bytes_dst += row.bytes_dst;
   }
   seen_.row_count += rows->size();
+  if (seen_.row_count > kSpoolRowsMax) {
+    rows->clear();
+    return Corrupt(block_offset_, absl::StrCat("more than ", kSpoolRowsMax, " rows"));
+  }
   return absl::OkStatus();
 }
 
@@ -274,6 +292,10 @@ absl::Status SpoolReader::TakeGaps() {
       gaps_.clear();
       return Corrupt(block_offset_ + static_cast<int64_t>(at), why);
     }
+  }
+  if (const std::string why = GapSumsProblem(gaps_); !why.empty()) {
+    gaps_.clear();
+    return Corrupt(block_offset_, why);
   }
   return absl::OkStatus();
 }

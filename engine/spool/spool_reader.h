@@ -22,6 +22,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/gap.h"
 #include "engine/rows/traffic_row.h"
 #include "engine/spool/spool_format.h"
@@ -82,6 +83,7 @@ class SpoolReader {
   std::unique_ptr<XXH3_state_s, HashStateDeleter> file_hash_;
   SpoolHeader header_;
   SpoolTotals seen_;    // Summed up from the rows so far.
+  RowSums sums_;        // The same, of every counter.
   SpoolTotals totals_;  // From the end block.
   std::vector<Gap> gaps_;
   bool ended_ = false;

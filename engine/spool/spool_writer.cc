@@ -1,8 +1,6 @@
 #include "engine/spool/spool_writer.h"
 
-#include <algorithm>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <string_view>
 #include <utility>
@@ -11,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/rows/bounds.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/durable_file.h"
 #include "xxhash.h"
@@ -32,29 +31,25 @@ std::string_view BytesOf(const Struct& value) {
   return std::string_view(reinterpret_cast<const char*>(&value), sizeof(value));
 }
 
-absl::Status CheckHeader(const SpoolHeader& header) {
-  const char* const why = HeaderProblem(header);
-  return why == nullptr ? absl::OkStatus()
-                        : absl::InvalidArgumentError(absl::StrCat("spool: header: ", why));
-}
-
 // Everything is checked before the first byte is written.
 absl::Status CheckRows(const SpoolHeader& header, absl::Span<const TrafficRow> rows) {
+  if (rows.size() > kSpoolRowsMax) {
+    return absl::InvalidArgumentError(absl::StrCat("spool: more than ", kSpoolRowsMax, " rows"));
+  }
+  RowSums sums;
   for (size_t i = 0; i < rows.size(); ++i) {
-    const TrafficRow& row = rows[i];
-    const char* why = nullptr;
-    const uint64_t counts_max = std::max(
-        {row.connection_count, row.open_connections, row.flow_count, row.unanswered_count});
-    if (row.time_ns != header.interval_end_ns) {
-      why = "is not of the header's interval";
-    } else if (row.port < kPortNotListed || row.port > 65535) {
-      why = "has no port between -1 and 65535";
-    } else if (counts_max > std::numeric_limits<uint32_t>::max()) {
-      why = "has more connections or flows than 32 bits hold";
-    } else if (row.family != AddressFamily::kIpv4 && row.family != AddressFamily::kIpv6) {
-      why = "is of no known address family";
+    std::string why = rows[i].time_ns == header.interval_end_ns
+                          ? RowProblem(rows[i])
+                          : "a row is not of the header's interval";
+    if (rows[i].open_connections != 0 && !header.track_open) why = kOpenNotTracked;
+    if (why.empty()) {
+      if (const RowCounter* const beyond = sums.Add(rows[i]); beyond != nullptr) {
+        why = RowSums::Problem(*beyond);
+      }
     }
-    if (why != nullptr) return absl::InvalidArgumentError(absl::StrCat("spool: row ", i, " ", why));
+    if (!why.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("spool: row ", i, ": ", why));
+    }
   }
   return absl::OkStatus();
 }
@@ -65,11 +60,12 @@ absl::Status CheckGaps(absl::Span<const Gap> gaps) {
         absl::StrCat("spool: more than ", spool_format::kGapsMax, " gaps"));
   }
   for (size_t i = 0; i < gaps.size(); ++i) {
-    if (const char* const why = GapProblem(gaps[i]); why != nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, " ", why));
+    if (const std::string why = GapProblem(gaps[i]); !why.empty()) {
+      return absl::InvalidArgumentError(absl::StrCat("spool: gap ", i, ": ", why));
     }
   }
-  return absl::OkStatus();
+  const std::string why = GapSumsProblem(gaps);
+  return why.empty() ? absl::OkStatus() : absl::InvalidArgumentError(absl::StrCat("spool: ", why));
 }
 
 Header EncodeHeader(const SpoolHeader& header) {
@@ -199,7 +195,9 @@ absl::StatusOr<std::string> WriteSpoolFile(const std::string& folder, const Spoo
                                            absl::Span<const TrafficRow> rows,
                                            absl::Span<const Gap> gaps,
                                            const std::string& hidden_name) {
-  if (absl::Status status = CheckHeader(header); !status.ok()) return status;
+  if (const char* const why = CheckHeader(header).why; why != nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("spool: header: ", why));
+  }
   if (absl::Status status = CheckRows(header, rows); !status.ok()) return status;
   if (absl::Status status = CheckGaps(gaps); !status.ok()) return status;
   End end = {};

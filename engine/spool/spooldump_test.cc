@@ -43,7 +43,7 @@ class SpooldumpTest : public ::testing::Test {
     row.bytes_dst = 1884;
     row.connection_count = 1;
     row.connection_time_ms = 65'021;
-    row.open_connections = 3;
+    row.open_connections = track_open ? 3 : 0;
     SpoolHeader header;
     header.sequence = sequence;
     header.interval_end_ns = row.time_ns;

@@ -13,6 +13,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/csv.h"
 #include "engine/rows/gap.h"
 #include "engine/spool/spool_backlog.h"
@@ -34,6 +35,7 @@ absl::Status TooManyRows(const std::string& path) {
 // The rows of the latest time in the file: an archive may have many.
 absl::StatusOr<TopInterval> ReadCsv(int fd, const std::string& path) {
   TopInterval interval;
+  RowSums sums;
   std::string buffer;
   int64_t number = 0;
   for (bool ended = false; !ended;) {
@@ -55,7 +57,14 @@ absl::StatusOr<TopInterval> ReadCsv(int fd, const std::string& path) {
             absl::StrCat(path, ": corrupt in line ", number, ": ", status.message()));
       }
       if (row.time_ns < interval.end_ns) continue;
-      if (row.time_ns > interval.end_ns) interval.rows.clear();
+      if (row.time_ns > interval.end_ns) {
+        interval.rows.clear();
+        sums = RowSums();
+      }
+      if (const RowCounter* const beyond = sums.Add(row); beyond != nullptr) {
+        return absl::DataLossError(
+            absl::StrCat(path, ": corrupt in line ", number, ": ", RowSums::Problem(*beyond)));
+      }
       interval.end_ns = row.time_ns;
       interval.track_open |= has_open;
       interval.rows.push_back(row);

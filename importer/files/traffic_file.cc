@@ -5,9 +5,8 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
+#include <map>
 #include <memory>
 #include <set>
 #include <utility>
@@ -19,6 +18,7 @@
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "engine/rows/bounds.h"
 #include "engine/rows/csv.h"
 #include "engine/spool/spool_reader.h"
 #include "engine/system/clock.h"
@@ -29,9 +29,6 @@ namespace ctacct {
 namespace {
 
 constexpr int64_t kNanosPerDay = 86'400'000'000'000;
-// Days since the epoch whose nanoseconds fit into 64 bits, with room for the end of a rollup's
-// step: the years 1677 to 2262 less some days.
-constexpr int64_t kDayEnd = 106'700;
 constexpr size_t kCsvReadBytes = 256 * 1024;
 constexpr size_t kCsvBlockRows = 4096;  // As a spool file's blocks have.
 
@@ -89,14 +86,11 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
     if (absl::Status status = CheckWriter(); !status.ok()) return status;
   }
   std::set<int32_t> days;
-  int64_t last_day = std::numeric_limits<int64_t>::min();
+  int64_t last_day = -1;
   const auto note_days = [&](absl::Span<const TrafficRow> rows) -> absl::Status {
     for (const TrafficRow& row : rows) {
-      const int64_t day = row.time_ns / kNanosPerDay - (row.time_ns % kNanosPerDay < 0 ? 1 : 0);
+      const int64_t day = row.time_ns / kNanosPerDay;
       if (day == last_day) continue;
-      if (std::abs(day) >= kDayEnd) {
-        return absl::DataLossError(absl::StrCat(place_.path, ": a row's time is out of range"));
-      }
       last_day = day;
       days.insert(static_cast<int32_t>(day));
       if (days.size() > kDaysMax) {
@@ -170,6 +164,7 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
   uint64_t line = 1;
   std::vector<TrafficRow> rows;
   rows.reserve(kCsvBlockRows);
+  std::map<int64_t, RowSums> sums_by_day;  // `take` bounds the number of days.
   const auto bad_line = [&](absl::string_view why) {
     return absl::DataLossError(
         absl::StrCat(place_.path, ": line ", line, " at byte ", line_start, ": ", why));
@@ -191,6 +186,10 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
       absl::ConsumeSuffix(&text, "\r");  // Editors and file transfers of other systems.
       if (absl::Status status = ParseCsvLine(text, &row, &has_open); !status.ok()) {
         return bad_line(absl::string_view(status.message()));
+      }
+      if (const RowCounter* const beyond = sums_by_day[row.time_ns / kNanosPerDay].Add(row);
+          beyond != nullptr) {
+        return bad_line(absl::StrCat(RowSums::Problem(*beyond), " in a day"));
       }
       rows.push_back(row);
       ++summary.row_count;

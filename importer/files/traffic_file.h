@@ -6,7 +6,9 @@
 // changed in between is noticed.
 //
 // Errors of reading name the file and a byte offset:
-//  - DataLoss: torn, corrupt or malformed, and not being written to
+//  - DataLoss: torn, corrupt, malformed or beyond the bounds of engine/rows/bounds.h (a CSV file
+//  may
+//    hold many intervals: its sums are those of each day), and not being written to
 //  - Unimplemented: a spool file of a newer version
 //  - Aborted: it is being written to, or may be, or was changed meanwhile
 //  - others: the file system

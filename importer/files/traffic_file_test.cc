@@ -53,10 +53,10 @@ TEST_F(TrafficFileTest, ASpoolFileKeepsItsKey) {
   SpoolHeader header;
   header.engine_id.fill(9);
   header.sequence = 12;
-  header.interval_end_ns = 5;
+  header.interval_end_ns = 15'000'000'000;
   header.interval_length_ns = 15'000'000'000;
   TrafficRow row;
-  row.time_ns = 5;
+  row.time_ns = header.interval_end_ns;
   const std::string name = WriteSpoolFile(folder_, header, {row, row}).value();
   const absl::StatusOr<FileSummary> summary = Read(folder_ + "/" + name);
   ASSERT_TRUE(summary.ok()) << summary.status();
@@ -126,6 +126,36 @@ TEST_F(TrafficFileTest, BadCsvNamesLineAndByte) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("longer than any row"));
   status = Read(WriteCsv("4.csv", line + "\n")).status();
   EXPECT_THAT(std::string(status.message()), HasSubstr("line 2 at byte"));
+}
+
+// An archive may hold many days: each may have what a day can have, and no more.
+TEST_F(TrafficFileTest, TheSumsOfACsvFilesDaysHaveBounds) {
+  const auto line = [](const std::string& time, const std::string& counters) {
+    return time + ",udp,10.32.251.0,10.32.250.0,53," + counters + "\n";
+  };
+  const std::string day1 = "1600000005000000000";
+  const std::string day2 = "1600100010000000000";
+  constexpr char kMost[] = "9007199254740991";
+  for (size_t column = 0; column < 6; ++column) {
+    if (column == 4) continue;  // Four million rows of the largest count would be needed.
+    std::string zeros = "0,0,0,0,0,0";
+    const auto with = [&zeros, column](const std::string& value) {
+      return std::string(zeros).replace(2 * column, 1, value);
+    };
+    const std::string within = line(day1, with(kMost)) + line(day2, with(kMost)) +
+                               line(day1, with("1")) + line(day2, with("1"));
+    EXPECT_TRUE(Read(WriteCsv("within" + std::to_string(column) + ".csv", within)).ok());
+    const absl::Status status =
+        Read(WriteCsv("beyond" + std::to_string(column) + ".csv", within + line(day2, with("1"))))
+            .status();
+    EXPECT_TRUE(absl::IsDataLoss(status)) << column << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("line 5 at byte"));
+    constexpr const char* kNames[] = {"packets_src", "packets_dst",      "bytes_src",
+                                      "bytes_dst",   "connection_count", "connection_time"};
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(std::string("the rows' ") + kNames[column] +
+                          " add up to more than 9007199254740992 in a day"));
+  }
 }
 
 TEST_F(TrafficFileTest, AWriterIsNoticed) {

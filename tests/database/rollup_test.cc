@@ -169,22 +169,34 @@ TEST_F(RollupTest, ARollupThatDiffersIsFound) {
 
 TEST_F(RollupTest, OneBadFileAmongManyIsSetAsideAlone) {
   for (uint64_t i = 1; i <= 9; ++i) WriteSpool(i);
+  const auto write = [this](const std::string& name, const std::vector<TrafficRow>& rows) {
+    std::string text;
+    for (const TrafficRow& row : rows) AppendCsvLine(row, true, &text);
+    WriteFile(watch_ + "/" + name, text);
+  };
   std::vector<TrafficRow> rows = MakeRows(10, 10);
   rows[7].connection_count = uint64_t{1} << 31;
-  const absl::StatusOr<std::string> bad = WriteSpoolFile(watch_, MakeHeader(10), rows);
-  ASSERT_TRUE(bad.ok());
+  write("traffic_1.csv", rows);
   // What a column would hold, but not its sum with what good files bring.
   rows = MakeRows(11, 4);
   rows[2].bytes_src = uint64_t{1} << 62;
-  const absl::StatusOr<std::string> too_large = WriteSpoolFile(watch_, MakeHeader(11), rows);
-  ASSERT_TRUE(too_large.ok());
+  write("traffic_2.csv", rows);
+  // Each row is possible, but not all of them.
+  rows.assign(8192, MakeRows(11, 1)[0]);
+  for (TrafficRow& row : rows) row.bytes_src = uint64_t{1} << 50;
+  rows.back().bytes_src -= 1;
+  write("traffic_3.csv", rows);
   for (uint64_t i = 12; i <= 20; ++i) WriteSpool(i);
   const Finished run = Drain();
   EXPECT_EQ(run.exit.code, 1);
-  EXPECT_THAT(run.err, HasSubstr(*bad + ": row 8: connection_count is larger than its column"));
-  EXPECT_THAT(run.err, HasSubstr(*too_large + ": row 3: src_bytes is larger than its column"));
+  EXPECT_THAT(run.err, ContainsRegex("traffic_1.csv: line 8 at byte [0-9]+: column 10 "
+                                     ".connection_count.: more than 2147483647"));
+  EXPECT_THAT(run.err, ContainsRegex("traffic_2.csv: line 3 at byte [0-9]+: column 8 .bytes_src.: "
+                                     "more than 9007199254740992"));
+  EXPECT_THAT(run.err, ContainsRegex("traffic_3.csv: line 9 at byte [0-9]+: the rows' bytes_src "
+                                     "add up to more than 9007199254740992 in a day"));
   EXPECT_THAT(run.err, HasSubstr("18 files, 1,800 rows"));
-  EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
+  EXPECT_EQ(Names(watch_ + "/failed").size(), 6u);
   ExpectSums();
 }
 
@@ -198,7 +210,8 @@ TEST_F(RollupTest, AFileOfTooManyDaysOrOfNoneThereIs) {
   const Finished run = Drain();
   EXPECT_EQ(run.exit.code, 1);
   EXPECT_THAT(run.err, HasSubstr("traffic_many.csv: rows of more than 100 days in one file"));
-  EXPECT_THAT(run.err, HasSubstr("traffic_far.csv: a row's time is out of range"));
+  EXPECT_THAT(run.err, HasSubstr("traffic_far.csv: line 1 at byte 0: column 1 (time): before 1970 "
+                                 "or after 2199"));
   EXPECT_EQ(Names(watch_ + "/failed").size(), 4u);
   ExpectSums();
 }

@@ -390,7 +390,7 @@ class Model {
     id_[0] = static_cast<uint8_t>(restarts_);
     id_[1] = static_cast<uint8_t>(restarts_ >> 8);
     sequence_ = 0;
-    merge_.emplace(false, RowLimit::kDefault, nullptr);
+    merge_.emplace(false, RowLimit::kDefault, kIntervalNs, nullptr);
     dump_.reset();
     dump_index_ = 0;
     last_whole_ = whole_before_ = 0;

@@ -500,5 +500,29 @@ TEST_F(ReplayTest, LargeCounters) {
   EXPECT_THAT(Replay(script), ElementsAre(UdpLine(5, "6000000000,0,9000000000001,0,0,0")));
 }
 
+// No kernel counts so much. What an interval's rows can say has an end, and every reader takes the
+// file: a sum neither wraps nor is more than a file may hold.
+TEST_F(ReplayTest, CountersBeyondAllBoundsAreCut) {
+  constexpr uint64_t kAll = ~uint64_t{0};
+  constexpr uint64_t kHalf = uint64_t{1} << 63;
+  for (const uint64_t counter : {kAll, kHalf}) {
+    Script script;
+    for (uint16_t i = 1; i <= 2; ++i) {
+      script.Life(1000, 2000, UdpFlow({.src_port = i, .id = i}), {counter, counter},
+                  {counter, counter});
+    }
+    const std::string row =
+        UdpLine(5, "9007199254740992,9007199254740992,9007199254740992,9007199254740992,0,0");
+    EXPECT_THAT(Replay(script), ElementsAre(row));
+    const std::string spool = MakeFolder(absl::StrCat("spool", counter));
+    EXPECT_THAT(Replay(script, {"--output=" + spool}), IsEmpty());
+    const Lines names = VisibleNamesIn(spool);
+    ASSERT_EQ(names.size(), 1u);
+    const Finished dump = Spooldump({spool + "/" + names[0]});
+    EXPECT_TRUE(dump.exit.ok()) << dump.err;
+    EXPECT_EQ(dump.out, row + "\n");
+  }
+}
+
 }  // namespace
 }  // namespace ctacct
