@@ -13,7 +13,6 @@
 #include <cstdint>
 #include <limits>
 #include <string>
-#include <vector>
 
 #include "absl/types/span.h"
 #include "engine/rows/gap.h"
@@ -75,7 +74,7 @@ inline constexpr std::array<RowCounter, 9> kRowCounters = {{
     {"unanswered_count", &TrafficRow::unanswered_count, kCountMax},
 }};
 
-// What is wrong with a row or a gap, for "a row's bytes_src is out of range"; empty if nothing is.
+// What is wrong with a row or a gap: "a row's port is out of range". Empty if nothing is.
 [[nodiscard]] std::string RowProblem(const TrafficRow& row);
 [[nodiscard]] std::string GapProblem(const Gap& gap);
 

@@ -243,7 +243,11 @@ std::string FlagsHelp(const std::string& usage) {
 void PrintError(const char* program, const absl::Status& status) {
   std::string line = absl::StrCat(
       program, ": ", EscapeControls(absl::StrReplaceAll(status.message(), {{"\n", " "}})));
-  if (line.size() > kErrorBytesMax) line.replace(kErrorBytesMax, std::string::npos, "...");
+  if (line.size() > kErrorBytesMax) {
+    size_t end = kErrorBytesMax;
+    while ((line[end] & 0xc0) == 0x80) --end;  // Not within a character of UTF-8.
+    line.replace(end, std::string::npos, "...");
+  }
   line.push_back('\n');
   std::fwrite(line.data(), 1, line.size(), stderr);
 }

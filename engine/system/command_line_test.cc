@@ -165,5 +165,17 @@ TEST_F(CommandLineTest, HelpListsOurFlagsOnly) {
   EXPECT_THAT(help, Not(HasSubstr("fromenv")));
 }
 
+TEST(PrintErrorTest, ALongLineEndsWithAWholeCharacter) {
+  for (size_t shift = 0; shift < 3; ++shift) {
+    std::string text(shift, 'x');
+    for (int i = 0; i < 2000; ++i) text += "\u20ac";
+    testing::internal::CaptureStderr();
+    PrintError("p", absl::UnknownError(text));
+    const std::string line = testing::internal::GetCapturedStderr();
+    EXPECT_LT(line.size(), 4110u);
+    EXPECT_TRUE(line.ends_with("\u20ac...\n")) << shift;
+  }
+}
+
 }  // namespace
 }  // namespace ctacct

@@ -327,7 +327,7 @@ TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
                                "<!--<script x",
                                "\"><img src=x onerror=alert(2)>",
                                "'; DROP TABLE x; --${alert(3)}",
-                               "]]>&lt;b&gt;\xe2\x80\xa8",
+                               "]]>&lt;b&gt;\xe2\x82\xac",
                                "\\u003c/script>@DATA@"};
   uint64_t sequence = 0;
   for (const std::string& name : names) {
