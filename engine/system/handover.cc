@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -29,11 +30,10 @@ class ActingAs {
   ActingAs(const ActingAs&) = delete;
   ActingAs& operator=(const ActingAs&) = delete;
   ~ActingAs() {
-    // These cannot fail: the real and the saved ids are still root's.
-    if (seteuid(uid_) != 0 || setegid(gid_) != 0 ||
-        setgroups(groups_.size(), groups_.data()) != 0) {
-      acts_ = false;
-    }
+    // It cannot fail after a success: the real and the saved ids are still root's.
+    const bool restored =
+        seteuid(uid_) == 0 && setegid(gid_) == 0 && setgroups(groups_.size(), groups_.data()) == 0;
+    if (acts_ && !restored) std::abort();
   }
   bool acts() const { return acts_; }
 

@@ -34,7 +34,7 @@ class ImporterMetricsTest : public ImporterTest {
     char host[256] = "";
     gethostname(host, sizeof(host) - 1);
     const std::string label = absl::StrCat("{gateway=\"", host, "\"}");
-    for (const std::string line : absl::StrSplit(
+    for (const absl::string_view line : absl::StrSplit(
              absl::StrReplaceAll(Contents(path()), {{label, ""}}), '\n', absl::SkipEmpty())) {
       if (line[0] == '#') continue;
       const std::vector<std::string> parts = absl::StrSplit(line, ' ');
@@ -128,10 +128,10 @@ TEST_F(ImporterMetricsTest, TheLabelIsTheGatewayThatIsGiven) {
   WriteSpool(1, 10);
   ASSERT_TRUE(Run({"-watch=" + watch_, "-once", "-gateway=a \"b\"", flag()}).exit.ok());
   int samples = 0;
-  for (const std::string line : absl::StrSplit(Contents(path()), '\n', absl::SkipEmpty())) {
+  for (const absl::string_view line : absl::StrSplit(Contents(path()), '\n', absl::SkipEmpty())) {
     if (line[0] == '#') continue;
     ++samples;
-    EXPECT_THAT(line, testing::HasSubstr("{gateway=\"a \\\"b\\\"\"} "));
+    EXPECT_THAT(std::string(line), testing::HasSubstr("{gateway=\"a \\\"b\\\"\"} "));
   }
   EXPECT_GT(samples, 15);
 }

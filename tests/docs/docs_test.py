@@ -325,8 +325,9 @@ esac
         self.flows += 200
 
     def fill(self):
+        self.must("install -d -m 1777 /srv/metrics")  # The engine does not stay root.
         output = self.goes_on("bazel run //engine -- -interval=1 -gateway=gw1 -src-group-mask=/24 -dst-group-mask=/24 "
-                              "-output=/srv/spool -metrics-file=/srv/metrics.prom",
+                              "-output=/srv/spool -metrics-file=/srv/metrics/engine.prom",
                               'grep -q "accounting live" $LOG')
         if output is not None:
             raise RuntimeError(output)
@@ -388,7 +389,7 @@ esac
 
     def names(self):
         """All that begins with ctacct_: metrics, roles, tables."""
-        metrics = set(self.must("sed -n 's/^# TYPE \\([^ ]*\\) .*/\\1/p' /srv/*.prom").split())
+        metrics = set(self.must("sed -n 's/^# TYPE \\([^ ]*\\) .*/\\1/p' /srv/*.prom /srv/metrics/*.prom").split())
         return metrics | set(self.must("psql -X -A -t -d traffic -c "
                                        "'SELECT rolname FROM pg_roles UNION SELECT relname FROM pg_class'").split())
 

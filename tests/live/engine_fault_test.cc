@@ -541,7 +541,7 @@ TEST_F(EngineFaultTest, HostileFlags) {
     std::vector<std::string> argv = Joined({EngineArgv(), {hostile.flag}});
     if (absl::StartsWith(hostile.flag, "-state=")) argv.push_back("-output=" + spool());
     // It ends the flags: only the folder is wrong.
-    if (hostile.flag == "--") argv = {argv[0], "-output=" + folder_ + "/nowhere", "--"};
+    if (hostile.flag == "--") argv = {argv[0], "-output=" + folder_ + "/nowhere/x", "--"};
     auto engine = gateway_->Start(argv);
     ASSERT_TRUE(engine.ok()) << engine.status();
     const auto exit = (*engine)->Wait(kPatience);

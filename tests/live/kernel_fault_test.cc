@@ -263,12 +263,15 @@ TEST_F(KernelFaultTest, ARuleMasksTheEnds) {
                          "filter hook prerouting priority -150; }; add rule ip masking "
                          "before ct event set new"})
                   .ok());
-  ASSERT_NO_FATAL_FAILURE(StartEngine({"-metrics-file=" + folder_ + "/engine.prom"}));
+  ASSERT_NO_FATAL_FAILURE(
+      StartEngine({"-gateway=gw", "-metrics-file=" + folder_ + "/engine.prom"}));
   Play({"--udp=5000", "--rate=5000"});
   ExpectUnreported(5000);
   // What is remembered follows what the kernel has.
-  EXPECT_TRUE(Eventually(
-      [&] { return absl::StrContains(ReadFile(folder_ + "/engine.prom"), "\nctacct_flows 0\n"); }));
+  EXPECT_TRUE(Eventually([&] {
+    return absl::StrContains(ReadFile(folder_ + "/engine.prom"),
+                             "\nctacct_flows{gateway=\"gw\"} 0\n");
+  }));
   StopEngine();
 }
 

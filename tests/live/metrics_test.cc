@@ -265,6 +265,7 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   std::ofstream(ports) << "tcp:80\n";
   // The folders that go and come back must not take the state with them.
   const TestFolder state("metrics-state");
+  std::filesystem::permissions(state.path(), std::filesystem::perms(0777));
   ASSERT_NO_FATAL_FAILURE(
       StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=2", "-output=" + spool(),
                    "-state=" + state.path(), "-ports=" + ports, "-metrics-file=" + path()}));
