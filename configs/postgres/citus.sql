@@ -7,15 +7,27 @@
 -- are there move to the workers, which takes as long as to load them again; importers wait, dashboards too. All of it
 -- happens in one transaction: if it fails, nothing has changed.
 --
--- Before that, once, as superuser. On every node: shared_preload_libraries = 'citus', and max_prepared_transactions as
--- large as max_connections, or a transaction that spans nodes cannot commit; then CREATE DATABASE traffic, and in it
--- CREATE EXTENSION citus. In the coordinator's database:
+-- Before that, the cluster. Every node has the same major version of PostgreSQL and the same version of Citus.
 --
---   SELECT citus_set_coordinator_host('db0.example.org');
---   SELECT citus_add_node('db1.example.org', 5432), citus_add_node('db2.example.org', 5432);
---
--- The coordinator asks the workers as whoever asks it, and as the tables' owner: their pg_hba.conf must let these in. Roles
--- of roles.sql go to the workers by themselves.
+-- 1. On every node, in postgresql.conf, then restart:
+--      shared_preload_libraries = 'citus'    alone or first
+--      max_prepared_transactions = 200       at least max_connections: a transaction that spans nodes commits in two phases
+--      listen_addresses = '*'
+-- 2. On every node, in pg_hba.conf: every other node, for the tables' owner, a superuser and the roles of roles.sql. A node
+--    asks another one under the role that asked it:
+--      hostssl traffic all 192.0.2.0/29 scram-sha-256
+--    and on every node, in ~postgres/.pgpass (mode 0600), the passwords of these roles, with which it asks the others:
+--      db1.example.org:5432:traffic:ctacct_reader:PASSWORD
+--    Instead of the files, the table pg_dist_authinfo of the coordinator's database can have them.
+-- 3. On every node, as superuser:
+--      CREATE DATABASE traffic;                 and within it
+--      CREATE EXTENSION citus;
+-- 4. On the coordinator, within that database, as superuser:
+--      SELECT citus_set_coordinator_host('db0.example.org', 5432);
+--      SELECT citus_add_node('db1.example.org', 5432), citus_add_node('db2.example.org', 5432);
+-- 5. The importer, once: ctacct-importer -conninfo='host=db0.example.org dbname=traffic user=OWNER' -watch=EMPTY_FOLDER -once
+-- 6. This file, then roles.sql, both on the coordinator. Roles that are created there are created on the workers as well,
+--    passwords too.
 --
 -- Importers and Grafana connect to the coordinator and need not know. What lies where:
 --   rows          by origin, so that one busy gateway uses all workers

@@ -66,7 +66,8 @@ class DatabaseAccessTest : public ImporterTest {
   std::string RightsOf(const std::string& role) {
     return Sql(absl::StrReplaceAll(
         "WITH tables AS (SELECT * FROM pg_class WHERE relkind IN ('r', 'p', 'v') AND "
-        "relnamespace = 'public'::regnamespace) "
+        "relnamespace = 'public'::regnamespace AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = "
+        "'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')) "  // Not of extensions.
         "SELECT right_held || ' ' || string_agg(relname, ' ' ORDER BY relname) FROM "
         "(SELECT CASE WHEN right_held = 'SELECT' AND (SELECT bool_and(has_table_privilege('ROLE', "
         "oid, 'SELECT')) FROM tables) THEN 'everything' ELSE relname END AS relname, right_held "

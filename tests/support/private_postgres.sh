@@ -17,8 +17,8 @@ fail() {
     exit 1
 }
 
-# The newest version that is installed.
-bin=$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5 -n | tail -n 1)
+# The newest version that is installed, or CTACCT_POSTGRES_BIN.
+bin=${CTACCT_POSTGRES_BIN:-$(printf '%s\n' /usr/lib/postgresql/*/bin | sort -t/ -k5 -n | tail -n 1)}
 
 available() {
     [ -x "$bin/initdb" ] || fail "PostgreSQL is not installed (package postgresql)"
