@@ -152,7 +152,7 @@ Finding CheckDatabase(Examination& examination) {
                           absl::StrCat("psql", place.Arguments(place.user), " -c 'SELECT 1'")});
   }
   // Before anything else is asked: our queries would run what others have put there.
-  if (status = CheckSchemaRights(*connection); !status.ok()) {
+  if (absl::Status status = CheckSchemaRights(*connection); !status.ok()) {
     const std::vector<std::string> parts = absl::StrSplit(status.message(), ": ");
     if (!absl::IsFailedPrecondition(status) || parts.size() != 2) {
       return Fail(std::string(status.message()), {});

@@ -128,11 +128,25 @@ absl::StatusOr<bool> InsertLedgerRow(PgConnection& connection, const FileToImpor
   }
   const absl::StatusOr<PgResult> result =
       Query(connection, kInsertLedger,
-            {EngineIdText(summary.engine_id), absl::StrCat(summary.sequence),
-             absl::StrCat(static_cast<int64_t>(summary.checksum)), absl::StrCat(summary.row_count),
-             of_spool[0], of_spool[1], of_spool[2], absl::StrCat(dropped), absl::StrCat(lost),
-             GatewayOf(file), absl::CHexEscape(file.file->name()), of_spool[3], of_spool[4],
-             of_spool[5], of_spool[6], of_spool[7], of_spool[8], of_spool[9], of_spool[10],
+            {EngineIdText(summary.engine_id),
+             absl::StrCat(summary.sequence),
+             absl::StrCat(static_cast<int64_t>(summary.checksum)),
+             absl::StrCat(summary.row_count),
+             of_spool[0],
+             of_spool[1],
+             of_spool[2],
+             absl::StrCat(dropped),
+             absl::StrCat(lost),
+             GatewayOf(file),
+             absl::CHexEscape(file.file->name()),
+             of_spool[3],
+             of_spool[4],
+             of_spool[5],
+             of_spool[6],
+             of_spool[7],
+             of_spool[8],
+             of_spool[9],
+             of_spool[10],
              IdentityText(file)});
   if (!result.ok()) return result.status();
   return absl::string_view(PQcmdTuples(result->get())) == "1";
