@@ -1,9 +1,7 @@
 #include "importer/tables/copy_encoder.h"
 
 #include <cstdint>
-#include <limits>
 
-#include "absl/strings/str_cat.h"
 #include "engine/rows/protocol_names.h"
 #include "importer/postgres/pg_binary.h"
 
@@ -12,10 +10,6 @@ namespace {
 
 constexpr int16_t kFields = 13;
 constexpr char kSignature[] = "PGCOPY\n\377\r\n";  // With the closing NUL.
-
-absl::Status TooLarge(absl::string_view column) {
-  return absl::InvalidArgumentError(absl::StrCat(column, " is larger than its column"));
-}
 
 }  // namespace
 
@@ -30,16 +24,7 @@ void CopyEncoder::AppendHeader(std::string* out) {
 
 void CopyEncoder::AppendTrailer(std::string* out) { out->append("\377\377", 2); }
 
-absl::Status CopyEncoder::Append(const TrafficRow& row, std::string* out) const {
-  constexpr uint64_t kInt4Max = std::numeric_limits<int32_t>::max();
-  if (row.packets_src > kCounterMax) return TooLarge("src_packets");
-  if (row.packets_dst > kCounterMax) return TooLarge("dst_packets");
-  if (row.bytes_src > kCounterMax) return TooLarge("src_bytes");
-  if (row.bytes_dst > kCounterMax) return TooLarge("dst_bytes");
-  if (row.connection_time_ms > kCounterMax) return TooLarge("connection_times");
-  if (row.connection_count > kInt4Max) return TooLarge("connection_count");
-  if (row.open_connections > kInt4Max) return TooLarge("open_connections");
-
+void CopyEncoder::Append(const TrafficRow& row, std::string* out) const {
   char bytes[kCopyRowBytesMax];
   char* at = PutRaw16(bytes, kFields);
   at = PutTime(at, row.time_ns);
@@ -56,7 +41,6 @@ absl::Status CopyEncoder::Append(const TrafficRow& row, std::string* out) const 
   at = PutString(at, ProtocolName(row.protocol));
   out->append(bytes, static_cast<size_t>(at - bytes));
   out->append(gateway_field_);
-  return absl::OkStatus();
 }
 
 }  // namespace ctacct

@@ -932,7 +932,8 @@ TEST_F(ImporterTest, WhatOnlyAnOperatorCanMendStopsAtOnceAndTouchesNothing) {
   const Finished refused = Run({"-watch=" + watch_});
   ExpectFails(refused, 1, "while importing " + watch_ + "/" + name + ": SQLSTATE ");
   EXPECT_THAT(refused.err, HasSubstr("violates check constraint \"none\""));
-  ExpectFails(Run({"-conninfo=host=localhost port=abc", "-watch=" + watch_}, false), 1, "\"abc\"");
+  ExpectFails(Run({"-conninfo=host=localhost port=abc", "-watch=" + watch_}, false), 2,
+              "a port must be 1 to 65535");
   ExpectFails(Run({"-conninfo=host=localhost sslmode=bogus", "-watch=" + watch_}, false), 1,
               "\"bogus\"");
   Sql("INSERT INTO ctacct_schema VALUES (99)");

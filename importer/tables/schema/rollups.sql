@@ -106,7 +106,7 @@ END $$;
 REVOKE ALL ON FUNCTION traffic_add FROM PUBLIC;
 
 -- Adds all rows of a table or view with vpn_traffic's columns to the rollups, for rows that no importer has loaded. The
--- importer's limit for counters (2^50) was not applied to them, so sums may not fit.
+-- importer's limits (docs/formats.md) were not applied to them, so sums may not fit.
 CREATE FUNCTION traffic_roll_up(source regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET work_mem = '256MB' AS $$
