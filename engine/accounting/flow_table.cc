@@ -268,24 +268,24 @@ void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
 FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
   Flow* flow = Find(event.identity, hash, &change);
-  const bool forerunner = flow != nullptr && IsForerunner(event, *flow);
-  if (flow != nullptr && flow->start_exact && event.start_ns == 0) {
+  const bool forerunner = flow != nullptr && !flow->start_exact && IsForerunner(event, *flow);
+  if (flow != nullptr && flow->start_exact && !IsOwn(event, *flow)) {
+    // A dump has shown it, so what one shows now has followed it, also if the clock was set back
+    // meanwhile. It may have ended since.
     NoteNoStart(event);
-    ++counts_->stale_dump_entries;
-    return change;
-  }
-  // Starts are told apart by the clock, unless that was set back.
-  if (forerunner && flow->start_exact &&
-      (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
-    ++counts_->stale_dump_entries;
-    return change;
-  }
-  // Or its NEW was read before that.
-  const bool before_clock_set =
-      forerunner && (flow->start_exact || flow->start_ns > Later(now_ns, kClockSlackNs));
-  if (flow != nullptr && (before_clock_set || IsFollower(event, *flow))) {
+    if (destroyed_.Contains(StartFingerprint(event, hash))) {
+      ++counts_->stale_dump_entries;
+      return change;
+    }
     Supersede(flow, hash, &change);
     flow = nullptr;
+  } else if (flow != nullptr && !flow->start_exact) {
+    // Its NEW may have been read before the clock was set back.
+    const bool before_clock_set = forerunner && flow->start_ns > Later(now_ns, kClockSlackNs);
+    if (before_clock_set || IsFollower(event, *flow)) {
+      Supersede(flow, hash, &change);
+      flow = nullptr;
+    }
   }
   // Where start times do not tell: a flow known since before this dump began has followed any
   // former incarnation in the kernel's table, so it cannot be that one that is shown. (Or since the

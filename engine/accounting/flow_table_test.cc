@@ -1468,6 +1468,40 @@ TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
   EXPECT_EQ(Grown(flow), 6u);
 }
 
+// The engine after a restart does not know that the clock was set back under the one before.
+TEST_F(FlowTableTest, AFollowerMayStartBeforeAFlowOfTheRunBefore) {
+  const auto at = [](int tenths) { return kStart + tenths * (kSecond / 10); };
+  Dump({Event(FlowEventKind::kDump, at(200), 9)}, at(201));
+  table_.NoteClockSetBack(at(185));
+  Dump({Event(FlowEventKind::kDump, at(200), 10)}, at(190));
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, at(195), true, &next);
+  next.BeginDump(at(195));
+  const auto grown = [&](const FlowEvent& event) {
+    return next.Apply(event, at(196)).growth.original.packets;
+  };
+  EXPECT_EQ(grown(Event(FlowEventKind::kDump, at(192), 5)), 5u);
+  EXPECT_EQ(grown(Event(FlowEventKind::kDestroy, at(192), 7)), 2u);
+  EXPECT_EQ(grown(Event(FlowEventKind::kDump, at(192), 6)), 0u);
+}
+
+// Its forerunner ended unreported, and start times were off when it began.
+TEST_F(FlowTableTest, AFollowerMayHaveNoStart) {
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  Dump({Event(FlowEventKind::kDump, 0, 4)});
+  EXPECT_TRUE(table_.TakeLoss().uncounted);
+  table_.BeginDump(kStart + 3 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 7)), 3u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  (void)table_.TakeLoss();
+  // Nor is its own end reported.
+  Dump({});
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  Dump({});
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
 // The dump before has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
