@@ -67,6 +67,7 @@ struct Life {
   bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
   bool missed = false;       // A dump should have shown it.
+  bool given_up = false;     // It lives, but the engine has said that it ended unreported.
   bool ended = false;
   uint32_t last_shown = 0;  // The dump that has shown it last, or that ran at its birth.
 };
@@ -177,7 +178,11 @@ class Model {
   // ghost.
   struct Due {
     Packets packets{};
-    std::map<LifePtr, uint64_t> of_life;
+    struct OfLife {
+      uint64_t packets = 0;
+      bool given_up = false;
+    };
+    std::map<LifePtr, OfLife> of_life;
   };
   struct Interval {
     uint64_t sequence = 0;
@@ -333,7 +338,8 @@ class Model {
       if (!life.older) SetDue(life.packets, &life);
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
     } else if (life.told && KnownBefore(life)) {
-      ghosts_.push_back(slot.life);
+      // If it was given up, the interval of that was partial, and nothing tells that it lived on.
+      if (!life.given_up) ghosts_.push_back(slot.life);
     } else if (!life.reports && life.birth > births_at_check_) {
       // Nothing of it was reported, and no dump has shown it: the engine knows that this can be
       // when it next looks at the settings.
@@ -361,6 +367,7 @@ class Model {
 
   void SetDue(uint64_t packets, Life* life) {
     if (packets <= life->due) return;
+    Trace(life->slot, "due ", packets - life->due, " of ", life->start_ns);
     due_[life->slot] += packets - life->due;
     life->due = packets;
   }
@@ -448,14 +455,18 @@ class Model {
   // As EventLoop::TakeEvents.
   void Turn(Share* share) {
     const int64_t now_ns = WallNs();
+    if (share->error) Trace(kSlots, "worker ", share - shares_, " has lost events");
     if (now_ns < share->drained_ns) share->worker->NoteClockSetBack(now_ns);
     if (std::exchange(share->error, false) && !std::exchange(share->overrun, true)) {
       share->worker->OnOverrunBegins(share->drained_ns);
       share->over_ns = -1;
+      share->resync_index = 0;
     }
     while (!share->queue.empty()) {
       share->worker->OnFlow(share->queue.front().event, now_ns);
       Life& life = *share->queue.front().life;
+      Trace(life.slot, "read ", static_cast<int>(share->queue.front().event.kind), " at dump ",
+            dump_index_, share->worker->needs_resync() ? ", after a loss" : "");
       if (std::exchange(life.read_ns, monotonic_ns_) == 0) {
         // Not lost with what is lost already.
         const bool after_loss = share->worker->needs_resync() && share->resync_index == 0;
@@ -469,7 +480,6 @@ class Model {
       share->worker->OnOverrun(std::exchange(share->drops, 0), share->drained_ns, now_ns,
                                monotonic_ns_);
       share->over_ns = monotonic_ns_;
-      share->resync_index = 0;
     }
     share->drained_ns = now_ns;
     share->worker->ApplyPending();
@@ -506,6 +516,8 @@ class Model {
     for (Share& share : shares_) Turn(&share);
     if (!std::exchange(dump_->begun, true)) {
       ++dump_index_;
+      Trace(kSlots, "dump ", dump_index_, " begins, requested ",
+            (monotonic_ns_ - dump_->requested_ns) / 1000000, " ms ago");
       dump_began_ns_ = now_ns;
       for (Share& share : shares_) {
         share.worker->BeginDump(now_ns, dump_->requested_ns);
@@ -524,6 +536,7 @@ class Model {
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
       life.last_shown = dump_index_;
       life.told = life.shown = true;
+      life.given_up = false;
       const auto deferred = std::find(deferred_.begin(), deferred_.end(), entry.life);
       if (deferred != deferred_.end()) {
         deferred_.erase(deferred);
@@ -549,13 +562,13 @@ class Model {
       share.worker->EndDump(dump_->whole);
       if (!had_lost || share.worker->needs_resync()) continue;
       // What died in the loss is known now.
-      EndGhosts([&](const Life& life) {
+      GiveUp([&](const Life& life) {
         return &ShareOf(slots_[life.slot]) == &share && life.last_shown < share.resync_index;
       });
     }
     if (dump_->whole) {
       whole_before_ = std::exchange(last_whole_, dump_index_);
-      EndGhosts([&](const Life& life) {
+      GiveUp([&](const Life& life) {
         return life.last_shown < whole_before_ &&
                !ShareOf(slots_[life.slot]).worker->needs_resync();
       });
@@ -567,8 +580,12 @@ class Model {
     dump_.reset();
   }
 
+  // The engine says that these have ended unreported.
   template <typename Predicate>
-  void EndGhosts(Predicate is_due) {
+  void GiveUp(Predicate is_due) {
+    for (const Slot& slot : slots_) {
+      if (slot.life != nullptr && is_due(*slot.life)) slot.life->given_up = true;
+    }
     ghosts_.erase(std::remove_if(ghosts_.begin(), ghosts_.end(),
                                  [&](const LifePtr& life) {
                                    if (!is_due(*life)) return false;
@@ -584,9 +601,9 @@ class Model {
     auto due = std::make_shared<Due>();
     due->packets = due_;
     for (const Slot& slot : slots_) {
-      if (slot.life != nullptr) due->of_life[slot.life] = slot.life->due;
+      if (slot.life != nullptr) due->of_life[slot.life] = {slot.life->due, slot.life->given_up};
     }
-    for (const LifePtr& ghost : ghosts_) due->of_life[ghost] = ghost->due;
+    for (const LifePtr& ghost : ghosts_) due->of_life[ghost] = {ghost->due, false};
     due_at_seal_[shares_[0].worker->seal()] = due;
   }
 
@@ -806,11 +823,13 @@ void Model::RestartCheckpoint(bool events_kept) {
     const auto back = [&](const LifePtr& life) {
       const auto it = committed_due_->of_life.find(life);
       if (it != committed_due_->of_life.end()) {
-        life->due = it->second;
+        life->due = it->second.packets;
+        life->given_up = it->second.given_up;
         return;
       }
       // The engine does not know it.
       life->due = 0;
+      life->given_up = false;
       life->told = life->shown = false;
       life->read_ns = 0;
     };
