@@ -352,12 +352,22 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = Find(event.identity, hash, &change);
+  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
+  if (!first_time && event.start_ns != 0) {
+    ++counts_->duplicate_destroys;
+    return change;
+  }
   if (flow != nullptr && !IsOwn(event, *flow)) [[unlikely]] {
     // A start in the future is that of a flow older than a clock set back; one without a start is
-    // older than that setting.
-    const bool old =
-        flow->start_exact && (event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs));
-    if (old || IsForerunner(event, *flow)) {
+    // older than that setting. And one that a dump has shown without a start has none.
+    const bool other = flow->start_exact
+                           ? event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs)
+                           : flow->shown && event.start_ns != 0;
+    if (other || IsForerunner(event, *flow)) {
+      if (!first_time) {
+        ++counts_->duplicate_destroys;
+        return change;
+      }
       ApplyLateDestroy(event, hash, now_ns, flow, &change);
       return change;
     }
@@ -366,7 +376,6 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
       flow = nullptr;
     }
   }
-  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
   if (event.start_ns == 0) {
     // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
     // been destroyed before.
@@ -411,18 +420,13 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
 
 void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
                                  Flow* follower, FlowChange* change) {
-  const uint64_t fingerprint = StartFingerprint(event, hash);
-  if (!destroyed_.Add(fingerprint)) {
-    ++counts_->duplicate_destroys;
-    return;
-  }
   NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
   if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
     // Perhaps it was this flow's own NEW, repeated, that made the entry. If not, a dump shows it.
-    if (!follower->start_exact) {
+    if (!follower->shown) {
       SetOpen(false, follower, change);
       Erase(follower, hash);
     }

@@ -1502,6 +1502,28 @@ TEST_F(FlowTableTest, AFollowerMayHaveNoStart) {
   EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
+// Start times were off when the flow began; its NEW and its forerunner's end are repeated.
+TEST_F(FlowTableTest, AnEndWithAStartIsNotThatOfAFlowWithoutOne) {
+  uint32_t id = 0;
+  // The second is older than what is remembered of ends.
+  for (const int64_t forerunner_start : {kBorn, kStart - 30 * kSecond}) {
+    ++id;
+    const auto of = [&](FlowEvent event) {
+      event.identity.id = id;
+      return event;
+    };
+    (void)Grown(of(Event(FlowEventKind::kDestroy, kBorn, 20)));
+    (void)Grown(of(Event(FlowEventKind::kNew)));
+    Dump({of(Event(FlowEventKind::kDump, 0, 10))});
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDestroy, forerunner_start, 20))), 0u);
+    (void)Grown(of(Event(FlowEventKind::kNew)));
+    table_.BeginDump(kStart + 2 * kSecond);
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDump, 0, 14))), 4u);
+    EXPECT_TRUE(EndDump(true, &table_).empty());
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDestroy, 0, 15))), 1u);
+  }
+}
+
 // The dump before has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
