@@ -335,7 +335,8 @@ class Model {
     if (slot.identity.protocol == kProtocolTcp) ++ends_[life.slot];
     const FlowEvent destroy = EventOf(slot, FlowEventKind::kDestroy);
     if (life.reports && life.reports_end && Send(slot, destroy)) {
-      if (!life.older) SetDue(life.packets, &life);
+      if (life.older) life.due = life.packets;  // A baseline, and a dump may still show it.
+      SetDue(life.packets, &life);
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
     } else if (life.told && KnownBefore(life)) {
       // If it was given up, the interval of that was partial, and nothing tells that it lived on.
