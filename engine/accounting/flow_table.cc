@@ -238,7 +238,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
   const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
-  flow->start_ns = read_late ? kStartUnknown : EventTime(event, now_ns);
+  flow->start_ns = read_late ? ~now_ns : EventTime(event, now_ns);
   // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
@@ -494,7 +494,10 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
 
 bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return !flow.shown && event.start_ns >= known_since_ns_;
+  if (flow.start_ns < 0) {
+    return !flow.shown && event.start_ns >= known_since_ns_ &&
+           event.start_ns <= Later(~flow.start_ns, kNewJitterNs);
+  }
   // Unsigned: the times of a capture may be anything.
   const uint64_t apart_ns =
       static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
@@ -505,13 +508,15 @@ bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
-  return flow.shown || event.start_ns > Later(flow.start_ns, kNewJitterNs);
+  if (flow.shown) return true;
+  const int64_t not_after_ns = flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns;
+  return event.start_ns > Later(not_after_ns, kNewJitterNs);
 }
 
 bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return event.start_ns < known_since_ns_;
+  if (flow.start_ns < 0) return event.start_ns < known_since_ns_;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
   const bool of_first_dump =
@@ -545,7 +550,10 @@ void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChan
   NoteCounters(event);
   Account(event, flow, &change->growth);
   if (!HasConnections(event.identity.protocol)) return;
-  if (event.start_ns != 0) flow->start_ns = event.start_ns;
+  if (event.start_ns != 0) {
+    flow->start_ns = event.start_ns;
+    flow->start_exact = true;
+  }
   int64_t end_ns = event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns);
   // Past its close, and nobody told of that: it has probably expired. The kernel's stop time is
   // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
@@ -617,7 +625,7 @@ void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   ++change->growth.connection_count;
   // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
   // tells may lie further apart than an int64_t counts.
-  if (end_ns > flow->start_ns && flow->start_ns != kStartUnknown) {
+  if (end_ns > flow->start_ns && (flow->start_exact || flow->start_ns >= 0)) {
     change->growth.AddConnectionTime(
         (static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns)) / 1000);
   }

@@ -132,9 +132,7 @@ TEST_F(FlowTableTest, ADurationIsNeverNegative) {
 
 // Times out of a capture may lie further apart than a signed difference holds.
 TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
-  FlowEvent born = Event(FlowEventKind::kNew);
-  born.event_ns = std::numeric_limits<int64_t>::min();
-  (void)Grown(born);
+  (void)Grown(Event(FlowEventKind::kDump, std::numeric_limits<int64_t>::min(), 2));
   FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
   destroy.stop_ns = std::numeric_limits<int64_t>::max();
   (void)Grown(destroy);
@@ -604,6 +602,26 @@ TEST_F(FlowTableTest, FlowsWhoseNewHasWaitedCountWhole) {
     EXPECT_EQ(table.size(), 1u);
     EXPECT_FALSE(table.TakeLoss().unreported);
   }
+}
+
+// Likewise, but another flow had begun before the first dump, and the end of the one before it is
+// masked.
+TEST_F(FlowTableTest, AFlowThatBeganAfterANewWasReadIsAnother) {
+  FlowTable table(&counts_);
+  table.Start(kStart, true);
+  table.NoteEventsKept();
+  table.BeginRestore(kStart - 10 * kSecond, true);
+  (void)table.Apply(Event(FlowEventKind::kNew), kStart + 1);
+  const FlowEvent next = Event(FlowEventKind::kDump, kStart + kSecond, 5);
+  table.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(table.Apply(next, kStart + 2 * kSecond).growth.original.packets, 5u);
+  EXPECT_TRUE(EndDump(true, &table).empty());
+  table.BeginDump(kStart + 3 * kSecond);
+  EXPECT_EQ(table.Apply(next, kStart + 3 * kSecond).growth.original.packets, 0u);
+  EXPECT_TRUE(EndDump(true, &table).empty());
+  const FlowLoss loss = table.TakeLoss();
+  EXPECT_TRUE(loss.unreported);
+  EXPECT_EQ(loss.flows, 1u);
 }
 
 // ---- Which events were lost ----
