@@ -226,8 +226,13 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
   // The last whole dump would have shown it, if it lived: this is the next one.
   if (!added && flow->last_seen < last_whole_) [[unlikely]] {
-    Supersede(flow, hash, &change);
-    std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+    if (flow->shown && !flow->start_exact) {
+      // Or it was missed, and the NEW is repeated: without a start time nobody can tell.
+      NoteUnreported(0, tally_.front().began_ns);
+    } else {
+      Supersede(flow, hash, &change);
+      std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+    }
   }
   flow->seen_new = true;
   // It was not lost: the kernel shows a flow a moment before it sends its NEW.
@@ -374,6 +379,9 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     if (IsFollower(event, *flow)) {
       Supersede(flow, hash, &change);
       flow = nullptr;
+    } else if (event.start_ns != 0) {
+      // Perhaps that of its forerunner.
+      NoteLate(event, now_ns, Beginning::kZero);
     }
   }
   if (event.start_ns == 0) {
@@ -387,7 +395,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
       ++counts_->unknown_destroys;
       return change;
     }
-    first_time = first_time || certain;
+    first_time = first_time || (certain && !(timestamps_on_ && flow->skipped));
   }
   if (!first_time) {
     ++counts_->duplicate_destroys;

@@ -1542,6 +1542,43 @@ TEST_F(FlowTableTest, AnEndWithAStartIsNotThatOfAFlowWithoutOne) {
   }
 }
 
+TEST_F(FlowTableTest, AFlowWithoutAStartMayBeMissedAndItsNewRepeated) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  Dump({});
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 14)), 4u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  // It may as well be the next one.
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
+// The dump was made before the flow's end, which is repeated after it.
+TEST_F(FlowTableTest, AFlowWithoutAStartClosesOnce) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 7)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 3u);
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 0u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+// It ended before the last whole dump, and is repeated after a restart; the flow in the table may
+// have begun so early.
+TEST_F(FlowTableTest, AnEndThatMayBeOfAForerunnerMayBelongToAnEarlierInterval) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + 12 * kSecond;
+  Dump({}, kStart + 9 * kSecond);
+  Dump({}, kStart + 11 * kSecond + kSecond / 2);
+  (void)table_.TakeLoss();
+  (void)Grown(born);
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart + 10 * kSecond + kSecond / 2, 8);
+  end.stop_ns = kStart + 11 * kSecond;
+  EXPECT_EQ(Grown(end), 8u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
 // The dump before has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
