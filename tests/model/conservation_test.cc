@@ -214,8 +214,13 @@ class Model {
       // that began since.
       repeats_.clear();
       clock_was_set_ = true;
-      clock_offset_ns_ +=
+      const int64_t by_ns =
           Chance(0.5) ? Up(4 * kSecond) - 2 * kSecond : Up(7200 * kSecond) - 3600 * kSecond;
+      clock_offset_ns_ += by_ns;
+      // Events come all the time, so an engine notices at once.
+      for (Share& share : shares_) {
+        if (by_ns < 0) share.worker->NoteClockSetBack(WallNs());
+      }
     }
     if (Chance(rates_.flush)) {
       for (Slot& slot : slots_) {
