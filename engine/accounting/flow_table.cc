@@ -843,7 +843,8 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
-  // What is older than the engine is known by now, or as good as.
+  // What is older than the engine is known by now, or nobody can tell it from what is new.
+  if (!KnowsOlder()) NoteUnreported(0, now_ns);
   known_since_ns_ = std::min(known_since_ns_, now_ns);
   dump_began_ns_ = std::min(dump_began_ns_, now_ns);
   whole_began_ns_ = std::min(whole_began_ns_, now_ns);

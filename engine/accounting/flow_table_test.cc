@@ -1486,6 +1486,14 @@ TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
   EXPECT_EQ(Grown(flow), 6u);
 }
 
+TEST_F(FlowTableTest, IfTheClockIsSetBackBeforeTheFirstDumpNobodyKnowsWhatIsOld) {
+  table_.NoteClockSetBack(kStart - 5 * kSecond);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+  Dump({});
+  table_.NoteClockSetBack(kStart - 10 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
 // The engine after a restart does not know that the clock was set back under the one before.
 TEST_F(FlowTableTest, AFollowerMayStartBeforeAFlowOfTheRunBefore) {
   const auto at = [](int tenths) { return kStart + tenths * (kSecond / 10); };
