@@ -67,6 +67,7 @@ struct Life {
   bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
   bool missed = false;       // A dump should have shown it.
+  bool unclear = false;      // Known by its NEW alone, and the clock was set back since.
   bool given_up = false;     // It lives, but the engine has said that it ended unreported.
   bool ended = false;
   uint32_t last_shown = 0;  // The dump that has shown it last, or that ran at its birth.
@@ -218,9 +219,7 @@ class Model {
           Chance(0.5) ? Up(4 * kSecond) - 2 * kSecond : Up(7200 * kSecond) - 3600 * kSecond;
       clock_offset_ns_ += by_ns;
       // Events come all the time, so an engine notices at once.
-      for (Share& share : shares_) {
-        if (by_ns < 0) share.worker->NoteClockSetBack(WallNs());
-      }
+      if (by_ns < 0) NoteClockSetBack();
     }
     if (Chance(rates_.flush)) {
       for (Slot& slot : slots_) {
@@ -244,6 +243,15 @@ class Model {
     if (Chance(rates_.idle)) return;  // The engine does nothing.
     if (Chance(rates_.stall)) return;
     Engine();
+  }
+
+  void NoteClockSetBack() {
+    for (Share& share : shares_) share.worker->NoteClockSetBack(WallNs());
+    // The next one of the tuple may have the same start by the clock as it is now.
+    for (const Slot& slot : slots_) {
+      if (slot.life != nullptr) slot.life->unclear = !slot.life->shown;
+    }
+    for (const LifePtr& ghost : ghosts_) ghost->unclear = !ghost->shown;
   }
 
   FlowEvent EventOf(const Slot& slot, FlowEventKind kind) {
@@ -542,7 +550,7 @@ class Model {
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
       life.last_shown = dump_index_;
       life.told = life.shown = true;
-      life.given_up = false;
+      life.unclear = life.given_up = false;
       const auto deferred = std::find(deferred_.begin(), deferred_.end(), entry.life);
       if (deferred != deferred_.end()) {
         deferred_.erase(deferred);
@@ -595,7 +603,9 @@ class Model {
     ghosts_.erase(std::remove_if(ghosts_.begin(), ghosts_.end(),
                                  [&](const LifePtr& life) {
                                    if (!is_due(*life)) return false;
-                                   if (!life->older) SetDue(life->packets, life.get());
+                                   if (!life->older && !life->unclear) {
+                                     SetDue(life->packets, life.get());
+                                   }
                                    return true;
                                  }),
                   ghosts_.end());
