@@ -733,6 +733,7 @@ class Model {
     listening_ = events_kept;
     for (Share& share : shares_) share.worker.reset();
     checkpoint_.reset();
+    if (clock_was_set_) repeats_.clear();  // As above.
     for (int64_t steps = Up(20); steps > 0; --steps) {
       monotonic_ns_ += Up(60 * kMilli);
       const auto number = static_cast<size_t>(Up(kSlots - 1));
@@ -831,7 +832,6 @@ void Model::RestartCheckpoint(bool events_kept) {
   prepared_.clear();
   committed_ = 0;
   deferred_.clear();
-  if (clock_was_set_) repeats_.clear();  // As above.
   if (continued && events_kept) return;  // All was committed.
   if (continued) {
     // What was accounted since then is accounted anew.
