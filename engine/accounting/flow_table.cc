@@ -403,6 +403,8 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   NoteEnded(event);
   if (flow != nullptr) {
+    if (flow->last_seen < last_whole_) [[unlikely]]
+      NoteLate(event, now_ns, Beginning::kZero);
     if (!flow->start_exact && event.start_ns != 0 && AnyLaidAside()) {
       (void)TakeKnown(event, hash, flow);
     }

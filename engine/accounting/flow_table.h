@@ -295,8 +295,8 @@ class FlowTable {
   enum class Beginning { kZero, kKnown, kPresent };
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
-  // A DESTROY of such a flow may come after the dump that followed its end. Then what it reports
-  // belongs to an earlier interval.
+  // A DESTROY of such a flow, or of one that the last whole dump did not show, may come after the
+  // dump that followed its end. Then what it reports belongs to an earlier interval.
   void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
   // A NEW or UPDATE of this moment was not read. True if it was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);

@@ -1572,6 +1572,22 @@ TEST_F(FlowTableTest, AFlowWithoutAStartClosesOnce) {
   EXPECT_EQ(connections_, 1u);
 }
 
+// Its DESTROY was repeated: the first one was lost with the engine before.
+TEST_F(FlowTableTest, AnEndThatComesAfterTheDumpThatMissesTheFlowIsLate) {
+  FlowEvent first = Event(FlowEventKind::kDump, kBorn, 10);
+  FlowEvent second = first;
+  second.identity.id = 8;
+  Dump({first, second}, kStart + 10 * kSecond);
+  Dump({}, kStart + 20 * kSecond);
+  first.kind = second.kind = FlowEventKind::kDestroy;
+  first.stop_ns = kStart + 21 * kSecond;  // It was only missed.
+  EXPECT_EQ(Grown(first, kStart + 22 * kSecond), 0u);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  second.stop_ns = kStart + 19 * kSecond;
+  EXPECT_EQ(Grown(second, kStart + 22 * kSecond), 0u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
 // It ended before the last whole dump, and is repeated after a restart; the flow in the table may
 // have begun so early.
 TEST_F(FlowTableTest, AnEndThatMayBeOfAForerunnerMayBelongToAnEarlierInterval) {
