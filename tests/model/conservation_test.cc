@@ -361,6 +361,7 @@ class Model {
     } else if (!life.older && !life.missed && !(kind_.light && life.reports && !life.reports_end)) {
       // Likewise, because of an overrun. (Of the others nobody can know.)
       SetDue(life.packets, &life);
+      if (life.told) ghosts_.push_back(slot.life);  // Its NEW is still to be read.
     }
     slot.life.reset();
     if (!repeats_.empty() && Chance(0.5)) {
