@@ -482,7 +482,7 @@ class Model {
       Life& life = *share->queue.front().life;
       Trace(life.slot, "read ", static_cast<int>(share->queue.front().event.kind), " at dump ",
             dump_index_, share->worker->needs_resync() ? ", after a loss" : "");
-      if (std::exchange(life.read_ns, monotonic_ns_) == 0) {
+      if (std::exchange(life.read_ns, monotonic_ns_) == 0 && !life.shown) {
         // Not lost with what is lost already.
         const bool after_loss = share->worker->needs_resync() && share->resync_index == 0;
         life.last_shown =
