@@ -321,8 +321,11 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
-  } else if (!flow->start_exact && event.start_ns != 0 &&
-             !(AnyLaidAside() && TakeKnown(event, hash, flow)) && forerunner) {
+  } else if (event.start_ns == 0) {
+    // Entries before this one, or before a restart, may have been taken for stale ones.
+    if (!flow->shown) NoteNoStart(event);
+  } else if (!flow->start_exact && !(AnyLaidAside() && TakeKnown(event, hash, flow)) &&
+             forerunner) {
     // A NEW that was repeated made the entry.
     (void)BeginAccounting(event, hash, now_ns, false, flow);
   }

@@ -1572,6 +1572,26 @@ TEST_F(FlowTableTest, AFlowWithoutAStartClosesOnce) {
   EXPECT_EQ(connections_, 1u);
 }
 
+// Its entries were taken for stale ones before a restart.
+TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 2)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 3)), 1u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 7)), 0u);
+  (void)EndDump(true, &table_);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 3 * kSecond, true, &next);
+  next.BeginDump(kStart + 4 * kSecond);
+  const FlowEvent shown = Event(FlowEventKind::kDump, 0, 8);
+  EXPECT_EQ(next.Apply(shown, kStart + 4 * kSecond).growth.original.packets, 8u);
+  EXPECT_TRUE(next.TakeLoss().uncounted);
+  EXPECT_EQ(next.Apply(shown, kStart + 4 * kSecond).growth.original.packets, 0u);
+  EXPECT_FALSE(next.TakeLoss().uncounted);
+}
+
 // Its DESTROY was repeated: the first one was lost with the engine before.
 TEST_F(FlowTableTest, AnEndThatComesAfterTheDumpThatMissesTheFlowIsLate) {
   FlowEvent first = Event(FlowEventKind::kDump, kBorn, 10);
