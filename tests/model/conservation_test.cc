@@ -55,7 +55,8 @@ struct Life {
   int64_t birth = 0;  // How many births there were, this one included.
   int64_t start_ns = 0;
   int64_t born_ns = 0;       // Monotonic.
-  int64_t read_ns = 0;       // Likewise: when the engine read its first event.
+  int64_t new_ns = 0;        // Likewise: when its last NEW was sent.
+  int64_t read_ns = 0;       // Likewise: when the engine read its last event.
   uint64_t packets = 0;      // That have really moved.
   uint64_t due = 0;          // Of these, that must be in rows.
   bool counted = true;       // nf_conntrack_acct was on at its birth.
@@ -318,8 +319,8 @@ class Model {
   }
   // Where events have no times, the time of reading a NEW is its flow's start.
   bool KnownBefore(const Life& life) const {
-    return kind_.event_times || life.shown ||
-           (life.read_ns != 0 && monotonic_ns_ - life.read_ns > 20 * kMilli);
+    const int64_t known_ns = kind_.event_times ? life.new_ns : life.read_ns;
+    return life.shown || (known_ns >= life.new_ns && monotonic_ns_ - known_ns > 20 * kMilli);
   }
 
   void SendNew(Slot& slot) {
@@ -330,8 +331,9 @@ class Model {
     for (const LifePtr& ghost : ghosts_) {
       hidden = hidden || (ghost->slot == slot.life->slot && ghost->last_shown >= last_whole_);
     }
-    if (Send(slot, EventOf(slot, FlowEventKind::kNew)))
-      (hidden ? slot.life->missed : slot.life->told) = true;
+    if (!Send(slot, EventOf(slot, FlowEventKind::kNew))) return;
+    (hidden ? slot.life->missed : slot.life->told) = true;
+    slot.life->new_ns = monotonic_ns_;
   }
 
   void Packet(Slot& slot) {
