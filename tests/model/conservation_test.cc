@@ -68,7 +68,7 @@ struct Life {
   bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
   bool missed = false;       // A dump should have shown it.
-  bool unclear = false;      // Known by its NEW alone, and the clock was set back since.
+  bool unclear = false;      // Known by its NEW alone, and may be taken for another one.
   bool given_up = false;     // It lives, but the engine has said that it ended unreported.
   bool ended = false;
   uint32_t last_shown = 0;  // The dump that has shown it last, or that ran at its birth.
@@ -551,6 +551,13 @@ class Model {
       Trace(life.slot, "shown ", entry.event.start_ns, " packets ", entry.event.original.packets,
             " by dump ", dump_index_);
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
+      for (const LifePtr& ghost : ghosts_) {
+        // The NEW of the next one may be taken for a repeated one of this.
+        if (ghost->slot == life.slot && ghost->birth > life.birth) ghost->unclear = !ghost->shown;
+      }
+      if (const LifePtr& next = slots_[life.slot].life; life.ended && next != nullptr) {
+        next->unclear = !next->shown;
+      }
       life.last_shown = dump_index_;
       life.told = life.shown = true;
       life.unclear = life.given_up = false;
