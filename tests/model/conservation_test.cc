@@ -469,6 +469,15 @@ class Model {
     if (can_seal && (over || resync || dump_index_ == 0)) RequestDump(over);
   }
 
+  // What follows `life`, and is known by its NEW alone, may be taken for it.
+  void NoteUnclear(const Life& life) {
+    const auto note = [&](Life* next) {
+      if (next->slot == life.slot && next->birth > life.birth) next->unclear = !next->shown;
+    };
+    for (const LifePtr& ghost : ghosts_) note(ghost.get());
+    if (slots_[life.slot].life != nullptr) note(slots_[life.slot].life.get());
+  }
+
   // As EventLoop::TakeEvents.
   void Turn(Share* share) {
     const int64_t now_ns = WallNs();
@@ -484,6 +493,7 @@ class Model {
       Life& life = *share->queue.front().life;
       Trace(life.slot, "read ", static_cast<int>(share->queue.front().event.kind), " at dump ",
             dump_index_, share->worker->needs_resync() ? ", after a loss" : "");
+      if (share->queue.front().event.kind == FlowEventKind::kDestroy) NoteUnclear(life);
       if (std::exchange(life.read_ns, monotonic_ns_) == 0 && !life.shown) {
         // Not lost with what is lost already.
         const bool after_loss = share->worker->needs_resync() && share->resync_index == 0;
@@ -551,13 +561,7 @@ class Model {
       Trace(life.slot, "shown ", entry.event.start_ns, " packets ", entry.event.original.packets,
             " by dump ", dump_index_);
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
-      for (const LifePtr& ghost : ghosts_) {
-        // The NEW of the next one may be taken for a repeated one of this.
-        if (ghost->slot == life.slot && ghost->birth > life.birth) ghost->unclear = !ghost->shown;
-      }
-      if (const LifePtr& next = slots_[life.slot].life; life.ended && next != nullptr) {
-        next->unclear = !next->shown;
-      }
+      NoteUnclear(life);  // A NEW after it may be taken for a repeated one of this.
       life.last_shown = dump_index_;
       life.told = life.shown = true;
       life.unclear = life.given_up = false;
