@@ -373,6 +373,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
                            : flow->shown && event.start_ns != 0;
     if (other || IsForerunner(event, *flow)) {
       if (!first_time) {
+        NoteNoStart(event);
         ++counts_->duplicate_destroys;
         return change;
       }

@@ -1572,6 +1572,14 @@ TEST_F(FlowTableTest, AFlowWithoutAStartClosesOnce) {
   EXPECT_EQ(connections_, 1u);
 }
 
+TEST_F(FlowTableTest, AnotherEndWithoutAStartMayBeThatOfAnotherFlow) {
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 0u);
+  (void)table_.TakeLoss();
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 7)), 0u);
+  EXPECT_TRUE(table_.TakeLoss().uncounted);
+}
+
 // Its entries were taken for stale ones before a restart.
 TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
   (void)Grown(Event(FlowEventKind::kNew));
