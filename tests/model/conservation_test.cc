@@ -397,7 +397,9 @@ class Model {
       if (slot.life == nullptr) continue;
       // The second: a table that is resized.
       // A flow that the dump after a loss misses is taken for lost, whatever becomes of it.
-      const bool may_miss = !ShareOf(slot).worker->needs_resync();
+      // And if the clock is set back, one that is older than the engine is taken for a new one.
+      const bool may_miss =
+          !ShareOf(slot).worker->needs_resync() && (last_whole_ != 0 || rates_.clock == 0);
       if ((may_miss && Chance(rates_.miss)) || (!dump_->whole && Chance(0.5))) {
         slot.life->missed = true;
         continue;
@@ -566,8 +568,8 @@ class Model {
       life.told = life.shown = true;
       life.unclear = life.given_up = false;
       const auto deferred = std::find(deferred_.begin(), deferred_.end(), entry.life);
-      if (deferred != deferred_.end()) {
-        deferred_.erase(deferred);
+      if (deferred != deferred_.end()) deferred_.erase(deferred);
+      if (life.ended && std::find(ghosts_.begin(), ghosts_.end(), entry.life) == ghosts_.end()) {
         ghosts_.push_back(entry.life);
       }
       if (std::exchange(life.older, false) && dump_index_ == 1) {
