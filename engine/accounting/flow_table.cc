@@ -226,8 +226,8 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
   // The last whole dump would have shown it, if it lived: this is the next one.
   if (!added && flow->last_seen < last_whole_) [[unlikely]] {
-    if (flow->shown && !flow->start_exact) {
-      // Or it was missed, and the NEW is repeated: without a start time nobody can tell.
+    if (!flow->start_exact) {
+      // Or it was missed, and the NEW is repeated: without its start time nobody can tell.
       NoteUnreported(0, tally_.front().began_ns);
     } else {
       Supersede(flow, hash, &change);

@@ -1580,6 +1580,28 @@ TEST_F(FlowTableTest, AnotherEndWithoutAStartMayBeThatOfAnotherFlow) {
   EXPECT_TRUE(table_.TakeLoss().uncounted);
 }
 
+// A dump misses the flow, and its NEW and its DESTROY are repeated, this one after a restart.
+TEST_F(FlowTableTest, AFlowThatWasMissedIsNotLaidAsideForItself) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kBorn + 1000;
+  const FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 12);
+  (void)Grown(born);
+  Dump({}, kStart + 10 * kSecond);
+  (void)Grown(born);
+  table_.BeginDump(kStart + 20 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 10u);
+  (void)EndDump(false, &table_);
+  EXPECT_EQ(Grown(end, kStart + 21 * kSecond), 2u);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 30 * kSecond, true, &next);
+  for (const int64_t seconds : {31, 32, 33}) {
+    next.BeginDump(kStart + seconds * kSecond);
+    (void)EndDump(true, &next);
+  }
+  EXPECT_EQ(next.Apply(end, kStart + 34 * kSecond).growth.original.packets, 0u);
+}
+
 // Its entries were taken for stale ones before a restart.
 TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
   (void)Grown(Event(FlowEventKind::kNew));

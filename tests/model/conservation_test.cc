@@ -329,7 +329,8 @@ class Model {
     // repeated one of that.
     bool hidden = last_whole_ == 0 && restarts_ != 0;
     for (const LifePtr& ghost : ghosts_) {
-      hidden = hidden || (ghost->slot == slot.life->slot && ghost->last_shown >= last_whole_);
+      hidden = hidden || (ghost->slot == slot.life->slot &&
+                          (ghost->last_shown >= last_whole_ || !ghost->shown || !ghost->stamped));
     }
     if (!Send(slot, EventOf(slot, FlowEventKind::kNew))) return;
     (hidden ? slot.life->missed : slot.life->told) = true;
