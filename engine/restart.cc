@@ -80,7 +80,7 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
                              renamed ? GapCause::kRenamed : GapCause::kRestart);
       }
       // Flows may start earlier than those that are restored.
-      if (options.subscribed_ns < before.taken_ns) {
+      if (restored && options.subscribed_ns < before.taken_ns) {
         worker->NoteClockSetBack(options.subscribed_ns);
       }
       if (options.settings_were_off) {

@@ -226,8 +226,13 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
   // The last whole dump would have shown it, if it lived: this is the next one.
   if (!added && flow->last_seen < last_whole_) [[unlikely]] {
-    Supersede(flow, hash, &change);
-    std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+    if (!flow->start_exact) {
+      // Or it was missed, and the NEW is repeated: without its start time nobody can tell.
+      NoteUnreported(0, tally_.front().began_ns);
+    } else {
+      Supersede(flow, hash, &change);
+      std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+    }
   }
   flow->seen_new = true;
   // It was not lost: the kernel shows a flow a moment before it sends its NEW.
@@ -238,7 +243,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
   if (!added) return change;
   const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
-  flow->start_ns = read_late ? kStartUnknown : EventTime(event, now_ns);
+  flow->start_ns = read_late ? ~now_ns : EventTime(event, now_ns);
   // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
@@ -268,24 +273,24 @@ void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
 FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
   Flow* flow = Find(event.identity, hash, &change);
-  const bool forerunner = flow != nullptr && IsForerunner(event, *flow);
-  if (flow != nullptr && flow->start_exact && event.start_ns == 0) {
+  const bool forerunner = flow != nullptr && !flow->start_exact && IsForerunner(event, *flow);
+  if (flow != nullptr && flow->start_exact && !IsOwn(event, *flow)) {
+    // A dump has shown it, so what one shows now has followed it, also if the clock was set back
+    // meanwhile. It may have ended since.
     NoteNoStart(event);
-    ++counts_->stale_dump_entries;
-    return change;
-  }
-  // Starts are told apart by the clock, unless that was set back.
-  if (forerunner && flow->start_exact &&
-      (!clock_was_set_back_ || destroyed_.Contains(StartFingerprint(event, hash)))) {
-    ++counts_->stale_dump_entries;
-    return change;
-  }
-  // Or its NEW was read before that.
-  const bool before_clock_set =
-      forerunner && (flow->start_exact || flow->start_ns > Later(now_ns, kClockSlackNs));
-  if (flow != nullptr && (before_clock_set || IsFollower(event, *flow))) {
+    if (destroyed_.Contains(StartFingerprint(event, hash))) {
+      ++counts_->stale_dump_entries;
+      return change;
+    }
     Supersede(flow, hash, &change);
     flow = nullptr;
+  } else if (flow != nullptr && !flow->start_exact) {
+    // Its NEW may have been read before the clock was set back.
+    const bool before_clock_set = forerunner && flow->start_ns > Later(now_ns, kClockSlackNs);
+    if (before_clock_set || IsFollower(event, *flow)) {
+      Supersede(flow, hash, &change);
+      flow = nullptr;
+    }
   }
   // Where start times do not tell: a flow known since before this dump began has followed any
   // former incarnation in the kernel's table, so it cannot be that one that is shown. (Or since the
@@ -316,8 +321,11 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
-  } else if (!flow->start_exact && event.start_ns != 0 &&
-             !(AnyLaidAside() && TakeKnown(event, hash, flow)) && forerunner) {
+  } else if (event.start_ns == 0) {
+    // Entries before this one, or before a restart, may have been taken for stale ones.
+    if (!flow->shown) NoteNoStart(event);
+  } else if (!flow->start_exact && !(AnyLaidAside() && TakeKnown(event, hash, flow)) &&
+             forerunner) {
     // A NEW that was repeated made the entry.
     (void)BeginAccounting(event, hash, now_ns, false, flow);
   }
@@ -352,21 +360,34 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = Find(event.identity, hash, &change);
+  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
+  if (!first_time && event.start_ns != 0) {
+    ++counts_->duplicate_destroys;
+    return change;
+  }
   if (flow != nullptr && !IsOwn(event, *flow)) [[unlikely]] {
     // A start in the future is that of a flow older than a clock set back; one without a start is
-    // older than that setting.
-    const bool old =
-        flow->start_exact && (event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs));
-    if (old || IsForerunner(event, *flow)) {
+    // older than that setting. And one that a dump has shown without a start has none.
+    const bool other = flow->start_exact
+                           ? event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs)
+                           : flow->shown && event.start_ns != 0;
+    if (other || IsForerunner(event, *flow)) {
+      if (!first_time) {
+        NoteNoStart(event);
+        ++counts_->duplicate_destroys;
+        return change;
+      }
       ApplyLateDestroy(event, hash, now_ns, flow, &change);
       return change;
     }
     if (IsFollower(event, *flow)) {
       Supersede(flow, hash, &change);
       flow = nullptr;
+    } else if (event.start_ns != 0) {
+      // Perhaps that of its forerunner.
+      NoteLate(event, now_ns, Beginning::kZero);
     }
   }
-  bool first_time = destroyed_.Add(StartFingerprint(event, hash));
   if (event.start_ns == 0) {
     // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
     // been destroyed before.
@@ -378,7 +399,7 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
       ++counts_->unknown_destroys;
       return change;
     }
-    first_time = first_time || certain;
+    first_time = first_time || (certain && !(timestamps_on_ && flow->skipped));
   }
   if (!first_time) {
     ++counts_->duplicate_destroys;
@@ -386,6 +407,8 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   }
   NoteEnded(event);
   if (flow != nullptr) {
+    if (flow->last_seen < last_whole_) [[unlikely]]
+      NoteLate(event, now_ns, Beginning::kZero);
     if (!flow->start_exact && event.start_ns != 0 && AnyLaidAside()) {
       (void)TakeKnown(event, hash, flow);
     }
@@ -411,18 +434,13 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
 
 void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
                                  Flow* follower, FlowChange* change) {
-  const uint64_t fingerprint = StartFingerprint(event, hash);
-  if (!destroyed_.Add(fingerprint)) {
-    ++counts_->duplicate_destroys;
-    return;
-  }
   NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
   if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
     // Perhaps it was this flow's own NEW, repeated, that made the entry. If not, a dump shows it.
-    if (!follower->start_exact) {
+    if (!follower->shown) {
       SetOpen(false, follower, change);
       Erase(follower, hash);
     }
@@ -490,7 +508,10 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
 
 bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return !flow.shown && event.start_ns >= known_since_ns_;
+  if (flow.start_ns < 0) {
+    return !flow.shown && event.start_ns >= known_since_ns_ &&
+           event.start_ns <= Later(~flow.start_ns, kNewJitterNs);
+  }
   // Unsigned: the times of a capture may be anything.
   const uint64_t apart_ns =
       static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
@@ -501,13 +522,15 @@ bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
-  return flow.shown || event.start_ns > Later(flow.start_ns, kNewJitterNs);
+  if (flow.shown) return true;
+  const int64_t not_after_ns = flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns;
+  return event.start_ns > Later(not_after_ns, kNewJitterNs);
 }
 
 bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
-  if (flow.start_ns == kStartUnknown) return event.start_ns < known_since_ns_;
+  if (flow.start_ns < 0) return event.start_ns < known_since_ns_;
   if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
   const bool of_first_dump =
@@ -541,7 +564,10 @@ void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChan
   NoteCounters(event);
   Account(event, flow, &change->growth);
   if (!HasConnections(event.identity.protocol)) return;
-  if (event.start_ns != 0) flow->start_ns = event.start_ns;
+  if (event.start_ns != 0) {
+    flow->start_ns = event.start_ns;
+    flow->start_exact = true;
+  }
   int64_t end_ns = event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns);
   // Past its close, and nobody told of that: it has probably expired. The kernel's stop time is
   // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
@@ -613,7 +639,7 @@ void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   ++change->growth.connection_count;
   // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
   // tells may lie further apart than an int64_t counts.
-  if (end_ns > flow->start_ns && flow->start_ns != kStartUnknown) {
+  if (end_ns > flow->start_ns && (flow->start_exact || flow->start_ns >= 0)) {
     change->growth.AddConnectionTime(
         (static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns)) / 1000);
   }
@@ -824,7 +850,8 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
-  // What is older than the engine is known by now, or as good as.
+  // What is older than the engine is known by now, or nobody can tell it from what is new.
+  if (!KnowsOlder()) NoteUnreported(0, now_ns);
   known_since_ns_ = std::min(known_since_ns_, now_ns);
   dump_began_ns_ = std::min(dump_began_ns_, now_ns);
   whole_began_ns_ = std::min(whole_began_ns_, now_ns);

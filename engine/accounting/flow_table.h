@@ -213,7 +213,9 @@ class FlowTable {
     // dump_index_ when a dump showed it last, or when it was born; then, after a loss and while no
     // dump was begun since, that of the next dump.
     uint32_t last_seen = 0;
-    int64_t start_ns = 0;   // Exact if start_exact; else when NEW happened or it was first seen.
+    // Exact if start_exact; else when NEW happened or it was first seen. If its NEW was read long
+    // after it, the complement of when: any start from known_since_ns_ to then is its own.
+    int64_t start_ns = 0;
     FlowCounters original;  // Accounted so far.
     FlowCounters reply;
 
@@ -229,8 +231,6 @@ class FlowTable {
     FlowIdentity Identity() const { return {src, dst, src_port, dst_port, zone, protocol, 0, id}; }
   };
   static_assert(sizeof(Flow) == 64);
-  // Of an entry whose NEW was read long after it: any start since known_since_ns_ is its own.
-  static constexpr int64_t kStartUnknown = std::numeric_limits<int64_t>::min() + 1;
   struct FlowTraits {
     using Key = FlowIdentity;
     using Entry = Flow;
@@ -301,8 +301,8 @@ class FlowTable {
   enum class Beginning { kZero, kKnown, kPresent };
   Beginning BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
                             bool if_start_unknown, Flow* flow);
-  // A DESTROY of such a flow may come after the dump that followed its end. Then what it reports
-  // belongs to an earlier interval.
+  // A DESTROY of such a flow, or of one that the last whole dump did not show, may come after the
+  // dump that followed its end. Then what it reports belongs to an earlier interval.
   void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
   // A NEW or UPDATE of this moment was not read. True if it was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);

@@ -132,9 +132,7 @@ TEST_F(FlowTableTest, ADurationIsNeverNegative) {
 
 // Times out of a capture may lie further apart than a signed difference holds.
 TEST_F(FlowTableTest, ADurationOverAllTimesThereAre) {
-  FlowEvent born = Event(FlowEventKind::kNew);
-  born.event_ns = std::numeric_limits<int64_t>::min();
-  (void)Grown(born);
+  (void)Grown(Event(FlowEventKind::kDump, std::numeric_limits<int64_t>::min(), 2));
   FlowEvent destroy = Event(FlowEventKind::kDestroy, std::numeric_limits<int64_t>::min(), 2);
   destroy.stop_ns = std::numeric_limits<int64_t>::max();
   (void)Grown(destroy);
@@ -604,6 +602,26 @@ TEST_F(FlowTableTest, FlowsWhoseNewHasWaitedCountWhole) {
     EXPECT_EQ(table.size(), 1u);
     EXPECT_FALSE(table.TakeLoss().unreported);
   }
+}
+
+// Likewise, but another flow had begun before the first dump, and the end of the one before it is
+// masked.
+TEST_F(FlowTableTest, AFlowThatBeganAfterANewWasReadIsAnother) {
+  FlowTable table(&counts_);
+  table.Start(kStart, true);
+  table.NoteEventsKept();
+  table.BeginRestore(kStart - 10 * kSecond, true);
+  (void)table.Apply(Event(FlowEventKind::kNew), kStart + 1);
+  const FlowEvent next = Event(FlowEventKind::kDump, kStart + kSecond, 5);
+  table.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(table.Apply(next, kStart + 2 * kSecond).growth.original.packets, 5u);
+  EXPECT_TRUE(EndDump(true, &table).empty());
+  table.BeginDump(kStart + 3 * kSecond);
+  EXPECT_EQ(table.Apply(next, kStart + 3 * kSecond).growth.original.packets, 0u);
+  EXPECT_TRUE(EndDump(true, &table).empty());
+  const FlowLoss loss = table.TakeLoss();
+  EXPECT_TRUE(loss.unreported);
+  EXPECT_EQ(loss.flows, 1u);
 }
 
 // ---- Which events were lost ----
@@ -1514,6 +1532,173 @@ TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
   flow = Event(FlowEventKind::kDump, kStart - kDay + 10, 6);
   flow.identity.id = 9;
   EXPECT_EQ(Grown(flow), 6u);
+}
+
+TEST_F(FlowTableTest, IfTheClockIsSetBackBeforeTheFirstDumpNobodyKnowsWhatIsOld) {
+  table_.NoteClockSetBack(kStart - 5 * kSecond);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+  Dump({});
+  table_.NoteClockSetBack(kStart - 10 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
+// The engine after a restart does not know that the clock was set back under the one before.
+TEST_F(FlowTableTest, AFollowerMayStartBeforeAFlowOfTheRunBefore) {
+  const auto at = [](int tenths) { return kStart + tenths * (kSecond / 10); };
+  Dump({Event(FlowEventKind::kDump, at(200), 9)}, at(201));
+  table_.NoteClockSetBack(at(185));
+  Dump({Event(FlowEventKind::kDump, at(200), 10)}, at(190));
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, at(195), true, &next);
+  next.BeginDump(at(195));
+  const auto grown = [&](const FlowEvent& event) {
+    return next.Apply(event, at(196)).growth.original.packets;
+  };
+  EXPECT_EQ(grown(Event(FlowEventKind::kDump, at(192), 5)), 5u);
+  EXPECT_EQ(grown(Event(FlowEventKind::kDestroy, at(192), 7)), 2u);
+  EXPECT_EQ(grown(Event(FlowEventKind::kDump, at(192), 6)), 0u);
+}
+
+// Its forerunner ended unreported, and start times were off when it began.
+TEST_F(FlowTableTest, AFollowerMayHaveNoStart) {
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  Dump({Event(FlowEventKind::kDump, 0, 4)});
+  EXPECT_TRUE(table_.TakeLoss().uncounted);
+  table_.BeginDump(kStart + 3 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 7)), 3u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  (void)table_.TakeLoss();
+  // Nor is its own end reported.
+  Dump({});
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  Dump({});
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
+// Start times were off when the flow began; its NEW and its forerunner's end are repeated.
+TEST_F(FlowTableTest, AnEndWithAStartIsNotThatOfAFlowWithoutOne) {
+  uint32_t id = 0;
+  // The second is older than what is remembered of ends.
+  for (const int64_t forerunner_start : {kBorn, kStart - 30 * kSecond}) {
+    ++id;
+    const auto of = [&](FlowEvent event) {
+      event.identity.id = id;
+      return event;
+    };
+    (void)Grown(of(Event(FlowEventKind::kDestroy, kBorn, 20)));
+    (void)Grown(of(Event(FlowEventKind::kNew)));
+    Dump({of(Event(FlowEventKind::kDump, 0, 10))});
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDestroy, forerunner_start, 20))), 0u);
+    (void)Grown(of(Event(FlowEventKind::kNew)));
+    table_.BeginDump(kStart + 2 * kSecond);
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDump, 0, 14))), 4u);
+    EXPECT_TRUE(EndDump(true, &table_).empty());
+    EXPECT_EQ(Grown(of(Event(FlowEventKind::kDestroy, 0, 15))), 1u);
+  }
+}
+
+TEST_F(FlowTableTest, AFlowWithoutAStartMayBeMissedAndItsNewRepeated) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  Dump({});
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 14)), 4u);
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  // It may as well be the next one.
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
+// The dump was made before the flow's end, which is repeated after it.
+TEST_F(FlowTableTest, AFlowWithoutAStartClosesOnce) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 7)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 3u);
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 10)), 0u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+TEST_F(FlowTableTest, AnotherEndWithoutAStartMayBeThatOfAnotherFlow) {
+  Dump({Event(FlowEventKind::kDump, kBorn, 10)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 5)), 0u);
+  (void)table_.TakeLoss();
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 7)), 0u);
+  EXPECT_TRUE(table_.TakeLoss().uncounted);
+}
+
+// A dump misses the flow, and its NEW and its DESTROY are repeated, this one after a restart.
+TEST_F(FlowTableTest, AFlowThatWasMissedIsNotLaidAsideForItself) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kBorn + 1000;
+  const FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 12);
+  (void)Grown(born);
+  Dump({}, kStart + 10 * kSecond);
+  (void)Grown(born);
+  table_.BeginDump(kStart + 20 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 10)), 10u);
+  (void)EndDump(false, &table_);
+  EXPECT_EQ(Grown(end, kStart + 21 * kSecond), 2u);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 30 * kSecond, true, &next);
+  for (const int64_t seconds : {31, 32, 33}) {
+    next.BeginDump(kStart + seconds * kSecond);
+    (void)EndDump(true, &next);
+  }
+  EXPECT_EQ(next.Apply(end, kStart + 34 * kSecond).growth.original.packets, 0u);
+}
+
+// Its entries were taken for stale ones before a restart.
+TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({Event(FlowEventKind::kDump, 0, 2)});
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 3)), 1u);
+  (void)Grown(Event(FlowEventKind::kNew));
+  table_.BeginDump(kStart + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 7)), 0u);
+  (void)EndDump(true, &table_);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 3 * kSecond, true, &next);
+  next.BeginDump(kStart + 4 * kSecond);
+  const FlowEvent shown = Event(FlowEventKind::kDump, 0, 8);
+  EXPECT_EQ(next.Apply(shown, kStart + 4 * kSecond).growth.original.packets, 8u);
+  EXPECT_TRUE(next.TakeLoss().uncounted);
+  EXPECT_EQ(next.Apply(shown, kStart + 4 * kSecond).growth.original.packets, 0u);
+  EXPECT_FALSE(next.TakeLoss().uncounted);
+}
+
+// Its DESTROY was repeated: the first one was lost with the engine before.
+TEST_F(FlowTableTest, AnEndThatComesAfterTheDumpThatMissesTheFlowIsLate) {
+  FlowEvent first = Event(FlowEventKind::kDump, kBorn, 10);
+  FlowEvent second = first;
+  second.identity.id = 8;
+  Dump({first, second}, kStart + 10 * kSecond);
+  Dump({}, kStart + 20 * kSecond);
+  first.kind = second.kind = FlowEventKind::kDestroy;
+  first.stop_ns = kStart + 21 * kSecond;  // It was only missed.
+  EXPECT_EQ(Grown(first, kStart + 22 * kSecond), 0u);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  second.stop_ns = kStart + 19 * kSecond;
+  EXPECT_EQ(Grown(second, kStart + 22 * kSecond), 0u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+}
+
+// It ended before the last whole dump, and is repeated after a restart; the flow in the table may
+// have begun so early.
+TEST_F(FlowTableTest, AnEndThatMayBeOfAForerunnerMayBelongToAnEarlierInterval) {
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + 12 * kSecond;
+  Dump({}, kStart + 9 * kSecond);
+  Dump({}, kStart + 11 * kSecond + kSecond / 2);
+  (void)table_.TakeLoss();
+  (void)Grown(born);
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart + 10 * kSecond + kSecond / 2, 8);
+  end.stop_ns = kStart + 11 * kSecond;
+  EXPECT_EQ(Grown(end), 8u);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
 // The dump before has a later time, but it is not the last one.

@@ -55,7 +55,8 @@ struct Life {
   int64_t birth = 0;  // How many births there were, this one included.
   int64_t start_ns = 0;
   int64_t born_ns = 0;       // Monotonic.
-  int64_t read_ns = 0;       // Likewise: when the engine read its first event.
+  int64_t new_ns = 0;        // Likewise: when its last NEW was sent.
+  int64_t read_ns = 0;       // Likewise: when the engine read its last event.
   uint64_t packets = 0;      // That have really moved.
   uint64_t due = 0;          // Of these, that must be in rows.
   bool counted = true;       // nf_conntrack_acct was on at its birth.
@@ -67,6 +68,8 @@ struct Life {
   bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
   bool missed = false;       // A dump should have shown it.
+  bool unclear = false;      // Known by its NEW alone, and may be taken for another one.
+  bool given_up = false;     // It lives, but the engine has said that it ended unreported.
   bool ended = false;
   uint32_t last_shown = 0;  // The dump that has shown it last, or that ran at its birth.
 };
@@ -177,7 +180,11 @@ class Model {
   // ghost.
   struct Due {
     Packets packets{};
-    std::map<LifePtr, uint64_t> of_life;
+    struct OfLife {
+      uint64_t packets = 0;
+      bool given_up = false;
+    };
+    std::map<LifePtr, OfLife> of_life;
   };
   struct Interval {
     uint64_t sequence = 0;
@@ -209,8 +216,11 @@ class Model {
       // that began since.
       repeats_.clear();
       clock_was_set_ = true;
-      clock_offset_ns_ +=
+      const int64_t by_ns =
           Chance(0.5) ? Up(4 * kSecond) - 2 * kSecond : Up(7200 * kSecond) - 3600 * kSecond;
+      clock_offset_ns_ += by_ns;
+      // Events come all the time, so an engine notices at once.
+      if (by_ns < 0) NoteClockSetBack();
     }
     if (Chance(rates_.flush)) {
       for (Slot& slot : slots_) {
@@ -234,6 +244,15 @@ class Model {
     if (Chance(rates_.idle)) return;  // The engine does nothing.
     if (Chance(rates_.stall)) return;
     Engine();
+  }
+
+  void NoteClockSetBack() {
+    for (Share& share : shares_) share.worker->NoteClockSetBack(WallNs());
+    // The next one of the tuple may have the same start by the clock as it is now.
+    for (const Slot& slot : slots_) {
+      if (slot.life != nullptr) slot.life->unclear = !slot.life->shown;
+    }
+    for (const LifePtr& ghost : ghosts_) ghost->unclear = !ghost->shown;
   }
 
   FlowEvent EventOf(const Slot& slot, FlowEventKind kind) {
@@ -300,8 +319,8 @@ class Model {
   }
   // Where events have no times, the time of reading a NEW is its flow's start.
   bool KnownBefore(const Life& life) const {
-    return kind_.event_times || life.shown ||
-           (life.read_ns != 0 && monotonic_ns_ - life.read_ns > 20 * kMilli);
+    const int64_t known_ns = kind_.event_times ? life.new_ns : life.read_ns;
+    return life.shown || (known_ns >= life.new_ns && monotonic_ns_ - known_ns > 20 * kMilli);
   }
 
   void SendNew(Slot& slot) {
@@ -310,10 +329,12 @@ class Model {
     // repeated one of that.
     bool hidden = last_whole_ == 0 && restarts_ != 0;
     for (const LifePtr& ghost : ghosts_) {
-      hidden = hidden || (ghost->slot == slot.life->slot && ghost->last_shown >= last_whole_);
+      hidden = hidden || (ghost->slot == slot.life->slot &&
+                          (ghost->last_shown >= last_whole_ || !ghost->shown || !ghost->stamped));
     }
-    if (Send(slot, EventOf(slot, FlowEventKind::kNew)))
-      (hidden ? slot.life->missed : slot.life->told) = true;
+    if (!Send(slot, EventOf(slot, FlowEventKind::kNew))) return;
+    (hidden ? slot.life->missed : slot.life->told) = true;
+    slot.life->new_ns = monotonic_ns_;
   }
 
   void Packet(Slot& slot) {
@@ -330,10 +351,12 @@ class Model {
     if (slot.identity.protocol == kProtocolTcp) ++ends_[life.slot];
     const FlowEvent destroy = EventOf(slot, FlowEventKind::kDestroy);
     if (life.reports && life.reports_end && Send(slot, destroy)) {
-      if (!life.older) SetDue(life.packets, &life);
+      if (life.older) life.due = life.packets;  // A baseline, and a dump may still show it.
+      SetDue(life.packets, &life);
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
     } else if (life.told && KnownBefore(life)) {
-      ghosts_.push_back(slot.life);
+      // If it was given up, the interval of that was partial, and nothing tells that it lived on.
+      if (!life.given_up) ghosts_.push_back(slot.life);
     } else if (!life.reports && life.birth > births_at_check_) {
       // Nothing of it was reported, and no dump has shown it: the engine knows that this can be
       // when it next looks at the settings.
@@ -341,6 +364,7 @@ class Model {
     } else if (!life.older && !life.missed && !(kind_.light && life.reports && !life.reports_end)) {
       // Likewise, because of an overrun. (Of the others nobody can know.)
       SetDue(life.packets, &life);
+      if (life.told) ghosts_.push_back(slot.life);  // Its NEW is still to be read.
     }
     slot.life.reset();
     if (!repeats_.empty() && Chance(0.5)) {
@@ -361,6 +385,7 @@ class Model {
 
   void SetDue(uint64_t packets, Life* life) {
     if (packets <= life->due) return;
+    Trace(life->slot, "due ", packets - life->due, " of ", life->start_ns);
     due_[life->slot] += packets - life->due;
     life->due = packets;
   }
@@ -373,7 +398,9 @@ class Model {
       if (slot.life == nullptr) continue;
       // The second: a table that is resized.
       // A flow that the dump after a loss misses is taken for lost, whatever becomes of it.
-      const bool may_miss = !ShareOf(slot).worker->needs_resync();
+      // And if the clock is set back, one that is older than the engine is taken for a new one.
+      const bool may_miss =
+          !ShareOf(slot).worker->needs_resync() && (last_whole_ != 0 || rates_.clock == 0);
       if ((may_miss && Chance(rates_.miss)) || (!dump_->whole && Chance(0.5))) {
         slot.life->missed = true;
         continue;
@@ -445,18 +472,32 @@ class Model {
     if (can_seal && (over || resync || dump_index_ == 0)) RequestDump(over);
   }
 
+  // What follows `life`, and is known by its NEW alone, may be taken for it.
+  void NoteUnclear(const Life& life) {
+    const auto note = [&](Life* next) {
+      if (next->slot == life.slot && next->birth > life.birth) next->unclear = !next->shown;
+    };
+    for (const LifePtr& ghost : ghosts_) note(ghost.get());
+    if (slots_[life.slot].life != nullptr) note(slots_[life.slot].life.get());
+  }
+
   // As EventLoop::TakeEvents.
   void Turn(Share* share) {
     const int64_t now_ns = WallNs();
+    if (share->error) Trace(kSlots, "worker ", share - shares_, " has lost events");
     if (now_ns < share->drained_ns) share->worker->NoteClockSetBack(now_ns);
     if (std::exchange(share->error, false) && !std::exchange(share->overrun, true)) {
       share->worker->OnOverrunBegins(share->drained_ns);
       share->over_ns = -1;
+      share->resync_index = 0;
     }
     while (!share->queue.empty()) {
       share->worker->OnFlow(share->queue.front().event, now_ns);
       Life& life = *share->queue.front().life;
-      if (std::exchange(life.read_ns, monotonic_ns_) == 0) {
+      Trace(life.slot, "read ", static_cast<int>(share->queue.front().event.kind), " at dump ",
+            dump_index_, share->worker->needs_resync() ? ", after a loss" : "");
+      if (share->queue.front().event.kind == FlowEventKind::kDestroy) NoteUnclear(life);
+      if (std::exchange(life.read_ns, monotonic_ns_) == 0 && !life.shown) {
         // Not lost with what is lost already.
         const bool after_loss = share->worker->needs_resync() && share->resync_index == 0;
         life.last_shown =
@@ -469,7 +510,6 @@ class Model {
       share->worker->OnOverrun(std::exchange(share->drops, 0), share->drained_ns, now_ns,
                                monotonic_ns_);
       share->over_ns = monotonic_ns_;
-      share->resync_index = 0;
     }
     share->drained_ns = now_ns;
     share->worker->ApplyPending();
@@ -506,6 +546,8 @@ class Model {
     for (Share& share : shares_) Turn(&share);
     if (!std::exchange(dump_->begun, true)) {
       ++dump_index_;
+      Trace(kSlots, "dump ", dump_index_, " begins, requested ",
+            (monotonic_ns_ - dump_->requested_ns) / 1000000, " ms ago");
       dump_began_ns_ = now_ns;
       for (Share& share : shares_) {
         share.worker->BeginDump(now_ns, dump_->requested_ns);
@@ -522,11 +564,13 @@ class Model {
       Trace(life.slot, "shown ", entry.event.start_ns, " packets ", entry.event.original.packets,
             " by dump ", dump_index_);
       if (life.ended && life.due == life.packets) continue;  // Its DESTROY came first.
+      NoteUnclear(life);  // A NEW after it may be taken for a repeated one of this.
       life.last_shown = dump_index_;
       life.told = life.shown = true;
+      life.unclear = life.given_up = false;
       const auto deferred = std::find(deferred_.begin(), deferred_.end(), entry.life);
-      if (deferred != deferred_.end()) {
-        deferred_.erase(deferred);
+      if (deferred != deferred_.end()) deferred_.erase(deferred);
+      if (life.ended && std::find(ghosts_.begin(), ghosts_.end(), entry.life) == ghosts_.end()) {
         ghosts_.push_back(entry.life);
       }
       if (std::exchange(life.older, false) && dump_index_ == 1) {
@@ -549,13 +593,13 @@ class Model {
       share.worker->EndDump(dump_->whole);
       if (!had_lost || share.worker->needs_resync()) continue;
       // What died in the loss is known now.
-      EndGhosts([&](const Life& life) {
+      GiveUp([&](const Life& life) {
         return &ShareOf(slots_[life.slot]) == &share && life.last_shown < share.resync_index;
       });
     }
     if (dump_->whole) {
       whole_before_ = std::exchange(last_whole_, dump_index_);
-      EndGhosts([&](const Life& life) {
+      GiveUp([&](const Life& life) {
         return life.last_shown < whole_before_ &&
                !ShareOf(slots_[life.slot]).worker->needs_resync();
       });
@@ -567,12 +611,18 @@ class Model {
     dump_.reset();
   }
 
+  // The engine says that these have ended unreported.
   template <typename Predicate>
-  void EndGhosts(Predicate is_due) {
+  void GiveUp(Predicate is_due) {
+    for (const Slot& slot : slots_) {
+      if (slot.life != nullptr && is_due(*slot.life)) slot.life->given_up = true;
+    }
     ghosts_.erase(std::remove_if(ghosts_.begin(), ghosts_.end(),
                                  [&](const LifePtr& life) {
                                    if (!is_due(*life)) return false;
-                                   if (!life->older) SetDue(life->packets, life.get());
+                                   if (!life->older && !life->unclear) {
+                                     SetDue(life->packets, life.get());
+                                   }
                                    return true;
                                  }),
                   ghosts_.end());
@@ -584,9 +634,9 @@ class Model {
     auto due = std::make_shared<Due>();
     due->packets = due_;
     for (const Slot& slot : slots_) {
-      if (slot.life != nullptr) due->of_life[slot.life] = slot.life->due;
+      if (slot.life != nullptr) due->of_life[slot.life] = {slot.life->due, slot.life->given_up};
     }
-    for (const LifePtr& ghost : ghosts_) due->of_life[ghost] = ghost->due;
+    for (const LifePtr& ghost : ghosts_) due->of_life[ghost] = {ghost->due, false};
     due_at_seal_[shares_[0].worker->seal()] = due;
   }
 
@@ -700,6 +750,7 @@ class Model {
     listening_ = events_kept;
     for (Share& share : shares_) share.worker.reset();
     checkpoint_.reset();
+    if (clock_was_set_) repeats_.clear();  // As above.
     for (int64_t steps = Up(20); steps > 0; --steps) {
       monotonic_ns_ += Up(60 * kMilli);
       const auto number = static_cast<size_t>(Up(kSlots - 1));
@@ -798,7 +849,6 @@ void Model::RestartCheckpoint(bool events_kept) {
   prepared_.clear();
   committed_ = 0;
   deferred_.clear();
-  if (clock_was_set_) repeats_.clear();  // As above.
   if (continued && events_kept) return;  // All was committed.
   if (continued) {
     // What was accounted since then is accounted anew.
@@ -806,11 +856,13 @@ void Model::RestartCheckpoint(bool events_kept) {
     const auto back = [&](const LifePtr& life) {
       const auto it = committed_due_->of_life.find(life);
       if (it != committed_due_->of_life.end()) {
-        life->due = it->second;
+        life->due = it->second.packets;
+        life->given_up = it->second.given_up;
         return;
       }
       // The engine does not know it.
       life->due = 0;
+      life->given_up = false;
       life->told = life->shown = false;
       life->read_ns = 0;
     };
