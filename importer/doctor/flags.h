@@ -22,11 +22,11 @@ struct DoctorOptions {
   std::string importer_flags;  // Path; empty: none.
   std::string unread_flags;    // Why a flag file that is there could not be read; empty: it could.
   std::string doctor_program;
-  std::string engine_program;              // Empty: not found.
-  std::string importer_program;            // Empty: not found.
-  std::string output;                      // The spool folder; empty: none.
-  std::string state;                       // As the engine's flag file names it; empty: it does not.
-  std::string engine_metrics;              // Metrics files; empty: none.
+  std::string engine_program;    // Empty: not found.
+  std::string importer_program;  // Empty: not found.
+  std::string output;            // The spool folder; empty: none.
+  std::string state;             // As the engine's flag file names it; empty: it does not.
+  std::string engine_metrics;    // Metrics files; empty: none.
   std::string importer_metrics;
   std::optional<UserAccount> engine_user;  // None: the engine runs as the caller.
   bool light = false;
