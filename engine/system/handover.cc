@@ -9,6 +9,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -87,6 +89,16 @@ int Give(const std::string& path, mode_t type, const UserAccount& user) {
   return fchownat(fd.get(), "", user.uid, user.gid, AT_EMPTY_PATH) == 0 ? 0 : errno;
 }
 
+// `path` may end with slashes.
+bool IsPath(const std::string& folder, const std::string& path) {
+  return !folder.empty() && folder == path.substr(0, path.find_last_not_of('/') + 1);
+}
+
+bool IsEmptyFolder(const std::string& path) {
+  std::error_code error;
+  return std::filesystem::is_empty(path, error) && !error;
+}
+
 int Make(const NeededPath& needed, const UserAccount& user) {
   const char* const path = needed.path.c_str();
   if (needed.kind == Kind::kFolder) {
@@ -99,6 +111,7 @@ int Make(const NeededPath& needed, const UserAccount& user) {
 
 absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& needed) {
   std::vector<const NeededPath*> missing;  // And for root to make.
+  std::vector<const NeededPath*> closed;   // There, and the user may not use it.
   std::vector<std::string> new_folders;
   {
     const ActingAs acting(user);
@@ -113,7 +126,18 @@ absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& ne
                       : one.kind == Kind::kFolder ? W_OK | X_OK
                                                   : W_OK;
       if (MayUse(one.path, how)) continue;
-      if (errno == EACCES) return Denied(user, one);
+      if (errno == EACCES) {
+        const std::string folder = ClosedFolder(one.path);
+        // In one that will be the user's, the program makes it.
+        if (std::any_of(closed.begin(), closed.end(),
+                        [&](const NeededPath* other) { return IsPath(folder, other->path); })) {
+          continue;
+        }
+        const bool by_itself = folder.empty() || IsPath(folder, one.path);
+        if (!by_itself || one.kind == Kind::kInput) return Denied(user, one);
+        closed.push_back(&one);
+        continue;
+      }
       // What else is wrong shows where the path is opened.
       if (errno != ENOENT || one.kind == Kind::kInput) continue;
       const std::string folder = FolderOf(one.path);
@@ -128,6 +152,15 @@ absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& ne
       if (in_new_folder || MayUse(folder, W_OK | X_OK)) continue;
       missing.push_back(&one);
     }
+  }
+  // What root has made for it a moment ago: a FIFO, or a folder in which there is nothing yet.
+  for (const NeededPath* const one : closed) {
+    const bool folder = one->kind == Kind::kFolder;
+    if (folder && !IsEmptyFolder(one->path)) return Denied(user, *one);
+  }
+  for (const NeededPath* const one : closed) {
+    const bool folder = one->kind == Kind::kFolder;
+    if (Give(one->path, folder ? S_IFDIR : S_IFIFO, user) != 0) return Denied(user, *one);
   }
   for (const NeededPath* const one : missing) {
     if (const int error = Make(*one, user); error != 0) {

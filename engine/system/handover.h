@@ -1,6 +1,6 @@
 // What root does for the user that it is about to become: checks that this user can use the paths
-// that the program needs, and makes the missing ones that the user could not make, owned by the
-// user.
+// that the program needs, makes the missing ones that the user could not make, owned by the user,
+// and gives it those that root has made for it: FIFOs of root's, and empty folders.
 //
 // Not thread-safe: for main, while there is only one thread. The effective ids are the user's for a
 // moment.

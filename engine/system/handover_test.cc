@@ -87,13 +87,32 @@ TEST_F(HandOverTest, WhatTheUserCanMakeIsLeftToIt) {
   EXPECT_EQ(Found("open/out"), "nothing");
 }
 
+TEST_F(HandOverTest, WhatRootHasMadeForItIsGiven) {
+  for (const mode_t mode : {0700, 0755}) {
+    const std::string name = absl::StrCat("out", absl::Hex(mode));
+    MakeFolder(name, mode);
+    ASSERT_EQ(mkfifo(In(name + ".fifo").c_str(), 0640), 0);
+    const absl::Status status =
+        HandOver(nobody_, {{"output folder", In(name) + "/", kFolder, 0750},
+                           {"state folder", In(name + "/.ctacct"), kFolder, 0700},
+                           {"pipe", In(name + ".fifo"), kFifo, 0640}});
+    ASSERT_TRUE(status.ok()) << status;
+    EXPECT_EQ(Found(name), OfNobody(mode));
+    EXPECT_EQ(Found(name + ".fifo"), OfNobody(0640));
+    const std::string state = Found(name + "/.ctacct");
+    EXPECT_TRUE(state == "nothing" || state == OfNobody(0700)) << state;
+  }
+}
+
 TEST_F(HandOverTest, WhatIsOutOfReachIsNamedWithTheRemedyAndNothingIsMade) {
   MakeFolder("roots", 0755);
+  std::ofstream(In("roots/file")) << "not made for the engine";
   MakeFolder("closed", 0700);
   MakeFolder("closed/open", 0777);
   std::ofstream(In("ports")) << "tcp:1\n";
   std::filesystem::permissions(In("ports"), std::filesystem::perms(0600));
   ASSERT_EQ(mkfifo(In("fifo").c_str(), 0640), 0);
+  ASSERT_EQ(chown(In("fifo").c_str(), 1, 1), 0);
   struct Case {
     NeededPath needed;
     std::string remedy;

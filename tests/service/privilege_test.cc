@@ -336,6 +336,7 @@ TEST_F(PrivilegeTest, WhatIsOutOfReachIsRefusedWithTheRemedy) {
   std::filesystem::permissions(closed, std::filesystem::perms(0700));
   const std::string roots = folder_ + "/roots";
   std::filesystem::create_directory(roots);
+  std::ofstream(roots + "/file") << "not made for the engine\n";
   const std::string ports = folder_ + "/ports";
   std::ofstream(ports) << "tcp:1\n";
   std::filesystem::permissions(ports, std::filesystem::perms(0600));
