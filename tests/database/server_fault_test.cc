@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -113,6 +114,53 @@ TEST_F(ServerFaultTest, WhatIsTheFilesOwnFaultHarmsOnlyIt) {
   EXPECT_EQ(Drain().exit.code, 1);
   EXPECT_THAT(Names(watch_ + "/failed"), ElementsAre(bad, bad + ".reason"));
   ExpectSums();
+}
+
+// Each just beyond one bound, with right checksums: what everybody asks for has the same answer as
+// before.
+TEST_F(ServerFaultTest, HostileFilesChangeNoAnswer) {
+  for (uint64_t i = 1; i <= 6; ++i) WriteSpool(i);
+  EXPECT_TRUE(Drain().exit.ok());
+  const auto answers = [&] {
+    std::string text;
+    for (const std::string& sql :
+         {std::string("SELECT * FROM traffic('1970-01-01', '2199-12-31') ORDER BY 1"),
+          std::string("SELECT * FROM traffic('2020-09-13 12:00', '2020-09-13 13:00', '1 min', "
+                      "'{src,dst}') ORDER BY 1, 3, 4"),
+          std::string("SELECT * FROM traffic('2020-09-13', '2020-09-14', '1 h', "
+                      "'{gateway,proto,port}') ORDER BY 1, 2, 5, 6"),
+          std::string("SELECT * FROM traffic_open_connections('2020-09-13', '2020-09-14', '1 h') "
+                      "ORDER BY 1"),
+          std::string("SELECT * FROM traffic_intervals ORDER BY 1, 2"),
+          std::string("SELECT * FROM traffic_gap_regions ORDER BY 1, 2, 3, 4"),
+          std::string(kSumsSql)}) {
+      absl::StrAppend(&text, Sql(sql), "\n\n");
+    }
+    return text;
+  };
+  const std::string before = answers();
+  EXPECT_GT(before.size(), 1000u);
+  std::set<std::string> hostile;
+  for (const char* const corpus : {"spool_reader_fuzz", "csv_fuzz"}) {
+    for (const auto& entry :
+         fs::directory_iterator(DataPath(absl::StrCat("tests/fuzz/corpus/", corpus)))) {
+      std::string name = entry.path().filename();
+      std::string contents = Contents(entry.path());
+      if (entry.path().extension() != ".spool") {
+        name = "traffic_" + name + ".csv";
+        contents += "\n";
+      }
+      WriteFile(watch_ + "/" + name, contents);
+      hostile.insert(name);
+    }
+  }
+  EXPECT_GT(hostile.size(), 80u);
+  const Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1);
+  for (const std::string& name : hostile) {
+    EXPECT_FALSE(Contents(watch_ + "/failed/" + name + ".reason").empty()) << name << run.err;
+  }
+  EXPECT_EQ(answers(), before);
 }
 
 // One hostile gateway, or years of them: the sums are at their maximum, and stay there.
