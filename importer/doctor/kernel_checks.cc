@@ -150,13 +150,23 @@ const Examination::Rules& Rules(Examination& examination) {
       rules.unseen = std::string(listing.status().message());
     }
   }
+  const auto read_save = [](const char* program, RulesetFindings* findings) {
+    const absl::StatusOr<std::unique_ptr<Child>> save = Child::Start({program});
+    if (!save.ok() || (*save)->Wait(kSaveMax) != 0) return false;
+    ReadIptablesSave((*save)->Output(), program, findings);
+    return true;
+  };
+  if (!rules.findings.ct_targets.empty()) {
+    RulesetFindings saved;  // All rules: of these nft has shown what else there is.
+    const bool read = read_save("iptables-nft-save", &saved);
+    std::vector<RuleSource>& found = read ? saved.masking : rules.findings.ct_targets;
+    std::vector<RuleSource>& kind = read ? rules.findings.masking : rules.findings.untracking;
+    kind.insert(kind.end(), found.begin(), found.end());
+  }
   // Tables of the older iptables, which nft does not see.
   std::ifstream names("/proc/net/ip_tables_names");
   if (std::string first; names >> first) {
-    const absl::StatusOr<std::unique_ptr<Child>> save = Child::Start({"iptables-legacy-save"});
-    if (save.ok() && (*save)->Wait(kSaveMax) == 0) {
-      ReadIptablesSave((*save)->Output(), "iptables-legacy-save", &rules.findings);
-    } else {
+    if (!read_save("iptables-legacy-save", &rules.findings)) {
       absl::StrAppend(&rules.unseen, rules.unseen.empty() ? "" : "; ",
                       "rules of iptables-legacy (no iptables-legacy-save)");
     }

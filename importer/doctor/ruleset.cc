@@ -62,10 +62,10 @@ void ReadNftRule(const std::string& chain, absl::string_view rule, absl::string_
   const std::string bare = WithoutQuoted(rule);
   const std::string what = absl::StrCat(chain, ": ", rule);
   const std::string remedy = absl::StrCat("nft delete rule ", chain, " handle ", handle);
-  // Of iptables' target CT nft does not say what it does.
-  if (HasWord(bare, "notrack") || absl::StrContains(rule, "xt target \"CT\"") ||
-      absl::StrContains(rule, "xt target CT")) {
-    findings->untracking.push_back({what, remedy});
+  if (HasWord(bare, "notrack")) findings->untracking.push_back({what, remedy});
+  // nft 1.0.6 and later write it without quotes.
+  if (absl::StrContains(rule, "xt target \"CT\"") || absl::StrContains(rule, "xt target CT")) {
+    findings->ct_targets.push_back({what, remedy});
   }
   if (MasksEnds(bare, "ct event set ")) findings->masking.push_back({what, remedy});
   if (findings->tracking.empty() && TurnsTrackingOn(rule, bare)) findings->tracking = what;

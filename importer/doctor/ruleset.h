@@ -19,8 +19,10 @@ struct RuleSource {
 };
 
 struct RulesetFindings {
-  std::vector<RuleSource> untracking;         // Rules that keep packets from conntrack.
-  std::vector<RuleSource> masking;            // Rules that keep the kernel from reporting ends.
+  std::vector<RuleSource> untracking;  // Rules that keep packets from conntrack.
+  std::vector<RuleSource> masking;     // Rules that keep the kernel from reporting ends.
+  // Rules of iptables' target CT of which nft does not say what they do: a mask, a zone, a helper.
+  std::vector<RuleSource> ct_targets;
   std::vector<RuleSource> uncounted_offload;  // Flowtables without `counter`.
   size_t flowtables = 0;
   // The first rule for whose sake the kernel turns conntrack on in the namespace; empty: none.
