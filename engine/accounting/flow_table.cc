@@ -858,10 +858,13 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
 }
 
 void FlowTable::EndInterval() {
-  // Kept where it is cheap: while another listener does not read, the kernel may repeat events to
-  // all of them. Without start times the memory must be short: a fingerprint may equal that of the
-  // next incarnation.
-  if (!timestamps_on_ || destroyed_.IsLarge()) destroyed_.EndInterval();
+  // Without start times the memory must be short: a fingerprint may equal that of the next
+  // incarnation. With them it is long: the kernel may repeat a DESTROY (to all listeners while one
+  // does not read; with reliable delivery to both sockets of ours while one is full), and it would
+  // count from zero until two whole dumps have begun since, and kClockSlackNs before.
+  if (timestamps_on_ && !(destroyed_.IsLarge() && whole_before_ > aged_at_dump_ + 2)) return;
+  aged_at_dump_ = dump_index_;
+  destroyed_.EndInterval();
 }
 
 }  // namespace ctacct

@@ -24,7 +24,7 @@
 //  - Counters that fall are a new start: somebody zeroed them, or an end was missed. TakeLoss says
 //    so.
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
-//    Each destroyed incarnation is remembered for at least one whole interval (or
+//    Each destroyed incarnation is remembered until it could not count from zero any more (or
 //    DestroyedMemory::kMax others) and never counted again.
 //
 // After an overrun a whole dump that was asked for since (resync) shows which flows live.
@@ -392,7 +392,8 @@ class FlowTable {
   bool dump_running_ = false;
   int64_t dump_began_ns_ = 0;
   int64_t dump_before_began_ns_ = 0;
-  uint32_t last_whole_ = 0;  // Indices of dumps; 0: none.
+  uint32_t last_whole_ = 0;    // Indices of dumps; 0: none.
+  uint32_t aged_at_dump_ = 0;  // dump_index_ when destroyed_'s interval was last ended.
   uint32_t whole_before_ = 0;
   int64_t whole_began_ns_ = 0;  // The last whole one.
   uint32_t forget_before_ = 0;  // Flows last seen before have ended, and are reported as lost.

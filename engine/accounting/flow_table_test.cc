@@ -1070,6 +1070,39 @@ TEST_F(FlowTableLightTest, NothingIsLeft) {
   }
 }
 
+// As with reliable delivery to two sockets of which one is full: the kernel delivers to the other
+// again and again. However many flows there are, none counts twice.
+TEST(FlowTableMemoryTest, EndsOfAMassAreRepeated) {
+  constexpr uint32_t kFlows = 2 * DestroyedMemory::kKept;
+  WorkerCounts counts;
+  FlowTable table(&counts);
+  table.Start(kStart, true);
+  int64_t now_ns = kStart;
+  const auto interval = [&] {
+    now_ns += kSecond;
+    table.BeginDump(now_ns);
+    (void)EndDump(true, &table);
+    table.EndInterval();
+  };
+  for (int i = 0; i < 8; ++i) interval();
+  FlowEvent event;
+  event.kind = FlowEventKind::kDestroy;
+  event.identity.protocol = kProtocolUdp;
+  event.identity.dst_port = 53;
+  event.has_counters = true;
+  event.start_ns = now_ns + 1;
+  event.stop_ns = now_ns + 2;
+  event.original = {1, 100};
+  uint64_t packets = 0;
+  for (int repeated = 0; repeated < 8; ++repeated) {
+    for (event.identity.id = 1; event.identity.id <= kFlows; ++event.identity.id) {
+      packets += table.Apply(event, now_ns + 3).growth.original.packets;
+    }
+    EXPECT_EQ(packets, kFlows) << repeated;
+    interval();
+  }
+}
+
 // Scans of which the kernel reports most ends, or none. Whatever the first one leaves in memory,
 // many leave about as much.
 TEST(FlowTableMemoryTest, TenScansLeaveAsMuchAsOne) {
@@ -1105,7 +1138,8 @@ TEST(FlowTableMemoryTest, TenScansLeaveAsMuchAsOne) {
       }
       event.identity.id = last + kFlows;
       table.NoteOverrun(now_ns, now_ns);
-      for (int interval = 0; interval < 6; ++interval) {
+      // Until the ends of one scan are no longer remembered when the next one comes.
+      for (int interval = 0; interval < 12; ++interval) {
         now_ns += kSecond;
         table.BeginDump(now_ns);
         (void)EndDump(true, &table);
