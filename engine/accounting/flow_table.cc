@@ -224,11 +224,14 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
   bool added = false;
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
+  // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
+  const uint32_t seen_at = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
   // The last whole dump would have shown it, if it lived: this is the next one.
   if (!added && flow->last_seen < last_whole_) [[unlikely]] {
     if (!flow->start_exact) {
       // Or it was missed, and the NEW is repeated: without its start time nobody can tell.
       NoteUnreported(0, tally_.front().began_ns);
+      unclear_index_ = seen_at;
     } else {
       Supersede(flow, hash, &change);
       std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
@@ -244,8 +247,7 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   if (!added) return change;
   const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
   flow->start_ns = read_late ? ~now_ns : EventTime(event, now_ns);
-  // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
-  SetLastSeen(needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_, flow);
+  SetLastSeen(seen_at, flow);
   if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
   return change;
 }
@@ -702,6 +704,10 @@ void FlowTable::FinishDump(bool whole) {
   known_since_ns_ = std::max(known_since_ns_, Later(whole_began_ns_, -kClockSlackNs));
   whole_began_ns_ = dump_began_ns_;
   if (!early_closes_.empty()) early_closes_ = EarlyCloses();
+  if (unclear_index_ != 0) {
+    NoteUnreported(0, tally_.front().began_ns);
+    if (unclear_index_ < whole_before_) unclear_index_ = 0;
+  }
   if (!needs_resync_) {
     const SeenAtDump unreported = TakeSeenBefore(whole_before_);
     if (unreported.flows != 0) NoteUnreported(unreported.flows, unreported.began_ns);

@@ -396,6 +396,9 @@ class FlowTable {
   uint32_t aged_at_dump_ = 0;  // dump_index_ when destroyed_'s interval was last ended.
   uint32_t whole_before_ = 0;
   int64_t whole_began_ns_ = 0;  // The last whole one.
+  // The dump of the last NEW that may be of the flow known or of the next: two flows may end
+  // unreported, and there is one entry. 0: two whole dumps ago, or never.
+  uint32_t unclear_index_ = 0;
   uint32_t forget_before_ = 0;  // Flows last seen before have ended, and are reported as lost.
   // After an overrun, until a whole dump begun since has ended:
   bool needs_resync_ = false;

@@ -1684,6 +1684,20 @@ TEST_F(FlowTableTest, AFlowThatWasMissedIsNotLaidAsideForItself) {
   EXPECT_EQ(next.Apply(end, kStart + 34 * kSecond).growth.original.packets, 0u);
 }
 
+// The ends of both are masked. It cannot be told that they are two, but the second is missed too.
+TEST_F(FlowTableTest, ANewThatMayBeRepeatedIsOfAFlowWhoseEndMayBeMissing) {
+  (void)Grown(Event(FlowEventKind::kNew));
+  Dump({}, kStart + 10 * kSecond);
+  (void)Grown(Event(FlowEventKind::kNew), kStart + 11 * kSecond);
+  EXPECT_TRUE(table_.TakeLoss().unreported);
+  for (const int64_t seconds : {20, 30}) {
+    Dump({}, kStart + seconds * kSecond);
+    EXPECT_TRUE(table_.TakeLoss().unreported);
+  }
+  Dump({}, kStart + 40 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
 // Its entries were taken for stale ones before a restart.
 TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
   (void)Grown(Event(FlowEventKind::kNew));
