@@ -186,8 +186,8 @@ ABSL_FLAG(ctacct::Gateway, gateway, {},
 ABSL_FLAG(ctacct::User, user, {},
           "user to become, for good, with that user's groups; root: stay root (default: live and "
           "started as root, ctacct, or nobody if there is no ctacct; else the caller). Live, any "
-          "user keeps CAP_NET_ADMIN only. Missing folders are made for the user; the user must be "
-          "able to use existing ones");
+          "user keeps CAP_NET_ADMIN only. Missing folders are made for the user, and root's empty "
+          "folders and FIFOs given to it; it must be able to use all others");
 ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
 ABSL_FLAG(std::string, record, "",
           "capture to write of all that is read from the kernel (of events: what -src, -dst and "

@@ -50,8 +50,8 @@ absl::Status StopError() { return absl::CancelledError("stop was asked for"); }
 
 // Whether one of a transaction's files is the cause.
 bool IsFilesFault(const absl::Status& status) {
-  return absl::IsAlreadyExists(status) || absl::IsInvalidArgument(status) ||
-         absl::IsAborted(status) || absl::IsDataLoss(status) || absl::IsUnimplemented(status);
+  return absl::IsAlreadyExists(status) || absl::IsAborted(status) || absl::IsDataLoss(status) ||
+         absl::IsUnimplemented(status);
 }
 
 bool IsQuarantinedName(absl::string_view name) {
@@ -292,7 +292,7 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
     }
     return absl::OkStatus();
   }
-  if (absl::IsAlreadyExists(error) || absl::IsInvalidArgument(error)) {
+  if (absl::IsAlreadyExists(error)) {
     Note(Reject(file, absl::StrCat(place.path, ": ", error.message())), place);
     return absl::OkStatus();
   }

@@ -33,10 +33,10 @@ constexpr int64_t FitIntervalEnd(int64_t end_ns, int64_t length_ns) {
   return IsTime(end_ns) ? end_ns : FitTime(end_ns) / length_ns * length_ns;
 }
 
-// What an interval covers is this close to its end: an engine may resume after months, not after
-// years. If both moments are the same, the length is not known (the clock was set), and they may be
-// any time.
-inline constexpr int64_t kCoveredDistanceMaxNs = 366 * kIntervalLengthMaxNs;
+// What an interval covers is this close to its end: its own length, and a pause of the whole
+// machine. Rates are over it, so nonsense would make everybody's small. If both moments are the
+// same, the length is not known (the clock was set), and they may be any time.
+inline constexpr int64_t kCoveredDistanceMaxNs = 2 * kIntervalLengthMaxNs;
 constexpr bool IsNearEnough(int64_t covered_ns, int64_t end_ns) {
   return covered_ns >= end_ns - kCoveredDistanceMaxNs &&
          covered_ns <= end_ns + kCoveredDistanceMaxNs;

@@ -37,7 +37,7 @@ TEST(BoundsTest, TimesAreFrom1970To2199) {
 
 TEST(BoundsTest, WhatWasCoveredIsNearTheIntervalOrOfUnknownLength) {
   constexpr int64_t kEnd = 1'600'000'005 * kSecond;
-  constexpr int64_t kFar = 366 * 86'400 * kSecond;
+  constexpr int64_t kFar = 2 * 86'400 * kSecond;
   struct Case {
     int64_t from;
     int64_t to;

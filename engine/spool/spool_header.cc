@@ -43,11 +43,11 @@ HeaderProblem CheckHeader(const SpoolHeader& header) {
   }
   if (header.covered_to_ns != header.covered_from_ns) {
     if (!IsNearEnough(header.covered_from_ns, header.interval_end_ns)) {
-      return {"the covered time begins more than 366 days from the interval's end",
+      return {"the covered time begins more than 2 days from the interval's end",
               offsetof(Header, covered_from_ns)};
     }
     if (!IsNearEnough(header.covered_to_ns, header.interval_end_ns)) {
-      return {"the covered time ends more than 366 days from the interval's end",
+      return {"the covered time ends more than 2 days from the interval's end",
               offsetof(Header, covered_to_ns)};
     }
   }

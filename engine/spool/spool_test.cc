@@ -531,7 +531,7 @@ Bound BoundOf(const std::string& name, const Of& of, Field field, Number within,
 std::vector<Bound> HeaderBounds() {
   constexpr int64_t kSecond = 1'000'000'000;
   constexpr int64_t kEnd = 7'258'118'400 * kSecond;  // 2200-01-01.
-  constexpr int64_t kYear = 366 * 86'400 * kSecond;
+  constexpr int64_t kTwoDays = 2 * 86'400 * kSecond;
   constexpr int64_t kInterval = 1'600'000'005 * kSecond;
   using spool_format::Header;
   const auto of = [](File* file) -> SpoolHeader& { return file->header; };
@@ -550,12 +550,12 @@ std::vector<Bound> HeaderBounds() {
       BoundOf("completeness_most", of, &SpoolHeader::completeness, Completeness::kPartial,
               static_cast<Completeness>(3), offsetof(Header, completeness),
               "its completeness is unknown"),
-      BoundOf("covered_from_far", of, &SpoolHeader::covered_from_ns, kInterval - kYear,
-              kInterval - kYear - 1, offsetof(Header, covered_from_ns),
-              "the covered time begins more than 366 days from the interval's end"),
-      BoundOf("covered_to_far", of, &SpoolHeader::covered_to_ns, kInterval + kYear,
-              kInterval + kYear + 1, offsetof(Header, covered_to_ns),
-              "the covered time ends more than 366 days from the interval's end"),
+      BoundOf("covered_from_far", of, &SpoolHeader::covered_from_ns, kInterval - kTwoDays,
+              kInterval - kTwoDays - 1, offsetof(Header, covered_from_ns),
+              "the covered time begins more than 2 days from the interval's end"),
+      BoundOf("covered_to_far", of, &SpoolHeader::covered_to_ns, kInterval + kTwoDays,
+              kInterval + kTwoDays + 1, offsetof(Header, covered_to_ns),
+              "the covered time ends more than 2 days from the interval's end"),
       BoundOf("gateway_length", of, &SpoolHeader::gateway, std::string(255, 'g'),
               std::string("gw1\n"), offsetof(Header, gateway),
               "the gateway's name is not UTF-8, or has control characters"),

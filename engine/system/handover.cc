@@ -73,7 +73,8 @@ absl::Status Denied(const UserAccount& user, const NeededPath& needed) {
       !closed.empty() ? absl::StrCat("may not enter ", closed, "; name another place")
       : needed.kind == Kind::kInput
           ? absl::StrCat("may not read it; chmod o+r ", needed.path)
-          : absl::StrCat("may not write to it; chown -R ", user.name, " ", needed.path);
+          : absl::StrCat("may not write to it; name a folder of its own, or chown -R ", user.name,
+                         " ", needed.path);
   return absl::PermissionDeniedError(absl::StrCat(needed.what, " ", needed.path,
                                                   ": Permission denied: user ", user.name, " ",
                                                   remedy, ", or see -user in --help"));

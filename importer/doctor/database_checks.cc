@@ -162,7 +162,7 @@ Finding CheckDatabase(Examination& examination) {
   }
   const absl::StatusOr<PgResult> about = connection->Query(
       "SELECT current_setting('server_version'), current_database(), current_user, "
-      "pg_is_in_recovery()",
+      "pg_is_in_recovery(), current_setting('default_transaction_read_only')",
       {});
   if (!about.ok()) return Fail(std::string(about.status().message()), {});
   examination.connection = *std::move(connection);
@@ -181,6 +181,13 @@ Finding CheckDatabase(Examination& examination) {
     return Fail(absl::StrCat(shown, ": a standby, which takes no rows"),
                 {absl::StrCat("psql", place.Arguments(place.user),
                               " -Atc 'SHOW primary_conninfo'   # where its primary is")});
+  }
+  if (Value(about, 0, 4) == "on") {
+    return Fail(
+        absl::StrCat(shown, ": read-only (default_transaction_read_only), so it takes no rows"),
+        {absl::StrCat("psql", place.Arguments(place.user),
+                      " -c 'SELECT setting, source FROM pg_settings WHERE name = "
+                      "$$default_transaction_read_only$$'")});
   }
   return Ok(shown);
 }

@@ -23,33 +23,25 @@ constexpr size_t kSqlstateBytes = 5;
 constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
-// What an error of the server means, by SQLSTATE or its class (the first two characters); the
-// longest entry counts. What is not listed only an operator can mend. (Appendix A of PostgreSQL's
-// manual.)
+// What an error of the server means, by SQLSTATE or its class (the first two characters).
+// What is not listed only an operator can mend: none is a file's fault, since readers
+// refuse values that no column holds. (Appendix A of PostgreSQL's manual.)
 constexpr absl::StatusCode kWait = absl::StatusCode::kUnavailable;
 constexpr absl::StatusCode kStop = absl::StatusCode::kFailedPrecondition;
-constexpr absl::StatusCode kFile = absl::StatusCode::kInvalidArgument;
-constexpr std::pair<absl::string_view, absl::StatusCode> kMeanings[] = {
-    {"08", kWait},     // Connection exceptions: also of a pooler, or between servers of Citus.
-    {"22", kFile},     // Data exceptions, but for the next five.
-    {"22021", kStop},  // Not in the encoding: texts are checked before they are sent.
-    {"22P02", kStop},  // Malformed text: likewise, our own mistake.
-    {"22P03", kStop},  // Malformed binary value: likewise.
-    {"22P04", kStop},  // Malformed COPY: likewise.
-    {"22P05", kStop},  // The database's encoding lacks a character.
-    {"25006", kWait},  // Read-only: a standby, or being switched over.
-    {"25P03", kWait},  // Idle in a transaction for too long.
-    {"25P04", kWait},  // A transaction that took too long (transaction_timeout).
-    {"40", kWait},     // Rolled back: deadlock, serialization, or it is not known.
-    {"53", kWait},     // Disk full, out of memory, too many connections.
-    {"55006", kWait},  // In use.
-    {"55P03", kWait},  // A lock is not available.
-    {"57", kWait},     // Cancelled, shut down, starting up, idle for too long.
-    {"58", kWait},     // I/O errors.
-    {"72", kWait},     // Snapshot too old.
-    {"F0", kWait},     // Its configuration is being changed.
-    {"XX000",
-     kWait},  // Whatever has no code: a full disk while connecting, a dead worker of Citus.
+constexpr absl::string_view kPassing[] = {
+    "08",     // Connection exceptions: also of a pooler, or between servers of Citus.
+    "25006",  // Read-only: a standby, or being switched over.
+    "25P03",  // Idle in a transaction for too long.
+    "25P04",  // A transaction that took too long (transaction_timeout).
+    "40",     // Rolled back: deadlock, serialization, or it is not known.
+    "53",     // Disk full, out of memory, too many connections.
+    "55006",  // In use.
+    "55P03",  // A lock is not available.
+    "57",     // Cancelled, shut down, starting up, idle for too long.
+    "58",     // I/O errors.
+    "72",     // Snapshot too old.
+    "F0",     // Its configuration is being changed.
+    "XX000",  // Whatever has no code: a full disk while connecting, a dead worker of Citus.
 };
 
 bool IsSqlstate(absl::string_view text) {
@@ -110,15 +102,11 @@ absl::Duration ConnectTimeout(PGconn* connection) {
 }  // namespace
 
 absl::StatusCode CodeOfSqlstate(absl::string_view sqlstate) {
-  if (sqlstate.empty()) return kWait;
-  absl::StatusCode code = kStop;
-  size_t matched = 0;
-  for (const auto& [prefix, meaning] : kMeanings) {
-    if (prefix.size() < matched || !absl::StartsWith(sqlstate, prefix)) continue;
-    matched = prefix.size();
-    code = meaning;
-  }
-  return code;
+  const bool passes = sqlstate.empty() || std::any_of(std::begin(kPassing), std::end(kPassing),
+                                                      [&](absl::string_view state) {
+                                                        return absl::StartsWith(sqlstate, state);
+                                                      });
+  return passes ? kWait : kStop;
 }
 
 absl::Status CheckConninfo(const std::string& conninfo) {

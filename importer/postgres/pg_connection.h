@@ -5,12 +5,12 @@
 // What an error asks for is its absl code:
 //  - Unavailable: no connection, or a state of the server that passes; try again
 //  - FailedPrecondition: it will not pass without an operator (settings, password, missing
-//    database, schema, a bug); stop, touch nothing
-//  - InvalidArgument: these very values are at fault
+//    database, schema, values that a column or another's trigger refuses, a bug); stop, touch
+//    nothing
 //  - Cancelled: stop was asked for
 // Messages carry the SQLSTATE, one line, never a password, and never a value out of a row.
 //
-// After any error but InvalidArgument from Execute or Query throw the connection away.
+// After any error throw the connection away.
 // Thread-compatible.
 #ifndef CTACCT_IMPORTER_POSTGRES_PG_CONNECTION_H_
 #define CTACCT_IMPORTER_POSTGRES_PG_CONNECTION_H_

@@ -125,8 +125,8 @@ TEST(PgConnectionTest, SqlstatesDecide) {
       {"22P02", kFailedPrecondition},  // Likewise: all parameters are of our own making.
       {"22P03", kFailedPrecondition},
       {"22P05", kFailedPrecondition},  // The database's encoding lacks a character.
-      {"22003", kInvalidArgument},     // A number out of range.
-      {"22008", kInvalidArgument},     // A time out of range.
+      {"22003", kFailedPrecondition},  // A number out of range: of another's trigger.
+      {"22008", kFailedPrecondition},  // A time out of range: likewise.
   };
   for (const auto& [sqlstate, code] : cases) EXPECT_EQ(CodeOfSqlstate(sqlstate), code) << sqlstate;
 }

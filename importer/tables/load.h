@@ -40,10 +40,9 @@ struct FileToImport {
 // epoch) that have partitions, as far as the caller's connection has seen: empty at first.
 // Errors, after which none of the files is in the database:
 //  - AlreadyExists: the ledger has a file of this engine and sequence with other contents
-//  - InvalidArgument: the database or a column's range refuses a file's values
 //  - Aborted: a file no longer matches its summary
 //  - others: of TrafficFile::Read, CheckVersion, or of the connection
-// The first three do not name the file: of several, try each alone.
+// The first two do not name the file: of several, try each alone.
 [[nodiscard]] absl::StatusOr<std::vector<ImportOutcome>> ImportTogether(
     PgConnection& connection, absl::Span<const FileToImport> files, std::set<int32_t>* known_days,
     SchemaSteps steps = OurSteps());

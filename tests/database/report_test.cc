@@ -302,6 +302,21 @@ TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
           "traffic_intervals");
   WritePage({"-from=" + from});
   EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3 missing"));
+  // Also if no other gateway tells how late it is.
+  WritePage({"-from=" + from, "-gateway=b"});
+  EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][13], 3);
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3 missing"));
+  // Intervals without traffic have been seen.
+  engine_id_ = NewEngineId().value();
+  SpoolHeader header = MakeHeader(9);
+  header.gateway = "a";
+  header.covered_from_ns = header.interval_end_ns - kIntervalNs;
+  header.covered_to_ns = header.interval_end_ns;
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, {}).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage({"-gateway=a"});
+  EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][7], 9);
+  EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][13], 0);
 }
 
 TEST_F(ReportTest, AChangeOfGroupMasksIsSaid) {

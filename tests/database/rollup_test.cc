@@ -157,6 +157,20 @@ TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
 }
 
 // Addresses and networks, alone and together, against plain SQL over the rows.
+TEST_F(RollupTest, RangesWithoutEndAreAsLongAsTimeIs) {
+  WriteSpool(1);
+  ASSERT_TRUE(Drain().exit.ok());
+  for (const char* const range : {"'1900-01-01', '9000-01-01'", "'-infinity', 'infinity'",
+                                  "'4713-01-01 BC', '294276-01-01'"}) {
+    for (const char* const step : {"NULL", "'1 day'"}) {
+      EXPECT_EQ(Sql(absl::StrCat("SELECT sum(src_bytes) FROM traffic(", range, ", ", step, ")")),
+                Sql("SELECT sum(src_bytes::float8) FROM vpn_traffic"))
+          << range;
+    }
+  }
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic('infinity', 'infinity')"), "0");
+}
+
 TEST_F(RollupTest, FiltersByAddressesAndNetworks) {
   std::mt19937_64 random(5);
   const int64_t hour = kFirstEndNs / kHourNs * kHourNs;

@@ -536,6 +536,15 @@ TEST_F(DoctorTest, ADatabaseThatLacksCharacters) {
   EXPECT_THAT(ill.findings.at("database").remedies.at(0), HasSubstr("--encoding=UTF8"));
 }
 
+TEST_F(DoctorTest, ADatabaseThatTakesNoRows) {
+  Migrate();
+  Sql("ALTER DATABASE " + database_ + " SET default_transaction_read_only = on");
+  const Diagnosis ill = Examine();
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("database").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("database").text, HasSubstr("read-only"));
+}
+
 TEST_F(DoctorTest, BadFlagFile) {
   Migrate();
   WriteFlags(EngineFlags() + "intervall=15\n", ImporterFlags());

@@ -1,6 +1,6 @@
 -- Each gateway's traffic, how complete its intervals are, and how many are missing: those that a gateway should have sent
--- since its first one (of the range and a week before), as far as any gateway has sent. The filters do not apply to
--- intervals, but for the gateway's.
+-- within the range that was asked for, since its first one (of the range and a week before) and as far as the clock has
+-- come. The filters do not apply to intervals, but for the gateway's.
 , intervals AS (
     SELECT gateway, count(*) FILTER (WHERE time > plan.lower) AS intervals,
            count(*) FILTER (WHERE completeness = 'resynced' AND time > plan.lower) AS resynced,
@@ -8,13 +8,17 @@
            sum(events_dropped) FILTER (WHERE time > plan.lower) AS events_dropped,
            sum(flows_lost) FILTER (WHERE time > plan.lower) AS flows_lost,
            extract(epoch FROM sum(covered) FILTER (WHERE time > plan.lower)) AS covered,
-           min(time - interval_length) AS first, max(time) AS newest, max(max(time)) OVER () AS newest_of_all,
-           max(interval_length) AS interval_length,
+           -- The newest interval may be on its way.
+           least(asked.upper, now() - max(interval_length) - interval '10 s') -
+               greatest(asked.lower, min(time - interval_length)) -
+               coalesce(sum(coalesce(nullif(covered, interval '0'), interval_length))
+                        FILTER (WHERE time > asked.lower AND time <= asked.upper), interval '0') AS unseen,
+           max(time) AS newest, max(interval_length) AS interval_length,
            count(DISTINCT (src_mask, dst_mask, src_mask6, dst_mask6)) FILTER (WHERE time > plan.lower) AS masks
     FROM plan, asked, traffic_intervals
     WHERE time > plan.lower - interval '7 days' AND time <= plan.upper
       AND (gateways IS NULL OR gateway = ANY (gateways))
-    GROUP BY gateway
+    GROUP BY gateway, asked.lower, asked.upper
 )
 SELECT json_build_object('from', from_ms, 'to', to_ms, 'gateways', coalesce((
     SELECT json_agg(json_build_array(
@@ -22,10 +26,8 @@ SELECT json_build_object('from', from_ms, 'to', to_ms, 'gateways', coalesce((
                coalesce(connection_count, 0), coalesce(connection_times, 0), coalesce(intervals, 0), coalesce(resynced, 0),
                coalesce(partial, 0), coalesce(events_dropped, 0), coalesce(flows_lost, 0),
                coalesce(covered, 0),
-               coalesce(greatest(0, floor((extract(epoch FROM newest_of_all - greatest(first, plan.lower)) -
-                                           coalesce(covered, extract(epoch FROM intervals * interval_length)))
-                                          / extract(epoch FROM interval_length))), 0),
+               coalesce(greatest(0, floor(extract(epoch FROM unseen) / extract(epoch FROM interval_length))), 0),
                round(extract(epoch FROM newest) * 1000), coalesce(masks, 0))
            ORDER BY src_bytes + dst_bytes DESC NULLS LAST, gateway)
-    FROM plan, points FULL JOIN intervals USING (gateway)), '[]'))
+    FROM points FULL JOIN intervals USING (gateway)), '[]'))
 FROM plan

@@ -148,6 +148,9 @@ DECLARE
     halves_lower timestamptz;
     halves_upper timestamptz;
 BEGIN
+    -- No row is older or newer than this.
+    range_from := greatest(range_from, '1970-01-01 00:00+00');
+    range_to := least(range_to, '2200-01-01 00:00+00');
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
     plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     IF step IS NULL OR date_bin('30 min', 'epoch'::timestamptz + plan.width, 'epoch') = 'epoch'::timestamptz + plan.width THEN
@@ -209,6 +212,9 @@ SET random_page_cost = 1.1 AS $$
 DECLARE
     plan @extschema@.traffic_plan;
 BEGIN
+    -- No row is older or newer than this.
+    range_from := greatest(range_from, '1970-01-01 00:00+00');
+    range_to := least(range_to, '2200-01-01 00:00+00');
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
     plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports);
     RETURN QUERY EXECUTE format(
