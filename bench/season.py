@@ -10,7 +10,7 @@ rollups: the ratio, of runs that alternate. (psql neither checks its file nor re
 every query of every panel of configs/grafana/dashboards/traffic.json, with filters at All (each is printed) and at seven
 selections (the slowest three are), over 8 hours and one hour, five times each, while the importer loads a new interval of
 117,000 rows every 15 s. Then such an interval's import alone and while the queries run without a pause. At last scans: a
-file of which each row has a key of its own, time and peak memory (--scans=10000000: half an hour).
+file of which each row has a key of its own, time and peak memory (--scans=10000000: twenty minutes).
 
 The sums in the database, and in each of its rollups, must be those of the files, or the exit status is 1. 40 GB of disk;
 half an hour. Python's standard library and psql only.

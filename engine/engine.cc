@@ -29,7 +29,7 @@ namespace {
 
 constexpr int kFlusherNice = 10;
 constexpr int kTickMillis = 1000;           // Port list, and writes that failed.
-constexpr mode_t kOutputFolderMode = 0750;  // Rows tell who talked to whom.
+constexpr mode_t kOutputFolderMode = 0750;  // Rows show who talked to whom.
 
 void Notify(const UniqueFd& event_fd) {
   const uint64_t one = 1;

@@ -223,8 +223,8 @@ absl::StatusOr<std::string> GatewayName() {
 }
 
 // Root without capabilities still owns the machine's files, so a live engine does not stay root
-// unless it is told to. A replay needs no rights that its caller has not, and reads the caller's
-// files.
+// unless -user=root asks for it. A replay needs no special rights, and reads the caller's files: it
+// keeps the caller's user.
 absl::Status FillUser(Config* config) {
   const User asked = absl::GetFlag(FLAGS_user);
   if (!asked.name.empty()) {

@@ -132,7 +132,8 @@ std::string MetricsText(const EngineMetrics& metrics) {
   PrometheusText text("ctacct_", metrics.gateway);
   text.Gauge("start_timestamp_seconds", "When this engine started.",
              SecondsText(metrics.started_ns));
-  text.Gauge("engine_info", "Always 1; its label is the gateway, as is every metric's.", 1);
+  text.Gauge("engine_info", "Constant 1; its label gateway is the engine's name in the database.",
+             1);
   text.Counter("metrics_write_failures_total", "Failed attempts to write this file.",
                metrics.metrics_write_failures);
   text.Gauge("interval_seconds", "Length of an interval (-interval).",

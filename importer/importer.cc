@@ -313,8 +313,8 @@ Importer::FileOutcome Importer::AfterLoad(const ReadyFile& ready, ImportOutcome 
   const FileSummary& summary = ready.summary;
   if (outcome == ImportOutcome::kSameAsAnother) {
     LogLine(absl::StrCat(ready.file.place().path,
-                         ": equal to a CSV file that was imported before; without -gateway nobody "
-                         "can know whether it is a copy or another gateway's; left where it is"));
+                         ": equal to a CSV file that was imported before: a copy, or the file of "
+                         "another gateway. Not imported; give -gateway=NAME, or remove the file"));
     return FileOutcome::kLeft;
   }
   if (outcome == ImportOutcome::kImported) {
@@ -409,8 +409,8 @@ absl::StatusOr<PgConnection> Importer::Connect() {
 }
 
 absl::Status Importer::ConnectIfNeeded() {
-  // Between files it may have been closed (idle_session_timeout, a restart): nothing was lost by
-  // that, and there is nothing to report if the next one succeeds.
+  // The server may have closed it between two files (idle_session_timeout, a restart). Nothing is
+  // lost by that, so it is not reported if the next connection succeeds.
   if (connection_.has_value() && !connection_->Lost()) return absl::OkStatus();
   connection_.reset();
   absl::StatusOr<PgConnection> connection = Connect();
@@ -445,7 +445,7 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
       status = outcomes.status();
       connection_.reset();
-      known_days_.clear();  // An error of a partition's may have had no name (Citus).
+      known_days_.clear();  // Citus does not say if a missing partition was the cause.
     }
     if (!absl::IsUnavailable(status)) return status;
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;

@@ -1,5 +1,6 @@
-// Fingerprints of the flow incarnations that were destroyed in this interval and in the one before,
-// so that a stale dump entry or a repeated DESTROY is recognised and not counted again.
+// Fingerprints of the flow incarnations that were destroyed lately, so that a stale dump entry or a
+// repeated DESTROY is recognised and not counted again. There are two generations of them: the
+// present one, which grows, and the one before. The owner says when a generation ends.
 //
 // Thread-compatible. Nothing here takes long at once: the memory grows and is given back by parts.
 #ifndef CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
@@ -20,64 +21,64 @@ class DestroyedMemory {
     for (const Generation& generation : generations_) generation.marks.Prefetch(fingerprint);
   }
   void PrefetchEntry(uint64_t fingerprint) const {
-    generations_[interval_ % 2].marks.PrefetchEntry(fingerprint);
+    generations_[number_ % 2].marks.PrefetchEntry(fingerprint);
   }
 
   bool Contains(uint64_t fingerprint) const {
-    return ContainedIn(interval_, fingerprint) || ContainedIn(interval_ - 1, fingerprint);
+    return ContainedIn(number_, fingerprint) || ContainedIn(number_ - 1, fingerprint);
   }
 
-  // False if it was there. It is then remembered for one interval more.
+  // False if it was there. It is then in the present generation.
   bool Add(uint64_t fingerprint) {
-    if (present_ >= kMax) EndInterval();
-    const bool repeated = ContainedIn(interval_ - 1, fingerprint);
-    Generation& generation = generations_[interval_ % 2];
+    if (present_ >= kMax) EndGeneration();
+    const bool repeated = ContainedIn(number_ - 1, fingerprint);
+    Generation& generation = generations_[number_ % 2];
     const size_t shard = generation.marks.ShardOf(fingerprint);
-    if (generation.interval_of[shard] != interval_) {
+    if (generation.number_of[shard] != number_) {
       generation.marks.ClearShard(shard);
-      generation.interval_of[shard] = interval_;
+      generation.number_of[shard] = number_;
     }
     const bool added = generation.marks.FindOrAddEntry(fingerprint, fingerprint).second;
     present_ += added;
     return added && !repeated;
   }
 
-  // The present interval becomes the one before, and that one is forgotten. Takes no time: a part
+  // The present generation becomes the one before, and that one is forgotten. Takes no time: a part
   // is cleared by ForgetSome, or when it is next added to.
-  void EndInterval() {
-    ++interval_;
+  void EndGeneration() {
+    ++number_;
     before_ = std::exchange(present_, 0);
     forget_next_ = 0;
   }
 
-  // Clears some parts of what was forgotten, and gives back the memory that an interval like the
-  // last one does not need. True if there is more to clear.
+  // Clears some parts of what was forgotten, and gives back the memory that a generation as large
+  // as the last one does not need. True if there is more to clear.
   bool ForgetSome() {
-    Generation& generation = generations_[interval_ % 2];
-    const Generation& last = generations_[(interval_ - 1) % 2];
+    Generation& generation = generations_[number_ % 2];
+    const Generation& last = generations_[(number_ - 1) % 2];
     for (size_t slots = 0; forget_next_ < kShards && slots < kForgetSlots; ++forget_next_) {
       const size_t shard = forget_next_;
-      if (generation.interval_of[shard] == interval_) continue;
+      if (generation.number_of[shard] == number_) continue;
       slots += generation.marks.SlotsOfShard(shard);
       generation.marks.ClearShard(
-          shard, last.interval_of[shard] == interval_ - 1 ? last.marks.SizeOfShard(shard) : 0);
-      generation.interval_of[shard] = interval_;
+          shard, last.number_of[shard] == number_ - 1 ? last.marks.SizeOfShard(shard) : 0);
+      generation.number_of[shard] = number_;
     }
     return forget_next_ < kShards;
   }
 
-  // Worth forgetting at the interval's end.
+  // Large enough to be worth ending.
   bool IsLarge() const { return present_ >= kKept || before_ >= kKept; }
 
   size_t MemoryBytes() const {
     return generations_[0].marks.MemoryBytes() + generations_[1].marks.MemoryBytes();
   }
 
-  // With fewer than this, an interval need not be ended: 0.5 MB.
+  // A generation with fewer than this need not be ended: 0.5 MB.
   static constexpr size_t kKept = 1 << 15;
 
-  // Of one interval; about 50 MB. Beyond it the interval ends early. A day's interval on a busy
-  // gateway has more; what is remembered then is still far longer than a dump takes.
+  // Of one generation; about 50 MB. Beyond it the generation ends early: what is remembered is
+  // still far longer than a dump takes.
   static constexpr size_t kMax = 4 << 20;
 
  private:
@@ -92,22 +93,21 @@ class DestroyedMemory {
   static constexpr size_t kShards = 256;
   static constexpr size_t kForgetSlots = 8192;  // Tens of microseconds.
 
-  // The fingerprints of every second interval.
   struct Generation {
     StaggeredTable<Traits, kShards> marks;
-    // Which interval a shard's are of. Those of other intervals than the last two do not count.
-    uint32_t interval_of[kShards] = {};
+    // Which generation a shard's are of. Older ones than the last two do not count.
+    uint32_t number_of[kShards] = {};
   };
 
-  bool ContainedIn(uint32_t interval, uint64_t fingerprint) const {
-    const Generation& generation = generations_[interval % 2];
-    return generation.interval_of[generation.marks.ShardOf(fingerprint)] == interval &&
+  bool ContainedIn(uint32_t number, uint64_t fingerprint) const {
+    const Generation& generation = generations_[number % 2];
+    return generation.number_of[generation.marks.ShardOf(fingerprint)] == number &&
            generation.marks.FindEntry(fingerprint, fingerprint) != nullptr;
   }
 
-  Generation generations_[2];  // By the interval's parity.
-  uint32_t interval_ = 1;
-  size_t present_ = 0;            // Fingerprints of the present interval,
+  Generation generations_[2];  // By the parity of their numbers.
+  uint32_t number_ = 1;
+  size_t present_ = 0;            // Fingerprints of the present generation,
   size_t before_ = 0;             // and of the one before.
   size_t forget_next_ = kShards;  // The shard that ForgetSome clears next.
 };

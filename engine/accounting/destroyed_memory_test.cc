@@ -26,9 +26,9 @@ TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
         ASSERT_FALSE(memory.Contains(mark(interval - 2, i)));
       }
     }
-    memory.EndInterval();
+    memory.EndGeneration();
   }
-  memory.EndInterval();
+  memory.EndGeneration();
   // Nothing was added since: nothing is kept, though nothing has cleared it.
   for (uint64_t i = 0; i < kMarks; ++i) ASSERT_FALSE(memory.Contains(mark(5, i)));
   ASSERT_TRUE(memory.Add(mark(5, 1)));
@@ -45,31 +45,31 @@ TEST(DestroyedMemoryTest, ForgetsTheOldestBeyondItsMaximum) {
 
 uint64_t Mark(uint64_t i) { return i * 0x9e3779b97f4a7c15; }
 
-void EndIntervalOf(DestroyedMemory* memory) {
-  if (memory->IsLarge()) memory->EndInterval();
+void EndIfLarge(DestroyedMemory* memory) {
+  if (memory->IsLarge()) memory->EndGeneration();
   while (memory->ForgetSome()) {
   }
 }
 
-// Much that is destroyed at once is remembered for one interval more, and then needs no memory.
+// Much that is destroyed at once is remembered for one generation more, and then needs no memory.
 TEST(DestroyedMemoryTest, WhatABurstTookIsGivenBack) {
   constexpr uint64_t kBurst = 10 * DestroyedMemory::kKept;
   DestroyedMemory memory;
   for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Add(Mark(i)));
   const size_t full = memory.MemoryBytes();
   EXPECT_GT(full, kBurst * sizeof(uint64_t));
-  EndIntervalOf(&memory);
+  EndIfLarge(&memory);
   for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Contains(Mark(i)));
-  EndIntervalOf(&memory);
+  EndIfLarge(&memory);
   EXPECT_FALSE(memory.Contains(Mark(1)));
   EXPECT_LT(memory.MemoryBytes(), full / 100);
-  // Where as much comes in each interval, its memory is kept.
+  // Where as much comes in each generation, its memory is kept.
   for (uint64_t interval = 1; interval < 4; ++interval) {
     for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Add(Mark(interval * kBurst + i)));
     if (interval > 1) {
       EXPECT_GE(memory.MemoryBytes(), 3 * full / 2);
     }
-    EndIntervalOf(&memory);
+    EndIfLarge(&memory);
   }
   EXPECT_GE(memory.MemoryBytes(), 3 * full / 2);
 }
@@ -88,7 +88,7 @@ TEST(DestroyedMemoryTest, ForgetsWhileMoreIsAdded) {
       ASSERT_TRUE(memory.Contains(Mark(interval * kMarks + i / 2)));
     }
     ASSERT_TRUE(memory.IsLarge());
-    memory.EndInterval();
+    memory.EndGeneration();
   }
 }
 
@@ -97,11 +97,11 @@ TEST(DestroyedMemoryTest, WhatIsRepeatedIsRememberedAnew) {
   DestroyedMemory memory;
   ASSERT_TRUE(memory.Add(7));
   for (int interval = 0; interval < 5; ++interval) {
-    memory.EndInterval();
+    memory.EndGeneration();
     EXPECT_FALSE(memory.Add(7));
   }
-  memory.EndInterval();
-  memory.EndInterval();
+  memory.EndGeneration();
+  memory.EndGeneration();
   EXPECT_FALSE(memory.Contains(7));
 }
 

@@ -229,7 +229,8 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   // The last whole dump would have shown it, if it lived: this is the next one.
   if (!added && flow->last_seen < last_whole_) [[unlikely]] {
     if (!flow->start_exact) {
-      // Or it was missed, and the NEW is repeated: without its start time nobody can tell.
+      // Or the dump missed it and the NEW is repeated. Its start time would show which, but is not
+      // known yet.
       NoteUnreported(0, tally_.front().began_ns);
       unclear_index_ = seen_at;
     } else {
@@ -856,7 +857,7 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
 
 void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
-  // What is older than the engine is known by now, or nobody can tell it from what is new.
+  // Flows older than the engine are known by now. If not, they look like new ones.
   if (!KnowsOlder()) NoteUnreported(0, now_ns);
   known_since_ns_ = std::min(known_since_ns_, now_ns);
   dump_began_ns_ = std::min(dump_began_ns_, now_ns);
@@ -865,12 +866,13 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
 
 void FlowTable::EndInterval() {
   // Without start times the memory must be short: a fingerprint may equal that of the next
-  // incarnation. With them it is long: the kernel may repeat a DESTROY (to all listeners while one
-  // does not read; with reliable delivery to both sockets of ours while one is full), and it would
-  // count from zero until two whole dumps have begun since, and kClockSlackNs before.
+  // incarnation. With them a DESTROY is remembered as long as it would count from zero if the
+  // kernel repeated it: until two whole dumps have begun since, the first of them kClockSlackNs
+  // later. The kernel repeats it to all listeners while one of them does not read, and with
+  // reliable delivery to all our sockets while one of them is full.
   if (timestamps_on_ && !(destroyed_.IsLarge() && whole_before_ > aged_at_dump_ + 2)) return;
   aged_at_dump_ = dump_index_;
-  destroyed_.EndInterval();
+  destroyed_.EndGeneration();
 }
 
 }  // namespace ctacct

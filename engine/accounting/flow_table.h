@@ -24,8 +24,8 @@
 //  - Counters that fall are a new start: somebody zeroed them, or an end was missed. TakeLoss says
 //    so.
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
-//    Each destroyed incarnation is remembered until it could not count from zero any more (or
-//    DestroyedMemory::kMax others) and never counted again.
+//    Each destroyed incarnation is remembered as long as it could count from zero (or until
+//    DestroyedMemory::kMax others were destroyed) and never counted again.
 //
 // After an overrun a whole dump that was asked for since (resync) shows which flows live.
 // The loss is explained if each event dropped is accounted for: by a flow that began within it
@@ -133,7 +133,7 @@ class FlowTable {
   void FinishDump(bool whole);
   // After FinishDump: looks at some of the flows that have ended unreported, at most about
   // kSweepSlots, forgets them and appends those that were open connections. Then clears some of the
-  // memory of destroyed incarnations that EndInterval has aged. True if there is more to do.
+  // memory of destroyed incarnations that EndInterval no longer needs. True if there is more to do.
   // Between two calls events may be applied: a flow still to be looked at is looked at before its
   // event is applied, so the sums are the same whenever this is called, as long as ForgottenMemory
   // remembers all that are forgotten.
@@ -393,7 +393,7 @@ class FlowTable {
   int64_t dump_began_ns_ = 0;
   int64_t dump_before_began_ns_ = 0;
   uint32_t last_whole_ = 0;    // Indices of dumps; 0: none.
-  uint32_t aged_at_dump_ = 0;  // dump_index_ when destroyed_'s interval was last ended.
+  uint32_t aged_at_dump_ = 0;  // dump_index_ when a generation of destroyed_ last ended.
   uint32_t whole_before_ = 0;
   int64_t whole_began_ns_ = 0;  // The last whole one.
   // The dump of the last NEW that may be of the flow known or of the next: two flows may end

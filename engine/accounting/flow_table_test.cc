@@ -1684,7 +1684,8 @@ TEST_F(FlowTableTest, AFlowThatWasMissedIsNotLaidAsideForItself) {
   EXPECT_EQ(next.Apply(end, kStart + 34 * kSecond).growth.original.packets, 0u);
 }
 
-// The ends of both are masked. It cannot be told that they are two, but the second is missed too.
+// The ends of both are masked. The engine cannot know that there are two flows, but it must report
+// that the second is missing as well.
 TEST_F(FlowTableTest, ANewThatMayBeRepeatedIsOfAFlowWhoseEndMayBeMissing) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({}, kStart + 10 * kSecond);

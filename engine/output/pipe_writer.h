@@ -24,8 +24,8 @@
 
 namespace ctacct {
 
-// Rows tell who talked to whom: for the reader's group. It reads only: who could write, could put
-// traffic into the reader's database that never was.
+// Rows show who talked to whom, so only the reader's group may read. Nobody else may write: that
+// would put invented traffic into the reader's database.
 inline constexpr mode_t kFifoMode = 0640;
 
 class PipeWriter {

@@ -154,14 +154,13 @@ absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& ne
       missing.push_back(&one);
     }
   }
-  // What root has made for it a moment ago: a FIFO, or a folder in which there is nothing yet.
+  // First all checks: nothing is given away if one fails.
   for (const NeededPath* const one : closed) {
-    const bool folder = one->kind == Kind::kFolder;
-    if (folder && !IsEmptyFolder(one->path)) return Denied(user, *one);
+    if (one->kind == Kind::kFolder && !IsEmptyFolder(one->path)) return Denied(user, *one);
   }
   for (const NeededPath* const one : closed) {
-    const bool folder = one->kind == Kind::kFolder;
-    if (Give(one->path, folder ? S_IFDIR : S_IFIFO, user) != 0) return Denied(user, *one);
+    const mode_t type = one->kind == Kind::kFolder ? S_IFDIR : S_IFIFO;
+    if (Give(one->path, type, user) != 0) return Denied(user, *one);
   }
   for (const NeededPath* const one : missing) {
     if (const int error = Make(*one, user); error != 0) {

@@ -1,6 +1,7 @@
-// What root does for the user that it is about to become: checks that this user can use the paths
-// that the program needs, makes the missing ones that the user could not make, owned by the user,
-// and gives it those that root has made for it: FIFOs of root's, and empty folders.
+// What root does before it becomes another user:
+//  - checks that the user can use the paths that the program needs;
+//  - makes the missing ones that the user could not make, owned by the user;
+//  - gives the user FIFOs and empty folders that belong to root.
 //
 // Not thread-safe: for main, while there is only one thread. The effective ids are the user's for a
 // moment.
@@ -30,7 +31,7 @@ struct NeededPath {
 };
 
 // PermissionDenied: the user cannot use one of them; the message names it and the remedy, and
-// nothing was made. Other errors: one could not be made.
+// nothing was made or given away. Other errors: one could not be made.
 [[nodiscard]] absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& needed);
 
 }  // namespace ctacct

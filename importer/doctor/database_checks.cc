@@ -107,8 +107,8 @@ std::string MigrationCommand(const DoctorOptions& options) {
 
 constexpr char kNoConnection[] = "no connection";
 
-// A check's transaction: it may not write, and leaves nothing behind, also not for another program
-// behind the same pooler.
+// The transaction of a check: read-only, and rolled back at its end, so that no setting stays in a
+// session that a pooler shares.
 class Reading {
  public:
   explicit Reading(Examination& examination)
@@ -172,7 +172,7 @@ Finding CheckDatabase(Examination& examination) {
                    Value(about, 0, 1), " as ", Value(about, 0, 2));
   if (absl::Status encoding = CheckEncoding(*examination.connection); !encoding.ok()) {
     return Fail(absl::StrCat(shown, ": its encoding is ", examination.connection->ServerEncoding(),
-                             ", which has not every character of a gateway's name"),
+                             ", which cannot store every gateway's name"),
                 {absl::StrCat("createdb --encoding=UTF8 --template=template0",
                               Place{place.host, place.port, "", place.user}.Arguments(place.user),
                               " NEW_NAME")});

@@ -308,8 +308,8 @@ Finding CheckEvents(Examination& examination) {
   return CheckSetting(examination.options, "nf_conntrack_events");
 }
 
-// The settings are as they should be now, but will they be when the machine has started anew? The
-// engine sets them when it starts: flows that began before that have no counters.
+// Whether a reboot keeps the settings. The engine sets them when it starts, but flows that began
+// before that have no counters.
 Finding CheckReboot(Examination& examination) {
   std::set<std::string> kept;
   const auto read = [&kept](const std::filesystem::path& path) {
@@ -337,8 +337,9 @@ Finding CheckReboot(Examination& examination) {
         absl::StrCat("echo ", name, "=", setting.wanted, " >> /etc/sysctl.d/60-ctacct.conf"));
   }
   if (lost.empty()) return Ok("sysctl.d keeps the settings");
-  return Warn(absl::StrCat("sysctl.d does not set ", absl::StrJoin(lost, ", "), ": it is lost"),
-              remedies);
+  return Warn(
+      absl::StrCat("sysctl.d does not set ", absl::StrJoin(lost, ", "), ": a reboot resets it"),
+      remedies);
 }
 
 Finding CheckTable(Examination&) {

@@ -144,11 +144,11 @@ Finding CheckSpool(Examination& examination) {
 Finding CheckMetricsFiles(Examination& examination) {
   const DoctorOptions& options = examination.options;
   if (options.engine_metrics.empty() && options.importer_metrics.empty()) {
-    return Ok("none is written");
+    return Ok("none is configured");
   }
   if (options.engine_metrics == options.importer_metrics) {
     return Fail(absl::StrCat("engine and importer both write ", options.engine_metrics,
-                             ": each replaces what the other has said"),
+                             ": each overwrites the other's"),
                 {absl::StrCat("sensible-editor ", ShellQuoted(options.importer_flags))});
   }
   std::vector<std::string> shown;

@@ -23,9 +23,9 @@ constexpr size_t kSqlstateBytes = 5;
 constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
-// What an error of the server means, by SQLSTATE or its class (the first two characters).
-// What is not listed only an operator can mend: none is a file's fault, since readers
-// refuse values that no column holds. (Appendix A of PostgreSQL's manual.)
+// SQLSTATEs, or classes of them (the first two characters), of errors that pass by themselves. All
+// others need an operator. None is a file's fault: readers refuse values that no column can hold.
+// (Appendix A of PostgreSQL's manual.)
 constexpr absl::StatusCode kWait = absl::StatusCode::kUnavailable;
 constexpr absl::StatusCode kStop = absl::StatusCode::kFailedPrecondition;
 constexpr absl::string_view kPassing[] = {
@@ -41,7 +41,7 @@ constexpr absl::string_view kPassing[] = {
     "58",     // I/O errors.
     "72",     // Snapshot too old.
     "F0",     // Its configuration is being changed.
-    "XX000",  // Whatever has no code: a full disk while connecting, a dead worker of Citus.
+    "XX000",  // Errors without a code: a full disk while connecting, a dead worker of Citus.
 };
 
 bool IsSqlstate(absl::string_view text) {
@@ -129,7 +129,8 @@ absl::StatusOr<PgConnection> PgConnection::Open(const PgOptions& options) {
 
 bool PgConnection::Lost() const {
   pollfd fd = {PQsocket(connection_.get()), POLLIN, 0};
-  // A server says why it leaves, and closes; it may also only tell that a setting has changed.
+  // If the server has closed the connection, its reason comes first, then the end. Without an end
+  // it is only a notice, such as a changed setting.
   while (poll(&fd, 1, 0) > 0) {
     if (PQconsumeInput(connection_.get()) == 0) return true;
   }

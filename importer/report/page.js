@@ -471,7 +471,7 @@
 
   const showGateways = () => {
     const section = $('gateways');
-    section.append(head('gateways', 'Gateways', 'how far their intervals are to be believed'));
+    section.append(head('gateways', 'Gateways', 'data quality'));
     section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Missing'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
                           ['Flows lost, at least', 'minor']],
       data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered, missing, newest]) => element('tr', {},
@@ -493,7 +493,7 @@
     section.append(head('gaps', 'Gaps', data.gaps.count > gaps.length
       ? `the last ${exact(gaps.length)} of ${exact(data.gaps.count)}` : data.gaps.count > 0 ? plural(data.gaps.count, 'gap') : ''));
     if (gaps.length === 0) {
-      section.append(element('p', {class: 'empty'}, 'None: every interval that the database knows of is complete.'));
+      section.append(element('p', {class: 'empty'}, 'No gaps recorded.'));
       return;
     }
     const made = table([['Began'], ['For'], ['What', 'left']],

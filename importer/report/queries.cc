@@ -161,7 +161,7 @@ absl::StatusOr<std::string> AskDatabase(const ReportConfig& config) {
     absl::StrAppend(&data, ",\n\"", query.name, "\":", *answer);
   }
   data += "}";
-  // Not left open: a pooler would have to close the server's session.
+  // Otherwise a pooler would have to close its connection to the server.
   if (absl::Status status = connection->Execute("COMMIT"); !status.ok()) return status;
   return data;
 }

@@ -84,9 +84,9 @@ std::string Mask6Text(const Mask6& mask) {
   return {text, PutAddress(text, AddressFamily::kIpv6, mask)};
 }
 
-// Tells a file whose rows are in the database, and which could not be removed yet, from one with
-// equal contents. NULL unless only this can: engines number their files, and what a named gateway
-// wrote twice is a copy.
+// Identifies a CSV file of no named gateway, because the contents are not enough: another gateway
+// may write an equal file. NULL for all others: engines number their files, and two equal files of
+// a named gateway are copies.
 Parameter IdentityText(const FileToImport& file) {
   if (file.summary->spool.has_value() || !file.file->csv_gateway().empty()) return Parameter();
   const FileIdentity& identity = file.file->identity();
@@ -176,8 +176,8 @@ absl::Status InsertGaps(PgConnection& connection, const FileSummary& summary) {
   return absl::OkStatus();
 }
 
-// What a file is whose key is in the ledger. AlreadyExists if its contents are not those of the
-// ledger's file.
+// For a file whose key is in the ledger: whether it is the same file. AlreadyExists if its contents
+// are not those of the ledger's file.
 absl::StatusOr<ImportOutcome> CompareWithLedger(PgConnection& connection,
                                                 const FileToImport& file) {
   const FileSummary& summary = *file.summary;
@@ -253,8 +253,8 @@ class CoveredTimes {
   std::map<Key, Microseconds> sums_;
 };
 
-// COPY of a file's rows into vpn_traffic, begun by the first row that is added. It can be ended and
-// begun again: nothing else can be asked of the server within a COPY.
+// COPY of a file's rows into vpn_traffic. Begins with the first row that is added, and again with
+// the next row after End: within a COPY the server takes no other statement.
 class RowCopy {
  public:
   // `buffer` is reused from file to file.

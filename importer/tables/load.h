@@ -26,8 +26,8 @@ namespace ctacct {
 enum class ImportOutcome {
   kImported,
   kDoneBefore,  // The ledger has this file; nothing was changed.
-  // The ledger has these contents, of another CSV file; of no named gateway both. It may be a copy,
-  // or another gateway's. Nothing was changed.
+  // The ledger has another CSV file with these contents, and neither names its gateway. This one
+  // may be a copy, or the file of another gateway. Nothing was changed.
   kSameAsAnother,
 };
 

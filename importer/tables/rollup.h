@@ -5,9 +5,9 @@
 // transaction, so a rollup cannot disagree with its rows. Only four of the sums are made from every
 // row, the others from those four.
 //
-// Memory: bounded if the caller flushes when full() is true after it has added some thousand rows;
-// see kKeysMax. Sums that do not fit into their column (int8) stay at its maximum, so that a file
-// is never refused for what others have brought. Thread-compatible.
+// Memory: see kKeysMax; the caller asks full() after every few thousand rows, and flushes. A sum
+// that does not fit into its column (int8) stays at the column's maximum, so that no file is
+// refused because of others. Thread-compatible.
 #ifndef CTACCT_IMPORTER_TABLES_ROLLUP_H_
 #define CTACCT_IMPORTER_TABLES_ROLLUP_H_
 
@@ -29,7 +29,7 @@ struct RollupDefinition;
 
 class Rollup {
  public:
-  // Before they are flushed. About 350 bytes each, with what is made of them while flushing; an
+  // Before they are flushed. About 400 bytes each, with what is made of them while flushing; an
   // hour of a game has 250,000.
   static constexpr size_t kKeysMax = 300'000;
 

@@ -1,7 +1,8 @@
-// That nobody can put a function or an operator of his own before PostgreSQL's: of those whose
-// names are the same, the one that fits the arguments best runs, wherever in search_path it lies,
-// with the rights of whoever runs the query. Our functions do not search (search_path =
-// pg_catalog, pg_temp); what is left is our programs' own queries, and people's.
+// Checks that no other role can replace a function or an operator of PostgreSQL by its own. Of
+// several functions with one name PostgreSQL runs the one that fits the arguments best, in
+// whichever schema of search_path it is, with the rights of the role that runs the query. The
+// schema's own functions are safe (search_path = pg_catalog, pg_temp). Queries of our programs and
+// of people use the session's search_path.
 //
 // PostgreSQL 15 made this the default. Up to 14 everybody may create objects in schema public.
 #ifndef CTACCT_IMPORTER_TABLES_SCHEMA_RIGHTS_H_

@@ -116,7 +116,7 @@ absl::Status CheckEncoding(const PgConnection& connection) {
   if (encoding.empty() || encoding == "UTF8" || encoding == "SQL_ASCII") return absl::OkStatus();
   return absl::FailedPreconditionError(
       absl::StrCat("the database's encoding is ", encoding,
-                   ", which has not every character of a gateway's name: make another one with "
+                   ", which cannot store every gateway's name: make another database with "
                    "createdb --encoding=UTF8 --template=template0"));
 }
 

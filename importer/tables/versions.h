@@ -44,14 +44,13 @@ struct SchemaVersions {
 // has applied a step since EnsureSchema.
 [[nodiscard]] absl::Status CheckVersion(PgConnection& connection, SchemaSteps steps = OurSteps());
 
-// OK if the database can hold every name: UTF-8, or no encoding at all.
+// FailedPrecondition if the database's encoding cannot store every name: it must be UTF-8, or none.
 [[nodiscard]] absl::Status CheckEncoding(const PgConnection& connection);
 
 // Runs `work` and COMMIT in a transaction.
 [[nodiscard]] absl::Status InTransaction(PgConnection& connection,
                                          absl::FunctionRef<absl::Status()> work);
-// The same without the usual limits of time: `work` may read or write the rows of a whole season,
-// and COMMIT in a transaction without the usual limits of time.
+// The same without the usual limits of time: `work` may read or write the rows of a whole season.
 [[nodiscard]] absl::Status InLongTransaction(PgConnection& connection,
                                              absl::FunctionRef<absl::Status()> work);
 

@@ -1,6 +1,6 @@
--- Each gateway's traffic, how complete its intervals are, and how many are missing: those that a gateway should have sent
--- within the range that was asked for, since its first one (of the range and a week before) and as far as the clock has
--- come. The filters do not apply to intervals, but for the gateway's.
+-- Each gateway's traffic, how complete its intervals are, and how many are missing. A gateway is expected to send every
+-- interval between its first one (in the range or in the week before it) and the end of the range, or the present time.
+-- Of the filters only the gateway's applies to intervals.
 , intervals AS (
     SELECT gateway, count(*) FILTER (WHERE time > plan.lower) AS intervals,
            count(*) FILTER (WHERE completeness = 'resynced' AND time > plan.lower) AS resynced,
@@ -11,7 +11,8 @@
            -- The newest interval may be on its way.
            least(asked.upper, now() - max(interval_length) - interval '10 s') -
                greatest(asked.lower, min(time - interval_length)) -
-               coalesce(sum(coalesce(nullif(covered, interval '0'), interval_length))
+               -- An interval that began late is there all the same; one after a pause stands for those passed.
+               coalesce(sum(greatest(covered, interval_length))
                         FILTER (WHERE time > asked.lower AND time <= asked.upper), interval '0') AS unseen,
            max(time) AS newest, max(interval_length) AS interval_length,
            count(DISTINCT (src_mask, dst_mask, src_mask6, dst_mask6)) FILTER (WHERE time > plan.lower) AS masks

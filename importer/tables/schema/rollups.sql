@@ -68,8 +68,8 @@ BEGIN
     END LOOP;
 END $$;
 
--- Adds sums to a rollup, and returns their number. A sum that does not fit stays at the column's maximum: no file is
--- refused for what others have brought. Every array has one element for each key; arrays for columns that the
+-- Adds sums to a rollup, and returns their number. A sum that does not fit stays at the column's maximum, so that
+-- no file is refused because of others. Every array has one element for each key; arrays for columns that the
 -- rollup does not have are ignored. Keys are sorted, so importers cannot deadlock.
 CREATE FUNCTION traffic_add(
     rollup_name text, times timestamptz[], gateways text[], srcs inet[], dsts inet[], protos text[], ports integer[],

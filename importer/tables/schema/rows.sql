@@ -81,7 +81,7 @@ COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst
     'it changes, the same traffic has another address.';
 COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
 COMMENT ON COLUMN import_ledger.source_identity IS
-    'Of CSV files without a named gateway: device, inode and time of change, to tell the file from one with equal contents.';
+    'Of CSV files without a named gateway: device, inode and time of change. Another file with equal contents is not the same.';
 COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
 
 -- An hour of a season without reading the season, for traffic_intervals; and for traffic() without reading the table.
