@@ -392,19 +392,19 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
     }
   }
   if (event.start_ns == 0) {
-    // Then the mark above only serves to know stale dump entries. A flow that lives cannot have
-    // been destroyed before.
+    // Then the mark above only serves to know stale dump entries.
     first_time = destroyed_.Add(CounterFingerprint(event, hash));
     // Where others have start times, it may be of a flow before, and repeated.
-    const bool certain = flow != nullptr && (!timestamps_on_ || flow->shown);
-    if (flow != nullptr && !certain) {
+    if (flow != nullptr && timestamps_on_ && !flow->shown) {
       NoteNoStart(event);
       ++counts_->unknown_destroys;
       return change;
     }
-    first_time = first_time || (certain && !(timestamps_on_ && flow->skipped));
+    // Where none has, a flow that lives cannot have been destroyed before.
+    first_time = first_time || (flow != nullptr && !timestamps_on_);
   }
   if (!first_time) {
+    if (flow != nullptr) NoteNoStart(event);
     ++counts_->duplicate_destroys;
     return change;
   }

@@ -1632,6 +1632,22 @@ TEST_F(FlowTableTest, AnEndWithAStartIsNotThatOfAFlowWithoutOne) {
   }
 }
 
+// Neither it nor its forerunner has a start time. Two dumps have shown it, so it is no stale entry.
+TEST_F(FlowTableTest, AnEndWithoutAStartThatIsRepeatedIsNotTheFollowersEnd) {
+  Dump({Event(FlowEventKind::kDump, 0, 10)});
+  (void)Grown(Event(FlowEventKind::kDestroy, 0, 20));
+  ASSERT_EQ(connections_, 1u);
+  Dump({Event(FlowEventKind::kDump, 0, 3)});
+  Dump({Event(FlowEventKind::kDump, 0, 7)});
+  (void)table_.TakeLoss();
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 20)), 0u);
+  EXPECT_EQ(connections_, 1u);
+  // It may as well be its own, with equal counters.
+  EXPECT_TRUE(table_.TakeLoss().uncounted);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 12)), 5u);
+  EXPECT_EQ(connections_, 2u);
+}
+
 TEST_F(FlowTableTest, AFlowWithoutAStartMayBeMissedAndItsNewRepeated) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, 0, 10)});
