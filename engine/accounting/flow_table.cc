@@ -703,6 +703,10 @@ void FlowTable::FinishDump(bool whole) {
   // Captures are not in order to the microsecond, nor is a dump's first datagram received when it
   // was made.
   known_since_ns_ = std::max(known_since_ns_, Later(whole_began_ns_, -kClockSlackNs));
+  if (whole_before_ != 0) {
+    constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
+    known_since_ns_ = std::min(known_since_ns_, std::exchange(set_back_to_ns_, kNever));
+  }
   whole_began_ns_ = dump_began_ns_;
   if (!early_closes_.empty()) early_closes_ = EarlyCloses();
   if (unclear_index_ != 0) {
@@ -859,7 +863,11 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
   // Flows older than the engine are known by now. If not, they look like new ones.
   if (!KnowsOlder()) NoteUnreported(0, now_ns);
-  known_since_ns_ = std::min(known_since_ns_, now_ns);
+  if (restored_ && whole_before_ == 0) {
+    set_back_to_ns_ = std::min(set_back_to_ns_, now_ns);
+  } else {
+    known_since_ns_ = std::min(known_since_ns_, now_ns);
+  }
   dump_began_ns_ = std::min(dump_began_ns_, now_ns);
   whole_began_ns_ = std::min(whole_began_ns_, now_ns);
 }

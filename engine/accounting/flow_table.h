@@ -388,6 +388,9 @@ class FlowTable {
   // Flows that started before this are known, or their present counters are where accounting
   // begins.
   int64_t known_since_ns_ = 0;
+  // The least that the clock was set back to since a restart, until two whole dumps have ended:
+  // what ended before the restart may be reported again, and is not remembered.
+  int64_t set_back_to_ns_ = std::numeric_limits<int64_t>::max();
   uint32_t dump_index_ = 0;  // Dumps begun so far.
   bool dump_running_ = false;
   int64_t dump_began_ns_ = 0;

@@ -1594,6 +1594,29 @@ TEST_F(FlowTableTest, AFollowerMayStartBeforeAFlowOfTheRunBefore) {
   EXPECT_EQ(grown(Event(FlowEventKind::kDump, at(192), 6)), 0u);
 }
 
+TEST_F(FlowTableTest, TheClockIsSetBackRightAfterARestart) {
+  const auto at = [](int tenths) { return kStart + tenths * (kSecond / 10); };
+  (void)Grown(Event(FlowEventKind::kDestroy, at(5), 9), at(6));
+  table_.BeginDump(at(10));
+  EXPECT_TRUE(EndDump(true, &table_).empty());
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, at(20), true, &next);
+  next.NoteClockSetBack(at(3));
+  const auto grown = [&](const FlowEvent& event) {
+    return next.Apply(event, at(8)).growth.original.packets;
+  };
+  // It is the end that the run before has read, or that of a flow that began at the same time by
+  // the clock as it is now.
+  EXPECT_EQ(grown(Event(FlowEventKind::kDestroy, at(5), 9)), 0u);
+  EXPECT_TRUE(next.TakeLoss().unreported);
+  for (int dump = 0; dump < 2; ++dump) {
+    next.BeginDump(at(4));
+    EXPECT_TRUE(EndDump(true, &next).empty());
+  }
+  EXPECT_EQ(grown(Event(FlowEventKind::kDestroy, at(6), 9)), 9u);
+}
+
 // Its forerunner ended unreported, and start times were off when it began.
 TEST_F(FlowTableTest, AFollowerMayHaveNoStart) {
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});

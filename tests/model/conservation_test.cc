@@ -497,6 +497,14 @@ class Model {
       Trace(life.slot, "read ", static_cast<int>(share->queue.front().event.kind), " at dump ",
             dump_index_, share->worker->needs_resync() ? ", after a loss" : "");
       if (share->queue.front().event.kind == FlowEventKind::kDestroy) NoteUnclear(life);
+      // It is taken for a repeated one of a flow that still lives, as far as the engine knows, and
+      // ends with that.
+      if (share->queue.front().event.kind == FlowEventKind::kNew && !life.shown) {
+        life.unclear =
+            life.unclear || std::any_of(ghosts_.begin(), ghosts_.end(), [&](const LifePtr& before) {
+              return before->slot == life.slot && before->birth < life.birth && before->shown;
+            });
+      }
       if (std::exchange(life.read_ns, monotonic_ns_) == 0 && !life.shown) {
         // Not lost with what is lost already.
         const bool after_loss = share->worker->needs_resync() && share->resync_index == 0;
