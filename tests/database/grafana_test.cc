@@ -746,6 +746,7 @@ class PointsTest : public ImporterTest {
     absl::Time time;
     std::map<std::string, bool> first;  // Whether it has the column's first value.
     int64_t bytes = 0;
+    int64_t open = 0;
   };
   // What to tell apart and what to filter by: of each of these columns, its first value.
   struct Columns {
@@ -774,16 +775,18 @@ class PointsTest : public ImporterTest {
     row.port = port ? 80 : 443;
     row.packets_src = 1;
     row.bytes_src = random_() % (uint64_t{1} << 32);
+    row.open_connections = random_() % 100;
     rows_.push_back({time,
                      {{"src", src}, {"dst", dst}, {"proto", proto}, {"port", port}},
-                     static_cast<int64_t>(row.bytes_src)});
+                     static_cast<int64_t>(row.bytes_src),
+                     static_cast<int64_t>(row.open_connections)});
     return row;
   }
 
   // A row at each moment, of a CSV file.
   void Load(const std::set<absl::Time>& times) {
     std::string text;
-    for (const absl::Time time : times) AppendCsvLine(MakeRow(time), false, &text);
+    for (const absl::Time time : times) AppendCsvLine(MakeRow(time), true, &text);
     WriteFile(watch_ + "/traffic_1.csv", text);
     const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=gw1"});
     ASSERT_TRUE(run.exit.ok()) << run.err;
@@ -842,6 +845,25 @@ class PointsTest : public ImporterTest {
         << question.to - question.from << ", step " << question.step.value_or(absl::ZeroDuration())
         << ", by " << columns.by << ", filters " << absl::StrJoin(columns.filters, ",");
     if (!said.empty()) ++compared_;
+  }
+
+  // The open connections of all rows, of one gateway: on average over the intervals of the range.
+  void CompareOpen(const Question& question) {
+    const absl::StatusOr<Points> points = DocumentedPoints(rollups_, question);
+    ASSERT_TRUE(points.ok()) << points.status();
+    double open = 0, intervals = 0;
+    for (const Row& row : rows_) {
+      if (row.time <= points->lower || row.time > points->upper) continue;
+      open += row.open;
+      ++intervals;
+    }
+    ASSERT_GT(intervals, 0);
+    double said = 0;
+    ASSERT_TRUE(absl::SimpleAtod(
+        Sql(absl::Substitute("SELECT open_connections FROM traffic_open_connections($0, $1)",
+                             Moment(question.from), Moment(question.to))),
+        &said));
+    ASSERT_NEAR(said, open / intervals, 1e-9) << question.to - question.from;
   }
 
   const std::map<std::string, std::string> kFirst = {
@@ -923,6 +945,8 @@ TEST_F(PointsTest, AreAsDocumented) {
   size_t number = 0;
   for (const absl::Time end : ends) {
     for (const absl::Duration range : ranges) {
+      ASSERT_NO_FATAL_FAILURE(
+          CompareOpen({end - range, end, std::nullopt, {}, /*interval=*/15 * second}));
       for (const auto& step : steps) {
         for (const Columns& columns : kColumns) {
           if (number++ % 9 != 0) continue;
