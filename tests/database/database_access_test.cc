@@ -276,7 +276,9 @@ TEST_F(DatabaseAccessTest, NobodysFunctionRunsWithTheRightsOfOthers) {
 
   WriteSpool(4);
   for (const std::string author : {"ctacct_importer", "ctacct_reader"}) {
-    Sql("GRANT CREATE ON SCHEMA public TO PUBLIC");
+    // The setting is one for convenience; a session's own does not reach a cluster's workers.
+    Sql("GRANT CREATE ON SCHEMA public TO PUBLIC; ALTER ROLE " + author +
+        " RESET default_transaction_read_only");
     ASSERT_EQ(As(author, plant(author, "public")), "");
     // That what was planted would run.
     Sql("CREATE OR REPLACE FUNCTION of_the_owner(times timestamptz[]) RETURNS bigint LANGUAGE "
@@ -346,26 +348,29 @@ TEST_F(DatabaseAccessTest, TablesAreMadeOnlyWhereNobodyElseMayCreate) {
               "SCHEMA public FROM PUBLIC; REVOKE CREATE ON SCHEMA public FROM ctacct_reader\n");
   EXPECT_EQ(Sql("SELECT to_regclass('ctacct_schema')", fresh), "");
   // A schema of our own does not help while public is in the path as well: it does without.
-  Sql("CREATE SCHEMA \"my-traffic\"; ALTER DATABASE " + fresh +
-          " SET search_path = \"my-traffic\", "
-          "public",
-      fresh);
+  // Citus 12.1 forgets a schema's quotes where it repeats a REVOKE on its workers.
+  const std::string schema = postgres->IsCluster() ? "my_traffic" : "\"my-traffic\"";
+  const std::string set_path = "ALTER DATABASE " + fresh + " SET search_path = " + schema;
+  Sql("CREATE SCHEMA " + schema + "; " + set_path + ", public", fresh);
   ExpectFails(drain(), 1, "in schema public: REVOKE");
-  Sql("ALTER DATABASE " + fresh + " SET search_path = \"my-traffic\"", fresh);
+  Sql(set_path, fresh);
   Finished run = drain();
   EXPECT_TRUE(run.exit.ok()) << run.err;
-  EXPECT_EQ(Sql("SELECT '\"my-traffic\".vpn_traffic'::regclass", fresh), "vpn_traffic");
+  EXPECT_EQ(Sql("SELECT '" + schema + ".vpn_traffic'::regclass", fresh), "vpn_traffic");
   EXPECT_EQ(Sql("SELECT count(*) FROM traffic_check('-infinity', 'infinity')", fresh), "0");
-  Sql("GRANT CREATE ON SCHEMA \"my-traffic\" TO ctacct_reader", fresh);
+  Sql("GRANT CREATE ON SCHEMA " + schema + " TO ctacct_reader", fresh);
   ExpectFails(drain(), 1, "FROM ctacct_reader");
-  Sql("REVOKE CREATE ON SCHEMA \"my-traffic\" FROM ctacct_reader", fresh);
-  Sql("ALTER SCHEMA \"my-traffic\" OWNER TO ctacct_reader", fresh);
-  ExpectFails(drain(), 1, "ALTER SCHEMA \\\"my-traffic\\\" OWNER TO postgres\n");
-  Sql("ALTER SCHEMA \"my-traffic\" OWNER TO postgres", fresh);
+  Sql("REVOKE CREATE ON SCHEMA " + schema + " FROM ctacct_reader", fresh);
+  Sql("ALTER SCHEMA " + schema + " OWNER TO ctacct_reader", fresh);
+  ExpectFails(
+      drain(), 1,
+      absl::StrReplaceAll("ALTER SCHEMA " + schema + " OWNER TO postgres\n", {{"\"", "\\\""}}));
+  Sql("ALTER SCHEMA " + schema + " OWNER TO postgres", fresh);
   // A table by the name of ours that somebody made while everybody could.
-  Sql("ALTER TABLE \"my-traffic\".ctacct_schema OWNER TO ctacct_reader", fresh);
+  Sql("ALTER TABLE " + schema + ".ctacct_schema OWNER TO ctacct_reader", fresh);
   ExpectFails(drain(), 1, "role ctacct_reader has made table ctacct_schema and may not create");
-  Sql("DROP DATABASE " + fresh, "postgres");
+  // A cluster's own sessions stay in it.
+  Sql("DROP DATABASE " + fresh + " WITH (FORCE)", "postgres");
 }
 
 TEST_F(DatabaseAccessTest, TheReaderReadsEverythingAndChangesNothing) {

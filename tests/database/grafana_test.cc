@@ -23,7 +23,9 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/strings/substitute.h"
 #include "absl/time/time.h"
 #include "engine/rows/traffic_row.h"
@@ -31,6 +33,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "tests/support/documented_points.h"
 #include "tests/support/grafana_query.h"
 #include "tests/support/importer_fixture.h"
 #include "tests/support/subprocess.h"
@@ -101,7 +104,7 @@ class Connection {
 // its point and the point's length, by steps; `whole` the same with one point for all the range;
 // `intervals` how many intervals each gateway has in each point.
 struct Expectation {
-  std::string by;  // As the panel groups: it decides which rollup answers, so how wide points are.
+  std::string by;  // As the panel groups: with the filters, it decides how wide points are.
   std::string sql;
 };
 
@@ -265,80 +268,37 @@ struct SqlView {
   std::string gateways, srcs, dsts, protos, ports;
 };
 
-// What traffic() says of its points.
-struct PointsSaid {
-  int64_t width_s = 0;  // Of each; the last one in full, though it may end at the newest row.
-  int64_t last_s = 0;   // Since the epoch: the end of the last one.
-};
-
-// `step`: NULL for one point of all the range. Says nothing where no row is. How wide traffic()
-// makes its points is its own affair within the limits that FindSteps and FindWhole check; what is
-// in them is not.
-void AskForPoints(Connection& owner, const SqlView& view, const std::string& step,
-                  const std::string& by, std::optional<PointsSaid>* said) {
-  const absl::StatusOr<Table> width = owner.Query(absl::Substitute(
-      "WITH points AS (SELECT DISTINCT time, seconds FROM traffic($0, $1, $2, '{$3}', $4, $5, "
-      "$6, $7, $8)) SELECT DISTINCT seconds + extract(epoch FROM points.time - "
-      "least(points.time, (SELECT max(time) FROM vpn_traffic WHERE time <= (SELECT max(time) "
-      "FROM points))))::float8, extract(epoch FROM max(points.time) OVER ())::bigint "
-      "FROM points",
-      view.from, view.to, step, by, view.gateways, view.srcs, view.dsts, view.protos, view.ports));
-  ASSERT_TRUE(width.ok()) << width.status();
-  ASSERT_LE(width->rows.size(), 1u) << "points of several widths";
-  if (width->rows.empty()) return;
-  PointsSaid& points = said->emplace();
-  ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][0], &points.width_s)) << *width->rows[0][0];
-  ASSERT_TRUE(absl::SimpleAtoi(*width->rows[0][1], &points.last_s));
+// As docs/database.md has it. `step`: none for one point of all the range.
+void FindPoints(const GrafanaView& view, const std::string& by,
+                const std::optional<absl::Duration>& step, Points* points) {
+  static const absl::StatusOr<std::vector<DocumentedRollups>> rollups =
+      ReadDocumentedRollups(Text("docs/database.md"));
+  ASSERT_TRUE(rollups.ok()) << rollups.status();
+  Question question{view.from, view.to, step, absl::StrSplit(by, ',', absl::SkipEmpty()),
+                    /*interval=*/absl::Seconds(15)};
+  const std::pair<const char*, const char*> filters[] = {
+      {"origin", "src"}, {"destination", "dst"}, {"protocol", "proto"}, {"port", "port"}};
+  for (const auto& [variable, column] : filters) {
+    const auto chosen = view.variables.find(variable);
+    if (chosen != view.variables.end() && chosen->second.chosen.has_value()) {
+      question.columns.insert(column);
+    }
+  }
+  const absl::StatusOr<Points> found = DocumentedPoints(*rollups, question);
+  ASSERT_TRUE(found.ok()) << found.status();
+  *points = *found;
 }
 
-// Points side by side; a row belongs to the one that ends next, at its time or later.
-struct Points {
-  int64_t lower_s = 0;  // Since the epoch: the first begins after it.
-  int64_t upper_s = 0;  // The last one's end.
-  int64_t width_s = 0;
-  std::string point;  // In SQL: the end of a row's point.
-
-  // True for the rows that belong to any.
-  std::string Within() const {
-    return absl::Substitute("time > to_timestamp($0) AND time <= to_timestamp($1)", lower_s,
-                            upper_s);
-  }
-};
-
-// Those of a panel over time.
-void FindSteps(Connection& owner, const GrafanaView& view, const std::string& by, Points* steps) {
-  const double interval_s = absl::ToDoubleSeconds(view.interval);
-  std::optional<PointsSaid> said;
-  ASSERT_NO_FATAL_FAILURE(AskForPoints(owner, SqlView(view),
-                                       absl::StrCat("'", interval_s, " s'::interval"), by, &said));
-  const int64_t width_s = said.has_value() ? said->width_s : static_cast<int64_t>(interval_s);
-  ASSERT_EQ(width_s % 15, 0);
-  ASSERT_GE(width_s, interval_s);
-  ASSERT_LE(width_s, std::max(interval_s + 15, interval_s <= 3600 ? 3600. : 2 * interval_s));
-  steps->width_s = width_s;
-  steps->lower_s = absl::ToUnixSeconds(view.from) / width_s * width_s;
-  steps->upper_s = (absl::ToUnixSeconds(view.to) + width_s - 1) / width_s * width_s;
-  steps->point =
-      absl::Substitute("to_timestamp(ceil(extract(epoch FROM time) / $0) * $0)", width_s);
+// In SQL: true for the rows that belong to any.
+std::string Within(const Points& points) {
+  return absl::Substitute("time > $0 AND time <= $1", Moment(points.lower), Moment(points.upper));
 }
 
-// The one point of a panel that shows all the range.
-void FindWhole(Connection& owner, const GrafanaView& view, const std::string& by, Points* whole) {
-  const int64_t from_s = absl::ToUnixSeconds(view.from), to_s = absl::ToUnixSeconds(view.to);
-  std::optional<PointsSaid> said;
-  ASSERT_NO_FATAL_FAILURE(AskForPoints(owner, SqlView(view), "NULL", by, &said));
-  whole->lower_s = from_s;
-  whole->upper_s = to_s;
-  if (said.has_value()) {
-    whole->upper_s = said->last_s;
-    whole->lower_s = said->last_s - said->width_s;
-    ASSERT_LE(whole->lower_s, from_s);
-    ASSERT_GT(whole->lower_s, from_s - 3600);
-    ASSERT_GE(whole->upper_s, to_s);
-    ASSERT_LT(whole->upper_s, to_s + 3600);
-  }
-  whole->width_s = whole->upper_s - whole->lower_s;
-  whole->point = absl::Substitute("to_timestamp($0)", whole->upper_s);
+// In SQL: the end of a row's point.
+std::string PointOf(const Points& points) {
+  if (points.upper - points.lower == points.width) return Moment(points.upper);
+  return absl::Substitute("to_timestamp(ceil(extract(epoch FROM time) / $0) * $0)",
+                          absl::ToInt64Seconds(points.width));
 }
 
 // In place of the one that the view before has left.
@@ -360,7 +320,7 @@ void CreateFacts(Connection& owner, const std::string& name, const Points& point
           "SELECT extract(epoch FROM least(point, newest) - point + interval '$0 s')::float8 AS "
           "seconds, held.* FROM (SELECT $1 AS point, * FROM vpn_traffic WHERE $2 AND $3) AS held, "
           "(SELECT max(time) AS newest FROM vpn_traffic WHERE $2) AS newest",
-          points.width_s, points.point, points.Within(), filters));
+          absl::ToInt64Seconds(points.width), PointOf(points), Within(points), filters));
 }
 
 class GrafanaTest : public ImporterTest {
@@ -452,16 +412,15 @@ class GrafanaTest : public ImporterTest {
   // Fills facts, whole and intervals.
   void MakeFacts(Connection& owner, const GrafanaView& view, const std::string& by) {
     const SqlView sql(view);
-    Points steps;
-    ASSERT_NO_FATAL_FAILURE(FindSteps(owner, view, by, &steps));
+    Points steps, whole;
+    ASSERT_NO_FATAL_FAILURE(FindPoints(view, by, view.interval, &steps));
     ASSERT_NO_FATAL_FAILURE(CreateFacts(owner, "facts", steps, sql.Filters()));
     ASSERT_NO_FATAL_FAILURE(CreateTable(
         owner, "intervals",
         absl::Substitute("SELECT $0 AS point, gateway, count(DISTINCT time)::float8 AS n "
                          "FROM vpn_traffic WHERE $1 GROUP BY 1, 2",
-                         steps.point, steps.Within())));
-    Points whole;
-    ASSERT_NO_FATAL_FAILURE(FindWhole(owner, view, by, &whole));
+                         PointOf(steps), Within(steps))));
+    ASSERT_NO_FATAL_FAILURE(FindPoints(view, by, std::nullopt, &whole));
     ASSERT_NO_FATAL_FAILURE(CreateFacts(owner, "whole", whole, sql.Filters()));
   }
 
@@ -536,6 +495,8 @@ std::vector<GrafanaView> Views(const json& dashboard, const std::vector<Selectio
     for (const Selection& selection : selections) {
       GrafanaView view;
       view.to = absl::FromUnixSeconds(1'700'000'107);
+      // Others end where the data does: this one has data after its end.
+      if (range == absl::Hours(1)) view.to -= absl::Minutes(10);
       view.from = view.to - range;
       view.interval = interval;
       for (const json& variable : dashboard["templating"]["list"]) {
@@ -778,6 +739,299 @@ TEST_F(GrafanaTest, OldDashboardsGoOnWorking) {
     }
   }
   EXPECT_EQ(filled_, 4 * std::size(queries));
+}
+
+// traffic() itself at the edges of the document's rule, against sums over the rows in the test.
+class PointsTest : public ImporterTest {
+ protected:
+  struct Row {
+    absl::Time time;
+    std::map<std::string, bool> first;  // Whether it has the column's first value.
+    int64_t bytes = 0;
+    int64_t open = 0;
+  };
+  // What to tell apart and what to filter by: of each of these columns, its first value.
+  struct Columns {
+    std::string by;
+    std::vector<std::string> filters;
+  };
+
+  void SetUp() override {
+    ImporterTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    const absl::StatusOr<std::vector<DocumentedRollups>> rollups =
+        ReadDocumentedRollups(Text("docs/database.md"));
+    ASSERT_TRUE(rollups.ok()) << rollups.status();
+    rollups_ = *rollups;
+  }
+
+  // With one of two values in each column. It is expected in the database.
+  TrafficRow MakeRow(absl::Time time) {
+    const bool src = random_() % 2 == 0, dst = random_() % 2 == 0, proto = random_() % 2 == 0,
+               port = random_() % 2 == 0;
+    TrafficRow row;
+    row.time_ns = absl::ToUnixNanos(time);
+    row.src = {10, 32, static_cast<uint8_t>(src ? 1 : 2), 0};
+    row.dst = {10, 33, static_cast<uint8_t>(dst ? 1 : 2), 0};
+    row.protocol = proto ? 6 : 17;
+    row.port = port ? 80 : 443;
+    row.packets_src = 1;
+    row.bytes_src = random_() % (uint64_t{1} << 32);
+    row.open_connections = random_() % 100;
+    rows_.push_back({time,
+                     {{"src", src}, {"dst", dst}, {"proto", proto}, {"port", port}},
+                     static_cast<int64_t>(row.bytes_src),
+                     static_cast<int64_t>(row.open_connections)});
+    return row;
+  }
+
+  // A row at each moment, of a CSV file.
+  void Load(const std::set<absl::Time>& times) {
+    std::string text;
+    for (const absl::Time time : times) AppendCsvLine(MakeRow(time), true, &text);
+    WriteFile(watch_ + "/traffic_1.csv", text);
+    const Finished run = Run({"-watch=" + watch_, "-once", "-gateway=gw1"});
+    ASSERT_TRUE(run.exit.ok()) << run.err;
+  }
+
+  // Each point: its end, in microseconds, the bytes, and the seconds that a rate is over.
+  std::string Expected(const Question& question, const Columns& columns) {
+    const absl::StatusOr<Points> points = DocumentedPoints(rollups_, question);
+    EXPECT_TRUE(points.ok()) << points.status();
+    if (!points.ok()) return "";
+    absl::Time newest = absl::InfinitePast();
+    std::map<absl::Time, int64_t> bytes;
+    for (const Row& row : rows_) {
+      if (row.time <= points->lower || row.time > points->upper) continue;
+      newest = std::max(newest, row.time);
+      if (!std::all_of(columns.filters.begin(), columns.filters.end(),
+                       [&](const std::string& column) { return row.first.at(column); })) {
+        continue;
+      }
+      const absl::Time end =
+          question.step.has_value()
+              ? absl::UnixEpoch() + absl::Ceil(row.time - absl::UnixEpoch(), points->width)
+              : points->upper;
+      bytes[end] += row.bytes;
+    }
+    std::string text;
+    for (const auto& [end, sum] : bytes) {
+      const absl::Duration length = std::min(end, newest) - (end - points->width);
+      absl::StrAppend(&text, text.empty() ? "" : "\n", absl::ToUnixMicros(end), "|", sum, "|",
+                      absl::ToInt64Microseconds(length), "|1");
+    }
+    return text;
+  }
+
+  std::string Said(const Question& question, const Columns& columns) {
+    std::string filters;
+    for (const std::string& column : columns.filters) {
+      absl::StrAppend(&filters, ", ", column, "s => '{", kFirst.at(column), "}'");
+    }
+    return Sql(absl::Substitute(
+        "SELECT (extract(epoch FROM time) * 1000000)::bigint, sum(src_bytes)::bigint, "
+        "round(max(seconds) * 1000000)::bigint, count(DISTINCT seconds) "
+        "FROM traffic($0, $1, $2, '{$3}'$4) GROUP BY time ORDER BY time",
+        Moment(question.from), Moment(question.to),
+        question.step.has_value() ? absl::StrCat("'", absl::ToInt64Seconds(*question.step), " s'")
+                                  : "NULL",
+        columns.by, filters));
+  }
+
+  void Compare(Question question, const Columns& columns) {
+    question.columns = absl::StrSplit(columns.by, ',', absl::SkipEmpty());
+    question.columns.insert(columns.filters.begin(), columns.filters.end());
+    const std::string said = Said(question, columns);
+    ASSERT_EQ(said, Expected(question, columns))
+        << absl::FormatTime(question.from, absl::UTCTimeZone()) << ", "
+        << question.to - question.from << ", step " << question.step.value_or(absl::ZeroDuration())
+        << ", by " << columns.by << ", filters " << absl::StrJoin(columns.filters, ",");
+    if (!said.empty()) ++compared_;
+  }
+
+  // The open connections of all rows, of one gateway: on average over the intervals of the range.
+  void CompareOpen(const Question& question) {
+    const absl::StatusOr<Points> points = DocumentedPoints(rollups_, question);
+    ASSERT_TRUE(points.ok()) << points.status();
+    double open = 0, intervals = 0;
+    for (const Row& row : rows_) {
+      if (row.time <= points->lower || row.time > points->upper) continue;
+      open += row.open;
+      ++intervals;
+    }
+    ASSERT_GT(intervals, 0);
+    double said = 0;
+    ASSERT_TRUE(absl::SimpleAtod(
+        Sql(absl::Substitute("SELECT open_connections FROM traffic_open_connections($0, $1)",
+                             Moment(question.from), Moment(question.to))),
+        &said));
+    ASSERT_NEAR(said, open / intervals, 1e-9) << question.to - question.from;
+  }
+
+  const std::map<std::string, std::string> kFirst = {
+      {"src", "10.32.1.0"}, {"dst", "10.33.1.0"}, {"proto", "tcp"}, {"port", "80"}};
+  const std::vector<Columns> kColumns = {{"", {}},
+                                         {"gateway", {}},
+                                         {"src", {}},
+                                         {"", {"src"}},
+                                         {"dst", {}},
+                                         {"proto", {}},
+                                         {"", {"port"}},
+                                         {"src,dst", {}},
+                                         {"src", {"dst"}},
+                                         {"src", {"port"}},
+                                         {"dst,proto", {}},
+                                         {"src,dst,port", {}},
+                                         {"dst", {"src", "proto"}}};
+  std::vector<DocumentedRollups> rollups_;
+  std::vector<Row> rows_;
+  std::mt19937_64 random_{3};
+  size_t compared_ = 0;  // Questions that had an answer.
+};
+
+TEST_F(PointsTest, TheDocumentHasEveryRollup) {
+  ASSERT_TRUE(Run({"-watch=" + watch_, "-once"}).exit.ok());
+  std::set<std::string> documented;
+  for (const DocumentedRollups& line : rollups_) {
+    // Sorted, as they are in `columns`.
+    for (const auto& [step, range_max] : line.range_max) {
+      documented.insert(absl::StrCat(
+          absl::StrJoin(line.columns, ","), "|",
+          step == kIntervalStep ? 1 : absl::ToInt64Microseconds(step), "|",
+          range_max == absl::InfiniteDuration() ? 1'000'000 * 24 : absl::ToInt64Hours(range_max)));
+    }
+  }
+  const std::string held =
+      Sql("SELECT (SELECT string_agg(name, ',' ORDER BY name COLLATE \"C\") "
+          "FROM unnest(grouping_columns) AS name), (extract(epoch FROM step) * 1000000)::bigint, "
+          "(extract(epoch FROM range_max) / 3600)::bigint FROM traffic_rollups");
+  EXPECT_THAT(documented, ::testing::UnorderedElementsAreArray(
+                              std::vector<std::string>(absl::StrSplit(held, '\n'))));
+}
+
+TEST_F(PointsTest, AreAsDocumented) {
+  const absl::Duration second = absl::Seconds(1), minute = absl::Minutes(1), hour = absl::Hours(1);
+  // A whole hour, and a moment within an interval.
+  const absl::Time ends[] = {absl::FromUnixSeconds(1'699'999'200),
+                             absl::FromUnixSeconds(1'699'999'207)};
+  // The longest ranges of the rollups, and ranges of which a 48th is a step; each a second on.
+  std::vector<absl::Duration> ranges;
+  for (const absl::Duration range :
+       {48 * minute, 3 * hour, 8 * hour, 16 * hour, 48 * hour, 14 * 24 * hour, 30 * 24 * hour}) {
+    ranges.push_back(range - second);
+    ranges.push_back(range);
+    ranges.push_back(range + second);
+  }
+  const std::vector<std::optional<absl::Duration>> steps = {
+      std::nullopt, 15 * second, 20 * second, 60 * second, 61 * second,
+      10 * minute,  29 * minute, 30 * minute, hour,        90 * minute};
+  // Rows on both sides of, and at, whatever may be an edge.
+  std::set<absl::Time> times;
+  for (const absl::Time end : ends) {
+    for (const absl::Duration range : ranges) {
+      for (const absl::Time edge : {end - range, end}) {
+        for (const absl::Duration width : {15 * second, 30 * second, minute, 2 * minute,
+                                           10 * minute, 30 * minute, hour, 90 * minute, 2 * hour}) {
+          const absl::Time at = absl::UnixEpoch() + absl::Floor(edge - absl::UnixEpoch(), width);
+          for (const absl::Time step : {at - width, at, at + width}) {
+            for (const int64_t shift_us : {-1, 0, 1}) {
+              times.insert(step + absl::Microseconds(shift_us));
+            }
+          }
+        }
+      }
+    }
+  }
+  ASSERT_NO_FATAL_FAILURE(Load(times));
+  // All of them take minutes: some, not always of the same columns.
+  size_t number = 0;
+  for (const absl::Time end : ends) {
+    for (const absl::Duration range : ranges) {
+      ASSERT_NO_FATAL_FAILURE(
+          CompareOpen({end - range, end, std::nullopt, {}, /*interval=*/15 * second}));
+      for (const auto& step : steps) {
+        for (const Columns& columns : kColumns) {
+          if (number++ % 9 != 0) continue;
+          Question question{end - range, end, step, {}, /*interval=*/15 * second};
+          ASSERT_NO_FATAL_FAILURE(Compare(question, columns));
+        }
+      }
+    }
+  }
+  EXPECT_GT(compared_, number / 10);
+}
+
+TEST_F(PointsTest, AreCoarserWhereRetentionHasDroppedTheFineOnes) {
+  const absl::Time midnight = absl::FromUnixSeconds(1'699'920'000);
+  std::set<absl::Time> times;
+  for (int64_t i = -200; i <= 200; ++i) times.insert(midnight + i * absl::Seconds(55));
+  ASSERT_NO_FATAL_FAILURE(Load(times));
+  Question question;
+  question.interval = absl::Seconds(15);
+  for (const std::string tier : {"fine", "10m"}) {
+    while (!Sql(absl::StrCat("SELECT * FROM traffic_drop_partition('", tier, "', ",
+                             Moment(midnight), ")"))
+                .empty()) {
+    }
+    (tier == "fine" ? question.fine_from : question.ten_minutes_from) = midnight;
+    for (const absl::Duration from : {-absl::Hours(1), -absl::Seconds(1), absl::ZeroDuration(),
+                                      absl::Seconds(1), absl::Hours(1)}) {
+      question.from = midnight + from;
+      question.to = question.from + absl::Hours(2);
+      for (const auto& step : std::vector<std::optional<absl::Duration>>{
+               std::nullopt, absl::Seconds(15), absl::Minutes(1), absl::Minutes(30)}) {
+        question.step = step;
+        for (const Columns& columns : kColumns) ASSERT_NO_FATAL_FAILURE(Compare(question, columns));
+      }
+    }
+  }
+  EXPECT_GT(compared_, 400u);
+}
+
+TEST_F(PointsTest, AreNotShorterThanTheLongestInterval) {
+  // Of one gateway each 15 s, more than the newest that count; before, of another one, minutes.
+  const absl::Time newest = absl::FromUnixSeconds(1'700'000'085);
+  std::map<absl::Time, absl::Duration> intervals;  // Their lengths, by their ends.
+  for (int64_t i = 0; i < 210; ++i) {
+    intervals[newest - i * absl::Seconds(15)] = absl::Seconds(15);
+  }
+  const absl::Time older = absl::UnixEpoch() + absl::Floor(intervals.begin()->first -
+                                                               absl::Seconds(1) - absl::UnixEpoch(),
+                                                           absl::Minutes(1));
+  for (int64_t i = 0; i < 20; ++i) intervals[older - i * absl::Minutes(1)] = absl::Minutes(1);
+  uint64_t sequence = 0;
+  for (const auto& [end, length] : intervals) {
+    SpoolHeader header = MakeHeader(++sequence);
+    header.gateway = length == absl::Minutes(1) ? "gw2" : "gw1";
+    header.interval_end_ns = header.created_ns = absl::ToUnixNanos(end);
+    header.interval_length_ns = absl::ToInt64Nanoseconds(length);
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, {MakeRow(end)}).ok());
+  }
+  const Finished run = Drain();
+  ASSERT_TRUE(run.exit.ok()) << run.err;
+  std::set<absl::Duration> longest;
+  for (const absl::Duration age :
+       {-absl::Minutes(1), absl::ZeroDuration(), absl::Seconds(15) * 9, absl::Seconds(15) * 10,
+        absl::Seconds(15) * 11, absl::Minutes(30), absl::Minutes(52), absl::Minutes(60)}) {
+    for (const absl::Duration range :
+         {absl::Seconds(15) * 200, absl::Minutes(50) + absl::Seconds(59), absl::Hours(1),
+          absl::Hours(2)}) {
+      for (const auto& step : std::vector<std::optional<absl::Duration>>{
+               std::nullopt, absl::Seconds(15), absl::Seconds(90)}) {
+        Question question{newest - age - range, newest - age, step, {}, absl::Seconds(15)};
+        size_t files = 0;
+        for (auto file = intervals.rbegin(); file != intervals.rend() && files < 200; ++file) {
+          if (file->first <= question.from || file->first > question.to) continue;
+          ++files;
+          question.interval = std::max(question.interval, file->second);
+        }
+        longest.insert(question.interval);
+        ASSERT_NO_FATAL_FAILURE(Compare(question, {"", {}}));
+        ASSERT_NO_FATAL_FAILURE(Compare(question, {"src", {}}));
+      }
+    }
+  }
+  EXPECT_EQ(longest.size(), 2u);
 }
 
 class DashboardTest : public ::testing::TestWithParam<const char*> {};

@@ -442,6 +442,49 @@ std::vector<std::string> OddNames() {
           "a\u009b2Jb\u0085c"};
 }
 
+// Fault 14 once more: kill -9 of a server that is taking rows at that moment, of a cluster a
+// worker.
+TEST_F(ImporterFaultTest, AServerKilledDuringACopyIsWaitedFor) {
+  constexpr uint64_t kFiles = 40;
+  for (uint64_t i = 1; i <= kFiles; ++i) WriteSpool(i, 12'000);
+  const auto importer = StartImporter({"-watch=" + watch_, "-once", "-transaction-files=1"});
+  const auto says = [&](const std::string& text, size_t times) {
+    return Eventually([&] {
+      size_t found = 0;
+      const std::string log = importer->Stderr();
+      for (size_t at = 0; (at = log.find(text, at)) != std::string::npos; ++at) ++found;
+      return found >= times;
+    });
+  };
+  size_t kills = 0;
+  for (const int loaded : {0, 8, 16}) {
+    const std::vector<std::string> stores = postgres->Stores();
+    const std::string& killed = stores[kills++ % stores.size()];
+    // As to the server that is killed, which of a cluster is not the one that is asked.
+    ASSERT_TRUE(Eventually([&] {
+      return TrySql(absl::StrCat("SELECT count(*) >= ", loaded, " FROM import_ledger")) == "t" &&
+             PrivatePostgres::SqlOf(killed, database_,
+                                    "SELECT count(*) > 0 FROM pg_stat_activity WHERE state = "
+                                    "'active' AND query LIKE 'COPY %vpn_traffic%'")
+                     .value_or("") == "t";
+    })) << importer->Stderr();
+    const absl::Status status = PrivatePostgres::Kill(killed);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_TRUE(says("database unavailable: ", kills)) << importer->Stderr();
+    const absl::Status restarted = postgres->Restart();
+    ASSERT_TRUE(restarted.ok()) << restarted;
+    ASSERT_TRUE(says("database is back", kills)) << importer->Stderr();
+  }
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok()) << exit.status() << importer->Stderr();
+  EXPECT_TRUE(exit->ok()) << importer->Stderr();
+  EXPECT_TRUE(fs::is_empty(watch_)) << importer->Stderr();
+  EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), absl::StrCat(kFiles));
+  // On a cluster, what was committed just then shows when the coordinator has asked again.
+  EXPECT_TRUE(Eventually([&] { return TrySql(kSumsSql) == expected_.ToString(); }));
+  ExpectSums();
+}
+
 // Fault 29.
 TEST_F(ImporterFaultTest, OddFileNamesAreNamesAndNothingElse) {
   constexpr size_t kNameBytesMax = 255;

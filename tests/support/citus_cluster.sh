@@ -68,8 +68,10 @@ database() {
     ask "$dir" "$option" "CREATE SCHEMA citus_test; CREATE FUNCTION citus_test.distribute() RETURNS event_trigger
         LANGUAGE plpgsql AS \$distribute\$
         BEGIN
-            IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands()
-                       WHERE object_identity LIKE '%traffic_open_connections(%') THEN
+            -- Not for somebody else's function of that name.
+            IF to_regclass('traffic_rollups') IS NOT NULL AND EXISTS (
+                SELECT FROM pg_event_trigger_ddl_commands()
+                WHERE object_identity LIKE '%traffic_open_connections(%') THEN
                 $(sed -n '/^DO \$\$/,/^END \$\$;/p' "$distribute" | sed '1d; s/^END \$\$;/END;/')
             END IF;
         END \$distribute\$;

@@ -1,10 +1,13 @@
 #include "tests/support/private_postgres.h"
 
 #include <libpq-fe.h>
+#include <sys/types.h>
 
 #include <cerrno>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,14 +57,35 @@ absl::Status PrivatePostgres::MakeDatabase(const std::string& name) const {
   return Script("database", name);
 }
 
-std::string PrivatePostgres::Conninfo(const std::string& database, const std::string& user) const {
-  return absl::StrCat("host=", folder_, " user=", user, " dbname=", database);
+std::vector<std::string> PrivatePostgres::Stores() const {
+  std::vector<std::string> folders;
+  // As citus_cluster.sh names them.
+  for (int number = 1;; ++number) {
+    const std::string folder = absl::StrCat(folder_, "/worker", number);
+    if (!std::filesystem::exists(folder)) break;
+    folders.push_back(folder);
+  }
+  if (folders.empty()) folders.push_back(folder_);
+  return folders;
 }
 
-absl::StatusOr<std::string> PrivatePostgres::Sql(const std::string& database,
-                                                 const std::string& sql) const {
+absl::Status PrivatePostgres::Kill(const std::string& folder) {
+  pid_t pid = 0;
+  std::ifstream(folder + "/data/postmaster.pid") >> pid;
+  if (pid <= 1) return absl::NotFoundError(absl::StrCat("no server runs in ", folder));
+  return kill(pid, SIGKILL) == 0 ? absl::OkStatus() : absl::ErrnoToStatus(errno, "kill");
+}
+
+std::string PrivatePostgres::ConninfoOf(const std::string& folder, const std::string& database,
+                                        const std::string& user) {
+  return absl::StrCat("host=", folder, " user=", user, " dbname=", database);
+}
+
+absl::StatusOr<std::string> PrivatePostgres::SqlOf(const std::string& folder,
+                                                   const std::string& database,
+                                                   const std::string& sql) {
   const std::unique_ptr<PGconn, void (*)(PGconn*)> connection(
-      PQconnectdb(Conninfo(database).c_str()), [](PGconn* c) { PQfinish(c); });
+      PQconnectdb(ConninfoOf(folder, database).c_str()), [](PGconn* c) { PQfinish(c); });
   if (PQstatus(connection.get()) != CONNECTION_OK) {
     return absl::UnavailableError(PQerrorMessage(connection.get()));
   }

@@ -9,6 +9,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -29,17 +30,33 @@ class PrivatePostgres {
   [[nodiscard]] absl::Status StopImmediately();
   [[nodiscard]] absl::Status Restart();
 
+  // The folders of the servers that store the rows: a cluster's workers, or that of the one server.
+  [[nodiscard]] std::vector<std::string> Stores() const;
+  [[nodiscard]] bool IsCluster() const { return Stores() != std::vector<std::string>{folder_}; }
+  // kill -9 of one's main process. Restart starts it again.
+  [[nodiscard]] static absl::Status Kill(const std::string& folder);
+
   [[nodiscard]] absl::Status MakeDatabase(const std::string& name) const;
 
   [[nodiscard]] std::string Conninfo(const std::string& database = "postgres",
-                                     const std::string& user = "postgres") const;
+                                     const std::string& user = "postgres") const {
+    return ConninfoOf(folder_, database, user);
+  }
+  [[nodiscard]] static std::string ConninfoOf(const std::string& folder,
+                                              const std::string& database,
+                                              const std::string& user = "postgres");
 
   // Where the server's socket is.
   [[nodiscard]] const std::string& folder() const { return folder_; }
 
   // Runs SQL and returns its last result as psql -At would: rows by '\n', columns by '|'.
   [[nodiscard]] absl::StatusOr<std::string> Sql(const std::string& database,
-                                                const std::string& sql) const;
+                                                const std::string& sql) const {
+    return SqlOf(folder_, database, sql);
+  }
+  [[nodiscard]] static absl::StatusOr<std::string> SqlOf(const std::string& folder,
+                                                         const std::string& database,
+                                                         const std::string& sql);
 
  private:
   explicit PrivatePostgres(std::string folder) : folder_(std::move(folder)) {}
