@@ -1,25 +1,40 @@
 #!/usr/bin/env python3
-"""A whole game in the database: loading, size, and every query of the dashboards.
+"""A whole game, or some hours of a VPN provider, in the database: loading, size, and every query of the dashboards.
 
-  bench/season.py [--files N] [--bin FOLDER] [--work FOLDER] [--json FILE]
+  bench/season.py [--workload=game|provider|mixed] [--files N] [--bin FOLDER] [--work FOLDER] [--json FILE]
 
-1,920 intervals of 15 s with about 52,000 rows each (100 x 100 networks, 10 ports, 2 protocols; 60,000 keys in use), as
-spool files, into a private PostgreSQL (fsync on, its defaults but what tests/support/private_postgres.sh sets): rows/s with
-rollups. A part of the same rows again with `psql \\copy ... (format binary)` into a table like vpn_traffic without
-rollups: the ratio, of runs that alternate. (psql neither checks its file nor remembers it.) Bytes on disk per row. Then
-every query of every panel of configs/grafana/dashboards/traffic.json, with filters at All (each is printed) and at seven
-selections (the slowest three are), over 8 hours and one hour, five times each, while the importer loads a new interval of
-117,000 rows every 15 s. Then such an interval's import alone and while the queries run without a pause. At last scans: a
-file of which each row has a key of its own, time and peak memory (--scans=10000000: twenty minutes).
+Spool files of bench/spool_generator go into a private PostgreSQL (fsync on, its defaults but what
+tests/support/private_postgres.sh sets). The workloads, in intervals of 15 s:
 
-The sums in the database, and in each of its rollups, must be those of the files, or the exit status is 1. 40 GB of disk;
-half an hour. Python's standard library and psql only.
+  game      1,920 with about 52,000 rows each: 100 x 100 networks, 10 ports, 2 protocols; 60,000 keys in use
+  provider  240 with about 150,000: 5,000 clients, who talk to addresses of which 30 % are never seen again
+  mixed     60 of three gateways of each into one database: about 600,000 rows
+
+Parts (--only names some; by default those of the workload):
+
+  load       all files at once: rows/s with rollups, and the importer's peak memory
+  size       bytes on disk, of rows and of rollups
+  compare    a part of the same rows again with `psql \\copy ... (format binary)` into a table like vpn_traffic without
+             rollups: the ratio, of runs that alternate. (psql neither checks its file nor remembers it.)
+  panels     every query of every panel of configs/grafana/dashboards/traffic.json, with filters at All (each is printed)
+             and at seven selections (the slowest three are), over 8 hours and one hour, while the importer loads a new
+             interval every 15 s
+  client     what a client did within five minutes, from the rows
+  intervals  new intervals one by one, while the 8-hour queries run without a pause: the slowest
+  slowdown   game: such an interval's import alone and while the queries run
+  scans      game: a file of which each row has a key of its own, time and peak memory (--scans=10000000: twenty minutes)
+  kill       provider, mixed: kill -9 of the importer at random moments, then traffic_check()
+
+The sums in the database, and in each of its rollups, must be those of the files, or the exit status is 1. 40 GB of disk and
+half an hour for a game. Python's standard library and psql only.
 """
 import argparse
+import contextlib
 import itertools
 import json
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -33,22 +48,36 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 INTERVAL = 15
 UNALIGNED = 7 * 60
+CLIENT_SECONDS = 5 * 60
 KEYS = 200_000  # All that bench/spool_generator has.
 FIRST = 1_700_006_415
 PANEL_PIXELS = 1000  # What Grafana makes $__interval of: one point a pixel.
 PORTS = ["80", "443", "5432"]
-# What somebody has chosen in the dashboard's variables; all else is at All.
-SELECTIONS = {
-    "All": {},
-    "an origin": {"origin": ["10.32.95.0"]},
-    "a destination": {"destination": ["10.33.60.0"]},
-    "a protocol": {"protocol": ["tcp"]},
-    "three ports": {"port": PORTS},
-    "an origin, three ports": {"origin": ["10.32.95.0"], "port": PORTS},
-    "a pair": {"origin": ["10.32.95.0"], "destination": ["10.33.60.0"]},
-    "a pair, a protocol, three ports": {"origin": ["10.32.95.0"], "destination": ["10.33.60.0"], "protocol": ["tcp"],
-                                        "port": PORTS},
-}
+GATEWAYS = {"game": ["game"], "provider": ["provider"], "mixed": ["game", "provider"] * 3}
+FILES = {"game": 1920, "provider": 240, "mixed": 60}
+PARTS = {"game": ("load", "size", "compare", "panels", "client", "slowdown", "scans"),
+         "provider": ("load", "size", "panels", "client", "intervals", "kill")}
+PARTS["mixed"] = PARTS["provider"]
+# Milliseconds that a panel may take over so many hours.
+LIMITS = {"game": {8: 100, 1: 30}, "provider": {8: 500, 1: 200}}
+LIMITS["mixed"] = LIMITS["provider"]
+
+
+def selections(origin, destination):
+    """What somebody has chosen in the dashboard's variables; all else is at All."""
+    return {
+        "All": {},
+        "an origin": {"origin": [origin]},
+        "a destination": {"destination": [destination]},
+        "a protocol": {"protocol": ["tcp"]},
+        "three ports": {"port": PORTS},
+        "an origin, three ports": {"origin": [origin], "port": PORTS},
+        "a pair": {"origin": [origin], "destination": [destination]},
+        "a pair, a protocol, three ports": {"origin": [origin], "destination": [destination], "protocol": ["tcp"],
+                                            "port": PORTS},
+    }
+
+
 COLUMNS = "sum(src_packets), sum(src_bytes), sum(dst_bytes)"
 
 
@@ -72,10 +101,20 @@ class Bench:
     def sql(self, text, database="season"):
         return self.run("psql", "-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", self.conninfo(database), "-c", text).strip()
 
-    def generator(self, folder, files, rows, keys, first, pace=0, *more):
-        folder.mkdir()
-        return [str(a) for a in (self.bin / "bench/spool_generator", f"-output={folder}", f"-files={files}", f"-rows={rows}",
-                                 f"-keys={keys}", f"-first={first}", f"-pace={pace}", *more)]
+    def generator(self, folder, files, first, *flags):
+        folder.mkdir(parents=True, exist_ok=True)
+        return [str(a) for a in (self.bin / "bench/spool_generator", f"-output={folder}", f"-files={files}", f"-first={first}",
+                                 *flags)]
+
+    def generators(self, folder, files, first, *flags, live=False):
+        """A command for each gateway of the workload: a folder for it and its program."""
+        rows = self.args.live_rows if live else self.args.rows
+        keys = rows * KEYS // 117_000 if live else rows * 15 // 13
+        kinds = {"game": (f"-rows={rows}", f"-keys={min(keys, KEYS)}"),
+                 "provider": ("-workload=provider", f"-clients={self.args.clients}")}
+        gateways = GATEWAYS[self.args.workload]
+        return [(place, self.generator(place, files, first, *kinds[kind], f"-seed={number}", f"-gateway=vpn{number}", *flags))
+                for number, kind in enumerate(gateways, 1) for place in [folder / f"vpn{number}"]]
 
     def note(self, lines):
         """What the generator prints; returns the files' names."""
@@ -83,8 +122,14 @@ class Bench:
         self.sums.update(found)
         return found
 
-    def generate(self, folder, *options):
-        return [folder / name for name in self.note(self.run(*self.generator(folder, *options)))]
+    def generate(self, folder, files, first, *flags, live=False):
+        """Paths of new files: those of an interval follow each other."""
+        of_gateways = [[place / name for name in self.note(self.run(*argv))]
+                       for place, argv in self.generators(folder, files, first, *flags, live=live)]
+        return [path for interval in zip(*of_gateways) for path in interval]
+
+    def newest(self):
+        return int(float(self.sql("SELECT extract(epoch FROM max(interval_end)) FROM import_ledger")))
 
     def check(self, database, files, rollups=()):
         expected = tuple(map(sum, zip(*(self.sums[name] for name in files))))
@@ -96,27 +141,43 @@ class Bench:
     def importer(self, folder, database="season"):
         return [self.bin / "importer/importer", f"-conninfo={self.conninfo(database)}", f"-watch={folder}", "-once"]
 
+    def link(self, watch, files):
+        """Into a watched folder; names in the order of `files`, as that is the importer's."""
+        for number, path in enumerate(files):
+            os.link(path, watch / f"{number:06}-{path.name}")
+
+    def run_importer(self, watch, database="season"):
+        """Seconds, and the most memory that it had, in bytes."""
+        start = time.monotonic()
+        with tempfile.TemporaryFile(dir=self.work) as errors:
+            importer = subprocess.Popen([str(a) for a in self.importer(watch, database)], stderr=errors)
+            _, status, used = os.wait4(importer.pid, 0)
+            seconds = time.monotonic() - start
+            importer.returncode = os.waitstatus_to_exitcode(status)
+            errors.seek(0)
+            if importer.returncode != 0:
+                sys.exit(f"season.py: the importer ended with status {importer.returncode}: {errors.read().decode()}")
+        return seconds, used.ru_maxrss * 1024
+
     def import_files(self, files, database="season"):
-        """Seconds for these files, which stay."""
+        """As run_importer, for these files, which stay."""
         watch = self.work / "watch"
         shutil.rmtree(watch, ignore_errors=True)
         watch.mkdir()
-        for name in files:
-            os.link(name, watch / name.name)
-        start = time.monotonic()
-        self.run(*self.importer(watch, database))
-        seconds = time.monotonic() - start
+        self.link(watch, files)
+        used = self.run_importer(watch, database)
         if database == "season":
             self.loaded.update(name.name for name in files)
-        return seconds
+        return used
 
     def load(self):
         self.sql("CREATE DATABASE season", "postgres")
         self.sql("CHECKPOINT", "postgres")
-        seconds = self.import_files(self.files)
+        seconds, peak = self.import_files(self.files)
         rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
-        self.results["load"] = {"rows": rows, "seconds": seconds, "rows_per_s": rows / seconds}
-        print(f"loaded {rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s", flush=True)
+        self.results["load"] = {"rows": rows, "seconds": seconds, "rows_per_s": rows / seconds, "peak_mb": peak / 1e6}
+        print(f"loaded {rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, the importer's peak {peak / 1e6:.0f} MB",
+              flush=True)
 
     def size(self):
         rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
@@ -125,8 +186,12 @@ class Bench:
             return int(self.sql("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND "
                                 "relispartition AND " + where))
         fact, rollup = bytes_of("relname LIKE 'vpn_traffic%'"), bytes_of("relname LIKE 'traffic_%'")
-        self.results["size"] = {"rows": rows, "bytes_per_row": fact / rows, "rollups": rollup / rows}
-        print(f"{fact / rows:.1f} bytes a row and {rollup / rows:.1f} of rollups: {(fact + rollup) / rows:.1f}", flush=True)
+        intervals = int(self.sql("SELECT count(DISTINCT interval_end) FROM import_ledger"))
+        day_gb = (fact + rollup) / intervals * 86400 / INTERVAL / 1e9
+        self.results["size"] = {"rows": rows, "bytes_per_row": fact / rows, "rollups": rollup / rows,
+                                "ratio": (fact + rollup) / fact, "day_gb": day_gb}
+        print(f"{fact / rows:.1f} bytes a row and {rollup / rows:.1f} of rollups: {(fact + rollup) / rows:.1f}, "
+              f"{(fact + rollup) / fact:.2f} times the rows; {day_gb:.1f} GB a day", flush=True)
 
     def compare(self):
         """Some of the rows: by us with rollups, and by psql without."""
@@ -140,7 +205,7 @@ class Bench:
                 self.sql("CREATE DATABASE compared", "postgres")
                 self.sql("CHECKPOINT", "compared")
                 if who == "importer":
-                    times[who].append(self.import_files(files, "compared"))
+                    times[who].append(self.import_files(files, "compared")[0])
                     if number == 0:
                         self.run("psql", "-X", "-q", self.conninfo("compared"), "-c",
                                  f"\\copy (SELECT * FROM vpn_traffic) TO '{rows_file}' (format binary)")
@@ -203,18 +268,26 @@ class Bench:
             sys.exit(f"season.py: {len(times)} times for {runs * len(queries)} queries: {out[:300]}")
         return [times[i::len(queries)] for i in range(len(queries))]
 
+    def selections(self):
+        """Of a pair of the newest interval."""
+        pair = self.sql("SELECT host(src) || ' ' || host(dst) FROM vpn_traffic WHERE time = "
+                        f"to_timestamp({self.newest()}) AND port = 443 AND proto = 'tcp' ORDER BY src_bytes + dst_bytes DESC LIMIT 1")
+        return selections(*pair.split())
+
     def panels(self):
-        end = int(float(self.sql("SELECT extract(epoch FROM max(interval_end)) FROM import_ledger")))
+        end = self.newest()
         live, lines = self.work / "live", self.work / "live.sums"
+        chosen_ones = self.selections().items()
         with open(lines, "wb") as out:
-            generator = subprocess.Popen(
-                self.generator(live, 200, self.args.live_rows, self.live_keys, end + INTERVAL, INTERVAL * 1000), stdout=out)
-        watcher = subprocess.Popen([str(a) for a in self.importer(live)[:-1]], stderr=subprocess.DEVNULL)
+            makers = [subprocess.Popen(argv, stdout=out) for _, argv in self.generators(
+                live, 200, end + INTERVAL, f"-pace={INTERVAL * 1000}", live=True)]
+        watchers = [subprocess.Popen([str(a) for a in self.importer(place)[:-1]], stderr=subprocess.DEVNULL)
+                    for place in live.iterdir()]
         try:
             time.sleep(min(5, self.args.runs))
             self.results["panels"] = {}
             # As somebody looks: not at a whole hour.
-            for (hours, limit), (chosen, selection) in itertools.product(((8, 100), (1, 30)), SELECTIONS.items()):
+            for (hours, limit), (chosen, selection) in itertools.product(LIMITS[self.args.workload].items(), chosen_ones):
                 queries = self.queries(hours, end - UNALIGNED, selection)
                 times = self.time_queries(queries, self.args.runs)
                 found = [(statistics.median(runs), max(runs), name) for (name, _), runs in zip(queries, times)]
@@ -224,37 +297,71 @@ class Bench:
                 self.results["panels"].update({f"{name}, {hours} h, {chosen}": {"median_ms": middle, "worst_ms": worst}
                                                for middle, worst, name in found})
         finally:
-            for process in (generator, watcher):
+            for process in makers + watchers:
                 process.terminate()
                 process.wait()
-        self.run(*self.importer(live))  # What the watcher has not begun.
+        for place in live.iterdir():
+            self.run_importer(place)  # What the watchers have not begun.
         self.loaded.update(self.note(lines.read_text()))
+
+    def client(self):
+        """What some clients did within five minutes, each of another time."""
+        first, end = (int(float(each)) for each in self.sql(
+            "SELECT extract(epoch FROM min(interval_end)), extract(epoch FROM max(interval_end)) FROM import_ledger").split("|"))
+        sources = self.sql(f"SELECT DISTINCT host(src) FROM vpn_traffic WHERE time = to_timestamp({end})").split()
+        choice = random.Random(1)
+        begins = [choice.randrange(first - INTERVAL, max(end - CLIENT_SECONDS, first)) for _ in range(10)]
+        queries = [(source, "SELECT time, dst, proto, port, src_bytes, dst_bytes FROM vpn_traffic WHERE "
+                            f"src = '{source}' AND time > to_timestamp({begin}) AND time <= to_timestamp({begin + CLIENT_SECONDS}) "
+                            "ORDER BY time") for source, begin in zip(choice.choices(sources, k=len(begins)), begins)]
+        times = self.time_queries(queries, self.args.runs)
+        middle, worst = (statistics.median(map(statistics.median, times)), max(map(max, times)))
+        self.results["client"] = {"median_ms": middle, "worst_ms": worst}
+        print(f"five minutes of a client from the rows: {middle:.1f} ms, worst {worst:.1f}", flush=True)
+
+    @contextlib.contextmanager
+    def asking(self, queries):
+        """These are asked without a pause meanwhile."""
+        stop = threading.Event()
+
+        def ask():
+            while not stop.is_set():
+                self.time_queries(queries, 1)
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def intervals(self):
+        """New ones one by one, as they come, while the 8-hour queries run in a loop."""
+        end = self.newest()
+        files = self.generate(self.work / "intervals", self.args.intervals, end + INTERVAL, live=True)
+        gateways = len(GATEWAYS[self.args.workload])
+        with self.asking(self.queries(8, end)):
+            times = [self.import_files(files[at:at + gateways])[0] for at in range(0, len(files), gateways)]
+        self.results["intervals"] = {"seconds": times}
+        print(f"{len(times)} intervals one by one while queries run: {statistics.median(times):.2f} s, slowest {max(times):.2f} s",
+              flush=True)
 
     def slowdown(self):
         """Import of one interval: alone, and while the 8-hour queries run in a loop."""
         runs = self.args.runs + 2
-        end = int(float(self.sql("SELECT extract(epoch FROM max(interval_end)) FROM import_ledger")))
-        queries = self.queries(8, end)
-        files = self.generate(self.work / "single", 2 * runs + 1, self.args.live_rows, self.live_keys, end + INTERVAL)
+        queries = self.queries(8, self.newest())
+        files = self.generate(self.work / "single", 2 * runs + 1, self.newest() + INTERVAL, live=True)
         self.import_files(files[:1])
         times = {"alone": [], "with queries": []}
         for number in range(runs):
-            times["alone"].append(self.import_files([files[1 + 2 * number]]))
-            stop = threading.Event()
-            def ask():
-                while not stop.is_set():
-                    self.time_queries(queries, 1)
-            thread = threading.Thread(target=ask)
-            thread.start()
-            time.sleep(0.3)
-            times["with queries"].append(self.import_files([files[2 + 2 * number]]))
-            stop.set()
-            thread.join()
+            times["alone"].append(self.import_files([files[1 + 2 * number]])[0])
+            with self.asking(queries):
+                time.sleep(0.3)
+                times["with queries"].append(self.import_files([files[2 + 2 * number]])[0])
         alone, busy = (statistics.median(times[who]) for who in ("alone", "with queries"))
         self.results["slowdown"] = {"alone_s": times["alone"], "with_queries_s": times["with queries"]}
         print(f"an interval of {self.args.live_rows:,} rows: {alone:.2f} s alone, {busy:.2f} s while queries run: "
               f"{100 * (busy / alone - 1):+.0f} %", flush=True)
-
 
     def scans(self):
         """A file of keys of which none comes twice: time and peak memory of the importer."""
@@ -263,16 +370,10 @@ class Bench:
             self.sql("DROP DATABASE IF EXISTS scanned", "postgres")
             self.sql("CREATE DATABASE scanned", "postgres")
             spool = self.work / f"scan{keys}"
-            names = self.note(self.run(*self.generator(spool, 1, keys, 0, FIRST, 0, "-scan")))
-            start = time.monotonic()
-            importer = subprocess.Popen([str(a) for a in self.importer(spool, "scanned")], stderr=subprocess.DEVNULL)
-            _, status, used = os.wait4(importer.pid, 0)
-            seconds = time.monotonic() - start
-            importer.returncode = os.waitstatus_to_exitcode(status)
-            if importer.returncode != 0:
-                sys.exit(f"season.py: the importer ended with status {importer.returncode}")
+            names = self.note(self.run(*self.generator(spool, 1, FIRST, f"-rows={keys}", "-workload=scan")))
+            seconds, peak = self.run_importer(spool, "scanned")
             self.check("scanned", names, self.sql("SELECT name FROM traffic_rollups", "scanned").split())
-            result = {"keys": keys, "seconds": seconds, "peak_mb": used.ru_maxrss * 1024 / 1e6,
+            result = {"keys": keys, "seconds": seconds, "peak_mb": peak / 1e6,
                       "database_mb": int(self.sql("SELECT pg_database_size('scanned')", "scanned")) / 1e6}
             self.results["scans"].append(result)
             print(f"a scan of {keys:,} keys: {seconds:.1f} s, {keys / seconds:,.0f} rows/s, the importer's peak "
@@ -280,10 +381,41 @@ class Bench:
             shutil.rmtree(spool)
         self.sql("DROP DATABASE scanned", "postgres")
 
+    def kill(self):
+        """Before each kill one more interval is there, of a fifth of the clients: some transactions have several."""
+        moments = random.Random(self.args.seed)
+        self.sql("DROP DATABASE IF EXISTS killed", "postgres")
+        self.sql("CREATE DATABASE killed", "postgres")
+        folder, watch = self.work / "kill", self.work / "watch"
+        files = [folder / name for name in self.note(self.run(*self.generator(
+            folder, 2 * self.args.kills, FIRST, "-workload=provider", f"-clients={-(-self.args.clients // 5)}")))]
+        self.import_files(files[:1], "killed")  # With the tables.
+        seconds, _ = self.import_files(files[1:2], "killed")
+        killed, used = 0, 2
+        while killed < self.args.kills and used < len(files):
+            os.link(files[used], watch / files[used].name)
+            used += 1
+            importer = subprocess.Popen([str(a) for a in self.importer(watch, "killed")], stderr=subprocess.DEVNULL)
+            try:
+                importer.wait(moments.uniform(0, 1.2 * seconds))
+            except subprocess.TimeoutExpired:
+                importer.kill()
+                killed += importer.wait() == -signal.SIGKILL
+        files = files[:used]
+        self.run_importer(watch, "killed")
+        self.check("killed", [path.name for path in files], self.sql("SELECT name FROM traffic_rollups", "killed").split())
+        found = self.sql("SELECT count(*) FROM traffic_check((SELECT min(interval_end) - interval_length FROM import_ledger "
+                         "GROUP BY interval_length), (SELECT max(interval_end) FROM import_ledger))", "killed")
+        if found != "0":
+            sys.exit(f"season.py: traffic_check() finds {found} differences after kills (--seed={self.args.seed})")
+        self.sql("DROP DATABASE killed", "postgres")
+        self.results["kill"] = {"kills": killed, "rows": sum(self.sums[path.name][0] for path in files)}
+        print(f"killed {killed} times (--seed={self.args.seed}), {self.results['kill']['rows']:,} rows: all sums exact, "
+              "traffic_check() empty", flush=True)
+
     def all_parts(self, parts):
         self.run(ROOT / "tests/support/private_postgres.sh", "start", self.pg)
-        self.files = self.generate(self.spool, self.args.files, self.args.rows, min(self.args.rows * 15 // 13, KEYS), FIRST)
-        self.live_keys = min(self.args.live_rows * KEYS // 117_000, KEYS)
+        self.files = self.generate(self.spool, self.args.files, FIRST)
         for part in parts:
             getattr(self, part)()
         if self.loaded:
@@ -291,11 +423,15 @@ class Bench:
 
 
 def main():
-    parts = ("load", "size", "compare", "panels", "slowdown", "scans")
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--files", type=int, default=1920, help="intervals (default: %(default)s)")
-    flags.add_argument("--rows", type=int, default=52_000, help="of an interval, about (default: %(default)s)")
-    flags.add_argument("--live-rows", type=int, default=117_000, help="of an interval loaded during queries (default: %(default)s)")
+    flags.add_argument("--workload", choices=FILES, default="game", help="(default: %(default)s)")
+    flags.add_argument("--files", type=int, help="intervals (default: the workload's)")
+    flags.add_argument("--rows", type=int, default=52_000, help="of a game's interval, about (default: %(default)s)")
+    flags.add_argument("--live-rows", type=int, default=117_000, help="the same, loaded during queries (default: %(default)s)")
+    flags.add_argument("--clients", type=int, default=5000, help="of a provider, 30 rows each (default: %(default)s)")
+    flags.add_argument("--intervals", type=int, default=20, help="loaded one by one (default: %(default)s)")
+    flags.add_argument("--kills", type=int, default=50, help="of the importer (default: %(default)s)")
+    flags.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="of the moments of kills (default: by chance)")
     flags.add_argument("--runs", type=int, default=5, help="of each query (default: %(default)s)")
     flags.add_argument("--compared", type=int, help="files to compare with psql (default: a tenth)")
     flags.add_argument("--compare-runs", type=int, default=3, help="of that comparison (default: %(default)s)")
@@ -303,17 +439,20 @@ def main():
     flags.add_argument("--bin", type=pathlib.Path, default=ROOT / "bazel-bin", help="folder of the built programs")
     flags.add_argument("--work", default="/tmp", help="folder for everything; as root, user postgres must be able to enter it "
                        "(default: %(default)s)")
-    flags.add_argument("--only", default=",".join(parts), help="which parts (default: all)")
+    flags.add_argument("--only", help="which parts (default: the workload's)")
     flags.add_argument("--json", type=pathlib.Path, help="file for the results")
     args = flags.parse_args()
-    if unknown := set(args.only.split(",")) - set(parts):
+    args.files = args.files or FILES[args.workload]
+    parts = args.only.split(",") if args.only else PARTS[args.workload]
+    known = list(dict.fromkeys(itertools.chain(*PARTS.values())))
+    if unknown := set(parts) - set(known):
         flags.error(f"no such part: {', '.join(unknown)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="ctacct_season.", dir=args.work) as folder:
         os.chmod(folder, 0o755)
         bench = Bench(args, pathlib.Path(folder))
         try:
-            bench.all_parts([part for part in parts if part in args.only.split(",")])
+            bench.all_parts([part for part in known if part in parts])
         finally:
             bench.run(ROOT / "tests/support/private_postgres.sh", "stop", bench.pg)
     if args.json is not None:
