@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <filesystem>
+#include <set>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -440,6 +441,7 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
       }
       if (outcomes.ok() || absl::IsAlreadyExists(outcomes.status())) {
         NoteDatabaseBack();
+        if (outcomes.ok()) Summarize(files);
         return outcomes;
       }
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
@@ -450,6 +452,20 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
     if (!absl::IsUnavailable(status)) return status;
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;
   }
+}
+
+void Importer::Summarize(absl::Span<const ReadyFile> files) {
+  std::set<int32_t> days;
+  for (const ReadyFile& ready : files) {
+    days.insert(ready.summary.days.begin(), ready.summary.days.end());
+  }
+  const absl::Status status = SummarizePartitions(*connection_, days);
+  if (status.ok()) return;
+  connection_.reset();
+  // The rows are in the database all the same. If it has gone away, the next file waits for it.
+  if (absl::IsUnavailable(status) || absl::IsCancelled(status)) return;
+  LogLine(absl::StrCat("index of vpn_traffic: ", status.message(),
+                       "; queries of the newest rows are slow until vacuum has updated it"));
 }
 
 absl::Status Importer::PauseAfter(const absl::Status& status) {

@@ -103,6 +103,8 @@ class Importer {
   [[nodiscard]] absl::Status ConnectIfNeeded();
   // Returns once they are loaded, or it is known that they cannot be; waits for an absent database.
   [[nodiscard]] absl::StatusOr<std::vector<ImportOutcome>> Load(absl::Span<const ReadyFile> files);
+  // After they are loaded; no file depends on it.
+  void Summarize(absl::Span<const ReadyFile> files);
   // After `status` (Unavailable): OK after a pause, when it is time to try again.
   [[nodiscard]] absl::Status PauseAfter(const absl::Status& status);
   void NoteDatabaseBack();

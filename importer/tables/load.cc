@@ -17,6 +17,7 @@
 #include "importer/tables/copy_encoder.h"
 #include "importer/tables/partitions.h"
 #include "importer/tables/rollup.h"
+#include "importer/tables/row_order.h"
 #include "importer/tables/schema_rights.h"
 
 namespace ctacct {
@@ -55,6 +56,11 @@ constexpr char kAddCovered[] =
 
 // Large enough for few system calls, small enough to stay in the cache on its way to the socket.
 constexpr size_t kCopyBufferBytes = 512 * 1024;
+// Rows that are sorted together: an interval of a provider, 24 MB. The more, the fewer pages of the
+// table have rows of one source.
+constexpr size_t kSortedRows = 200'000;
+// Rows that are sent and then added to the rollup. Small enough to stay in the cache.
+constexpr size_t kBatchRows = 2000;
 constexpr int64_t kNanosPerMicro = 1000;
 constexpr int64_t kHalfHourNs = 1'800'000'000'000;
 
@@ -302,26 +308,56 @@ class RowCopy {
   uint64_t rows_ = 0;  // Since it was begun.
 };
 
-absl::Status CopyRows(PgConnection& connection, const FileToImport& file, std::string* buffer,
+// What is reused from file to file.
+struct CopyBuffers {
+  std::string bytes;
+  std::vector<TrafficRow> rows;
+  RowOrder order;
+};
+
+absl::Status CopyRows(PgConnection& connection, const FileToImport& file, CopyBuffers* buffers,
                       Rollup* rollup, CoveredTimes* covered) {
   const FileSummary& summary = *file.summary;
-  RowCopy copy(connection, GatewayOf(file), buffer);
+  RowCopy copy(connection, GatewayOf(file), &buffers->bytes);
+  std::vector<TrafficRow>& rows = buffers->rows;
+  rows.clear();
+  rows.reserve(std::min<uint64_t>(summary.row_count, kSortedRows));
   uint64_t row_number = 0;
+  const auto copy_sorted = [&]() -> absl::Status {
+    std::vector<TrafficRow> batch;
+    const absl::Span<const uint32_t> order = buffers->order.Sort(rows);
+    for (size_t begin = 0; begin < order.size(); begin += kBatchRows) {
+      batch.clear();
+      for (const uint32_t index : order.subspan(begin, kBatchRows)) {
+        batch.push_back(rows[index]);
+        if (absl::Status status = copy.Add(batch.back()); !status.ok()) return status;
+      }
+      // Meanwhile the server works on what it was sent.
+      rollup->Add(batch, GatewayOf(file));
+      if (!rollup->full()) continue;
+      if (absl::Status status = copy.End(); !status.ok()) return status;
+      if (absl::Status status = rollup->Flush(connection); !status.ok()) return status;
+    }
+    rows.clear();
+    return absl::OkStatus();
+  };
   const absl::StatusOr<FileSummary> second =
-      file.file->Read([&](absl::Span<const TrafficRow> rows) -> absl::Status {
-        for (const TrafficRow& row : rows) {
-          ++row_number;
-          if (absl::Status status = copy.Add(row); !status.ok()) return status;
+      file.file->Read([&](absl::Span<const TrafficRow> read) -> absl::Status {
+        row_number += read.size();
+        if (!summary.spool.has_value()) covered->NoteUnknown(read, GatewayOf(file));
+        for (const TrafficRow& row : read) {
+          // A CSV file has several intervals.
+          if (rows.size() == kSortedRows || (!rows.empty() && rows.back().time_ns != row.time_ns)) {
+            if (absl::Status status = copy_sorted(); !status.ok()) return status;
+          }
+          rows.push_back(row);
         }
-        if (!summary.spool.has_value()) covered->NoteUnknown(rows, GatewayOf(file));
-        rollup->Add(rows, GatewayOf(file));
-        if (!rollup->full()) return absl::OkStatus();
-        if (absl::Status status = copy.End(); !status.ok()) return status;
-        return rollup->Flush(connection);
+        return absl::OkStatus();
       });
   if (!second.ok()) return second.status();
   if (*second != summary) return absl::AbortedError("changed while it was read");
   CTACCT_CHECK(row_number == summary.row_count);
+  if (absl::Status status = copy_sorted(); !status.ok()) return status;
   return copy.End();
 }
 
@@ -330,8 +366,8 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
                                                                SchemaSteps steps) {
   if (absl::Status status = connection.Begin(); !status.ok()) return status;
   std::vector<ImportOutcome> outcomes;
-  std::string buffer;
-  buffer.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
+  CopyBuffers buffers;
+  buffers.bytes.reserve(kCopyBufferBytes + 2 * kCopyRowBytesMax);
   Rollup rollup;
   CoveredTimes covered;
   uint64_t ledger_rows = 0;  // The rows that the ledger says are in the database.
@@ -345,7 +381,7 @@ absl::StatusOr<std::vector<ImportOutcome>> ImportInTransaction(PgConnection& con
       continue;
     }
     absl::Status status = InsertGaps(connection, *file.summary);
-    if (status.ok()) status = CopyRows(connection, file, &buffer, &rollup, &covered);
+    if (status.ok()) status = CopyRows(connection, file, &buffers, &rollup, &covered);
     if (!status.ok()) return status;
     if (file.summary->spool.has_value()) covered.Add(*file.summary->spool);
     ledger_rows += file.summary->row_count;

@@ -44,6 +44,15 @@ absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& d
   return absl::OkStatus();
 }
 
+absl::Status SummarizePartitions(PgConnection& connection, const std::set<int32_t>& days) {
+  PgArray moments(PgType::kTimestamptz, days.size());
+  for (const int32_t day : days) moments.AppendTime(int64_t{day} * kNanosPerDay);
+  // A transaction of its own, that needs none of our settings.
+  return connection
+      .QueryBinary("SELECT traffic_summarize($1::timestamptz[])", {std::move(moments).bytes()})
+      .status();
+}
+
 absl::Status DropOldPartitions(PgConnection& connection, const std::string& tier, int days,
                                uint64_t* dropped_count) {
   const std::string days_text = absl::StrCat(days);

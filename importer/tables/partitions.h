@@ -19,6 +19,11 @@ namespace ctacct {
 [[nodiscard]] absl::Status MakePartitions(PgConnection& connection, const std::set<int32_t>& days,
                                           std::set<int32_t>* known_days);
 
+// Lets the index of vpn_traffic know the new pages of these days, so that queries do not read them
+// all. Waits for nobody, so some may be left to the next call or to vacuum.
+[[nodiscard]] absl::Status SummarizePartitions(PgConnection& connection,
+                                               const std::set<int32_t>& days);
+
 // Drops partitions that end more than `days` ago, one transaction each: of vpn_traffic ("rows";
 // partitions whose rows are not all in the rollups stay) or of a tier of rollups ("fine", "10m",
 // "1h"). The log names each partition and whether it was dropped; `*dropped` counts the dropped

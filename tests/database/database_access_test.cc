@@ -101,7 +101,7 @@ TEST_F(DatabaseAccessTest, TheImportersRoleLoadsAndCanDoNothingElse) {
   ExpectSums();
 
   EXPECT_EQ(RightsOf("ctacct_importer"),
-            "EXECUTE traffic_add traffic_add_covered traffic_make_partitions\n"
+            "EXECUTE traffic_add traffic_add_covered traffic_make_partitions traffic_summarize\n"
             "INSERT import_ledger traffic_gaps vpn_traffic\n"
             "SELECT ctacct_schema import_ledger");
   for (const char* const sql :

@@ -193,7 +193,7 @@ TEST_F(SchemaTest, PlpgsqlCheckFindsNothing) {
   EXPECT_EQ(
       Sql("SELECT lanname, count(*) FROM pg_proc JOIN pg_language ON pg_language.oid = prolang "
           "WHERE pronamespace = 'public'::regnamespace GROUP BY 1 ORDER BY 1"),
-      "plpgsql|10\nsql|1");
+      "plpgsql|11\nsql|1");
   // traffic_adopt() makes this view before it reads it.
   const std::string lint =
       "CREATE TEMPORARY VIEW traffic_adopted AS SELECT * FROM vpn_traffic; "
