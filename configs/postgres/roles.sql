@@ -34,6 +34,7 @@ ALTER ROLE ctacct_reader SET idle_in_transaction_session_timeout = '30s';
 GRANT SELECT ON ctacct_schema TO ctacct_importer;
 GRANT SELECT, INSERT ON import_ledger TO ctacct_importer;
 GRANT INSERT ON vpn_traffic, traffic_gaps TO ctacct_importer;
-GRANT EXECUTE ON FUNCTION traffic_make_partitions, traffic_summarize, traffic_add, traffic_add_covered TO ctacct_importer;
+GRANT EXECUTE ON FUNCTION traffic_make_partitions, traffic_summarize, traffic_worth_sending, traffic_add, traffic_add_covered
+    TO ctacct_importer;
 -- With its -retention flags it also drops what is old, which is for whoever wants that to say:
 -- GRANT EXECUTE ON FUNCTION traffic_drop_partition TO ctacct_importer;

@@ -34,7 +34,8 @@ constexpr char kMissingRights[] =
     "UNION ALL "
     "SELECT 'EXECUTE', 'FUNCTION ' || proname FROM pg_proc "
     "WHERE pronamespace = current_schema()::regnamespace AND (proname IN "
-    "('traffic_make_partitions', 'traffic_summarize', 'traffic_add', 'traffic_add_covered') OR "
+    "('traffic_make_partitions', 'traffic_summarize', 'traffic_worth_sending', 'traffic_add', "
+    "'traffic_add_covered') OR "
     "(proname = 'traffic_drop_partition' AND $1)) "
     "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1, 2";
 

@@ -1,12 +1,15 @@
 #include "importer/tables/rollup.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <tuple>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "engine/rows/protocol_names.h"
 #include "importer/postgres/pg_binary.h"
 #include "importer/tables/copy_encoder.h"
@@ -19,6 +22,7 @@ struct RollupDefinition {
   uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
   int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
   int64_t step_ns;   // 0: the interval as it was measured.
+  size_t room;       // As in traffic_rollups; 0: without a limit.
 };
 
 namespace {
@@ -37,27 +41,27 @@ constexpr int64_t kHourNs = 60 * kMinuteNs;
 // In the order of flushing: each right after what is made of the same source, so that few are in
 // memory at once.
 constexpr RollupDefinition kRollups[] = {
-    /*0*/ {"port_fine", kProtoPort, kRows, 0},
-    /*1*/ {"total", kNoColumns, 0, 0},
-    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs},
-    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs},
-    /*4*/ {"port_1h", kProtoPort, 3, kHourNs},
-    /*5*/ {"origin_fine", kSrc, kRows, 0},
-    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs},
-    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs},
-    /*8*/ {"origin_1h", kSrc, 7, kHourNs},
-    /*9*/ {"destination_fine", kDst, kRows, 0},
-    /*10*/ {"destination_1m", kDst, 9, kMinuteNs},
-    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs},
-    /*12*/ {"destination_1h", kDst, 11, kHourNs},
-    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs},
-    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs},
-    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs},
-    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs},
-    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs},
+    /*0*/ {"port_fine", kProtoPort, kRows, 0, 0},
+    /*1*/ {"total", kNoColumns, 0, 0, 0},
+    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs, 0},
+    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs, 0},
+    /*4*/ {"port_1h", kProtoPort, 3, kHourNs, 0},
+    /*5*/ {"origin_fine", kSrc, kRows, 0, 0},
+    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs, 0},
+    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs, 0},
+    /*8*/ {"origin_1h", kSrc, 7, kHourNs, 0},
+    /*9*/ {"destination_fine", kDst, kRows, 0, 1'000},
+    /*10*/ {"destination_1m", kDst, 9, kMinuteNs, 2'000},
+    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs, 10'000},
+    /*12*/ {"destination_1h", kDst, 11, kHourNs, 20'000},
+    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs, 0},
+    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs, 50'000},
+    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs, 100'000},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs, 0},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs, 0},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs, 20'000},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs, 40'000},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs, 200'000},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
@@ -67,7 +71,10 @@ constexpr size_t kKeysPerStatement = 50'000;
 constexpr char kAddSql[] =
     "SELECT traffic_add($1::text, $2::timestamptz[], $3::text[], $4::inet[], $5::inet[], "
     "$6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], "
-    "$13::int8[], $14::int8[], $15::int8[])";
+    "$13::int8[], $14::int8[], $15::int8[], $16::int8[])";
+
+constexpr char kWorthSendingSql[] =
+    "SELECT array_to_string(traffic_worth_sending($1::text, $2::timestamptz[], $3::text[]), ',')";
 
 // The end of the step that contains a time, also before 1970. Times are the ends of intervals, so
 // a time on a boundary belongs to the step that ends there.
@@ -75,6 +82,13 @@ int64_t StepEnd(int64_t time_ns, int64_t step_ns) {
   const int64_t rest = time_ns % step_ns;
   if (rest == 0) return time_ns;
   return rest > 0 ? time_ns - rest + step_ns : time_ns - rest;
+}
+
+// A whole number of bytes, rounded up.
+int64_t Saturated(double bytes) {
+  constexpr double kMax = 9e18;
+  return bytes >= kMax ? std::numeric_limits<int64_t>::max()
+                       : static_cast<int64_t>(std::ceil(bytes));
 }
 
 }  // namespace
@@ -97,13 +111,20 @@ Rollup::Key Rollup::KeyOf(const Key& key, const RollupDefinition& rollup) {
   return result;
 }
 
-void Rollup::AddTo(size_t rollup, const Key& key, const Counters& counters) {
-  Counters& sums = sums_[rollup].try_emplace(KeyOf(key, kRollups[rollup])).first->second;
+void Rollup::AddCounters(const Counters& counters, Counters* sums) {
   for (size_t i = 0; i < kCounters; ++i) {
-    if (__builtin_add_overflow(sums[i], counters[i], &sums[i])) {
-      sums[i] = std::numeric_limits<int64_t>::max();
+    if (__builtin_add_overflow((*sums)[i], counters[i], &(*sums)[i])) {
+      (*sums)[i] = std::numeric_limits<int64_t>::max();
     }
   }
+}
+
+double Rollup::Bytes(const Counters& counters) {
+  return static_cast<double>(counters[kBytesSrc]) + static_cast<double>(counters[kBytesDst]);
+}
+
+void Rollup::AddTo(size_t rollup, const Key& key, const Counters& counters) {
+  AddCounters(counters, &sums_[rollup].try_emplace(KeyOf(key, kRollups[rollup])).first->second);
 }
 
 void Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) {
@@ -164,28 +185,97 @@ absl::Status Rollup::Flush(PgConnection& connection) {
   return absl::OkStatus();
 }
 
-absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& rollup,
-                          const Sums& sums) const {
-  std::vector<const Sums::value_type*> sorted;
+absl::StatusOr<std::vector<size_t>> Rollup::WorthSending(PgConnection& connection,
+                                                         const RollupDefinition& rollup,
+                                                         const std::vector<Step>& steps) const {
+  PgArray times(PgType::kTimestamptz, steps.size());
+  PgArray gateways(PgType::kText, steps.size());
+  for (const Step& step : steps) {
+    times.AppendTime(step.time_ns);
+    gateways.AppendText(gateways_[step.gateway]);
+  }
+  const absl::StatusOr<PgResult> result = connection.QueryBinary(
+      kWorthSendingSql, {rollup.name, std::move(times).bytes(), std::move(gateways).bytes()});
+  if (!result.ok()) return result.status();
+  std::vector<size_t> numbers;
+  for (const absl::string_view text :
+       absl::StrSplit(PQgetvalue(result->get(), 0, 0), ',', absl::SkipEmpty())) {
+    if (!absl::SimpleAtoi(text, &numbers.emplace_back())) numbers.pop_back();
+  }
+  if (numbers.size() == steps.size()) return numbers;
+  return absl::FailedPreconditionError("the database has other rollups than this importer");
+}
+
+absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection,
+                                                        const RollupDefinition& rollup,
+                                                        const Sums& sums,
+                                                        std::deque<Sums>* others) const {
+  std::vector<Sum> sorted;
   sorted.reserve(sums.size());
-  for (const auto& entry : sums) sorted.push_back(&entry);
-  // In the order of keys, so importers cannot deadlock.
-  std::sort(sorted.begin(), sorted.end(), [this](const auto* a, const auto* b) {
-    const Key& x = a->first;
-    const Key& y = b->first;
-    if (x.gateway != y.gateway) {
+  for (const auto& entry : sums) sorted.push_back({&entry, 0});
+  // Steps in order, so that importers cannot deadlock; within a step for the same reason by key, or
+  // the largest first.
+  std::sort(sorted.begin(), sorted.end(), [&](const Sum& a, const Sum& b) {
+    const Key& x = a.entry->first;
+    const Key& y = b.entry->first;
+    if (x.time_ns != y.time_ns || x.gateway != y.gateway) {
       return std::tie(x.time_ns, gateways_[x.gateway]) < std::tie(y.time_ns, gateways_[y.gateway]);
     }
-    return std::tie(x.time_ns, x.family, x.src, x.dst, x.protocol, x.port) <
-           std::tie(y.time_ns, y.family, y.src, y.dst, y.protocol, y.port);
+    const double x_bytes = rollup.room == 0 ? 0 : Bytes(a.entry->second);
+    const double y_bytes = rollup.room == 0 ? 0 : Bytes(b.entry->second);
+    return std::tie(y_bytes, x.family, x.src, x.dst, x.protocol, x.port) <
+           std::tie(x_bytes, y.family, y.src, y.dst, y.protocol, y.port);
   });
+  if (rollup.room == 0 || sorted.empty()) return sorted;
+  std::vector<Step> steps;
+  for (const Sum& sum : sorted) {
+    const Step step = {sum.entry->first.time_ns, sum.entry->first.gateway};
+    if (steps.empty() || !(steps.back() == step)) steps.push_back(step);
+  }
+  const absl::StatusOr<std::vector<size_t>> worth = WorthSending(connection, rollup, steps);
+  if (!worth.ok()) return worth.status();
+  std::vector<Sum> result;
+  auto sum = sorted.begin();
+  for (size_t i = 0; i < steps.size(); ++i) {
+    Sums& other = others->emplace_back();
+    double largest = 0;
+    size_t named = 0;
+    for (; sum != sorted.end() &&
+           Step{sum->entry->first.time_ns, sum->entry->first.gateway} == steps[i];
+         ++sum) {
+      Key key = sum->entry->first;
+      const bool has_name = key.dst != AddressBytes{};
+      if (has_name && named < (*worth)[i]) {
+        result.push_back(*sum);
+        ++named;
+        continue;
+      }
+      if (has_name) largest = std::max(largest, Bytes(sum->entry->second));
+      key.dst = {};
+      if ((rollup.columns & kProtoPort) != 0) {
+        key.protocol = kOtherRowProtocol;
+        key.port = kPortNotListed;
+      }
+      AddCounters(sum->entry->second, &other.try_emplace(key).first->second);
+    }
+    for (const auto& entry : other) result.push_back({&entry, largest});
+  }
+  return result;
+}
+
+absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& rollup,
+                          const Sums& sums) const {
+  std::deque<Sums> others;
+  const absl::StatusOr<std::vector<Sum>> to_send = Sorted(connection, rollup, sums, &others);
+  if (!to_send.ok()) return to_send.status();
+  const std::vector<Sum>& sorted = *to_send;
   for (size_t begin = 0; begin < sorted.size(); begin += kKeysPerStatement) {
     const size_t count = std::min(kKeysPerStatement, sorted.size() - begin);
     std::vector<std::string> parameters;
     parameters.emplace_back(rollup.name);
     const auto add_array = [&](PgType type, bool present, const auto& append) {
       PgArray array(type, present ? count : 0);
-      for (size_t i = 0; present && i < count; ++i) append(*sorted[begin + i], &array);
+      for (size_t i = 0; present && i < count; ++i) append(*sorted[begin + i].entry, &array);
       parameters.push_back(std::move(array).bytes());
     };
     const bool port = (rollup.columns & kProtoPort) != 0;
@@ -210,6 +300,11 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
       add_array(PgType::kInt8, true,
                 [counter](const Entry& e, PgArray* out) { out->AppendInt8(e.second[counter]); });
     }
+    PgArray unlisted(PgType::kInt8, rollup.room == 0 ? 0 : count);
+    for (size_t i = 0; rollup.room != 0 && i < count; ++i) {
+      unlisted.AppendInt8(Saturated(sorted[begin + i].unlisted_bytes));
+    }
+    parameters.push_back(std::move(unlisted).bytes());
     const absl::StatusOr<PgResult> result = connection.QueryBinary(kAddSql, parameters);
     if (!result.ok()) return result.status();
     if (absl::string_view(PQgetvalue(result->get(), 0, 0)) != absl::StrCat(count)) {

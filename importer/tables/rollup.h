@@ -14,11 +14,13 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <deque>
 #include <string>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "engine/rows/traffic_row.h"
 #include "importer/postgres/pg_connection.h"
@@ -66,8 +68,32 @@ class Rollup {
   using Counters = std::array<int64_t, kCounters>;
   using Sums = absl::flat_hash_map<Key, Counters, KeyHash>;
 
+  static constexpr size_t kBytesSrc = 1;
+  static constexpr size_t kBytesDst = 3;
+  // A sum that is sent.
+  struct Sum {
+    const Sums::value_type* entry;
+    double unlisted_bytes;  // Of the largest of those that are summed here without their names.
+  };
+
   static Key KeyOf(const Key& key, const RollupDefinition& rollup);
+  static void AddCounters(const Counters& counters, Counters* sums);
+  static double Bytes(const Counters& counters);  // Of both directions.
   void AddTo(size_t rollup, const Key& key, const Counters& counters);
+  struct Step {
+    int64_t time_ns;
+    uint16_t gateway;
+    friend bool operator==(const Step&, const Step&) = default;
+  };
+  [[nodiscard]] absl::StatusOr<std::vector<size_t>> WorthSending(
+      PgConnection& connection, const RollupDefinition& rollup,
+      const std::vector<Step>& steps) const;
+  // In the order in which they are sent. Of a rollup with limited room the largest of each step and
+  // gateway; what is left is summed into `others`, without destinations.
+  [[nodiscard]] absl::StatusOr<std::vector<Sum>> Sorted(PgConnection& connection,
+                                                        const RollupDefinition& rollup,
+                                                        const Sums& sums,
+                                                        std::deque<Sums>* others) const;
   [[nodiscard]] absl::Status Send(PgConnection& connection, const RollupDefinition& rollup,
                                   const Sums& sums) const;
 

@@ -92,6 +92,150 @@ TEST_F(RollupTest, EveryRollupHasEveryRow) {
   }
 }
 
+// Thirty clients, each with hundreds of destinations an interval that nobody asks for again, and
+// twenty that come back; one becomes busy late. Of both families.
+class ManyDestinationsTest : public RollupTest {
+ protected:
+  static constexpr int kIntervals = 4;
+  static constexpr int kNew = 9000;  // Of each family in each interval.
+
+  static TrafficRow Row(AddressFamily family, int client, uint32_t destination, uint64_t bytes) {
+    TrafficRow row;
+    row.family = family;
+    row.protocol = 6;
+    row.port = destination % 3 == 0 ? 80 : 443;
+    const size_t last = family == AddressFamily::kIpv6 ? 15 : 3;
+    row.src = row.dst = family == AddressFamily::kIpv6 ? AddressBytes{0x20, 0x01, 0x0d, 0xb8}
+                                                       : AddressBytes{10, 11};
+    row.src[last] = static_cast<uint8_t>(client);
+    row.dst[last - 2] = static_cast<uint8_t>(1 + (destination >> 16));
+    row.dst[last - 1] = static_cast<uint8_t>(destination >> 8);
+    row.dst[last] = static_cast<uint8_t>(destination);
+    row.packets_src = row.packets_dst = 1 + bytes / 1000;
+    row.bytes_src = bytes;
+    row.bytes_dst = bytes / 2;
+    row.connection_count = 1;
+    row.connection_time_ms = 5;
+    return row;
+  }
+
+  void WriteInterval(int interval, const std::string& gateway) {
+    SpoolHeader header = MakeHeader(static_cast<uint64_t>(interval));
+    header.gateway = gateway;
+    header.engine_id[0] = static_cast<uint8_t>(gateway.back());
+    std::vector<TrafficRow> rows;
+    for (const AddressFamily family : {AddressFamily::kIpv4, AddressFamily::kIpv6}) {
+      for (int i = 0; i < kNew; ++i) {
+        const auto destination = static_cast<uint32_t>(1000 + interval * kNew + i);
+        rows.push_back(Row(family, i % 30, destination, 100 + static_cast<uint64_t>(i) % 997));
+      }
+      for (uint32_t back = 1; back <= 20; ++back) {
+        for (int client = 0; client < 30; ++client) {
+          rows.push_back(Row(family, client, back, 20'000 + back));
+        }
+      }
+      if (interval == kIntervals) rows.push_back(Row(family, 1, 999, 50'000'000));
+    }
+    for (TrafficRow& row : rows) {
+      row.time_ns = header.interval_end_ns;
+      expected_.Add(row);
+    }
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, rows).ok());
+  }
+};
+
+TEST_F(ManyDestinationsTest, AreListedAsFarAsThereIsRoomAndSummedBeyond) {
+  // One by one, as they come.
+  for (int interval = 1; interval <= kIntervals; ++interval) {
+    WriteInterval(interval, "gw1");
+    const Finished run = Drain();
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+    EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+  }
+  ExpectSums();
+  // The room, and of each interval's new ones a hundredth of it. Others as one.
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_destination_1h"),
+            absl::StrCat(20'000 + 200 * (kIntervals - 1 - 1) + 2 * 1));
+  for (const std::string table : {"destination_fine", "destination_1m", "destination_10m",
+                                  "destination_1h", "destination_port_10m", "pair_1h"}) {
+    EXPECT_EQ(Sql("SELECT sum(row_count), sum(src_bytes), sum(dst_packets) FROM traffic_" + table),
+              Sql("SELECT count(*), sum(src_bytes), sum(dst_packets) FROM vpn_traffic"));
+  }
+  const std::string range = "'2020-09-13 12:00Z', '2020-09-13 14:00Z'";
+  const std::string rows =
+      "SELECT dst, sum(src_bytes + dst_bytes) AS bytes FROM vpn_traffic GROUP BY dst";
+  for (const std::string step : {"NULL", "'15 s'", "'1 min'", "'10 min'", "'1 h'"}) {
+    SCOPED_TRACE(step);
+    const std::string answer = absl::StrCat(
+        "SELECT dst, sum(src_bytes + dst_bytes) AS bytes, sum(unlisted_bytes) AS unlisted "
+        "FROM traffic(",
+        range, ", ", step, ", '{dst}') GROUP BY dst");
+    // Each lacks at most what the answer says. (The last: points without it, whose bound it has
+    // not.)
+    EXPECT_EQ(Sql(absl::StrCat("SELECT count(*) FROM (", rows, ") AS rows JOIN (", answer,
+                               ") AS answer USING (dst) WHERE answer.bytes > rows.bytes OR "
+                               "rows.bytes > answer.bytes + unlisted")),
+              "0");
+    // What is busy is exact.
+    EXPECT_EQ(Sql(absl::StrCat("SELECT count(*) FROM (", rows, ") AS rows JOIN (", answer,
+                               ") AS answer USING (dst) WHERE rows.bytes = answer.bytes AND "
+                               "rows.bytes > 1000000")),
+              "42");
+    EXPECT_EQ(
+        Sql(absl::StrCat("SELECT sum(bytes), max(unlisted) > 0 FROM (", answer, ") AS all_of")),
+        Sql("SELECT sum(src_bytes + dst_bytes), true FROM vpn_traffic"));
+  }
+  // A sum by client is exact, of whatever rollup; so is one over all destinations.
+  for (const std::string by : {"{src}", "{src,dst}"}) {
+    EXPECT_EQ(Sql(absl::StrCat("SELECT src, sum(src_bytes) FROM traffic(", range, ", NULL, '", by,
+                               "') GROUP BY src ORDER BY src")),
+              Sql("SELECT src, sum(src_bytes) FROM vpn_traffic GROUP BY src ORDER BY src"));
+  }
+  EXPECT_EQ(
+      Sql(absl::StrCat("SELECT max(unlisted_bytes) FROM traffic(", range, ", NULL, '{src}')")),
+      "0");
+  // A network's destinations lack together at most all that is not listed.
+  EXPECT_EQ(
+      Sql(absl::StrCat("SELECT held.bytes <= rows.bytes, rows.bytes <= held.bytes + unlisted "
+                       "FROM (SELECT sum(src_bytes) AS bytes, sum(unlisted_bytes) AS unlisted "
+                       "FROM traffic(",
+                       range,
+                       ", NULL, dsts => '{10.1.50.0/24,10.1.120.0/24}')"
+                       ") AS held, (SELECT sum(src_bytes) AS bytes FROM vpn_traffic WHERE "
+                       "dst <<= '10.1.50.0/24' OR dst <<= '10.1.120.0/24') AS rows")),
+      "t|t");
+  // What retention drops is forgotten here as well.
+  Sql("SELECT * FROM traffic_drop_partition('1h', '2100-01-01'); "
+      "SELECT * FROM traffic_drop_partition('1h', '2100-01-01'); "
+      "SELECT * FROM traffic_drop_partition('1h', '2100-01-01')");
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_unlisted JOIN traffic_rollups ON name = rollup "
+                "WHERE NOT EXISTS (SELECT FROM traffic_partitions AS part WHERE "
+                "parent = 'traffic_' || rollup AND time >= lower AND time < upper)"),
+            "0");
+}
+
+// Files of several gateways, together and from two importers at once.
+TEST_F(ManyDestinationsTest, StepsAreFilledByManyGateways) {
+  for (int interval = 1; interval <= kIntervals; ++interval) {
+    for (const std::string gateway : {"gw1", "gw2", "gw3"}) WriteInterval(interval, gateway);
+  }
+  const auto one = StartImporter({"-watch=" + watch_, "-once"});
+  const auto two = StartImporter({"-watch=" + watch_, "-once"});
+  for (Subprocess* const each : {one.get(), two.get()}) {
+    const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
+    ASSERT_TRUE(exit.ok());
+    EXPECT_TRUE(exit->ok()) << each->Stderr();
+  }
+  ExpectSums();
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
+  EXPECT_EQ(
+      Sql("SELECT count(*) FROM (SELECT dst, gateway, sum(src_bytes + dst_bytes) AS bytes FROM "
+          "vpn_traffic GROUP BY 1, 2) AS rows JOIN traffic('2020-09-13 12:00Z', "
+          "'2020-09-13 14:00Z', NULL, '{dst,gateway}') AS answer USING (dst, gateway) WHERE "
+          "bytes NOT BETWEEN src_bytes + dst_bytes AND src_bytes + dst_bytes + unlisted_bytes"),
+      "0");
+}
+
 // A gateway that was watched for a third of the time does not show a third of its rate.
 TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
   const auto write = [&](uint64_t interval, const std::string& gateway, int64_t covered_s,

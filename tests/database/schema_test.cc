@@ -75,7 +75,7 @@ TEST_F(SchemaTest, TwoImportersMakeTheTablesOfAnEmptyDatabase) {
                 "WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v', 'p') AND "
                 "NOT relispartition AND NOT EXISTS (SELECT FROM pg_depend "
                 "WHERE classid = 'pg_class'::regclass AND objid = pg_class.oid AND deptype = 'e')"),
-            "30|30");
+            "31|31");
 }
 
 TEST_F(SchemaTest, AStepIsAppliedToADatabaseAtTheBaseline) {
@@ -193,7 +193,7 @@ TEST_F(SchemaTest, PlpgsqlCheckFindsNothing) {
   EXPECT_EQ(
       Sql("SELECT lanname, count(*) FROM pg_proc JOIN pg_language ON pg_language.oid = prolang "
           "WHERE pronamespace = 'public'::regnamespace GROUP BY 1 ORDER BY 1"),
-      "plpgsql|11\nsql|1");
+      "plpgsql|11\nsql|2");
   // traffic_adopt() makes this view before it reads it.
   const std::string lint =
       "CREATE TEMPORARY VIEW traffic_adopted AS SELECT * FROM vpn_traffic; "

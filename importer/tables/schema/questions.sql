@@ -17,7 +17,10 @@ $$;
 
 -- How traffic() and traffic_open_connections() read their rollup: the parts of a query.
 CREATE TYPE traffic_plan AS (
-    lower timestamptz, upper timestamptz, width interval, point text, source text, grouped text, output text);
+    lower timestamptz, upper timestamptz, width interval, point text, source text, grouped text, output text,
+    -- Where destinations matter and not all may be listed: a condition for traffic_unlisted, and how many keys an answer is
+    -- a sum of (NULL: any number).
+    unlisted text, keys double precision);
 
 CREATE FUNCTION traffic_make_plan(
     range_from timestamptz, range_to timestamptz, step interval, by_columns text[], gateways text[], srcs inet[],
@@ -112,6 +115,21 @@ BEGIN
                  (3, rollup.name, rollup.step, coarse_upper, plan.upper))
          AS part (number, name, part_step, part_lower, part_upper)
     WHERE part_lower < part_upper OR number = 1;
+    IF rollup.room IS NOT NULL AND ('dst' = ANY (by_columns) OR dsts IS NOT NULL) THEN
+        plan.unlisted := format('(rollup = %L AND (time > %L AND time <= %L OR time > %L AND time <= %L) OR '
+                                'rollup = %L AND time > %L AND time <= %L)%s',
+                                rollup.name, plan.lower, coarse_lower, coarse_upper, plan.upper,
+                                coarse.name, coarse_lower, coarse_upper,
+                                CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' ELSE '' END);
+        SELECT CASE WHEN bool_and(number IS NOT NULL) THEN exp(sum(ln(greatest(number, 1)))) END INTO plan.keys
+        FROM unnest(rollup.grouping_columns) AS name
+        CROSS JOIN LATERAL (SELECT CASE
+            WHEN name = ANY (by_columns) THEN 1
+            WHEN name = 'src' THEN CASE WHEN src_networks IS NULL THEN cardinality(srcs) END
+            WHEN name = 'dst' THEN CASE WHEN dst_networks IS NULL THEN cardinality(dsts) END
+            WHEN name = 'proto' THEN cardinality(protos)
+            ELSE cardinality(ports) END) AS filtered (number);
+    END IF;
     SELECT string_agg(CASE WHEN name = ANY (by_columns) THEN ', ' || name ELSE ', NULL::' || kind END, '' ORDER BY number),
            coalesce(string_agg(', ' || name, '' ORDER BY number) FILTER (WHERE name = ANY (by_columns)), '')
     INTO plan.output, plan.grouped
@@ -126,6 +144,8 @@ END $$;
 -- the range is widened to whole points: `time` is a point's end. `seconds` is what a rate is over: how much of the point
 -- was observed, of several gateways by the one that observed most. Where that is not known (CSV files) it is the point's
 -- length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
+-- A rollup may not list all destinations (traffic_rollups.room): the others are summed under 0.0.0.0 and ::, and a sum for
+-- some destinations may lack `unlisted_bytes` at most, of both directions together; 0: the sum is exact.
 --
 -- Settings: compiling such a query takes longer than running it; the memory avoids sorting on disk; a step's rows lie
 -- together on disk, so reading them by the index is cheap.
@@ -136,7 +156,7 @@ CREATE FUNCTION traffic(
 RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer,
                src_packets double precision, src_bytes double precision, dst_packets double precision,
                dst_bytes double precision, connection_times double precision, connection_count double precision,
-               seconds double precision)
+               seconds double precision, unlisted_bytes double precision)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET jit = off SET work_mem = '64MB'
 SET random_page_cost = 1.1 AS $$
@@ -185,13 +205,19 @@ BEGIN
         '        FROM observed WHERE $3 IS NULL OR gateway = ANY ($3) GROUP BY 1, 2) AS of_gateways '
         '  GROUP BY point%5$s) '
         'SELECT sums.*, coalesce(covered.seconds, '
-        '  date_part(''epoch'', least(sums.time, $8) - greatest(sums.time - $9, $1))) '
-        'FROM sums LEFT JOIN covered USING (time%5$s)',
+        '  date_part(''epoch'', least(sums.time, $8) - greatest(sums.time - $9, $1))), %6$s '
+        'FROM sums LEFT JOIN covered USING (time%5$s)%7$s',
         plan.point, plan.output, plan.source,
         CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
              -- A constant among the keys would be hashed with each row.
              ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END,
-        by_gateway)
+        by_gateway,
+        CASE WHEN plan.unlisted IS NULL THEN '0::float8' ELSE 'coalesce(unlisted.bytes, 0)' END,
+        CASE WHEN plan.unlisted IS NOT NULL THEN format(
+            ' LEFT JOIN (SELECT point AS time%1$s, sum(least(%2$L * one_key_bytes, all_bytes)) AS bytes '
+            '            FROM (SELECT %3$s AS point, gateway, one_key_bytes, all_bytes '
+            '                  FROM @extschema@.traffic_unlisted WHERE %4$s) AS steps GROUP BY point%1$s) AS unlisted '
+            'USING (time%1$s)', by_gateway, plan.keys, plan.point, plan.unlisted) END)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width, halves_lower, halves_upper;
 END $$;
 COMMENT ON FUNCTION traffic IS

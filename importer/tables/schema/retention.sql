@@ -46,6 +46,8 @@ BEGIN
     dropped := NOT differs;
     IF dropped THEN
         EXECUTE format('DROP TABLE @extschema@.%I', oldest.name);
+        DELETE FROM @extschema@.traffic_unlisted
+        WHERE 'traffic_' || rollup = oldest.parent AND time >= oldest.lower AND time < oldest.upper;
         DELETE FROM @extschema@.traffic_partitions WHERE name = oldest.name;
         UPDATE @extschema@.traffic_tiers SET kept_from = greatest(kept_from, oldest.upper) WHERE tier = tier_dropped;
     END IF;

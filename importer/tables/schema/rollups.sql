@@ -10,7 +10,8 @@ CREATE TABLE traffic_rollups (
     step interval NOT NULL,
     tier text NOT NULL,
     partition_width interval NOT NULL,
-    range_max interval NOT NULL
+    range_max interval NOT NULL,
+    room bigint
 );
 
 COMMENT ON TABLE traffic_rollups IS
@@ -19,30 +20,33 @@ COMMENT ON COLUMN traffic_rollups.step IS 'Width of its points; 1 us: the interv
 COMMENT ON COLUMN traffic_rollups.tier IS 'The rollups of a tier are dropped together by retention.';
 COMMENT ON COLUMN traffic_rollups.range_max IS
     'The longest range for which traffic() reads it; change it if your tables are smaller or larger.';
+COMMENT ON COLUMN traffic_rollups.room IS
+    'So many destinations (with what else is in the key) a step lists for each gateway before it lists only the largest; '
+    'NULL: all.';
 
 -- With 100 origins and 100 destinations, range_max keeps a query below about 200,000 rows of a rollup.
-INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max) VALUES
+INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max, room) VALUES
     -- Kept as long as the coarsest: it has few rows, and the number of intervals within a step is counted from it.
-    ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days'),
-    ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '3 h'),
-    ('port_1m',              '{proto,port}',         '1 min', 'fine', '1 day',   '16 h'),
-    ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days'),
-    ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '1000000 days'),
-    ('origin_fine',          '{src}',                '1 us',  'fine', '1 day',   '3 h'),
-    ('origin_1m',            '{src}',                '1 min', 'fine', '1 day',   '16 h'),
-    ('origin_10m',           '{src}',                '10 min', '10m', '8 days',  '14 days'),
-    ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '1000000 days'),
-    ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h'),
-    ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h'),
-    ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days'),
-    ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '1000000 days'),
-    ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h'),
-    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '1000000 days'),
-    ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
-    ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days'),
-    ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h'),
-    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days'),
-    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days');
+    ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days', NULL),
+    ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '3 h', NULL),
+    ('port_1m',              '{proto,port}',         '1 min', 'fine', '1 day',   '16 h', NULL),
+    ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days', NULL),
+    ('port_1h',              '{proto,port}',         '1 h',   '1h',   '32 days', '1000000 days', NULL),
+    ('origin_fine',          '{src}',                '1 us',  'fine', '1 day',   '3 h', NULL),
+    ('origin_1m',            '{src}',                '1 min', 'fine', '1 day',   '16 h', NULL),
+    ('origin_10m',           '{src}',                '10 min', '10m', '8 days',  '14 days', NULL),
+    ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '1000000 days', NULL),
+    ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h', 1000),
+    ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h', 2000),
+    ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days', 10000),
+    ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '1000000 days', 20000),
+    ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h', 50000),
+    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '1000000 days', 100000),
+    ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h', NULL),
+    ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', NULL),
+    ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h', 20000),
+    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', 40000),
+    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days', 200000);
 
 DO $$
 DECLARE
@@ -68,39 +72,137 @@ BEGIN
     END LOOP;
 END $$;
 
+-- What is keyed by destination would be as large as the rows where destinations do not come back. So a step lists the
+-- keys of a gateway as long as it has room; then, of each statement's new ones, the largest hundredth of that room. All
+-- others are summed under the destination 0.0.0.0 (::), protocol 0 and port -1 as in the row of -max-rows, for each origin that the rollup has:
+-- whatever is summed over destinations stays exact. What one of them can lack is counted here.
+CREATE TABLE traffic_unlisted (
+    rollup text NOT NULL,
+    time timestamptz NOT NULL,
+    gateway text NOT NULL,
+    listed bigint NOT NULL,
+    one_key_bytes double precision NOT NULL,
+    all_bytes double precision NOT NULL,
+    PRIMARY KEY (time, rollup, gateway)
+);
+COMMENT ON TABLE traffic_unlisted IS 'What the keys that a rollup lists can lack, by step and gateway; see traffic_rollups.room.';
+COMMENT ON COLUMN traffic_unlisted.listed IS 'At most so many keys are listed.';
+COMMENT ON COLUMN traffic_unlisted.one_key_bytes IS 'At most so much of one key, both directions, is summed under 0.0.0.0 (::).';
+COMMENT ON COLUMN traffic_unlisted.all_bytes IS 'So much of all keys is.';
+
+-- How many keys of each of these steps are worth sending to a rollup: its room, or a tenth of it where it lacked room
+-- already: then most keys do not come back. The largest go first.
+CREATE FUNCTION traffic_worth_sending(rollup_name text, times timestamptz[], gateways text[]) RETURNS bigint[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+    SELECT array_agg(CASE WHEN held.one_key_bytes > 0 THEN rollup.room / 10 ELSE rollup.room END ORDER BY number)
+    FROM @extschema@.traffic_rollups AS rollup
+    CROSS JOIN unnest(times, gateways) WITH ORDINALITY AS new (time, gateway, number)
+    LEFT JOIN @extschema@.traffic_unlisted AS held
+        ON held.rollup = rollup.name AND held.time = new.time AND held.gateway = new.gateway
+    WHERE rollup.name = rollup_name
+$$;
+REVOKE ALL ON FUNCTION traffic_worth_sending FROM PUBLIC;
+
 -- Adds sums to a rollup, and returns their number. A sum that does not fit stays at the column's maximum, so that
 -- no file is refused because of others. Every array has one element for each key; arrays for columns that the
 -- rollup does not have are ignored. Keys are sorted, so importers cannot deadlock.
 CREATE FUNCTION traffic_add(
     rollup_name text, times timestamptz[], gateways text[], srcs inet[], dsts inet[], protos text[], ports integer[],
     src_packets bigint[], src_bytes bigint[], dst_packets bigint[], dst_bytes bigint[], connection_times bigint[],
-    connection_count bigint[], open_connections bigint[], row_count bigint[])
+    connection_count bigint[], open_connections bigint[], row_count bigint[], unlisted bigint[] DEFAULT '{}')
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
-SET intervalstyle = 'postgres' AS $$
+SET intervalstyle = 'postgres' SET work_mem = '64MB'
+-- Sorting all keys that are listed would take longer than all else.
+SET enable_mergejoin = off AS $$
 DECLARE
     key text;
+    rollup_room bigint;
+    others constant inet[] := '{0.0.0.0,::}'::inet[];
+    is_full boolean := false;
+    steps constant timestamptz[] := ARRAY(SELECT DISTINCT step FROM unnest(times) AS each (step));
+    their_gateways constant text[] := ARRAY(SELECT DISTINCT gateway FROM unnest(gateways) AS each (gateway));
+    -- Of each key: it keeps its name; it is listed already, as one of so many.
+    named boolean[];
+    known boolean[];
+    known_count bigint[];
     counters constant text := 'src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
                               'open_connections, row_count';
     added bigint;
 BEGIN
     IF 0 > ANY (src_packets || src_bytes || dst_packets || dst_bytes || connection_times || connection_count ||
-                open_connections || row_count) THEN
+                open_connections || row_count || unlisted) THEN
         RAISE EXCEPTION 'a sum is negative' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', ') INTO STRICT key
+    SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', '), room INTO STRICT key, rollup_room
     FROM @extschema@.traffic_rollups WHERE name = rollup_name;
+    IF rollup_room IS NOT NULL THEN
+        -- Its lock keeps two importers from filling the same step.
+        INSERT INTO @extschema@.traffic_unlisted AS held (rollup, time, gateway, listed, one_key_bytes, all_bytes)
+        SELECT rollup_name, step, gateway, count(*) FILTER (WHERE dst <> ALL (others)), coalesce(max(one), 0),
+               coalesce(sum(sent::double precision + received) FILTER (WHERE dst = ANY (others)), 0)
+        FROM unnest(times, gateways, dsts, unlisted, src_bytes, dst_bytes) AS new (step, gateway, dst, one, sent, received)
+        GROUP BY step, gateway ORDER BY step, gateway
+        ON CONFLICT (time, rollup, gateway) DO UPDATE SET listed = held.listed + excluded.listed,
+            one_key_bytes = held.one_key_bytes + excluded.one_key_bytes, all_bytes = held.all_bytes + excluded.all_bytes;
+        is_full := EXISTS (SELECT FROM @extschema@.traffic_unlisted AS held WHERE held.rollup = rollup_name
+                           AND held.time = ANY (steps) AND held.gateway = ANY (their_gateways)
+                           AND held.listed > rollup_room);
+    END IF;
+    IF is_full THEN
+        EXECUTE format(
+            'WITH new AS (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY '
+            '             AS new (time, gateway, src, dst, proto, port, sent, received, number)), '
+            'held AS MATERIALIZED (SELECT %1$s FROM @extschema@.%2$I '
+            '                      WHERE time = ANY ($11) AND gateway = ANY ($12) AND dst <> ALL ($9)), '
+            'counts AS (SELECT time, gateway, count(*) AS listed FROM held GROUP BY time, gateway), '
+            'marked AS (SELECT new.*, held.time IS NOT NULL OR dst = ANY ($9) AS is_known FROM new LEFT JOIN held USING (%1$s)), '
+            'ranked AS (SELECT *, row_number() OVER (PARTITION BY time, gateway, is_known '
+            '                                        ORDER BY sent::double precision + received DESC, number) AS rank '
+            '           FROM marked) '
+            'SELECT array_agg(is_known OR rank <= greatest($10 - coalesce(listed, 0), $10 / 100) ORDER BY number), '
+            '       array_agg(is_known ORDER BY number), array_agg(coalesce(listed, 0) ORDER BY number) '
+            'FROM ranked LEFT JOIN counts USING (time, gateway)', key, 'traffic_' || rollup_name)
+        USING times, gateways, srcs, dsts, protos, ports, src_bytes, dst_bytes, others, rollup_room, steps,
+              their_gateways
+        INTO named, known, known_count;
+        UPDATE @extschema@.traffic_unlisted AS held
+        SET listed = new.listed, one_key_bytes = held.one_key_bytes + new.one, all_bytes = held.all_bytes + new.bytes
+        FROM (SELECT step, gateway, max(before) + count(*) FILTER (WHERE is_named AND NOT is_known) AS listed,
+                     coalesce(max(bytes) FILTER (WHERE NOT is_named), 0) AS one,
+                     coalesce(sum(bytes) FILTER (WHERE NOT is_named), 0) AS bytes
+              FROM unnest(times, gateways, named, known, known_count, src_bytes, dst_bytes)
+                   AS new (step, gateway, is_named, is_known, before, sent, received)
+              CROSS JOIN LATERAL (SELECT sent::double precision + received) AS both_directions (bytes)
+              GROUP BY step, gateway) AS new
+        WHERE held.rollup = rollup_name AND held.time = new.step AND held.gateway = new.gateway;
+        SELECT array_agg(CASE WHEN is_named THEN dst ELSE others[CASE family(dst) WHEN 4 THEN 1 ELSE 2 END] END
+                         ORDER BY number),
+               array_agg(CASE WHEN is_named OR proto IS NULL THEN proto ELSE '0' END ORDER BY number),
+               array_agg(CASE WHEN is_named OR port IS NULL THEN port ELSE -1 END ORDER BY number)
+        INTO dsts, protos, ports
+        FROM unnest(dsts, protos, ports, named) WITH ORDINALITY AS each (dst, proto, port, is_named, number);
+    END IF;
     EXECUTE format(
-        'INSERT INTO @extschema@.%1$I AS held (%2$s, %3$s) SELECT %2$s, %3$s '
+        'INSERT INTO @extschema@.%1$I AS held (%2$s, %3$s) SELECT %2$s, %4$s '
         'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) '
-        'AS new (time, gateway, src, dst, proto, port, %3$s) ON CONFLICT (%2$s) DO UPDATE SET %4$s',
+        'AS new (time, gateway, src, dst, proto, port, %3$s) %5$s ON CONFLICT (%2$s) DO UPDATE SET %6$s',
         'traffic_' || rollup_name, key, counters,
+        (SELECT string_agg(CASE WHEN is_full THEN format('least(sum(%I), 9223372036854775807)::bigint', name)
+                           ELSE quote_ident(name) END, ', ' ORDER BY number)
+         FROM regexp_split_to_table(counters, ', ') WITH ORDINALITY AS columns (name, number)),
+        CASE WHEN is_full THEN 'GROUP BY ' || key ELSE '' END,
         (SELECT string_agg(format('%1$s = CASE WHEN held.%1$s <= 9223372036854775807 - excluded.%1$s '
                                   'THEN held.%1$s + excluded.%1$s ELSE 9223372036854775807 END', name), ', ')
          FROM regexp_split_to_table(counters, ', ') AS name))
     USING times, gateways, srcs, dsts, protos, ports, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
           connection_count, open_connections, row_count;
     GET DIAGNOSTICS added = ROW_COUNT;
+    IF is_full AND added = (SELECT count(*) FROM (SELECT DISTINCT * FROM unnest(times, gateways, srcs, dsts, protos, ports)
+                                                       AS new (step, gateway, src, dst, proto, port)) AS keys) THEN
+        added := cardinality(times)::bigint;
+    END IF;
     RETURN added;
 END $$;
 REVOKE ALL ON FUNCTION traffic_add FROM PUBLIC;
@@ -163,7 +265,9 @@ DECLARE
 BEGIN
     SELECT kept_from INTO rows_from FROM @extschema@.traffic_tiers WHERE tier = 'rows';
     FOR each IN SELECT * FROM @extschema@.traffic_rollups ORDER BY name LOOP
-        key := array_to_string('{time,gateway}'::text[] || each.grouping_columns, ', ');
+        -- Sums over destinations are exact, also where not all of them are listed.
+        key := array_to_string('{time,gateway}'::text[] || ARRAY(
+            SELECT name FROM unnest(each.grouping_columns) AS name WHERE each.room IS NULL OR name = 'src'), ', ');
         lower := date_bin(each.step, range_from, 'epoch');
         upper := date_bin(each.step, range_to - interval '1 us', 'epoch') + each.step;
         -- What retention has dropped cannot be compared.
