@@ -203,21 +203,22 @@ BEGIN
         '  FROM (SELECT %1$s AS point, gateway, '
         '          CASE WHEN bool_and(covered IS NOT NULL) THEN sum(covered) END AS covered '
         '        FROM observed WHERE $3 IS NULL OR gateway = ANY ($3) GROUP BY 1, 2) AS of_gateways '
-        '  GROUP BY point%5$s) '
+        '  GROUP BY point%5$s)%6$s '
         'SELECT sums.*, coalesce(covered.seconds, '
-        '  date_part(''epoch'', least(sums.time, $8) - greatest(sums.time - $9, $1))), %6$s '
-        'FROM sums LEFT JOIN covered USING (time%5$s)%7$s',
+        '  date_part(''epoch'', least(sums.time, $8) - greatest(sums.time - $9, $1))), %7$s '
+        'FROM sums LEFT JOIN covered USING (time%5$s)%8$s',
         plan.point, plan.output, plan.source,
         CASE WHEN step IS NOT NULL THEN plan.point || plan.grouped
              -- A constant among the keys would be hashed with each row.
              ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END,
         by_gateway,
-        CASE WHEN plan.unlisted IS NULL THEN '0::float8' ELSE 'coalesce(unlisted.bytes, 0)' END,
         CASE WHEN plan.unlisted IS NOT NULL THEN format(
-            ' LEFT JOIN (SELECT point AS time%1$s, sum(least(%2$L * one_key_bytes, all_bytes)) AS bytes '
-            '            FROM (SELECT %3$s AS point, gateway, one_key_bytes, all_bytes '
-            '                  FROM @extschema@.traffic_unlisted WHERE %4$s) AS steps GROUP BY point%1$s) AS unlisted '
-            'USING (time%1$s)', by_gateway, plan.keys, plan.point, plan.unlisted) END)
+            ', unlisted AS (SELECT point AS time%1$s, sum(least(%2$L * one_key_bytes, all_bytes)) AS bytes '
+            '  FROM (SELECT %3$s AS point, gateway, one_key_bytes, all_bytes '
+            '        FROM @extschema@.traffic_unlisted WHERE %4$s) AS steps GROUP BY point%1$s)',
+            by_gateway, plan.keys, plan.point, plan.unlisted) ELSE '' END,
+        CASE WHEN plan.unlisted IS NOT NULL THEN 'coalesce(unlisted.bytes, 0)' ELSE '0::float8' END,
+        CASE WHEN plan.unlisted IS NOT NULL THEN format(' LEFT JOIN unlisted USING (time%s)', by_gateway) ELSE '' END)
     USING plan.lower, plan.upper, gateways, srcs, dsts, protos, ports, newest, plan.width, halves_lower, halves_upper;
 END $$;
 COMMENT ON FUNCTION traffic IS
