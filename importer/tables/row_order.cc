@@ -17,7 +17,7 @@ uint64_t SourceNumber(const TrafficRow& row) {
 
 }  // namespace
 
-// A radix sort: ten times as fast as std::sort, which would cost more than the index itself.
+// A radix sort: with std::sort, loading a game took 3 % more CPU.
 absl::Span<const uint32_t> RowOrder::Sort(absl::Span<const TrafficRow> rows) {
   keys_.clear();
   for (const TrafficRow& row : rows) {
