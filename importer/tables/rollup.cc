@@ -22,7 +22,7 @@ struct RollupDefinition {
   uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
   int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
   int64_t step_ns;   // 0: the interval as it was measured.
-  size_t room;       // As in traffic_rollups; 0: without a limit.
+  bool limited;      // Has room in traffic_rollups: may not list all keys.
 };
 
 namespace {
@@ -41,27 +41,27 @@ constexpr int64_t kHourNs = 60 * kMinuteNs;
 // In the order of flushing: each right after what is made of the same source, so that few are in
 // memory at once.
 constexpr RollupDefinition kRollups[] = {
-    /*0*/ {"port_fine", kProtoPort, kRows, 0, 0},
-    /*1*/ {"total", kNoColumns, 0, 0, 0},
-    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs, 0},
-    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs, 0},
-    /*4*/ {"port_1h", kProtoPort, 3, kHourNs, 0},
-    /*5*/ {"origin_fine", kSrc, kRows, 0, 0},
-    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs, 0},
-    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs, 0},
-    /*8*/ {"origin_1h", kSrc, 7, kHourNs, 0},
-    /*9*/ {"destination_fine", kDst, kRows, 0, 1'000},
-    /*10*/ {"destination_1m", kDst, 9, kMinuteNs, 2'000},
-    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs, 10'000},
-    /*12*/ {"destination_1h", kDst, 11, kHourNs, 20'000},
-    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs, 0},
-    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs, 50'000},
-    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs, 100'000},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs, 0},
-    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs, 0},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs, 20'000},
-    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs, 40'000},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs, 200'000},
+    /*0*/ {"port_fine", kProtoPort, kRows, 0, false},
+    /*1*/ {"total", kNoColumns, 0, 0, false},
+    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs, false},
+    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs, false},
+    /*4*/ {"port_1h", kProtoPort, 3, kHourNs, false},
+    /*5*/ {"origin_fine", kSrc, kRows, 0, false},
+    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs, false},
+    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs, false},
+    /*8*/ {"origin_1h", kSrc, 7, kHourNs, false},
+    /*9*/ {"destination_fine", kDst, kRows, 0, true},
+    /*10*/ {"destination_1m", kDst, 9, kMinuteNs, true},
+    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs, true},
+    /*12*/ {"destination_1h", kDst, 11, kHourNs, true},
+    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs, false},
+    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs, true},
+    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs, true},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs, false},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs, false},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs, true},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs, true},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs, true},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
@@ -221,12 +221,12 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
     if (x.time_ns != y.time_ns || x.gateway != y.gateway) {
       return std::tie(x.time_ns, gateways_[x.gateway]) < std::tie(y.time_ns, gateways_[y.gateway]);
     }
-    const double x_bytes = rollup.room == 0 ? 0 : Bytes(a.entry->second);
-    const double y_bytes = rollup.room == 0 ? 0 : Bytes(b.entry->second);
+    const double x_bytes = rollup.limited ? Bytes(a.entry->second) : 0;
+    const double y_bytes = rollup.limited ? Bytes(b.entry->second) : 0;
     return std::tie(y_bytes, x.family, x.src, x.dst, x.protocol, x.port) <
            std::tie(x_bytes, y.family, y.src, y.dst, y.protocol, y.port);
   });
-  if (rollup.room == 0 || sorted.empty()) return sorted;
+  if (!rollup.limited || sorted.empty()) return sorted;
   std::vector<Step> steps;
   for (const Sum& sum : sorted) {
     const Step step = {sum.entry->first.time_ns, sum.entry->first.gateway};
@@ -250,11 +250,14 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
         ++named;
         continue;
       }
-      if (has_name) largest = std::max(largest, Bytes(sum->entry->second));
-      key.dst = {};
-      if ((rollup.columns & kProtoPort) != 0) {
-        key.protocol = kOtherRowProtocol;
-        key.port = kPortNotListed;
+      // One without a name is summed already: by a mask of 0.0.0.0, or by -max-rows.
+      if (has_name) {
+        largest = std::max(largest, Bytes(sum->entry->second));
+        key.dst = {};
+        if ((rollup.columns & kProtoPort) != 0) {
+          key.protocol = kOtherRowProtocol;
+          key.port = kPortNotListed;
+        }
       }
       AddCounters(sum->entry->second, &other.try_emplace(key).first->second);
     }
@@ -300,8 +303,8 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
       add_array(PgType::kInt8, true,
                 [counter](const Entry& e, PgArray* out) { out->AppendInt8(e.second[counter]); });
     }
-    PgArray unlisted(PgType::kInt8, rollup.room == 0 ? 0 : count);
-    for (size_t i = 0; rollup.room != 0 && i < count; ++i) {
+    PgArray unlisted(PgType::kInt8, rollup.limited ? count : 0);
+    for (size_t i = 0; rollup.limited && i < count; ++i) {
       unlisted.AppendInt8(Saturated(sorted[begin + i].unlisted_bytes));
     }
     parameters.push_back(std::move(unlisted).bytes());

@@ -236,6 +236,28 @@ TEST_F(ManyDestinationsTest, StepsAreFilledByManyGateways) {
       "0");
 }
 
+// With -dst-group-mask=0.0.0.0.
+TEST_F(RollupTest, OneDestinationForAllKeepsItsPorts) {
+  SpoolHeader header = MakeHeader(1);
+  std::vector<TrafficRow> rows = MakeRows(1, 50);
+  for (TrafficRow& row : rows) {
+    row.time_ns = header.interval_end_ns;
+    row.dst = {};
+    expected_.Add(row);
+  }
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, rows).ok());
+  EXPECT_TRUE(Drain().exit.ok());
+  ExpectSums();
+  for (const std::string columns : {"dst, proto, port", "src, dst, proto, port"}) {
+    EXPECT_EQ(Sql(absl::StrCat("SELECT ", columns,
+                               ", src_bytes, unlisted_bytes FROM traffic("
+                               "'2020-09-13 12:00Z', '2020-09-13 13:00Z', NULL, '{",
+                               columns, "}') ORDER BY ", columns)),
+              Sql(absl::StrCat("SELECT ", columns, ", sum(src_bytes), 0 FROM vpn_traffic GROUP BY ",
+                               columns, " ORDER BY ", columns)));
+  }
+}
+
 // A gateway that was watched for a third of the time does not show a third of its rate.
 TEST_F(RollupTest, SecondsAreThoseThatWereCovered) {
   const auto write = [&](uint64_t interval, const std::string& gateway, int64_t covered_s,

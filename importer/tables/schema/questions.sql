@@ -213,7 +213,7 @@ BEGIN
              ELSE coalesce(nullif(substr(plan.grouped, 3), ''), '1') END,
         by_gateway,
         CASE WHEN plan.unlisted IS NOT NULL THEN format(
-            ', unlisted AS (SELECT point AS time%1$s, sum(least(%2$L * one_key_bytes, all_bytes)) AS bytes '
+            ', unlisted AS (SELECT point AS time%1$s, sum(CASE WHEN one_key_bytes > 0 THEN least(%2$L * one_key_bytes, all_bytes) ELSE 0 END) AS bytes '
             '  FROM (SELECT %3$s AS point, gateway, one_key_bytes, all_bytes '
             '        FROM @extschema@.traffic_unlisted WHERE %4$s) AS steps GROUP BY point%1$s)',
             by_gateway, plan.keys, plan.point, plan.unlisted) ELSE '' END,

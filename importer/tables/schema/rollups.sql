@@ -95,7 +95,8 @@ COMMENT ON COLUMN traffic_unlisted.all_bytes IS 'So much of all keys is.';
 CREATE FUNCTION traffic_worth_sending(rollup_name text, times timestamptz[], gateways text[]) RETURNS bigint[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' AS $$
-    SELECT array_agg(CASE WHEN held.one_key_bytes > 0 THEN rollup.room / 10 ELSE rollup.room END ORDER BY number)
+    SELECT array_agg(coalesce(CASE WHEN held.one_key_bytes > 0 THEN rollup.room / 10 ELSE rollup.room END,
+                              9223372036854775807) ORDER BY number)
     FROM @extschema@.traffic_rollups AS rollup
     CROSS JOIN unnest(times, gateways) WITH ORDINALITY AS new (time, gateway, number)
     LEFT JOIN @extschema@.traffic_unlisted AS held
