@@ -20,9 +20,9 @@ namespace ctacct {
 struct RollupDefinition {
   const char* name;  // In traffic_rollups; nullptr: only a source of others.
   uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
+  bool limited;      // Has room in traffic_rollups: may not list all keys.
   int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
   int64_t step_ns;   // 0: the interval as it was measured.
-  bool limited;      // Has room in traffic_rollups: may not list all keys.
 };
 
 namespace {
@@ -41,27 +41,27 @@ constexpr int64_t kHourNs = 60 * kMinuteNs;
 // In the order of flushing: each right after what is made of the same source, so that few are in
 // memory at once.
 constexpr RollupDefinition kRollups[] = {
-    /*0*/ {"port_fine", kProtoPort, kRows, 0, false},
-    /*1*/ {"total", kNoColumns, 0, 0, false},
-    /*2*/ {"port_1m", kProtoPort, 0, kMinuteNs, false},
-    /*3*/ {"port_10m", kProtoPort, 2, kTenMinutesNs, false},
-    /*4*/ {"port_1h", kProtoPort, 3, kHourNs, false},
-    /*5*/ {"origin_fine", kSrc, kRows, 0, false},
-    /*6*/ {"origin_1m", kSrc, 5, kMinuteNs, false},
-    /*7*/ {"origin_10m", kSrc, 6, kTenMinutesNs, false},
-    /*8*/ {"origin_1h", kSrc, 7, kHourNs, false},
-    /*9*/ {"destination_fine", kDst, kRows, 0, true},
-    /*10*/ {"destination_1m", kDst, 9, kMinuteNs, true},
-    /*11*/ {"destination_10m", kDst, 10, kTenMinutesNs, true},
-    /*12*/ {"destination_1h", kDst, 11, kHourNs, true},
-    /*13*/ {nullptr, kSrc | kDst | kProtoPort, kRows, kTenMinutesNs, false},
-    /*14*/ {"pair_30m", kSrc | kDst, 13, kHalfHourNs, true},
-    /*15*/ {"pair_1h", kSrc | kDst, 14, kHourNs, true},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, 13, kTenMinutesNs, false},
-    /*17*/ {"origin_port_1h", kSrc | kProtoPort, 16, kHourNs, false},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, 13, kTenMinutesNs, true},
-    /*19*/ {"destination_port_1h", kDst | kProtoPort, 18, kHourNs, true},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, 13, kHourNs, true},
+    /*0*/ {"port_fine", kProtoPort, false, kRows, 0},
+    /*1*/ {"total", kNoColumns, false, 0, 0},
+    /*2*/ {"port_1m", kProtoPort, false, 0, kMinuteNs},
+    /*3*/ {"port_10m", kProtoPort, false, 2, kTenMinutesNs},
+    /*4*/ {"port_1h", kProtoPort, false, 3, kHourNs},
+    /*5*/ {"origin_fine", kSrc, false, kRows, 0},
+    /*6*/ {"origin_1m", kSrc, false, 5, kMinuteNs},
+    /*7*/ {"origin_10m", kSrc, false, 6, kTenMinutesNs},
+    /*8*/ {"origin_1h", kSrc, false, 7, kHourNs},
+    /*9*/ {"destination_fine", kDst, true, kRows, 0},
+    /*10*/ {"destination_1m", kDst, true, 9, kMinuteNs},
+    /*11*/ {"destination_10m", kDst, true, 10, kTenMinutesNs},
+    /*12*/ {"destination_1h", kDst, true, 11, kHourNs},
+    /*13*/ {nullptr, kSrc | kDst | kProtoPort, false, kRows, kTenMinutesNs},
+    /*14*/ {"pair_30m", kSrc | kDst, true, 13, kHalfHourNs},
+    /*15*/ {"pair_1h", kSrc | kDst, true, 14, kHourNs},
+    /*16*/ {"origin_port_10m", kSrc | kProtoPort, false, 13, kTenMinutesNs},
+    /*17*/ {"origin_port_1h", kSrc | kProtoPort, false, 16, kHourNs},
+    /*18*/ {"destination_port_10m", kDst | kProtoPort, true, 13, kTenMinutesNs},
+    /*19*/ {"destination_port_1h", kDst | kProtoPort, true, 18, kHourNs},
+    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, true, 13, kHourNs},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
