@@ -32,7 +32,7 @@
 -- Importers and Grafana connect to the coordinator and need not know. What lies where:
 --   rows          by origin, so that one busy gateway uses all workers
 --   rollups       by gateway: all sums of a gateway on one node, so that no question joins across nodes
---   ledger, covered times, gaps, what rollups do not list, lists of rollups and partitions, and locks: on the coordinator
+--   ledger, covered times, gaps, traffic_unlisted, lists of rollups and partitions, and locks: on the coordinator
 -- A file is still loaded once or not at all: Citus commits in two phases. If a node dies in between, what it has
 -- prepared shows when the coordinator has asked it again (citus.recover_2pc_interval, a minute).
 

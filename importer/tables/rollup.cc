@@ -250,7 +250,7 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
         ++named;
         continue;
       }
-      // One without a name is summed already: by a mask of 0.0.0.0, or by -max-rows.
+      // If it has no name, it is a sum already: of a mask of 0.0.0.0, or of -max-rows.
       if (has_name) {
         largest = std::max(largest, Bytes(sum->entry->second));
         key.dst = {};

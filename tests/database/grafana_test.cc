@@ -750,7 +750,7 @@ class PointsTest : public ImporterTest {
     int64_t bytes = 0;
     int64_t open = 0;
   };
-  // What to tell apart and what to filter by: of each of these columns, its first value.
+  // Columns to group by, and columns to filter by, each for its first value.
   struct Columns {
     std::string by;
     std::vector<std::string> filters;

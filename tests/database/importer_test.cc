@@ -707,11 +707,7 @@ TEST_F(ImporterTest, TwoImportersOnOneFolder) {
   const auto one = StartImporter({"-watch=" + watch_, "-once", "-move=" + done_});
   const auto two =
       StartImporter({"-watch=" + watch_, "-once", "-move=" + done_, "-transaction-files=7"});
-  for (Subprocess* const each : {one.get(), two.get()}) {
-    const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
-    ASSERT_TRUE(exit.ok());
-    EXPECT_TRUE(exit->ok()) << each->Stderr();
-  }
+  ExpectBothEnd(one.get(), two.get());
   ExpectSums();
   EXPECT_EQ(Sql("SELECT count(*) FROM import_ledger"), "110");
   EXPECT_EQ(Names(done_).size(), 110u);

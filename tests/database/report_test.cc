@@ -303,7 +303,7 @@ TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
           "traffic_intervals");
   WritePage({"-from=" + from});
   EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3 missing"));
-  // Also if no other gateway tells how late it is.
+  // The other gateway's intervals are not needed for that.
   WritePage({"-from=" + from, "-gateway=b"});
   EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][13], 3);
   EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3, newest "));

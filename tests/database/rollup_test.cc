@@ -170,8 +170,7 @@ TEST_F(ManyDestinationsTest, AreListedAsFarAsThereIsRoomAndSummedBeyond) {
         "SELECT dst, sum(src_bytes + dst_bytes) AS bytes, sum(unlisted_bytes) AS unlisted "
         "FROM traffic(",
         range, ", ", step, ", '{dst}') GROUP BY dst");
-    // Each lacks at most what the answer says. (The last: points without it, whose bound it has
-    // not.)
+    // No more is missing from any of them than the answer reports.
     EXPECT_EQ(Sql(absl::StrCat("SELECT count(*) FROM (", rows, ") AS rows JOIN (", answer,
                                ") AS answer USING (dst) WHERE answer.bytes > rows.bytes OR "
                                "rows.bytes > answer.bytes + unlisted")),
@@ -221,11 +220,7 @@ TEST_F(ManyDestinationsTest, StepsAreFilledByManyGateways) {
   }
   const auto one = StartImporter({"-watch=" + watch_, "-once"});
   const auto two = StartImporter({"-watch=" + watch_, "-once"});
-  for (Subprocess* const each : {one.get(), two.get()}) {
-    const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
-    ASSERT_TRUE(exit.ok());
-    EXPECT_TRUE(exit->ok()) << each->Stderr();
-  }
+  ExpectBothEnd(one.get(), two.get());
   ExpectSums();
   EXPECT_EQ(Sql("SELECT * FROM traffic_check('1970-01-01', '2100-01-01')"), "");
   EXPECT_EQ(

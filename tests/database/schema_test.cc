@@ -63,11 +63,7 @@ TEST_F(SchemaTest, TwoImportersMakeTheTablesOfAnEmptyDatabase) {
   for (uint64_t i = 1; i <= 6; ++i) WriteSpool(i);
   const auto one = StartImporter({"-watch=" + watch_, "-once"});
   const auto two = StartImporter({"-watch=" + watch_, "-once"});
-  for (Subprocess* const each : {one.get(), two.get()}) {
-    const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
-    ASSERT_TRUE(exit.ok());
-    EXPECT_TRUE(exit->ok()) << each->Stderr();
-  }
+  ExpectBothEnd(one.get(), two.get());
   EXPECT_EQ(Versions(), "1");
   ExpectSums();
   // Everything that \d+ lists has a comment.

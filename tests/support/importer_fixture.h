@@ -263,6 +263,14 @@ class ImporterTest : public ::testing::Test {
   static bool Eventually(const std::function<bool()>& is_so) {
     return ctacct::Eventually(is_so, kAtMost);
   }
+  // Both end by themselves, with status 0.
+  static void ExpectBothEnd(Subprocess* one, Subprocess* two) {
+    for (Subprocess* const each : {one, two}) {
+      const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
+      ASSERT_TRUE(exit.ok());
+      EXPECT_TRUE(exit->ok()) << each->Stderr();
+    }
+  }
   void ExpectSums() {
     EXPECT_EQ(Sql(kSumsSql), expected_.ToString());
     ExpectRollupsEqualRows();

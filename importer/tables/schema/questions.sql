@@ -144,8 +144,8 @@ END $$;
 -- the range is widened to whole points: `time` is a point's end. `seconds` is what a rate is over: how much of the point
 -- was observed, of several gateways by the one that observed most. Where that is not known (CSV files) it is the point's
 -- length as far as there is data. Columns that by_columns does not name are NULL. Sums are exact up to 2^53, JSON's limit.
--- A rollup may not list all destinations (traffic_rollups.room): the others are summed under 0.0.0.0 and ::, and a sum for
--- some destinations may lack `unlisted_bytes` at most, of both directions together; 0: the sum is exact.
+-- If a rollup does not list all destinations (traffic_rollups.room), the others are one sum under 0.0.0.0 (::). Then the
+-- sum of a destination can be too small, by at most `unlisted_bytes`, both directions together. 0: the sum is exact.
 --
 -- Settings: compiling such a query takes longer than running it; the memory avoids sorting on disk; a step's rows lie
 -- together on disk, so reading them by the index is cheap.

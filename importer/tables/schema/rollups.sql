@@ -21,8 +21,7 @@ COMMENT ON COLUMN traffic_rollups.tier IS 'The rollups of a tier are dropped tog
 COMMENT ON COLUMN traffic_rollups.range_max IS
     'The longest range for which traffic() reads it; change it if your tables are smaller or larger.';
 COMMENT ON COLUMN traffic_rollups.room IS
-    'So many destinations (with what else is in the key) a step lists for each gateway before it lists only the largest; '
-    'NULL: all.';
+    'Number of keys that a step lists for each gateway before it lists only the largest new ones; NULL: no limit.';
 
 -- With 100 origins and 100 destinations, range_max keeps a query below about 200,000 rows of a rollup.
 INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max, room) VALUES
@@ -72,10 +71,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- What is keyed by destination would be as large as the rows where destinations do not come back. So a step lists the
--- keys of a gateway as long as it has room; then, of each statement's new ones, the largest hundredth of that room. All
--- others are summed under the destination 0.0.0.0 (::), protocol 0 and port -1 as in the row of -max-rows, for each origin that the rollup has:
--- whatever is summed over destinations stays exact. What one of them can lack is counted here.
+-- If destinations do not come back, a rollup by destination would be as large as the rows. So a step lists all keys of a
+-- gateway while it has room. After that, each statement adds its largest new keys, at most a hundredth of the room. All
+-- other keys become one sum for each origin in the key: destination 0.0.0.0 (::), protocol 0, port -1, as in the row of
+-- -max-rows. Sums over all destinations stay exact. This table bounds what can be missing from a listed key.
 CREATE TABLE traffic_unlisted (
     rollup text NOT NULL,
     time timestamptz NOT NULL,
@@ -85,13 +84,13 @@ CREATE TABLE traffic_unlisted (
     all_bytes double precision NOT NULL,
     PRIMARY KEY (time, rollup, gateway)
 );
-COMMENT ON TABLE traffic_unlisted IS 'What the keys that a rollup lists can lack, by step and gateway; see traffic_rollups.room.';
-COMMENT ON COLUMN traffic_unlisted.listed IS 'At most so many keys are listed.';
-COMMENT ON COLUMN traffic_unlisted.one_key_bytes IS 'At most so much of one key, both directions, is summed under 0.0.0.0 (::).';
-COMMENT ON COLUMN traffic_unlisted.all_bytes IS 'So much of all keys is.';
+COMMENT ON TABLE traffic_unlisted IS 'Bounds on what is missing from the keys that a rollup lists, by step and gateway; see traffic_rollups.room.';
+COMMENT ON COLUMN traffic_unlisted.listed IS 'Upper bound of the number of keys listed.';
+COMMENT ON COLUMN traffic_unlisted.one_key_bytes IS 'Upper bound of the bytes of any one key, both directions, in the sums of 0.0.0.0 and ::.';
+COMMENT ON COLUMN traffic_unlisted.all_bytes IS 'Bytes of all keys, both directions, in the sums of 0.0.0.0 and ::.';
 
--- How many keys of each of these steps are worth sending to a rollup: its room, or a tenth of it where it lacked room
--- already: then most keys do not come back. The largest go first.
+-- How many keys of each of these steps an importer should send to a rollup, the largest first: its room; a tenth of it if
+-- the step was full before, because then most keys do not come back.
 CREATE FUNCTION traffic_worth_sending(rollup_name text, times timestamptz[], gateways text[]) RETURNS bigint[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' AS $$
@@ -139,7 +138,7 @@ BEGIN
     SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', '), room INTO STRICT key, rollup_room
     FROM @extschema@.traffic_rollups WHERE name = rollup_name;
     IF rollup_room IS NOT NULL THEN
-        -- Its lock keeps two importers from filling the same step.
+        -- The lock on this row keeps two importers from filling the same step at once.
         INSERT INTO @extschema@.traffic_unlisted AS held (rollup, time, gateway, listed, one_key_bytes, all_bytes)
         SELECT rollup_name, step, gateway, count(*) FILTER (WHERE dst <> ALL (others)), coalesce(max(one), 0),
                coalesce(sum(sent::double precision + received) FILTER (WHERE dst = ANY (others)), 0)
@@ -266,7 +265,7 @@ DECLARE
 BEGIN
     SELECT kept_from INTO rows_from FROM @extschema@.traffic_tiers WHERE tier = 'rows';
     FOR each IN SELECT * FROM @extschema@.traffic_rollups ORDER BY name LOOP
-        -- Sums over destinations are exact, also where not all of them are listed.
+        -- If not all destinations are listed, only sums over all of them are exact.
         key := array_to_string('{time,gateway}'::text[] || ARRAY(
             SELECT name FROM unnest(each.grouping_columns) AS name WHERE each.room IS NULL OR name = 'src'), ', ');
         lower := date_bin(each.step, range_from, 'epoch');
