@@ -61,8 +61,9 @@ constexpr int64_t kIntervalNs = 15 * kSecond;
 constexpr uint32_t kCloseAfter = 300;
 constexpr uint32_t kDestination = 0x0a280001;
 constexpr uint16_t kPort = 443;
-constexpr uint16_t kTimestampEvent = 27;  // CTA_TIMESTAMP_EVENT, which Debian's headers lack.
-constexpr uint32_t kSources = 4096;       // Clients; with a /24 mask some hundred keys.
+constexpr uint16_t kTimestampEvent =
+    27;                              // CTA_TIMESTAMP_EVENT, which Debian's headers do not have.
+constexpr uint32_t kSources = 4096;  // Clients; with a /24 mask some hundred keys.
 
 template <typename T>
 void Put(uint8_t* at, T value) {
@@ -72,7 +73,7 @@ void Put(uint8_t* at, T value) {
 // A kernel's message, and where the parts that identify a flow are in it.
 class Template {
  public:
-  // Empty if the message lacks a part.
+  // Empty if a part of the message is missing.
   static std::optional<Template> Of(const NetlinkMessage& message, const FlowEvent& event) {
     const uint8_t* const data = message.data;
     const size_t bytes = message.bytes;
@@ -332,7 +333,7 @@ class Share {
  private:
   static Worker::Options MakeOptions() {
     Worker::Options options;
-    options.rules.src_group_mask = options.rules.dst_group_mask =
+    options.rules.ipv4.src_group_mask = options.rules.ipv4.dst_group_mask =
         Ipv4Address::FromHostOrder(0xffffff00);
     options.rules.interval_ns = kIntervalNs;
     return options;

@@ -1,12 +1,13 @@
 // What does it cost to be able to restart?
 //
-// A worker knows --flows flows and accounts growth of them, as dumps report it, without a pause;
-// every --seal_seconds an interval ends, and a copy of all flows goes to the flusher, which writes
-// it as a checkpoint, while the worker goes on. The same without checkpoints, in turn. Printed are:
-// CPU time of the worker for an event, with and without; for each checkpoint the CPU time of the
-// flusher, its bytes, and how long after the interval's end it was in force; and the longest time
-// that the worker was busy with 64 events and its share of the copy. The rows and the flows of the
-// last checkpoint are read back: their sums must be what was accounted, or the exit status is 1.
+// A worker knows --flows flows and accounts their growth, as dumps report it, without a pause.
+// Every --seal_seconds an interval ends, and a copy of all flows goes to the flusher, which writes
+// it as a checkpoint, while the worker continues. Runs with and without checkpoints alternate.
+// Prints the worker's CPU time for an event, with and without; for each checkpoint the CPU time of
+// the flusher, its bytes, and how long after the interval's end it was in force; and the longest
+// time that the worker was busy with 64 events and its share of the copy. The rows and the flows of
+// the last checkpoint are read back: their sums must be what was accounted, or the exit status is
+// 1.
 #include <unistd.h>
 
 #include <algorithm>
@@ -168,7 +169,7 @@ void PrintResult(bool checkpoints, const Work& work, const FlusherThread& flushe
 
 absl::Status RunOnce(const std::string& folder, bool checkpoints) {
   AccountingHandoff handoff;
-  SnapshotStream stream;
+  SnapshotStream stream(Worker::kFlowTables);
   CurrentPortList ports;
   Worker::Options options;
   options.rules.interval_ns = kSecond;

@@ -7,7 +7,7 @@ Fills a gateway's conntrack table with UDP flows, starts the engine on it, and t
              the spool (the file header's time of creation less the end of the interval); nothing else runs. Each flow
              is looked up and compared. CPU: of the whole engine, meanwhile.
   floor      bench/floor -dump: recv alone, in the rest of the interval
-  conntrack  conntrack -L >/dev/null, likewise
+  conntrack  conntrack -L >/dev/null, also in the rest of the interval
 
 All of them may use all CPUs: the engine reads on one thread and accounts on others.
 

@@ -212,7 +212,8 @@ absl::Status ListenUntilSigterm(const Ipv4Cidr& src) {
   const std::vector<int> cpus = AllowedCpus();
   for (uint32_t worker = 0; worker < workers; ++worker) {
     EventFilterRules rules;
-    rules.src = src;
+    rules.ipv4.src = src;
+    rules.ipv6.src = CidrList<Ipv6Address>(std::vector<Ipv6Cidr>());
     rules.worker = worker;
     rules.workers = workers;
     EventSocket::Options options;

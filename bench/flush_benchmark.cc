@@ -1,13 +1,12 @@
 // Does a worker notice that a million keys are flushed?
 //
-// A worker accounts DESTROY events of --keys pairs without a pause, on a CPU of its own, and seals
-// a table every --seal_seconds, while the flusher, on another CPU, turns the tables into rows and
-// spool files on disk. (Where a busy worker and the flusher share a CPU, the scheduler gives the
-// flusher some milliseconds at a time.) Printed are the longest times that one batch of 64 events
-// took, the sealing included: while a flush ran, and while none ran; by the wall clock, and of this
-// thread's own CPU time. The same is printed of a loop that only computes, for as long: this much
-// the machine takes from any program. The rows are read back: their sums must be what was
-// accounted, or the exit status is 1.
+// A worker accounts DESTROY events of --keys pairs without a pause, on its own CPU, and seals a
+// table every --seal_seconds, while the flusher, on another CPU, turns the tables into rows and
+// spool files on disk. (If a busy worker and the flusher share a CPU, the scheduler gives the
+// flusher some milliseconds at a time.) Prints the longest times that one batch of 64 events took,
+// including the sealing, while a flush ran and while none ran: wall clock time, and this thread's
+// CPU time. It prints the same for a loop that only computes: the machine takes this much from any
+// program. The rows are read back: their sums must be what was accounted, or the exit status is 1.
 #include <chrono>
 #include <cstdint>
 #include <cstdio>

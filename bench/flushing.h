@@ -83,7 +83,8 @@ class FlusherThread {
   std::thread thread_;
 };
 
-// An error unless the rows of a folder's spool files have so many packets of original direction.
+// An error unless the rows of a folder's spool files have this number of packets in the original
+// direction.
 absl::Status CheckPackets(const std::string& folder, uint64_t expected);
 
 // Parses flags and calls `run` with a new folder in `parent`, which is removed afterwards. Returns

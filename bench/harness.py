@@ -107,7 +107,7 @@ class Listener:
         return time.monotonic() - start
 
     def wait_subscribed(self):
-        """For programs that say nothing: their netlink sockets tell."""
+        """For programs that do not log it: waits until one of their netlink sockets has joined a group."""
         start = time.monotonic()
         while not any(groups for groups, _, _ in self.sockets()):
             if self.process.poll() is not None or time.monotonic() - start > READY_SECONDS_MAX:

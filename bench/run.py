@@ -161,7 +161,8 @@ class Bench:
         results = self.google_benchmark(
             "tables at scale", "table_benchmark",
             f"^(Flow|PlainMap)DumpEntry.*/({'|'.join(str(size) for size, _ in sizes)})/|^(AccountingAdd|PlainMapAdd)/{large}/"
-            f"|^FlowGrowth/({'|'.join(str(size) for size, _ in sizes[-2:])})/|^AccountingGrowth/{keys}/", many=3)
+            f"|^FlowGrowth/({'|'.join(str(size) for size, _ in sizes[-2:])})/|^Ipv6FlowGrowth/{sizes[-2:][0][0]}/"
+            f"|^AccountingGrowth/{keys}/", many=3)
         if not results:
             return
         for flows, label in sizes:
@@ -177,6 +178,9 @@ class Bench:
             size, stop = median(growth["bytes_per_flow"]), median(growth["longest_stop_us"])
             self.row(f"flow table, {label} flows: memory per flow", f"{size:.0f} B", target="<= 128 B", reached=size <= 128)
             self.row("... longest stop while it grows", f"{stop:.0f} us", target="<= 1 ms", reached=stop <= 1000)
+        flows, label = sizes[-2:][0]
+        size = median(results[f"Ipv6FlowGrowth/{flows}"]["bytes_per_flow"])
+        self.row(f"flow table, {label} flows of IPv6: memory per flow", f"{size:.0f} B", target="<= 112 B", reached=size <= 112)
         growth = results[f"AccountingGrowth/{keys}"]
         stop, again = median(growth["longest_stop_us"]), median(growth["longest_stop_again_us"])
         self.row(f"accounting table, flush of {label_keys} keys: longest stop", f"{stop:.0f} us filling it, {again:.0f} us after a flush",
@@ -195,7 +199,7 @@ class Bench:
 
         def longest(what, clock):
             return median(run[f"longest_{what}_ms"][clock] for run in runs)
-        # A pause is one of the wall clock; the worker's CPU time beside it tells whether its own work is the cause.
+        # A pause is wall clock time; the worker's CPU time beside it says whether its own work is the cause.
         cpu = longest("batch_during_flush", "cpu")
         self.row(work, f"{cpu:.2f} ms CPU; {longest('batch_during_flush', 'wall'):.1f} ms wall",
                  f"a loop that only computes: {longest('computing', 'cpu'):.2f}; {longest('computing', 'wall'):.1f} ms",
@@ -317,6 +321,12 @@ class Bench:
         size = results["size"]["bytes_per_row"] + results["size"]["rollups"]
         self.row("... bytes a row, with rollups", f"{size:.1f} B", "the Go tool 247 B", f"{size / 247:.2f}", "<= 0.5", size / 247 <= 0.5)
         self.questions(results, {8: 100, 1: 30})
+        for changes, title in ((False, "never change"), (True, "change hands")):
+            ratio, name, value = max((value["name_ms"] / value["address_ms"], name, value) for name, value in results["names"].items()
+                                     if bool(value["changes"]) == changes)
+            self.row(f"... 200 names that {title}: the panel by name that is furthest from the same by address ({name})",
+                     f"{value['name_ms']:.1f} ms", f"by address {value['address_ms']:.1f} ms", f"{ratio:.1f} x", "<= 2 x",
+                     ratio <= 2 if self.all else None)
         alone, busy = (statistics.median(results["slowdown"][who]) for who in ("alone_s", "with_queries_s"))
         self.row("... import of an interval of 117,000 rows while panels are asked without a pause", f"{busy:.2f} s",
                  f"alone {alone:.2f} s", f"{100 * (busy / alone - 1):+.0f} %", "<= +20 %", busy <= 1.2 * alone)

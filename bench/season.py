@@ -20,6 +20,8 @@ Parts (--only names some; by default those of the workload):
              and at seven selections (the slowest three are), over 8 hours and one hour, while the importer loads a new
              interval every 15 s
   client     what a client did within five minutes, from the rows
+  names      game: the panels of configs/grafana/dashboards/names.json with 200 names, against the same panels by address, in
+             turns: names that never change, and names of which some (--reassigned) change hands within the eight hours
   intervals  new intervals one by one, while the 8-hour queries run without a pause: the slowest
   slowdown   game: such an interval's import alone and while the queries run
   scans      game: a file of which each row has a key of its own, time and peak memory (--scans=10000000: twenty minutes)
@@ -55,10 +57,10 @@ PANEL_PIXELS = 1000  # What Grafana makes $__interval of: one point a pixel.
 PORTS = ["80", "443", "5432"]
 GATEWAYS = {"game": ["game"], "provider": ["provider"], "mixed": ["game", "provider"] * 3}
 FILES = {"game": 1920, "provider": 240, "mixed": 60}
-PARTS = {"game": ("load", "size", "compare", "panels", "client", "slowdown", "scans"),
+PARTS = {"game": ("load", "size", "compare", "panels", "client", "names", "slowdown", "scans"),
          "provider": ("load", "size", "panels", "client", "intervals", "kill")}
 PARTS["mixed"] = PARTS["provider"]
-# Milliseconds that a panel may take over so many hours.
+# Milliseconds that a panel may take, by the number of hours shown.
 LIMITS = {"game": {8: 100, 1: 30}, "provider": {8: 500, 1: 200}}
 LIMITS["mixed"] = LIMITS["provider"]
 
@@ -79,6 +81,10 @@ def selections(origin, destination):
 
 
 COLUMNS = "sum(src_packets), sum(src_bytes), sum(dst_bytes)"
+# A panel of names.json, and the same by address in traffic.json.
+BY_NAME = {"Totals": "Totals", "Throughput": "Throughput, bytes", "Top names": "Top origins",
+           "Top destinations by name": "Top destinations", "Bandwidth per name": "Bandwidth per origin",
+           "Bandwidth per destination by name": "Bandwidth per destination", "Who talked to whom": "Top pairs"}
 
 
 class Bench:
@@ -225,9 +231,9 @@ class Bench:
         print(f"the same {sum(self.sums[name][0] for name in names):,} rows: importer with rollups {ours:.2f} s, psql without "
               f"{psql:.2f} s: {psql / ours:.2f} of its rate", flush=True)
 
-    def queries(self, hours, end, selection={}):
+    def queries(self, hours, end, selection={}, dashboard="traffic.json"):
         """(panel, SQL) with Grafana's macros and variables put in, as tests/grafana_test does."""
-        dashboard = json.loads((ROOT / "configs/grafana/dashboards/traffic.json").read_text())
+        dashboard = json.loads((ROOT / "configs/grafana/dashboards" / dashboard).read_text())
         begin = end - hours * 3600
         step_ms = max(hours * 3600 * 1000 // PANEL_PIXELS, 1000)
         values = {"$__timeFrom()": f"to_timestamp({begin})", "$__timeTo()": f"to_timestamp({end})",
@@ -319,6 +325,60 @@ class Bench:
         middle, worst = (statistics.median(map(statistics.median, times)), max(map(max, times)))
         self.results["client"] = {"median_ms": middle, "worst_ms": worst}
         print(f"five minutes of a client from the rows: {middle:.1f} ms, worst {worst:.1f}", flush=True)
+
+    def give_names(self, begin, end, changes):
+        """Each network of the game its name; so many times within the range, one gets the name of another."""
+        held = {(side, number): [(FIRST - 86400, number)] for side in (32, 33) for number in range(100)}
+        for change in range(changes):
+            # 37 and 100 have no common divisor: each network in turn.
+            key = (32 + change % 2, change // 2 * 37 % 100)
+            held[key].append((begin + (end - begin) * (2 * change + 1) // (2 * changes), (held[key][-1][1] + 50) % 100))
+        rows = [f"('vpn1', '10.{side}.{number}.0/24', '{'team' if side == 32 else 'service'} {name}', 'file', "
+                f"tstzrange(to_timestamp({since}), {f'to_timestamp({times[at + 1][0]})' if at + 1 < len(times) else 'NULL'}), now())"
+                for (side, number), times in held.items() for at, (since, name) in enumerate(times)]
+        self.sql(f"TRUNCATE traffic_names; INSERT INTO traffic_names VALUES {', '.join(rows)}; ANALYZE traffic_names")
+
+    def check_names(self, begin, end):
+        """All bytes have a name; and in each hour that of who held the address, by the rows."""
+        for by in ("src", "dst", "src,dst"):
+            names = ",".join(f"{side}_name" for side in by.split(","))
+            address, name = (self.sql(f"SELECT sum(src_bytes)::bigint, sum(dst_bytes)::bigint FROM traffic(to_timestamp({begin}), "
+                                      f"to_timestamp({end}), NULL, '{{{columns}}}')") for columns in (by, names))
+            if address != name:
+                sys.exit(f"season.py: by {by} the sums are {address}, by {names} {name}")
+        for side in ("src", "dst"):
+            call = f"(to_timestamp({end - 3600}), to_timestamp({end}), NULL, '{{{side}_name}}'"
+            answer = self.sql(f"SELECT {side}_name, src_bytes::bigint FROM traffic{call}) ORDER BY 1")
+            rows = self.sql(
+                f"SELECT name, sum(bytes) FROM (SELECT vpn_traffic.time, {side}, sum(src_bytes) AS bytes FROM vpn_traffic, "
+                f"traffic_make_plan{call}, NULL, NULL, NULL, NULL, NULL) AS plan "
+                f"WHERE vpn_traffic.time > plan.lower AND vpn_traffic.time <= plan.upper GROUP BY 1, 2) AS sums "
+                f"JOIN traffic_names ON {side} <<= network AND valid @> time GROUP BY 1 ORDER BY 1")
+            if answer != rows or not rows:
+                sys.exit(f"season.py: wrong sums by {side}_name:\n{answer}\nof the rows:\n{rows}")
+
+    def names(self):
+        end = self.newest() - UNALIGNED if self.args.files * INTERVAL > 2 * UNALIGNED else self.newest()
+        self.results["names"] = {}
+        for changes in (0, self.args.reassigned):
+            self.give_names(end - 8 * 3600, end, changes)
+            self.check_names(end - 8 * 3600, end)
+            case = f"{changes} changes"
+            for hours, (chosen, by_name, by_address) in itertools.product((8, 1), (
+                    ("All", {}, {}), ("a name", {"origin": ["team 7"]}, {"origin": ["10.32.7.0"]}))):
+                names = dict(self.queries(hours, end, by_name, "names.json"))
+                addresses = dict(self.queries(hours, end, by_address))
+                for name, address in BY_NAME.items():
+                    if chosen == "All" and name in ("Totals", "Throughput"):
+                        continue  # There the queries are the same.
+                    # The first run of a session compiles the functions.
+                    times = self.time_queries([(address, addresses[address]), (name, names[name])], self.args.runs + 1)
+                    of_address, of_name = (statistics.median(runs[1:]) for runs in times)
+                    print(f"{hours} h, {case + ', ' + chosen:22}{of_name:9.1f} ms  by address {of_address:7.1f}: "
+                          f"{of_name / of_address:6.2f}  {name}", flush=True)
+                    self.results["names"][f"{name}, {hours} h, {case}, {chosen}"] = {
+                        "name_ms": of_name, "address_ms": of_address, "changes": changes}
+        self.sql("TRUNCATE traffic_names")
 
     @contextlib.contextmanager
     def asking(self, queries):
@@ -433,6 +493,7 @@ def main():
     flags.add_argument("--intervals", type=int, default=20, help="loaded one by one (default: %(default)s)")
     flags.add_argument("--kills", type=int, default=50, help="of the importer (default: %(default)s)")
     flags.add_argument("--seed", type=int, default=random.randrange(1 << 31), help="of the moments of kills (default: by chance)")
+    flags.add_argument("--reassigned", type=int, default=12, help="how many names change hands in 8 hours (default: %(default)s)")
     flags.add_argument("--runs", type=int, default=5, help="of each query (default: %(default)s)")
     flags.add_argument("--compared", type=int, help="files to compare with psql (default: a tenth)")
     flags.add_argument("--compare-runs", type=int, default=3, help="of that comparison (default: %(default)s)")

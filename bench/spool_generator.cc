@@ -1,9 +1,9 @@
 // Writes spool files with rows as a real gateway makes them, one interval each. -workload:
-//   game      every pair of a number of client and server networks, on several ports, over TCP and
-//   UDP provider  clients of a VPN: each talks to 20 to 60 addresses, of which 30 % are never seen
-//   again scan      an address scan: each row has a destination of its own
+//   game      every pair of a number of client and server networks, on several ports, TCP and UDP
+//   provider  clients of a VPN: each talks to 20 to 60 addresses, of which 30 % appear only once
+//   scan      an address scan: each row has a destination of its own
 // The same flags make the same rows; one interval is in memory at a time. Prints a line for each
-// file: name, rows, packets sent, bytes sent, bytes received. By these sums a caller checks whether
+// file: name, rows, packets sent, bytes sent, bytes received. A caller checks by these sums whether
 // all rows arrived.
 #include <algorithm>
 #include <cmath>

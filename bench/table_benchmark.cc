@@ -8,6 +8,7 @@
 // Times are the thread's CPU time; still, what else runs on the machine shows in the caches, and
 // the stops are maxima of wall time, whatever the cause. The sums that come out must be those that
 // went in, or the exit status is 1. Sizes of 10,000 are for a quick look.
+#include <arpa/inet.h>
 #include <malloc.h>
 #include <time.h>
 #include <unistd.h>
@@ -17,6 +18,7 @@
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #include <vector>
 
 #include "absl/container/flat_hash_map.h"
@@ -28,9 +30,10 @@
 namespace ctacct {
 namespace {
 
-void EndDump(FlowTable* table) {
+template <typename Address>
+void EndDump(BasicFlowTable<Address>* table) {
   table->FinishDump(true);
-  std::vector<FlowIdentity> no_longer_open;
+  std::vector<BasicFlowIdentity<Address>> no_longer_open;
   while (table->SweepSome(&no_longer_open)) {
   }
 }
@@ -47,7 +50,7 @@ size_t ResidentBytes() {
   return static_cast<size_t>(pages) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
 }
 
-// Cheap and of full period over the powers of two: the n-th of so many, in random order.
+// Cheap and of full period over the powers of two: the n-th of `count`, in random order.
 class RandomOrder {
  public:
   explicit RandomOrder(uint64_t count) : count_(count), mask_(1) {
@@ -68,10 +71,20 @@ class RandomOrder {
   uint64_t state_ = 1;
 };
 
-FlowIdentity IdentityOf(uint32_t flow) {
-  FlowIdentity identity;
-  identity.src = Ipv4Address::FromHostOrder(0x0a200000 + (flow >> 12));
-  identity.dst = Ipv4Address::FromHostOrder(0x0a000000 + flow % 1000);
+template <typename Address>
+Address AddressOf(uint32_t number) {
+  if constexpr (std::is_same_v<Address, Ipv4Address>) {
+    return Ipv4Address::FromHostOrder(number);
+  } else {
+    return {{htonl(0x20010db8), 0, 0, htonl(number)}};
+  }
+}
+
+template <typename Address = Ipv4Address>
+BasicFlowIdentity<Address> IdentityOf(uint32_t flow) {
+  BasicFlowIdentity<Address> identity;
+  identity.src = AddressOf<Address>(0x0a200000 + (flow >> 12));
+  identity.dst = AddressOf<Address>(0x0a000000 + flow % 1000);
   identity.src_port = static_cast<uint16_t>(1024 + flow % 60'000);
   identity.dst_port = 443;
   identity.protocol = kProtocolTcp;
@@ -79,10 +92,11 @@ FlowIdentity IdentityOf(uint32_t flow) {
   return identity;
 }
 
-FlowEvent EventOf(FlowEventKind kind, uint32_t flow, uint64_t packets) {
-  FlowEvent event;
+template <typename Address = Ipv4Address>
+BasicFlowEvent<Address> EventOf(FlowEventKind kind, uint32_t flow, uint64_t packets) {
+  BasicFlowEvent<Address> event;
   event.kind = kind;
-  event.identity = IdentityOf(flow);
+  event.identity = IdentityOf<Address>(flow);
   event.event_ns = kStartNs + 1'000;
   event.has_counters = true;
   event.original = {packets, packets * 100};
@@ -225,8 +239,9 @@ class LongestStop {
   int64_t longest_ns_ = 0;
 };
 
-// From nothing to so many, as a dump brings them; then the sweep, and the end of all.
-void FlowGrowth(benchmark::State& state) {
+// From nothing to this number of flows, as a dump brings them; then the sweep, and the end of all.
+template <typename Address>
+void FlowGrowthOf(benchmark::State& state) {
   const auto flows = static_cast<uint32_t>(state.range(0));
   for ([[maybe_unused]] auto _ : state) {
     malloc_trim(0);
@@ -234,23 +249,23 @@ void FlowGrowth(benchmark::State& state) {
     LongestStop growing, sweeping, ending;
     TrafficSums sums;
     WorkerCounts counts;
-    FlowTable table(&counts);
+    BasicFlowTable<Address> table(&counts);
     table.Start(kStartNs, true);
     table.BeginDump(kStartNs);
     for (uint32_t i = 0; i < flows; ++i) {
-      const FlowEvent event = EventOf(FlowEventKind::kDump, i, 1);
+      const auto event = EventOf<Address>(FlowEventKind::kDump, i, 1);
       growing.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
     }
     state.counters["bytes_per_flow"] = static_cast<double>(ResidentBytes() - before) / flows;
     table.NoteOverrun(kStartNs, kStartNs + 1);
     EndDump(&table);
     table.BeginDump(kStartNs + 1);
-    std::vector<FlowIdentity> ghosts;
+    std::vector<BasicFlowIdentity<Address>> ghosts;
     table.FinishDump(true);
     for (bool more = true; more;) sweeping.Time([&] { more = table.SweepSome(&ghosts); });
     if (table.size() != flows) Fail(state, "flows were lost");
     for (uint32_t i = 0; i < flows; ++i) {
-      const FlowEvent event = EventOf(FlowEventKind::kDestroy, i, 2);
+      const auto event = EventOf<Address>(FlowEventKind::kDestroy, i, 2);
       ending.Time([&] { sums.Add(table.Apply(event, kStartNs).growth); });
       if (i % 1'000'000 == 0) ending.Time([&] { table.EndInterval(); });
     }
@@ -263,6 +278,9 @@ void FlowGrowth(benchmark::State& state) {
     state.counters["destroy_stop_us"] = ending.microseconds();
   }
 }
+
+void FlowGrowth(benchmark::State& state) { FlowGrowthOf<Ipv4Address>(state); }
+void Ipv6FlowGrowth(benchmark::State& state) { FlowGrowthOf<Ipv6Address>(state); }
 
 AccountingKey KeyOf(uint32_t number) {
   AccountingKey key;
@@ -357,6 +375,7 @@ BENCHMARK(PlainMapDumpEntry)->Apply(Sizes);
 BENCHMARK(AccountingAdd)->Apply(Sizes);
 BENCHMARK(PlainMapAdd)->Apply(Sizes);
 BENCHMARK(FlowGrowth)->Arg(10'000)->Arg(1'000'000)->Arg(4'000'000)->Arg(16'000'000)->Apply(Growth);
+BENCHMARK(Ipv6FlowGrowth)->Arg(10'000)->Arg(1'000'000)->Apply(Growth);
 BENCHMARK(AccountingGrowth)->Arg(10'000)->Arg(2'000'000)->Apply(Growth);
 
 }  // namespace

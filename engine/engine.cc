@@ -19,6 +19,7 @@
 #include "engine/output/checkpoint_file.h"
 #include "engine/restart.h"
 #include "engine/spool/spool_header.h"
+#include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "engine/system/handover.h"
 #include "netlink/capture_file.h"
@@ -28,7 +29,9 @@ namespace ctacct {
 namespace {
 
 constexpr int kFlusherNice = 10;
-constexpr int kTickMillis = 1000;           // Port list, and writes that failed.
+constexpr int kTickMillis = 1000;  // Port list, and writes that failed.
+constexpr int64_t kConntrackLoadsMaxNs = 5 * kNanosPerSecond;
+constexpr int kConntrackPollMillis = 20;
 constexpr mode_t kOutputFolderMode = 0750;  // Rows show who talked to whom.
 
 void Notify(const UniqueFd& event_fd) {
@@ -54,7 +57,7 @@ absl::Status PrepareOutputFolder(const std::string& folder) {
   return absl::OkStatus();
 }
 
-// Not the metrics file: if it cannot be written, accounting goes on.
+// Not the metrics file: if it cannot be written, accounting continues.
 std::vector<NeededPath> NeededPaths(const Config& config) {
   using enum NeededPath::Kind;
   return {{"port list", config.ports, kInput},
@@ -136,7 +139,8 @@ absl::Status Engine::OpenFiles() {
     capture_ = *capture;
   }
   if (config_.live() && !config_.output.empty()) {
-    // OpenCheckpoint uses it; but that it cannot be used must show before the kernel is touched.
+    // OpenCheckpoint uses the folder later, but a folder that cannot be used must be reported
+    // before the kernel is touched.
     if (auto state = OpenStateFolder(config_.state); !state.ok()) return state.status();
   }
   if (config_.pipe.empty()) return absl::OkStatus();
@@ -162,10 +166,11 @@ absl::Status Engine::OpenSink() {
   header.interval_length_ns = config_.rules.interval_ns;
   header.track_open = track_open;
   header.light = config_.light;
-  std::memcpy(header.src_mask.data(), &config_.rules.src_group_mask.network_order,
-              header.src_mask.size());
-  std::memcpy(header.dst_mask.data(), &config_.rules.dst_group_mask.network_order,
-              header.dst_mask.size());
+  const AccountingRules& rules = config_.rules;
+  std::memcpy(header.src_mask.data(), &rules.ipv4.src_group_mask, header.src_mask.size());
+  std::memcpy(header.dst_mask.data(), &rules.ipv4.dst_group_mask, header.dst_mask.size());
+  std::memcpy(header.src_mask6.data(), &rules.ipv6.src_group_mask, header.src_mask6.size());
+  std::memcpy(header.dst_mask6.data(), &rules.ipv6.dst_group_mask, header.dst_mask6.size());
   header.gateway = config_.gateway;
   sink_ = std::make_unique<SpoolSink>(config_.output, header);
   return absl::OkStatus();
@@ -173,12 +178,13 @@ absl::Status Engine::OpenSink() {
 
 absl::Status Engine::OpenInput() {
   if (!config_.live()) return absl::OkStatus();
-  // Before the subscription, that no flow is born between them without counters; but the
+  // Before the subscription, so that no flow is born in between without counters. But the
   // subscription may be what loads conntrack.
   settings_were_off_ = !ConntrackIsOn();
   absl::Status prepared = PrepareConntrack(config_.light, Log);
   Collector::Options options;
   options.rules = config_.rules;
+  if (config_.rules.skip_local) options.local = &local_addresses_;
   options.destroy_only = config_.light;
   options.receive_buffer_bytes = config_.receive_buffer_bytes;
   options.record = std::move(record_);
@@ -189,7 +195,12 @@ absl::Status Engine::OpenInput() {
       Collector::Open(std::move(options), handoffs_);
   if (!collector.ok()) return collector.status();
   collector_ = *std::move(collector);
-  if (absl::IsUnavailable(prepared)) prepared = PrepareConntrack(config_.light, Log);
+  // The subscription loads conntrack, and does not wait for it (nfnetlink_bind in the kernel).
+  const int64_t give_up_ns = MonotonicNs() + kConntrackLoadsMaxNs;
+  while (absl::IsUnavailable(prepared) && MonotonicNs() < give_up_ns) {
+    poll(nullptr, 0, kConntrackPollMillis);
+    prepared = PrepareConntrack(config_.light, Log);
+  }
   if (prepared.ok()) tcp_timeouts_ = ReadTcpTimeouts();
   return prepared;
 }
@@ -201,7 +212,7 @@ absl::Status Engine::OpenCheckpoint() {
   if (!checkpoint.ok()) return checkpoint.status();
   checkpoint_ = *std::move(checkpoint);
   for (size_t i = 0; i < config_.workers; ++i) {
-    snapshots_.push_back(std::make_unique<SnapshotStream>());
+    snapshots_.push_back(std::make_unique<SnapshotStream>(Worker::kFlowTables));
   }
   return absl::OkStatus();
 }
@@ -229,6 +240,7 @@ void Engine::MakeWorkers() {
   for (size_t i = 0; i < config_.workers; ++i) {
     Worker::Options options;
     options.rules = config_.rules;
+    if (config_.rules.skip_local) options.local = &local_addresses_;
     options.tcp_timeouts = tcp_timeouts_;
     options.snapshots = snapshots_.empty() ? nullptr : snapshots_[i].get();
     options.wait_for_spare = !config_.live();

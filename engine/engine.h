@@ -91,6 +91,7 @@ class Engine {
   // One for each worker.
   std::vector<std::unique_ptr<AccountingHandoff>> owned_handoffs_;
   std::vector<AccountingHandoff*> handoffs_;
+  Current<LocalAddresses> local_addresses_;                 // With -local=skip.
   std::vector<std::unique_ptr<SnapshotStream>> snapshots_;  // None without a checkpoint.
   std::unique_ptr<Collector> collector_;                    // nullptr: a replay.
   std::unique_ptr<Checkpoint> checkpoint_;                  // nullptr: nothing to restart from.

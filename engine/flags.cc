@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/flags/flag.h"
 #include "absl/status/status.h"
@@ -17,6 +19,7 @@
 #include "engine/rows/bounds.h"
 #include "engine/rows/gateway_name.h"
 #include "engine/rows/influx_line.h"
+#include "netlink/ip_text.h"
 #include "netlink/ipv4_text.h"
 
 namespace ctacct {
@@ -28,19 +31,19 @@ constexpr int kReceiveBufferBytesMax = 1 << 30;
 
 // Flag values of our own types are checked where they stand: on the command line or in a line of a
 // flag file.
-struct Network {
+struct Networks {
   std::string text;  // Empty: every address.
-  Ipv4Cidr cidr = kIpv4Everything;
+  NetworkLists lists;
 };
-bool AbslParseFlag(absl::string_view text, Network* network, std::string* why) {
-  network->text = std::string(text);
-  if (text.empty()) return true;
-  const std::optional<Ipv4Cidr> cidr = ParseIpv4Cidr(network->text);
-  if (cidr.has_value()) network->cidr = *cidr;
-  *why = "not a network like 10.32.0.0/11";
-  return cidr.has_value();
+bool AbslParseFlag(absl::string_view text, Networks* networks, std::string* why) {
+  networks->text = std::string(text);
+  absl::StatusOr<NetworkLists> lists = ParseNetworkLists(networks->text);
+  *why = std::string(lists.status().message());
+  if (!lists.ok()) return false;
+  networks->lists = *std::move(lists);
+  return true;
 }
-std::string AbslUnparseFlag(const Network& network) { return network.text; }
+std::string AbslUnparseFlag(const Networks& networks) { return networks.text; }
 
 struct Mask {
   std::string text = "255.255.255.255";
@@ -55,17 +58,32 @@ bool AbslParseFlag(absl::string_view text, Mask* mask, std::string* why) {
 }
 std::string AbslUnparseFlag(const Mask& mask) { return mask.text; }
 
-struct Address {
-  std::string text;  // Empty: none.
-  std::optional<Ipv4Address> address;
+struct Mask6 {
+  std::string text = "/128";
+  Ipv6Address mask = kIpv6MaskAll;
 };
-bool AbslParseFlag(absl::string_view text, Address* address, std::string* why) {
-  address->text = std::string(text);
-  address->address = ParseIpv4Address(address->text);
-  *why = "not an IPv4 address";
-  return text.empty() || address->address.has_value();
+bool AbslParseFlag(absl::string_view text, Mask6* mask, std::string* why) {
+  mask->text = std::string(text);
+  const std::optional<Ipv6Address> parsed = ParseIpv6Mask(mask->text);
+  if (parsed.has_value()) mask->mask = *parsed;
+  *why = "not a mask like /64 or ffff:ffff::";
+  return parsed.has_value();
 }
-std::string AbslUnparseFlag(const Address& address) { return address.text; }
+std::string AbslUnparseFlag(const Mask6& mask) { return mask.text; }
+
+struct Addresses {
+  std::string text;  // Empty: none.
+  AddressLists lists;
+};
+bool AbslParseFlag(absl::string_view text, Addresses* addresses, std::string* why) {
+  addresses->text = std::string(text);
+  absl::StatusOr<AddressLists> lists = ParseAddressLists(addresses->text);
+  *why = std::string(lists.status().message());
+  if (!lists.ok()) return false;
+  addresses->lists = *std::move(lists);
+  return true;
+}
+std::string AbslUnparseFlag(const Addresses& addresses) { return addresses.text; }
 
 template <int kMin, int kMax>
 struct Bounded {
@@ -96,6 +114,10 @@ struct PipeFormat {
 };
 struct Mode {
   static constexpr const char* kWords[] = {"precise", "light"};
+  bool second = false;
+};
+struct Local {
+  static constexpr const char* kWords[] = {"count", "skip"};
   bool second = false;
 };
 template <typename Choice, const char* const* = Choice::kWords>
@@ -148,65 +170,84 @@ std::string AbslUnparseFlag(const User& user) { return user.name; }
 }  // namespace
 }  // namespace ctacct
 
-ABSL_FLAG(ctacct::Network, src, {},
-          "account only flows whose original source is in this network (CIDR)");
-ABSL_FLAG(ctacct::Network, dst, {},
-          "account only flows whose original destination is in this network (CIDR)");
+ABSL_FLAG(ctacct::Networks, src, {},
+          "account only flows whose original source is in these networks: at most 16, separated by "
+          "commas; a list of IPv4 networks leaves out IPv6, and the reverse (default: all)");
+ABSL_FLAG(ctacct::Networks, dst, {},
+          "account only flows whose original destination is in these networks; like -src");
 ABSL_FLAG(ctacct::Mask, src_group_mask, {},
-          "mask for sources: dotted, also non-contiguous, or /24");
+          "group mask for IPv4 sources: /24, or dotted, also non-contiguous");
 ABSL_FLAG(ctacct::Mask, dst_group_mask, {},
-          "mask for destinations: dotted, also non-contiguous, or /24");
-ABSL_FLAG(ctacct::Address, exclude_ip, {}, "leave out flows from or to this address");
-ABSL_FLAG(bool, include_icmp, false, "account ICMP too");
-ABSL_FLAG(std::string, ports, "",
-          "file of protocol:port lines; other ports are summed as -1; re-read when it changes");
+          "group mask for IPv4 destinations: /24, or dotted, also non-contiguous");
+ABSL_FLAG(ctacct::Mask6, src_group_mask6, {},
+          "group mask for IPv6 sources: /64, or like ffff:ffff::, also non-contiguous");
+ABSL_FLAG(ctacct::Mask6, dst_group_mask6, {},
+          "group mask for IPv6 destinations: /64, or like ffff:ffff::, also non-contiguous");
+ABSL_FLAG(ctacct::Addresses, exclude_ip, {},
+          "leave out flows from or to these addresses: at most 16, separated by commas");
+ABSL_FLAG(ctacct::Local, local, {},
+          "skip: leave out flows that begin or end on the gateway, such as a tunnel's own packets; "
+          "forwarded and translated flows stay; count: account all");
+ABSL_FLAG(bool, include_icmp, false, "account ICMP and ICMPv6");
+ABSL_FLAG(
+    std::string, ports, "",
+    "port list: a file of protocol:port lines; other ports become -1; read again when it changes");
 ABSL_FLAG(ctacct::IntervalSeconds, interval, {15},
-          "seconds for which traffic is summed, aligned to the epoch");
-ABSL_FLAG(bool, track_open, false, "tell the number of connections open at each interval's end");
-ABSL_FLAG(ctacct::MaxRows, max_rows, {static_cast<int>(ctacct::RowLimit::kDefault)},
-          "rows of an interval; of more, as in a scan, the smallest are summed as one: 0.0.0.0 to "
-          "0.0.0.0, protocol 0, port -1");
-ABSL_FLAG(std::string, pipe, "", "FIFO to make and write rows to, a line each (for Telegraf)");
+          "length of an interval in seconds, aligned to the epoch");
+ABSL_FLAG(bool, track_open, false,
+          "add the number of connections open at each interval's end to the rows");
+ABSL_FLAG(
+    ctacct::MaxRows, max_rows, {static_cast<int>(ctacct::RowLimit::kDefault)},
+    "largest number of rows of an interval; of more rows (a scan), the smallest are summed by "
+    "origin: destination 0.0.0.0, protocol 0, port -1");
+ABSL_FLAG(std::string, pipe, "",
+          "FIFO to create and write rows to, one line per row (for Telegraf)");
 ABSL_FLAG(ctacct::PipeFormat, pipe_format, {},
-          "lines of the FIFO: csv, or influx (line protocol, with -gateway as a tag)");
+          "format of the FIFO's lines: csv, or influx (line protocol, with -gateway as a tag)");
 ABSL_FLAG(std::string, output, "",
-          "folder for files; without it and -pipe, CSV goes to standard output");
-ABSL_FLAG(std::string, state, "",
-          "folder of the checkpoint and the lock, for one engine at a time; with -output, live "
-          "(default: $STATE_DIRECTORY, which a service has, else .ctacct in the output folder)");
-ABSL_FLAG(ctacct::OutputFormat, output_format, {}, "files in the output folder: spool or csv");
-ABSL_FLAG(ctacct::Mode, mode, {},
-          "precise: births, closes and ends of flows; closes to the millisecond. light: ends and "
-          "dumps only, the kernel builds almost no events; closes to the second");
-ABSL_FLAG(ctacct::Workers, workers, {ctacct::DefaultWorkers()},
-          "threads that account, each its share of the flows; default: CPUs, at most 4; with "
-          "-record: 1");
+          "folder for files of rows (default: CSV on standard output, unless -pipe is given)");
+ABSL_FLAG(
+    std::string, state, "",
+    "folder of the checkpoint and the lock of a live engine with -output; one engine at a time "
+    "(default: $STATE_DIRECTORY, set for a service; otherwise .ctacct in the output folder)");
+ABSL_FLAG(ctacct::OutputFormat, output_format, {},
+          "format of the files in the output folder: spool or csv");
+ABSL_FLAG(
+    ctacct::Mode, mode, {},
+    "precise: listen to births, closes and ends of flows; closes exact to the millisecond. light: "
+    "listen to ends only, which costs the kernel less; closes exact to the second");
+ABSL_FLAG(
+    ctacct::Workers, workers, {ctacct::DefaultWorkers()},
+    "number of accounting threads, which share the flows (default: one per CPU, at most 4; with "
+    "-record: 1)");
 ABSL_FLAG(ctacct::Gateway, gateway, {},
-          "name of this gateway in the database; empty: the host name");
-ABSL_FLAG(ctacct::User, user, {},
-          "user to become, for good, with that user's groups; root: stay root (default: live and "
-          "started as root, ctacct, or nobody if there is no ctacct; else the caller). Live, any "
-          "user keeps CAP_NET_ADMIN only. Missing folders are made for the user, and root's empty "
-          "folders and FIFOs given to it; it must be able to use all others");
-ABSL_FLAG(std::string, replay, "", "capture to account instead of the kernel; needs no root");
-ABSL_FLAG(std::string, record, "",
-          "capture to write of all that is read from the kernel (of events: what -src, -dst and "
-          "-include-icmp ask for)");
+          "name of this gateway in the database (default: the host name)");
+ABSL_FLAG(
+    ctacct::User, user, {},
+    "drop privileges to this user and its groups; root: stay root (default: for a live engine "
+    "started as root, ctacct if it exists, otherwise nobody; otherwise keep the current user). "
+    "A live engine keeps only CAP_NET_ADMIN. Missing folders are created for the user, and "
+    "root's empty folders and FIFOs are given to it; it must be able to use all others");
+ABSL_FLAG(std::string, replay, "",
+          "capture to account instead of the kernel's traffic; needs no root");
+ABSL_FLAG(
+    std::string, record, "",
+    "capture to write with everything read from the kernel (only the events that -src, -dst and "
+    "-include-icmp select)");
 ABSL_FLAG(
     std::string, metrics_file, "",
-    "file for Prometheus metrics (text format), replaced as a whole at each interval's end and "
-    "when an alarm changes; everybody may read it. If it cannot be written, that is logged, "
-    "and accounting goes on");
+    "file for Prometheus metrics (text format), replaced at each interval's end and when an alert "
+    "changes; readable by everybody. If it cannot be written, the engine logs that and continues");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
-          "bytes of kernel memory for bursts of events, about 640 each, shared out among the "
-          "workers; the kernel doubles it");
+          "kernel memory for bursts of events, in bytes, divided among the workers; an event takes "
+          "about 640; the kernel doubles this value");
 
 ABSL_FLAG(
     bool, reliable, false,
-    "no event is lost for want of receive buffer: the kernel keeps it and sends it again. The "
-    "price: flows whose end cannot be delivered stay in conntrack's table, and a full table "
-    "drops new connections; so the mode is left while the table is more than 85 % full. "
-    "Other listeners may get events twice");
+    "let the kernel keep events that find no room in the receive buffer and send them again. The "
+    "price: flows whose end is not delivered stay in conntrack's table, and a full table drops "
+    "new connections; so this is off while the table is more than 85 % full. Other listeners may "
+    "get events twice");
 
 namespace ctacct {
 namespace {
@@ -218,8 +259,15 @@ absl::StatusOr<std::string> GatewayName() {
   const absl::StatusOr<std::string> host = HostGatewayName();
   if (host.ok()) return host;
   return absl::InvalidArgumentError(
-      absl::StrCat("flag -gateway: not given, and the host's name cannot be used: ",
+      absl::StrCat("flag -gateway: not given, and the host name cannot be used: ",
                    std::string(host.status().message())));
+}
+
+// If a list names networks, a family of which it names none is left out.
+template <typename Address>
+CidrList<Address> CidrsOf(const std::vector<Cidr<Address>>& networks, const NetworkLists& all) {
+  const bool is_given = !all.ipv4.empty() || !all.ipv6.empty();
+  return is_given ? CidrList<Address>(networks) : CidrList<Address>();
 }
 
 // Root without capabilities still owns the machine's files, so a live engine does not stay root
@@ -235,8 +283,8 @@ absl::Status FillUser(Config* config) {
   const absl::StatusOr<UserAccount> account = UnprivilegedUser();
   if (!account.ok()) {
     return absl::InvalidArgumentError(
-        "flag -user: not given, and there is neither a user ctacct nor nobody to become; name one "
-        "(root stays root)");
+        "flag -user: not given, and neither user ctacct nor user nobody exists; name a user (root: "
+        "stay root)");
   }
   config->user = *account;
   return absl::OkStatus();
@@ -261,12 +309,21 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   }
   Config config;
   AccountingRules& rules = config.rules;
-  rules.src = absl::GetFlag(FLAGS_src).cidr;
-  rules.dst = absl::GetFlag(FLAGS_dst).cidr;
-  rules.src_group_mask = absl::GetFlag(FLAGS_src_group_mask).mask;
-  rules.dst_group_mask = absl::GetFlag(FLAGS_dst_group_mask).mask;
-  rules.exclude = absl::GetFlag(FLAGS_exclude_ip).address;
+  const NetworkLists src = absl::GetFlag(FLAGS_src).lists;
+  const NetworkLists dst = absl::GetFlag(FLAGS_dst).lists;
+  rules.ipv4.src = CidrsOf(src.ipv4, src);
+  rules.ipv6.src = CidrsOf(src.ipv6, src);
+  rules.ipv4.dst = CidrsOf(dst.ipv4, dst);
+  rules.ipv6.dst = CidrsOf(dst.ipv6, dst);
+  rules.ipv4.src_group_mask = absl::GetFlag(FLAGS_src_group_mask).mask;
+  rules.ipv4.dst_group_mask = absl::GetFlag(FLAGS_dst_group_mask).mask;
+  rules.ipv6.src_group_mask = absl::GetFlag(FLAGS_src_group_mask6).mask;
+  rules.ipv6.dst_group_mask = absl::GetFlag(FLAGS_dst_group_mask6).mask;
+  const AddressLists exclude = absl::GetFlag(FLAGS_exclude_ip).lists;
+  rules.ipv4.exclude = AddressList<Ipv4Address>(exclude.ipv4);
+  rules.ipv6.exclude = AddressList<Ipv6Address>(exclude.ipv6);
   rules.interval_ns = absl::GetFlag(FLAGS_interval).value * kIntervalUnitNs;
+  rules.skip_local = absl::GetFlag(FLAGS_local).second;
   rules.include_icmp = absl::GetFlag(FLAGS_include_icmp);
   rules.track_open = absl::GetFlag(FLAGS_track_open);
   config.rows_max = static_cast<size_t>(absl::GetFlag(FLAGS_max_rows).value);
@@ -285,6 +342,10 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   if (absl::Status status = FillUser(&config); !status.ok()) return status;
   if (!config.live() && !config.record.empty()) {
     return absl::InvalidArgumentError("flag -record: a replay is a capture already");
+  }
+  if (!config.live() && rules.skip_local) {
+    return absl::InvalidArgumentError(
+        "flag -local=skip: a capture does not contain the gateway's addresses; use -exclude-ip");
   }
   // A recording has one order of what was read.
   if (config.record.empty())

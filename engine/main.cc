@@ -20,12 +20,12 @@ constexpr char kProgram[] = "engine";
 // clang-format off
 constexpr char kUsage[] =
     "usage: engine [FLAGS]\n"
-    "Sums conntrack's traffic per masked pair, protocol and port, for each interval. SIGTERM ends it\n"
-    "with nothing lost; SIGHUP re-reads the port list. Live it needs CAP_NET_ADMIN.";
+    "Accounts conntrack's traffic by masked pair, protocol and port, for each interval. SIGTERM stops\n"
+    "it without loss; SIGHUP reads the port list again. Live accounting needs CAP_NET_ADMIN.";
 // clang-format on
 
-// What is closed is opened on /dev/null, or the first files opened would be taken for it. False if
-// standard output was closed.
+// Opens closed standard descriptors on /dev/null; otherwise the first files to be opened would take
+// their place. False if standard output was closed.
 bool OpenStandardDescriptors() {
   const bool has_output = fcntl(STDOUT_FILENO, F_GETFD) >= 0;
   int fd = open("/dev/null", O_RDWR);

@@ -32,14 +32,14 @@ absl::Status FlushReporter::Flush(bool last) {
   return last_ = status;
 }
 
-// Says so when it begins.
+// Logs when folding begins.
 void FlushReporter::NoteFolding() {
   if (flusher_->intervals().last_end_ns == last_end_ns_) return;
   last_end_ns_ = flusher_->intervals().last_end_ns;
   const bool folds = flusher_->rows_folded() != rows_folded_;
   rows_folded_ = flusher_->rows_folded();
   if (folds && !folds_) {
-    Log("an interval has more rows than -max-rows; the smallest are summed as one");
+    Log("an interval has more rows than -max-rows; the smallest are summed by origin");
   }
   folds_ = folds;
 }
@@ -79,7 +79,7 @@ void MetricsReporter::Write() {
   file_->Refresh(MetricsText(metrics_), [this](const absl::Status& status) {
     Log(status.ok() ? "the metrics file can be written again"
                     : absl::StrCat(privileges_.Explain(status).message(),
-                                   "; accounting goes on without it"));
+                                   "; accounting continues without it"));
   });
 }
 
@@ -109,7 +109,7 @@ void MetricsReporter::Update(const Sources& sources, bool last) {
   metrics_.port_list_errors = sources.ports->errors();
   metrics_.port_list_failing = sources.ports->failing();
   if (sources.collector != nullptr) UpdateLive(*sources.collector, interval_ended);
-  // Not each second: a look at the folder takes its time.
+  // Not each second, because scanning the folder takes time.
   if (metrics_.spool.has_value() && (interval_ended || last)) {
     metrics_.spool = spool_.Measure(/*now=*/last);
   }
@@ -121,7 +121,7 @@ void MetricsReporter::UpdateLive(const Collector& collector, bool interval_ended
   metrics_.live = collector.metrics();
   metrics_.live->conntrack_entries = before.conntrack_entries;
   metrics_.live->conntrack_entries_max = before.conntrack_entries_max;
-  // It changes all the time.
+  // Not each second, because these figures always change.
   if (!interval_ended && before.conntrack_entries_max != 0) return;
   const TableFill fill = ReadTableFill().value_or(TableFill());
   metrics_.live->conntrack_entries = fill.flows;
@@ -131,7 +131,7 @@ void MetricsReporter::UpdateLive(const Collector& collector, bool interval_ended
 std::string ServiceStatus(const Flusher& flusher, const FlushReporter& writes) {
   if (writes.failures() != 0) {
     return absl::StrCat("rows cannot be written (see the log), ", flusher.rows_waiting(),
-                        " wait in memory; accounting goes on");
+                        " wait in memory; accounting continues");
   }
   uint64_t flows = 0;
   for (const uint64_t of_worker : flusher.worker_flows()) flows += of_worker;
@@ -150,7 +150,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       counts.events_destroy, " destroy; ", counts.dump_entries, " dump entries");
   const std::pair<uint64_t, const char*> oddities[] = {
       {counts.filtered, "filtered"},
-      {counts.skipped_ipv6, "IPv6 skipped"},
+      {counts.filtered_local, "of the gateway itself (-local=skip)"},
       {counts.malformed, "malformed"},
       {counts.without_counters, "without counters"},
       {counts.duplicate_destroys, "repeated"},
@@ -160,7 +160,7 @@ std::string Summary(const WorkerCounts& counts, const Flusher& flusher, const Pi
       {counts.overruns, "overruns"},
       {counts.events_dropped, "events dropped by the kernel"},
       {counts.forgotten_flows, "flows whose end was not reported"},
-      {flusher.rows_folded(), "rows summed as one (-max-rows)"},
+      {flusher.rows_folded(), "rows summed by origin (-max-rows)"},
   };
   for (const auto& [count, what] : oddities) {
     if (count != 0) absl::StrAppend(&text, "; ", count, " ", what);

@@ -113,7 +113,7 @@ class MetricsReporter {
   SpoolBacklogMeter spool_;
 };
 
-// For those who ask the service manager.
+// The service manager's status line.
 [[nodiscard]] std::string ServiceStatus(const Flusher& flusher, const FlushReporter& writes);
 
 // The last line of a run that went well. `pipe` may be nullptr.

@@ -14,12 +14,23 @@ namespace ctacct {
 namespace {
 
 // What decides whether a flow is accounted at all.
+template <typename Address>
+void AppendRules(const AddressRules<Address>& rules, std::string* text) {
+  const auto append = [text](const auto& value) {
+    text->append(reinterpret_cast<const char*>(&value), sizeof(value));
+  };
+  for (const CidrList<Address>* const list : {&rules.src, &rules.dst}) {
+    append(list->networks().size());
+    for (const Cidr<Address>& network : list->networks()) append(network);
+  }
+  append(rules.exclude.addresses().size());
+  for (const Address& address : rules.exclude.addresses()) append(address);
+}
+
 uint64_t RulesChecksum(const AccountingRules& rules) {
-  const Ipv4Address exclude = rules.exclude.value_or(Ipv4Address());
-  const std::string text =
-      absl::StrCat(rules.src.network.ToHostOrder(), "/", rules.src.mask.ToHostOrder(), " ",
-                   rules.dst.network.ToHostOrder(), "/", rules.dst.mask.ToHostOrder(), " ",
-                   exclude.ToHostOrder(), " ", rules.exclude.has_value(), " ", rules.include_icmp);
+  std::string text = absl::StrCat(rules.include_icmp, rules.skip_local);
+  AppendRules(rules.ipv4, &text);
+  AppendRules(rules.ipv6, &text);
   return XXH3_64bits(text.data(), text.size());
 }
 
@@ -29,11 +40,11 @@ std::string WhatItDoes(const RestartOptions& options, const CheckpointInfo& befo
   return absl::StrCat(
       "resuming after ", before.clean ? "a clean stop " : "an unclean stop ",
       seconds >= 0 ? absl::StrFormat("%.1f s ago", seconds)
-                   : absl::StrFormat("%.1f s from now, by the clock as it was then", -seconds),
+                   : absl::StrFormat("%.1f s in the future by the clock of that time", -seconds),
       "; ",
-      !before.flows_known ? "what was accounted of its flows is lost, accounting begins anew"
+      !before.flows_known ? "its checkpoint is lost, so its flows start from their present counters"
       : !same_kernel      ? "its flows ended with its kernel or network namespace"
-      : options.recorded  ? "a recording begins anew"
+      : options.recorded  ? "with -record no flow continues"
                           : absl::StrCat(flows_continued, " flows continued",
                                         all_events ? ", no event was missed" : ""),
       renamed ? absl::StrCat("; the gateway was called ", QuotedForLog(before.gateway),
@@ -91,10 +102,11 @@ absl::StatusOr<Resumed> Restart(const RestartOptions& options,
     return restored;
   };
   const auto workers_count = static_cast<uint32_t>(workers.size());
-  const absl::Status found = checkpoint->Recover(begin, [&](const FlowRecord& flow) {
+  const auto restore = [&](const auto& flow) {
     flows_continued += static_cast<uint64_t>((flow.flags & (kFlowEnded | kFlowSuperseded)) == 0);
     workers[OwnerOfFlow(flow.identity.id, workers_count)]->Restore(flow);
-  });
+  };
+  const absl::Status found = checkpoint->Recover(begin, restore, restore);
   if (!found.ok()) return found;
   if (what_it_does) what_it_does();
   checkpoint->Start(ours, workers.size());

@@ -59,7 +59,7 @@ class RestartTest : public testing::Test {
     workers_.clear();
     for (Share& share : shares_) {
       share.handoff = std::make_unique<AccountingHandoff>();
-      share.stream = std::make_unique<SnapshotStream>();
+      share.stream = std::make_unique<SnapshotStream>(Worker::kFlowTables);
       Worker::Options worker;
       worker.rules = options_.rules;
       worker.snapshots = share.stream.get();
@@ -182,8 +182,8 @@ TEST_F(RestartTest, FlowsContinueWithWhatWasAccounted) {
   }
 }
 
-// A stop in the middle of an interval, and a start within it: two files of that interval, and each
-// says what it is of. What living flows moved in between is in the second.
+// A stop in the middle of an interval, and a start within it: two files of that interval, each of
+// which says what it covers. What living flows moved in between is in the second.
 TEST_F(RestartTest, AnIntervalBeginsWhereTheFlowsWereAccountedLast) {
   Start();
   EndInterval(shown_, kEpoch + 5 * kSecond, /*clean=*/true);
@@ -258,7 +258,7 @@ TEST_F(RestartTest, OfAnotherKernelOnlyTheTimeIsOfUse) {
   EXPECT_EQ(Packets(), 0u);  // Older than this run, and unknown to it.
 }
 
-// What moved in between is split between the names: a gap, whatever is known of it.
+// The traffic in between is split between the names: a gap, whatever is known about it.
 TEST_F(RestartTest, AnotherNameIsAGapOfItsOwn) {
   for (const bool all_events : {false, true}) {
     SCOPED_TRACE(all_events);
@@ -295,29 +295,29 @@ TEST_F(RestartTest, AnotherNameIsAGapOfItsOwn) {
   }
 }
 
-// If the name of the run before is lost, nobody can say that it was another.
+// If the previous name is lost, it is unknown whether it was another one.
 TEST_F(RestartTest, ADamagedCheckpointIsNoOtherName) {
   Start();
   EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
   checkpoint_.reset();
   std::filesystem::resize_file(folder_ + "/state/checkpoint", 20);
   Start();
-  EXPECT_THAT(log_, HasSubstr("is lost, accounting begins anew"));
+  EXPECT_THAT(log_, HasSubstr("its checkpoint is lost"));
   const std::vector<Gap> gaps = Gaps();
   ASSERT_EQ(gaps.size(), 2u);
   EXPECT_EQ(gaps[0].cause, GapCause::kRestart);
 }
 
-// Where other flows were accounted, one that is not in the checkpoint may be old: what it moved
-// before is nobody's.
+// If other flows were accounted before, one that is not in the checkpoint may be old: its earlier
+// traffic is not counted.
 TEST_F(RestartTest, OtherRulesDoNotBillWholeLifetimes) {
-  options_.rules.src = {Ipv4Address::FromHostOrder(0x0a000000),
-                        Ipv4Address::FromHostOrder(0xff000000)};
+  options_.rules.ipv4.src =
+      Ipv4Cidr{Ipv4Address::FromHostOrder(0x0a000000), Ipv4Address::FromHostOrder(0xff000000)};
   Start();
   // Before its first dump an engine knows all flows since its start, but only those of its rules.
   EndIntervalWithoutDump(kEpoch + 15 * kSecond, /*clean=*/true);
   checkpoint_.reset();
-  options_.rules.src = kIpv4Everything;
+  options_.rules.ipv4.src = kIpv4Everything;
   options_.events_kept = true;
   options_.subscribed_ns = kEpoch + 20 * kSecond;
   Start();
@@ -332,7 +332,7 @@ TEST_F(RestartTest, AClockSetBackIsSaidAndMakesNoNegativeGap) {
   checkpoint_.reset();
   options_.subscribed_ns = kEpoch - 86400 * kSecond;
   Start();
-  EXPECT_THAT(log_, HasSubstr("86415.0 s from now, by the clock as it was then"));
+  EXPECT_THAT(log_, HasSubstr("86415.0 s in the future by the clock of that time"));
   for (const Gap& gap : Gaps()) EXPECT_LT(gap.began_ns, gap.ended_ns);
 }
 
@@ -372,7 +372,7 @@ TEST_F(RestartTest, AGapAfterTheClockWasSetBackBeginsWithTheSubscription) {
   EXPECT_EQ(gap->ended_ns, options_.subscribed_ns + 15 * kSecond);
 }
 
-TEST_F(RestartTest, ARecordingBeginsAnew) {
+TEST_F(RestartTest, ARecordingContinuesNoFlow) {
   Start();
   EndInterval(shown_, kEpoch + 15 * kSecond, /*clean=*/true);
   checkpoint_.reset();
@@ -380,7 +380,7 @@ TEST_F(RestartTest, ARecordingBeginsAnew) {
   options_.events_kept = true;
   options_.subscribed_ns = kEpoch + 20 * kSecond;
   Start();
-  EXPECT_THAT(log_, HasSubstr("a recording begins anew"));
+  EXPECT_THAT(log_, HasSubstr("with -record no flow continues"));
   EXPECT_EQ(Gaps().size(), 2u);
 }
 

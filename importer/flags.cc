@@ -9,37 +9,40 @@
 #include "engine/rows/gateway_name.h"
 #include "importer/postgres/connection_flags.h"
 
-ABSL_FLAG(std::string, watch, "", "spool folder to import: the files in it, then each new one");
-ABSL_FLAG(std::string, move, "", "folder for imported files; without it they are deleted");
-ABSL_FLAG(bool, once, false, "with -watch: import what is there, then exit");
+ABSL_FLAG(std::string, watch, "", "spool folder to load: the files in it, then each new file");
+ABSL_FLAG(std::string, move, "",
+          "folder for loaded files, created if it is missing (default: they are deleted)");
+ABSL_FLAG(bool, once, false, "with -watch: load the files in the folder, then exit");
 ABSL_FLAG(
     std::string, gateway, "",
-    "gateway of the rows of CSV files, which do not name one (without it, of two equal CSV files "
-    "only the first is loaded, and the second stays), and label of the metrics (there the host name "
-    "by default)");
+    "gateway of CSV files, which do not contain one, and label of the metrics (default there: the "
+    "host name). Without it, if two CSV files are equal, only the first is loaded and the second "
+    "stays");
+ABSL_FLAG(bool, migrate, false, "create or upgrade the tables, then exit; loads no files");
 ABSL_FLAG(std::string, adopt, "",
-          "take over the rows of a table that the Go tool's importer made, as rows of -gateway, "
-          "then exit; vpn_traffic itself is renamed to vpn_traffic_reference");
+          "copy the rows of this table of the Go tool as rows of -gateway, then exit; a table "
+          "vpn_traffic is renamed to vpn_traffic_reference");
 ABSL_FLAG(std::string, metrics_file, "",
           "file for Prometheus metrics (text format), replaced every few seconds and at the end; "
-          "everybody may read it. If it cannot be written, that is logged, and importing goes on");
+          "readable by everybody. If it cannot be written, the importer logs that and continues");
 ABSL_FLAG(int, retention_rows, 0,
-          "days after which rows of vpn_traffic are dropped, a partition at a time; 0: never");
+          "days after which rows of vpn_traffic are dropped, in whole partitions; 0: never");
 ABSL_FLAG(int, retention_fine, 0,
           "days after which rollups of intervals and minutes are dropped; 0: never");
 ABSL_FLAG(int, retention_10m, 0, "days after which rollups of ten minutes are dropped; 0: never");
 ABSL_FLAG(int, retention_1h, 0, "days after which rollups of hours are dropped; 0: never");
 ABSL_FLAG(int, transaction_files, 240,
-          "most files of a backlog in one transaction (it ends at about four million rows anyway)");
+          "largest number of files of a backlog in one transaction, which also ends at about four "
+          "million rows");
 
 namespace ctacct {
 
 const char kImporterUsage[] =
     "usage: importer [FLAGS] [FILE...]\n"
-    "Loads spool and CSV files into PostgreSQL, each exactly once: the files named, then those in\n"
+    "Loads spool and CSV files into PostgreSQL, each exactly once: the named files, then those in\n"
     "the -watch folder, then each new file there.\n"
-    "Files are deleted once their rows are durable in the database, unless -move names a folder.\n"
-    "Without -host, -db, -user, -pass and -conninfo libpq's own settings apply: PGHOST,\n"
+    "Files are deleted when their rows are durable in the database, unless -move names a folder.\n"
+    "Without -host, -db, -user, -pass and -conninfo, libpq's settings apply: PGHOST,\n"
     "PGDATABASE, PGSERVICE, ~/.pgpass.";
 namespace {
 
@@ -64,10 +67,10 @@ absl::Status FillRetention(ImporterConfig* config) {
                {"1h", "retention-1h", absl::GetFlag(FLAGS_retention_1h)}};
   const auto* finer = &tiers[0];
   for (const auto& tier : tiers) {
-    if (tier.days < 0) return BadFlag(tier.flag, "days, or 0");
+    if (tier.days < 0) return BadFlag(tier.flag, "must be a number of days, or 0");
     if (tier.days != 0) {
       if (&tier != finer && (finer->days == 0 || tier.days < finer->days)) {
-        return BadFlag(tier.flag, absl::StrCat("not shorter than -", finer->flag));
+        return BadFlag(tier.flag, absl::StrCat("must not be shorter than -", finer->flag));
       }
       config->retention.emplace_back(tier.tier, tier.days);
     }
@@ -88,19 +91,23 @@ absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) 
   config.once = absl::GetFlag(FLAGS_once);
   config.metrics_file = absl::GetFlag(FLAGS_metrics_file);
   config.adopt = absl::GetFlag(FLAGS_adopt);
+  config.migrate = absl::GetFlag(FLAGS_migrate);
   const int transaction_files = absl::GetFlag(FLAGS_transaction_files);
   if (transaction_files < 1 || transaction_files > kTransactionFilesMax) {
-    return BadFlag("transaction-files", absl::StrCat("from 1 to ", kTransactionFilesMax));
+    return BadFlag("transaction-files", absl::StrCat("must be 1 to ", kTransactionFilesMax));
   }
   config.transaction_files = static_cast<size_t>(transaction_files);
   if (absl::Status status = FillRetention(&config); !status.ok()) return status;
   const bool imports = !config.watch.empty() || !config.files.empty();
   if (!config.adopt.empty() && imports) {
-    return BadFlag("adopt", "by itself, without files or -watch");
+    return BadFlag("adopt", "cannot be combined with files or -watch");
   }
-  if (config.adopt.empty() && !imports) {
+  if (config.migrate && (!config.files.empty() || !config.adopt.empty())) {
+    return BadFlag("migrate", "cannot be combined with files or -adopt");
+  }
+  if (config.adopt.empty() && !config.migrate && !imports) {
     return absl::InvalidArgumentError(
-        "nothing to import: give -watch=FOLDER or files; --help says more");
+        "nothing to load: give -watch=FOLDER or files; --help lists all flags");
   }
   absl::StatusOr<PgOptions> database = ConnectionOptionsFromFlags();
   if (!database.ok()) return database.status();

@@ -25,6 +25,7 @@ struct ImporterConfig {
   size_t transaction_files = 1;
   std::string metrics_file;                            // Empty: none.
   std::string adopt;                                   // Table; empty: none.
+  bool migrate = false;                                // Only create or upgrade the tables.
   std::vector<std::pair<std::string, int>> retention;  // Tier and days, of those that have an end.
 
   // Until it is stopped, and so with patience for a database that is away.

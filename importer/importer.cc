@@ -46,6 +46,8 @@ constexpr size_t kTransactionDaysEnough = 250;
 constexpr absl::Duration kMaintenancePeriod = absl::Hours(1);
 // How old the metrics file gets while the importer waits for a database or for files.
 constexpr absl::Duration kMetricsPeriod = absl::Seconds(5);
+// Rows are for the user and its group, like the engine's own files.
+constexpr mode_t kMoveFolderMode = 0750;
 
 absl::Status StopError() { return absl::CancelledError("stop was asked for"); }
 
@@ -65,6 +67,10 @@ absl::Status CheckFolders(const std::string& watch, const std::string& move) {
   std::vector<struct stat> infos;
   for (const std::string& folder : {watch, move}) {
     if (folder.empty()) continue;
+    if (folder == move && move != watch && mkdir(folder.c_str(), kMoveFolderMode) != 0 &&
+        errno != EEXIST) {
+      return FileError("make folder", folder, errno);
+    }
     const absl::StatusOr<UniqueFd> fd = OpenFolder(folder);
     if (!fd.ok()) return fd.status();
     if (fstat(fd->get(), &infos.emplace_back()) != 0) {
@@ -76,7 +82,7 @@ absl::Status CheckFolders(const std::string& watch, const std::string& move) {
   }
   if (infos.size() == 2 && infos[0].st_dev == infos[1].st_dev &&
       infos[0].st_ino == infos[1].st_ino) {
-    return absl::FailedPreconditionError("-move names the watched folder itself");
+    return absl::InvalidArgumentError("flag -move: names the watched folder");
   }
   return absl::OkStatus();
 }
@@ -86,7 +92,7 @@ absl::Status CheckFolders(const std::string& watch, const std::string& move) {
 Importer::Importer(ImporterConfig config, int stop_fd)
     : config_(std::move(config)),
       stop_fd_(stop_fd),
-      backlog_(config_.watch),
+      backlog_(config_.watch, IsImportedName),
       quarantine_(absl::StrCat(config_.watch, "/", kFailedFolder), IsQuarantinedName) {
   metrics_.started_ns = metrics_.written_ns = absl::ToUnixNanos(absl::Now());
   metrics_.watching = config_.watching();
@@ -95,6 +101,7 @@ Importer::Importer(ImporterConfig config, int stop_fd)
 }
 
 absl::Status Importer::Open() {
+  if (config_.migrate) return absl::OkStatus();
   if (absl::Status status = CheckFolders(config_.watch, config_.move); !status.ok()) return status;
   if (!config_.metrics_file.empty()) {
     metrics_file_.emplace(config_.metrics_file);
@@ -109,6 +116,7 @@ absl::Status Importer::Open() {
 }
 
 absl::Status Importer::Run() {
+  if (config_.migrate) return ConnectIfNeeded();
   if (!config_.adopt.empty()) return Adopt();
   if (!config_.files.empty()) {
     if (absl::Status status = ImportNamedFiles(); !status.ok()) return status;
@@ -126,7 +134,7 @@ bool Importer::Finish(const absl::Status& ended) {
   if (!ended.ok() && !stopped) LogLine(ended.message());
   // A watcher ends in no other way; whether it has left something out is in its summary.
   if (stopped && !config_.watching()) LogLine("stopped before all was imported");
-  if ((ended.ok() || stopped) && config_.adopt.empty()) LogSummary();
+  if ((ended.ok() || stopped) && config_.adopt.empty() && !config_.migrate) LogSummary();
   WriteMetrics(/*last=*/true);
   return (ended.ok() || (stopped && config_.watching())) && AllDone();
 }
@@ -134,7 +142,7 @@ bool Importer::Finish(const absl::Status& ended) {
 // ---- which files ----
 
 absl::Status Importer::Watch() {
-  // Before the first file comes: a password that is wrong should be heard of now.
+  // Connect before the first file appears, so that a wrong password is reported at once.
   absl::Status status = ConnectIfNeeded();
   // Ready unless an operator has to act. If the database is away for now, waiting for it is the
   // work, and no reason to hold up the start of other services.
@@ -144,6 +152,7 @@ absl::Status Importer::Watch() {
   }
   if (!status.ok()) return status;
   NoteDatabaseBack();
+  LogLine(absl::StrCat("connected to the database; loading files from ", config_.watch));
   ReportStatus(0);
   while (true) {
     const absl::StatusOr<bool> found = DrainOnce();
@@ -160,7 +169,7 @@ absl::Status Importer::Watch() {
 }
 
 absl::Status Importer::Drain() {
-  // Also with nothing to do: an address that is wrong should be heard of now.
+  // Connect even if there is nothing to load, so that a wrong address is reported.
   if (absl::Status status = ConnectIfNeeded(); !status.ok()) return status;
   for (absl::StatusOr<bool> found = true; *found;) {
     found = DrainOnce();
@@ -183,7 +192,11 @@ absl::StatusOr<bool> Importer::DrainOnce() {
   Batch batch;
   for (size_t i = 0; i < places.size(); ++i) {
     if (StopAsked()) return StopError();
-    Examine(places[i], &batch);
+    if (IsNamesFileName(places[i].name)) {
+      if (absl::Status status = ImportNamesFile(places[i]); !status.ok()) return status;
+    } else {
+      Examine(places[i], &batch);
+    }
     if (i + 1 < places.size() && batch.files.size() < config_.transaction_files &&
         batch.rows < kTransactionRowsEnough && batch.days < kTransactionDaysEnough) {
       continue;
@@ -207,8 +220,13 @@ absl::Status Importer::ImportNamedFiles() {
       LogLine(folder_fd.status().message());
       continue;
     }
+    const FilePlace place = {folder_fd->get(), folder, parts.filename(), path};
+    if (IsNamesFileName(place.name)) {
+      if (absl::Status status = ImportNamesFile(place); !status.ok()) return status;
+      continue;
+    }
     Batch batch;
-    Examine({folder_fd->get(), folder, parts.filename(), path}, &batch);
+    Examine(place, &batch);
     if (absl::Status status = Import(batch.files); !status.ok()) return status;
   }
   return absl::OkStatus();
@@ -310,6 +328,56 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
                       absl::StrCat("while importing ", place.path, others, ": ", error.message()));
 }
 
+absl::Status Importer::ImportNamesFile(const FilePlace& place) {
+  const absl::StatusOr<TrafficFile> file = TrafficFile::Open(place);
+  if (!file.ok()) {
+    const bool gone = absl::IsNotFound(file.status()) && queue_.has_value();
+    if (!gone) LogLine(file.status().message());
+    Note(gone ? FileOutcome::kGone : FileOutcome::kLeftForNow, place);
+    return absl::OkStatus();
+  }
+  const absl::StatusOr<NamesSnapshot> snapshot = file->ReadNames();
+  if (!snapshot.ok()) {
+    Note(Refuse(*file, snapshot.status()), place);
+    return absl::OkStatus();
+  }
+  NamesOutcome loaded;
+  const absl::Status status = WithDatabase([&](PgConnection& connection) {
+    const absl::StatusOr<NamesOutcome> outcome = LoadNames(connection, *snapshot, file->name());
+    if (outcome.ok()) loaded = *outcome;
+    return outcome.status();
+  });
+  if (absl::IsAlreadyExists(status)) {
+    Note(Reject(*file, absl::StrCat(place.path, ": ", status.message())), place);
+    return absl::OkStatus();
+  }
+  if (absl::IsCancelled(status)) return status;
+  if (!status.ok()) {
+    return absl::Status(status.code(),
+                        absl::StrCat("while importing ", place.path, ": ", status.message()));
+  }
+  Note(AfterNames(*file, *snapshot, loaded), place);
+  return absl::OkStatus();
+}
+
+Importer::FileOutcome Importer::AfterNames(const TrafficFile& file, const NamesSnapshot& snapshot,
+                                           const NamesOutcome& loaded) {
+  if (loaded.outcome == ImportOutcome::kImported) {
+    ++metrics_.files;
+    ++metrics_.names_snapshots;
+    LogLine(absl::StrCat(
+        "names of gateway ", snapshot.gateway, ", ",
+        absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", absl::FromUnixNanos(snapshot.time_ns),
+                         absl::UTCTimeZone()),
+        ": ", WithThousands(snapshot.entries.size()), " entries, ", WithThousands(loaded.changed),
+        " changes",
+        loaded.newest ? "" : "; a newer snapshot is in the database: this one applies until then"));
+  } else if (not_disposed_.count(file.place().path) == 0) {
+    ++metrics_.files_done_before;
+  }
+  return Dispose(file);
+}
+
 Importer::FileOutcome Importer::AfterLoad(const ReadyFile& ready, ImportOutcome outcome) {
   const FileSummary& summary = ready.summary;
   if (outcome == ImportOutcome::kSameAsAnother) {
@@ -351,7 +419,7 @@ Importer::FileOutcome Importer::Dispose(const TrafficFile& file) {
 
 Importer::FileOutcome Importer::Reject(const TrafficFile& file, absl::string_view reason) {
   LogLine(reason);
-  if (!queue_.has_value()) return FileOutcome::kLeft;  // Who named the file decides.
+  if (!queue_.has_value()) return FileOutcome::kLeft;  // The user has named the file, and decides.
   if (absl::Status status = QuarantineFile(file, reason); !status.ok()) {
     LogLine(status.message());
     return FileOutcome::kLeftForNow;
@@ -427,25 +495,36 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
   std::vector<FileToImport> to_import;
   to_import.reserve(files.size());
   for (const ReadyFile& ready : files) to_import.push_back({&ready.file, &ready.summary});
+  std::vector<ImportOutcome> loaded;
+  const absl::Status status = WithDatabase([&](PgConnection& connection) {
+    absl::StatusOr<std::vector<ImportOutcome>> outcomes =
+        ImportTogether(connection, to_import, &known_days_);
+    if (!outcomes.ok()) return outcomes.status();
+    loaded = *std::move(outcomes);
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  Summarize(files);
+  return loaded;
+}
+
+absl::Status Importer::WithDatabase(absl::FunctionRef<absl::Status(PgConnection&)> load) {
   while (true) {
     absl::Status status = ConnectIfNeeded();
     if (status.ok()) {
       const absl::Duration begun = MonotonicNow();
-      absl::StatusOr<std::vector<ImportOutcome>> outcomes =
-          ImportTogether(*connection_, to_import, &known_days_);
-      if (outcomes.ok()) {
+      status = load(*connection_);
+      if (status.ok()) {
         ++metrics_.transactions;
         metrics_.last_import_ns = absl::ToInt64Nanoseconds(MonotonicNow() - begun);
         metrics_.import_ns += metrics_.last_import_ns;
         metrics_.last_import_at_ns = absl::ToUnixNanos(absl::Now());
       }
-      if (outcomes.ok() || absl::IsAlreadyExists(outcomes.status())) {
+      if (status.ok() || absl::IsAlreadyExists(status)) {
         NoteDatabaseBack();
-        if (outcomes.ok()) Summarize(files);
-        return outcomes;
+        return status;
       }
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
-      status = outcomes.status();
       connection_.reset();
       known_days_.clear();  // Citus does not say if a missing partition was the cause.
     }
@@ -471,11 +550,11 @@ void Importer::Summarize(absl::Span<const ReadyFile> files) {
 absl::Status Importer::PauseAfter(const absl::Status& status) {
   connection_.reset();
   if (std::exchange(metrics_.database_up, false)) WriteMetrics();
-  // A person who waits would rather hear at once that the address is wrong.
+  // A user who waits is better served by an immediate error: the address may be wrong.
   if (!config_.watching() && (!connected_before_ || failures_in_a_row_ >= kOnceRetriesMax)) {
     return status;
   }
-  // A server that is down, then starts, then is a standby: each is said, once.
+  // A server may be down, then start, then be a standby: each state is logged once.
   if (failures_in_a_row_++ == 0 || status.message() != last_failure_) {
     LogLine(absl::StrCat("database unavailable: ", status.message(), "; trying again"));
     manager_.TellStatus(
@@ -523,7 +602,7 @@ bool Importer::StopAsked(absl::Duration wait) {
     manager_.TellAlive();
     WriteMetricsIfDue();
     const absl::Duration left = std::clamp(end - MonotonicNow(), absl::ZeroDuration(), kSlice);
-    // Rounded up: the last slice must not be cut into many of no length.
+    // Rounded up, so that the last slice is not split into many of zero length.
     const int64_t millis = absl::ToInt64Milliseconds(absl::Ceil(left, absl::Milliseconds(1)));
     if (poll(&fd, 1, static_cast<int>(millis)) > 0) return true;
     if (left == absl::ZeroDuration()) return false;
@@ -547,7 +626,7 @@ void Importer::WriteMetrics(bool last) {
   metrics_.metrics_write_failures = metrics_file_->failures();
   metrics_file_->Refresh(MetricsText(metrics_), [](const absl::Status& status) {
     LogLine(status.ok() ? "the metrics file can be written again"
-                        : absl::StrCat(status.message(), "; importing goes on without it"));
+                        : absl::StrCat(status.message(), "; importing continues without it"));
   });
 }
 
@@ -568,7 +647,8 @@ void Importer::ReportStatus(size_t files_waiting) {
 }
 
 void Importer::LogSummary() const {
-  const double seconds = absl::ToDoubleSeconds(MonotonicNow() - started_);
+  // Not the time in which it waited for files.
+  const double seconds = static_cast<double>(metrics_.import_ns) / 1e9;
   const double rate = static_cast<double>(metrics_.rows) / std::max(seconds, 1e-3);
   std::string line =
       absl::StrCat(WithThousands(metrics_.files), " files, ", WithThousands(metrics_.rows),

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -31,6 +32,7 @@
 #include "importer/metrics.h"
 #include "importer/postgres/pg_connection.h"
 #include "importer/tables/load.h"
+#include "importer/tables/load_names.h"
 
 namespace ctacct {
 
@@ -95,14 +97,23 @@ class Importer {
   FileOutcome AfterLoad(const ReadyFile& ready, ImportOutcome outcome);
   FileOutcome Dispose(const TrafficFile& file);
   FileOutcome Reject(const TrafficFile& file, absl::string_view reason);
-  // Keeps the books, and says when the file is worth another look.
+  // Records the outcome, and when the file is worth another try.
   void Note(FileOutcome outcome, const FilePlace& place);
+
+  // Loads a names file, in a transaction of its own, and disposes of it.
+  [[nodiscard]] absl::Status ImportNamesFile(const FilePlace& place);
+  // The outcome of one that is in the database.
+  FileOutcome AfterNames(const TrafficFile& file, const NamesSnapshot& snapshot,
+                         const NamesOutcome& loaded);
 
   // ---- the database ----
   [[nodiscard]] absl::StatusOr<PgConnection> Connect();
   [[nodiscard]] absl::Status ConnectIfNeeded();
   // Returns once they are loaded, or it is known that they cannot be; waits for an absent database.
   [[nodiscard]] absl::StatusOr<std::vector<ImportOutcome>> Load(absl::Span<const ReadyFile> files);
+  // Runs `load` on a connection, and again after each pause for an absent database. Other errors of
+  // `load` are returned.
+  [[nodiscard]] absl::Status WithDatabase(absl::FunctionRef<absl::Status(PgConnection&)> load);
   // After they are loaded; no file depends on it.
   void Summarize(absl::Span<const ReadyFile> files);
   // After `status` (Unavailable): OK after a pause, when it is time to try again.
@@ -126,7 +137,6 @@ class Importer {
 
   const ImporterConfig config_;
   const int stop_fd_;
-  const absl::Duration started_ = MonotonicNow();
   ServiceManager manager_;
   // The watched folder, whose bad files are set aside; none while named files are imported, which
   // stay where they are.

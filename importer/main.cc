@@ -55,7 +55,7 @@ int Main(int argc, char** argv) {
   Importer importer(*std::move(config), stop_fd.get());
   if (const absl::Status status = importer.Open(); !status.ok()) {
     PrintError(kProgram, status);
-    return kExitOperatingError;
+    return absl::IsInvalidArgument(status) ? kExitUsageError : kExitOperatingError;
   }
   return importer.Finish(importer.Run()) ? kExitOk : kExitOperatingError;
 }

@@ -20,6 +20,7 @@ std::string MetricsText(const ImporterMetrics& metrics) {
                metrics.metrics_write_failures);
   text.Counter("files_total", "Files imported.", metrics.files);
   text.Counter("rows_total", "Rows imported.", metrics.rows);
+  text.Counter("names_snapshots_total", "Names files imported.", metrics.names_snapshots);
   text.Counter("files_done_before_total", "Files that were already in the database.",
                metrics.files_done_before);
   text.Counter("files_quarantined_total", "Bad files moved to failed/.", metrics.files_quarantined);
@@ -46,9 +47,10 @@ std::string MetricsText(const ImporterMetrics& metrics) {
   const int64_t lag_ns = waiting.oldest_ns == 0 ? 0 : metrics.written_ns - waiting.oldest_ns;
   text.Gauge("lag_seconds", "Age of the oldest waiting file; 0: none waits.",
              SecondsText(std::max<int64_t>(0, lag_ns)));
-  text.Gauge("waiting_files", "Files of rows in the watched folder, counted up to 100000.",
+  text.Gauge("waiting_files", "Files of rows or names in the watched folder, counted up to 100000.",
              waiting.files);
-  text.Gauge("waiting_bytes", "Size of the files of rows in the watched folder.", waiting.bytes);
+  text.Gauge("waiting_bytes", "Size of the files of rows or names in the watched folder.",
+             waiting.bytes);
   text.Gauge("not_imported_files",
              "Files found that are not in the database: still waiting, or the log says why.",
              metrics.not_imported);

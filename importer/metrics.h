@@ -21,6 +21,7 @@ struct ImporterMetrics {
   // By this run.
   uint64_t files = 0;
   uint64_t rows = 0;
+  uint64_t names_snapshots = 0;
   uint64_t files_done_before = 0;
   uint64_t files_quarantined = 0;
   uint64_t transactions = 0;

@@ -94,7 +94,7 @@ TEST_F(CaptureFileTest, OtherNetlinkFamiliesArePassedOver) {
   EXPECT_EQ(datagram.bytes, 32768u);
 }
 
-// pcapng tells times in 64 bits, of a unit that the file chooses.
+// pcapng has 64-bit times, in a unit that the file chooses.
 TEST_F(CaptureFileTest, ATimeThatCannotBeIsAnError) {
   const uint32_t seconds_high[] = {0, 2, 0x7fffffff, 0xffffffff};
   for (const uint32_t high : seconds_high) {

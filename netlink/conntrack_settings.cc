@@ -17,7 +17,7 @@ constexpr ConntrackSetting kSettings[] = {
     {"nf_conntrack_timestamp", 1, false, true,
      "connection times are those of reading, not the kernel's"},
     // With 2, the default, a flow that began while nobody listened never gets a DESTROY event.
-    {"nf_conntrack_events", 1, false, true, "the ends of some flows are never told"},
+    {"nf_conntrack_events", 1, false, true, "the ends of some flows are never reported"},
 };
 
 void ReadTimeout(const char* state, uint32_t* seconds) {

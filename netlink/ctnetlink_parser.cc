@@ -82,19 +82,36 @@ class AttributeReader {
   bool failed_ = false;
 };
 
-bool ParseTupleIp(AttributeReader reader, FlowIdentity* identity) {
+// What differs between the families.
+template <typename Address>
+struct Layout;
+template <>
+struct Layout<Ipv4Address> {
+  static constexpr uint16_t kSrc = CTA_IP_V4_SRC;
+  static constexpr uint16_t kDst = CTA_IP_V4_DST;
+  static constexpr uint16_t kAddressBytes = 4;
+};
+template <>
+struct Layout<Ipv6Address> {
+  static constexpr uint16_t kSrc = CTA_IP_V6_SRC;
+  static constexpr uint16_t kDst = CTA_IP_V6_DST;
+  static constexpr uint16_t kAddressBytes = 16;
+};
+
+template <typename Address>
+bool ParseTupleIp(AttributeReader reader, BasicFlowIdentity<Address>* identity) {
   constexpr int kSource = 1, kDestination = 2;
   int seen = 0;
   while (reader.Next()) {
     switch (reader.type()) {
-      case CTA_IP_V4_SRC:
-        if (!reader.Has(4)) return false;
-        identity->src = Ipv4Address::FromBytes(reader.payload());
+      case Layout<Address>::kSrc:
+        if (!reader.Has(Layout<Address>::kAddressBytes)) return false;
+        identity->src = Address::FromBytes(reader.payload());
         seen |= kSource;
         break;
-      case CTA_IP_V4_DST:
-        if (!reader.Has(4)) return false;
-        identity->dst = Ipv4Address::FromBytes(reader.payload());
+      case Layout<Address>::kDst:
+        if (!reader.Has(Layout<Address>::kAddressBytes)) return false;
+        identity->dst = Address::FromBytes(reader.payload());
         seen |= kDestination;
         break;
       default:
@@ -104,7 +121,8 @@ bool ParseTupleIp(AttributeReader reader, FlowIdentity* identity) {
   return reader.ok() && seen == (kSource | kDestination);
 }
 
-bool ParseTupleProtocol(AttributeReader reader, FlowIdentity* identity) {
+template <typename Address>
+bool ParseTupleProtocol(AttributeReader reader, BasicFlowIdentity<Address>* identity) {
   bool has_number = false;
   while (reader.Next()) {
     switch (reader.type()) {
@@ -115,6 +133,7 @@ bool ParseTupleProtocol(AttributeReader reader, FlowIdentity* identity) {
         break;
       case CTA_PROTO_SRC_PORT:
       case CTA_PROTO_ICMP_ID:
+      case CTA_PROTO_ICMPV6_ID:
         if (!reader.Has(2)) return false;
         identity->src_port = LoadBigEndian16(reader.payload());
         break;
@@ -123,11 +142,13 @@ bool ParseTupleProtocol(AttributeReader reader, FlowIdentity* identity) {
         identity->dst_port = LoadBigEndian16(reader.payload());
         break;
       case CTA_PROTO_ICMP_TYPE:
+      case CTA_PROTO_ICMPV6_TYPE:
         if (!reader.Has(1)) return false;
         identity->dst_port =
             static_cast<uint16_t>(reader.payload()[0] << 8 | (identity->dst_port & 0xff));
         break;
       case CTA_PROTO_ICMP_CODE:
+      case CTA_PROTO_ICMPV6_CODE:
         if (!reader.Has(1)) return false;
         identity->dst_port =
             static_cast<uint16_t>((identity->dst_port & 0xff00) | reader.payload()[0]);
@@ -139,7 +160,8 @@ bool ParseTupleProtocol(AttributeReader reader, FlowIdentity* identity) {
   return reader.ok() && has_number;
 }
 
-bool ParseTuple(AttributeReader reader, FlowIdentity* identity) {
+template <typename Address>
+bool ParseTuple(AttributeReader reader, BasicFlowIdentity<Address>* identity) {
   bool has_ip = false;
   bool has_protocol = false;
   while (reader.Next()) {
@@ -185,7 +207,8 @@ bool ParseCounters(AttributeReader reader, FlowCounters* counters) {
   return reader.ok() && seen == (kPackets | kBytes);
 }
 
-bool ParseProtocolInfo(AttributeReader reader, FlowEvent* event) {
+template <typename Address>
+bool ParseProtocolInfo(AttributeReader reader, BasicFlowEvent<Address>* event) {
   while (reader.Next()) {
     if (reader.type() != CTA_PROTOINFO_TCP) continue;
     AttributeReader tcp = reader.Nested();
@@ -200,7 +223,8 @@ bool ParseProtocolInfo(AttributeReader reader, FlowEvent* event) {
   return reader.ok();
 }
 
-bool ParseTimestamps(AttributeReader reader, FlowEvent* event) {
+template <typename Address>
+bool ParseTimestamps(AttributeReader reader, BasicFlowEvent<Address>* event) {
   while (reader.Next()) {
     switch (reader.type()) {
       case CTA_TIMESTAMP_START:
@@ -241,9 +265,10 @@ uint64_t Difference(const uint8_t* at, uint32_t first, uint32_t second) {
 // attribute as the kernel lays it out, nests and all. It takes the attribute if every header in it
 // is exactly that, and does then what TakeAny would; otherwise it does nothing. So whatever a
 // message holds, it is read alike, only slower if it is unusual.
+template <typename Address>
 class FlowReader {
  public:
-  FlowReader(const uint8_t* data, size_t bytes, FlowEvent* event)
+  FlowReader(const uint8_t* data, size_t bytes, BasicFlowEvent<Address>* event)
       : next_(data), end_(data + bytes), event_(event) {}
 
   bool Read() {
@@ -258,12 +283,16 @@ class FlowReader {
 
  private:
   static constexpr int kOriginal = 1, kReply = 2;
+  // Of a tuple with ports.
+  static constexpr uint16_t kAddressBytes = kAttributeHeaderBytes + Layout<Address>::kAddressBytes;
+  static constexpr uint16_t kIpBytes = kAttributeHeaderBytes + 2 * kAddressBytes;
+  static constexpr uint16_t kTupleBytes = kAttributeHeaderBytes + kIpBytes + 28;
 
   // What a 6.18 kernel sends, in its order; which of it depends on kind and protocol. Passing by
   // what is absent costs a comparison.
   void TakeUsual() {
     TakePortTuple();
-    (void)Take(NestHeader(52, CTA_TUPLE_REPLY));
+    (void)Take(NestHeader(kTupleBytes, CTA_TUPLE_REPLY));
     TakeId();  // Of events.
     TakeNumber(CTA_STATUS, &event_->status);
     (void)Take(Header(8, CTA_MARK));
@@ -306,25 +335,28 @@ class FlowReader {
 
   // Of a protocol with ports, without a zone.
   void TakePortTuple() {
-    constexpr size_t kBytes = 52;
     const uint8_t* const at = next_;
-    if (!Left(kBytes)) return;
-    if ((Difference(at, NestHeader(kBytes, CTA_TUPLE_ORIG), NestHeader(20, CTA_TUPLE_IP)) |
-         Difference(at + 8, Header(8, CTA_IP_V4_SRC)) |
-         Difference(at + 16, Header(8, CTA_IP_V4_DST)) |
-         Difference(at + 24, NestHeader(28, CTA_TUPLE_PROTO), Header(5, CTA_PROTO_NUM)) |
-         Difference(at + 36, Header(6, CTA_PROTO_SRC_PORT)) |
-         Difference(at + 44, Header(6, CTA_PROTO_DST_PORT))) != 0) {
+    if (!Left(kTupleBytes)) return;
+    constexpr size_t kSrcAt = 8;
+    constexpr size_t kDstAt = kSrcAt + kAddressBytes;
+    constexpr size_t kProtoAt = kDstAt + kAddressBytes;
+    if ((Difference(at, NestHeader(kTupleBytes, CTA_TUPLE_ORIG),
+                    NestHeader(kIpBytes, CTA_TUPLE_IP)) |
+         Difference(at + kSrcAt, Header(kAddressBytes, Layout<Address>::kSrc)) |
+         Difference(at + kDstAt, Header(kAddressBytes, Layout<Address>::kDst)) |
+         Difference(at + kProtoAt, NestHeader(28, CTA_TUPLE_PROTO), Header(5, CTA_PROTO_NUM)) |
+         Difference(at + kProtoAt + 12, Header(6, CTA_PROTO_SRC_PORT)) |
+         Difference(at + kProtoAt + 20, Header(6, CTA_PROTO_DST_PORT))) != 0) {
       return;
     }
-    FlowIdentity& identity = event_->identity;
-    identity.src = Ipv4Address::FromBytes(at + 12);
-    identity.dst = Ipv4Address::FromBytes(at + 20);
-    identity.protocol = at[32];
-    identity.src_port = LoadBigEndian16(at + 40);
-    identity.dst_port = LoadBigEndian16(at + 48);
+    BasicFlowIdentity<Address>& identity = event_->identity;
+    identity.src = Address::FromBytes(at + kSrcAt + kAttributeHeaderBytes);
+    identity.dst = Address::FromBytes(at + kDstAt + kAttributeHeaderBytes);
+    identity.protocol = at[kProtoAt + 8];
+    identity.src_port = LoadBigEndian16(at + kProtoAt + 16);
+    identity.dst_port = LoadBigEndian16(at + kProtoAt + 24);
     has_tuple_ = true;
-    next_ += kBytes;
+    next_ += kTupleBytes;
   }
 
   void TakeCounters(uint16_t type, int direction, FlowCounters* counters) {
@@ -442,25 +474,41 @@ class FlowReader {
 
   const uint8_t* next_;
   const uint8_t* const end_;
-  FlowEvent* const event_;
+  BasicFlowEvent<Address>* const event_;
   bool has_tuple_ = false;
   bool has_id_ = false;
   int counters_ = 0;
 };
 
+// False if it is no message about a flow. Inlined: a call would be a part of the time that parsing
+// takes, like that of ReadFlow.
+[[gnu::always_inline]] inline bool KindOf(const NetlinkMessage& message, FlowEventKind* kind) {
+  if (message.type == (kConntrackType | IPCTNL_MSG_CT_NEW)) {
+    *kind = message.flags & NLM_F_MULTI    ? FlowEventKind::kDump
+            : message.flags & NLM_F_CREATE ? FlowEventKind::kNew
+                                           : FlowEventKind::kUpdate;
+    return true;
+  }
+  *kind = FlowEventKind::kDestroy;
+  return message.type == (kConntrackType | IPCTNL_MSG_CT_DELETE);
+}
+
+template <typename Address>
+[[gnu::always_inline]] inline ParseResult ReadFlow(const NetlinkMessage& message,
+                                                   FlowEventKind kind,
+                                                   BasicFlowEvent<Address>* event) {
+  *event = BasicFlowEvent<Address>();
+  event->kind = kind;
+  FlowReader<Address> reader(message.data + kFlowHeaderBytes, message.bytes - kFlowHeaderBytes,
+                             event);
+  return reader.Read() ? ParseResult::kFlow : ParseResult::kMalformed;
+}
+
 }  // namespace
 
 ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event) {
   FlowEventKind kind;
-  if (message.type == (kConntrackType | IPCTNL_MSG_CT_NEW)) {
-    kind = message.flags & NLM_F_MULTI    ? FlowEventKind::kDump
-           : message.flags & NLM_F_CREATE ? FlowEventKind::kNew
-                                          : FlowEventKind::kUpdate;
-  } else if (message.type == (kConntrackType | IPCTNL_MSG_CT_DELETE)) {
-    kind = FlowEventKind::kDestroy;
-  } else {
-    return ParseResult::kNotAFlow;
-  }
+  if (!KindOf(message, &kind)) return ParseResult::kNotAFlow;
   // A capture of an nlmon interface also holds what user space asks of the kernel, by the same type
   // numbers.
   if (message.flags & NLM_F_REQUEST) return ParseResult::kNotAFlow;
@@ -468,15 +516,18 @@ ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event) {
   const uint8_t family = message.data[kMessageHeaderBytes];
   if (family == AF_INET6) return ParseResult::kIpv6;
   if (family != AF_INET) return ParseResult::kNotAFlow;
-  *event = FlowEvent();
-  event->kind = kind;
-  FlowReader reader(message.data + kFlowHeaderBytes, message.bytes - kFlowHeaderBytes, event);
-  return reader.Read() ? ParseResult::kFlow : ParseResult::kMalformed;
+  return ReadFlow(message, kind, event);
+}
+
+ParseResult ParseIpv6FlowMessage(const NetlinkMessage& message, Ipv6FlowEvent* event) {
+  FlowEventKind kind;
+  if (!KindOf(message, &kind)) return ParseResult::kNotAFlow;
+  return ReadFlow(message, kind, event);
 }
 
 bool IsFlowMessage(const NetlinkMessage& message) {
-  return message.type == (kConntrackType | IPCTNL_MSG_CT_NEW) ||
-         message.type == (kConntrackType | IPCTNL_MSG_CT_DELETE);
+  FlowEventKind ignored;
+  return KindOf(message, &ignored);
 }
 
 uint32_t FlowId(const NetlinkMessage& message) {
@@ -489,18 +540,45 @@ uint32_t FlowId(const NetlinkMessage& message) {
   return 0;
 }
 
+template <typename Address>
+bool ReplySource(const NetlinkMessage& message, Address* source) {
+  if (message.bytes < kFlowHeaderBytes) return false;
+  AttributeReader reader(message.data + kFlowHeaderBytes, message.bytes - kFlowHeaderBytes);
+  while (reader.Next()) {
+    if (reader.type() != CTA_TUPLE_REPLY) continue;
+    AttributeReader tuple = reader.Nested();
+    while (tuple.Next()) {
+      BasicFlowIdentity<Address> reply;
+      if (tuple.type() != CTA_TUPLE_IP || !ParseTupleIp(tuple.Nested(), &reply)) continue;
+      *source = reply.src;
+      return true;
+    }
+    return false;
+  }
+  return false;
+}
+
+template bool ReplySource(const NetlinkMessage& message, Ipv4Address* source);
+template bool ReplySource(const NetlinkMessage& message, Ipv6Address* source);
+
 OverrunMessage::OverrunMessage(uint32_t dropped)
     : length(sizeof(*this)), type(NLMSG_OVERRUN), events(dropped) {}
 
-bool RequestsPartOfTable(const NetlinkMessage& message) {
+DumpScope RequestedScope(const NetlinkMessage& message) {
   constexpr uint16_t kDumpFlags = NLM_F_REQUEST | NLM_F_DUMP;
   constexpr uint16_t kTable = NFNL_SUBSYS_CTNETLINK << 8;
-  if ((message.flags & kDumpFlags) != kDumpFlags) return false;
+  if ((message.flags & kDumpFlags) != kDumpFlags) return DumpScope::kNoDump;
   const bool of_table = message.type == (kTable | IPCTNL_MSG_CT_GET) ||
                         message.type == (kTable | IPCTNL_MSG_CT_GET_CTRZERO);
-  if (!of_table || message.bytes != NLMSG_HDRLEN + sizeof(nfgenmsg)) return true;
-  const uint8_t family = message.data[NLMSG_HDRLEN];
-  return family != AF_UNSPEC && family != AF_INET;
+  if (!of_table || message.bytes != NLMSG_HDRLEN + sizeof(nfgenmsg)) return DumpScope::kPart;
+  switch (message.data[NLMSG_HDRLEN]) {
+    case AF_UNSPEC:
+      return DumpScope::kWhole;
+    case AF_INET:
+      return DumpScope::kIpv4;
+    default:
+      return DumpScope::kPart;
+  }
 }
 
 uint32_t OverrunEvents(const NetlinkMessage& message) {

@@ -73,15 +73,22 @@ class DatagramCursor {
 
 enum class ParseResult : uint8_t {
   kFlow,       // *event is filled.
-  kIpv6,       // A flow of IPv6; *event is unspecified.
+  kIpv6,       // A flow of IPv6, for ParseIpv6FlowMessage; *event is unspecified.
   kNotAFlow,   // Another subsystem or message type, or a request of user space; *event is
                // unspecified.
   kMalformed,  // Rejected; *event is unspecified.
 };
 
-// Parses one message. *event need not be cleared before. If an attribute occurs twice, the last one
-// counts; of CTA_ID the first, see FlowId.
+// Parses one message about a flow of IPv4. *event need not be cleared before. If an attribute
+// occurs twice, the last one counts; of CTA_ID the first, see FlowId.
 [[nodiscard]] ParseResult ParseFlowMessage(const NetlinkMessage& message, FlowEvent* event);
+// Continues where that returned kIpv6: kFlow or kMalformed.
+[[nodiscard]] ParseResult ParseIpv6FlowMessage(const NetlinkMessage& message, Ipv6FlowEvent* event);
+
+// Who answers a flow of the family: the source of the reply tuple, which is not the destination of
+// the original one if that is translated. False if the message does not contain it.
+template <typename Address>
+[[nodiscard]] bool ReplySource(const NetlinkMessage& message, Address* source);
 
 // True for messages about flows (IPCTNL_MSG_CT_NEW, _DELETE), whatever family.
 [[nodiscard]] bool IsFlowMessage(const NetlinkMessage& message);
@@ -91,9 +98,14 @@ enum class ParseResult : uint8_t {
 // behind a malformed attribute.
 [[nodiscard]] uint32_t FlowId(const NetlinkMessage& message);
 
-// True for a request for a dump of netfilter's that does not show the whole IPv4 conntrack table:
-// one with attributes, which filter, or of another family, table or subsystem.
-[[nodiscard]] bool RequestsPartOfTable(const NetlinkMessage& message);
+// Which part of the conntrack table a dump request asks for.
+enum class DumpScope : uint8_t {
+  kNoDump,  // Not a dump request.
+  kWhole,   // Both families.
+  kIpv4,    // The whole of IPv4.
+  kPart,    // Less, or something else: with attributes, which filter; another table or family.
+};
+[[nodiscard]] DumpScope RequestedScope(const NetlinkMessage& message);
 
 // Our own use of netlink's NLMSG_OVERRUN ("data lost"): marks in a recording where the kernel
 // dropped events. The payload is their number, 32 bits in host order (0: unknown).

@@ -48,7 +48,7 @@ void DumpSocket::BuildRequest(uint32_t sequence) {
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   header->nlmsg_seq = sequence;
   auto* family = static_cast<nfgenmsg*>(mnl_nlmsg_put_extra_header(header, sizeof(nfgenmsg)));
-  family->nfgen_family = AF_INET;
+  family->nfgen_family = AF_UNSPEC;
   family->version = NFNETLINK_V0;
 }
 

@@ -48,7 +48,7 @@ absl::StatusOr<size_t> CountDyingFlows() {
   header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
   header->nlmsg_seq = kSequence;
   auto* const family = static_cast<nfgenmsg*>(mnl_nlmsg_put_extra_header(header, sizeof(nfgenmsg)));
-  family->nfgen_family = AF_INET;
+  family->nfgen_family = AF_UNSPEC;
   family->version = NFNETLINK_V0;
   if (mnl_socket_sendto(socket.get(), header, header->nlmsg_len) < 0) return Error(errno);
   std::vector<uint8_t> buffer(kChunkBytesMax);

@@ -1,7 +1,7 @@
 // conntrack's dying list: flows whose DESTROY could not be delivered yet (see EventSocket's
 // reliable delivery). The kernel sends them again every 10 ms.
 //
-// A pure function but for the kernel; any thread, in its network namespace. Needs CAP_NET_ADMIN.
+// Keeps no state; any thread, in its network namespace. Needs CAP_NET_ADMIN.
 #ifndef CTACCT_NETLINK_DYING_LIST_H_
 #define CTACCT_NETLINK_DYING_LIST_H_
 

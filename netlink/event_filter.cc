@@ -7,6 +7,7 @@
 
 #include <bit>
 #include <cassert>
+#include <cstring>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -14,8 +15,6 @@
 
 namespace ctacct {
 namespace {
-
-constexpr uint32_t kProtocolIcmp = 1;
 
 constexpr uint32_t kTypeOffset = offsetof(nlmsghdr, nlmsg_type);
 constexpr uint32_t kFamilyOffset = sizeof(nlmsghdr) + offsetof(nfgenmsg, nfgen_family);
@@ -44,10 +43,6 @@ static_assert(IPCTNL_MSG_CT_NEW == 0 && std::has_single_bit(kDeleteBit));
 // A flow message with one of these is no UPDATE, but a DELETE, a NEW or a line of a dump.
 constexpr uint32_t kNoUpdateBits = TypeAndFlags(kDeleteBit, NLM_F_CREATE | NLM_F_MULTI);
 
-bool IsEverything(const Ipv4Cidr& cidr) {
-  return cidr.mask == kIpv4Everything.mask && cidr.network == kIpv4Everything.network;
-}
-
 // Where kernels put the attributes of TCP and UDP flows without a zone: offset of the header, and
 // what it says.
 struct UsualAttribute {
@@ -56,45 +51,71 @@ struct UsualAttribute {
   uint16_t type;
   constexpr uint32_t payload() const { return offset + kAttributeHeaderBytes; }
 };
-constexpr UsualAttribute kUsualTuple = {kFirstAttribute, 52, CTA_TUPLE_ORIG | NLA_F_NESTED};
-constexpr UsualAttribute kUsualIp = {kUsualTuple.payload(), 20, CTA_TUPLE_IP | NLA_F_NESTED};
-constexpr UsualAttribute kUsualSrc = {kUsualIp.payload(), 8, CTA_IP_V4_SRC};
-constexpr UsualAttribute kUsualDst = {kUsualSrc.offset + 8, 8, CTA_IP_V4_DST};
-constexpr UsualAttribute kUsualProto = {kUsualDst.offset + 8, 28, CTA_TUPLE_PROTO | NLA_F_NESTED};
-constexpr UsualAttribute kUsualNumber = {kUsualProto.payload(), 5, CTA_PROTO_NUM};
-constexpr UsualAttribute kUsualReply = {kUsualTuple.offset + 52, 52,
-                                        CTA_TUPLE_REPLY | NLA_F_NESTED};
-constexpr UsualAttribute kUsualId = {kUsualReply.offset + 52, 8, CTA_ID};
-constexpr UsualAttribute kUsualStatus = {kUsualId.offset + 8, 8, CTA_STATUS};
-// In UPDATEs of TCP:
-constexpr UsualAttribute kUsualTimeout = {kUsualStatus.offset + 8, 8, CTA_TIMEOUT};
-constexpr UsualAttribute kUsualProtoInfo = {kUsualTimeout.offset + 8, 48,
-                                            CTA_PROTOINFO | NLA_F_NESTED};
-constexpr UsualAttribute kUsualTcp = {kUsualProtoInfo.payload(), 44,
-                                      CTA_PROTOINFO_TCP | NLA_F_NESTED};
-constexpr UsualAttribute kUsualState = {kUsualTcp.payload(), 5, CTA_PROTOINFO_TCP_STATE};
-constexpr uint32_t kUsualBytesMin = kUsualStatus.offset;
-constexpr uint32_t kUsualUpdateBytesMin = kUsualProtoInfo.offset + 48;
 
-// Every rule is there twice. The kernel's helpers find an attribute wherever it stands, but each
-// search is two calls, which is most of what a program costs. So first the message is taken to be
-// of the layout that most have: loads at fixed offsets, after a look at the headers that must stand
-// there. Where one of them does not, the message is judged from the start by searching.
+template <typename Address>
+struct FamilyNumbers;
+template <>
+struct FamilyNumbers<Ipv4Address> {
+  static constexpr uint16_t kSrc = CTA_IP_V4_SRC;
+  static constexpr uint16_t kDst = CTA_IP_V4_DST;
+  static constexpr uint32_t kIcmp = 1;
+};
+template <>
+struct FamilyNumbers<Ipv6Address> {
+  static constexpr uint16_t kSrc = CTA_IP_V6_SRC;
+  static constexpr uint16_t kDst = CTA_IP_V6_DST;
+  static constexpr uint32_t kIcmp = 58;
+};
+
+template <typename Address>
+struct Usual {
+  static constexpr uint16_t kAddressBytes = kAttributeHeaderBytes + sizeof(Address);
+  static constexpr uint16_t kIpBytes = kAttributeHeaderBytes + 2 * kAddressBytes;
+  static constexpr uint16_t kTupleBytes = kAttributeHeaderBytes + kIpBytes + 28;
+  static constexpr UsualAttribute kTuple = {kFirstAttribute, kTupleBytes,
+                                            CTA_TUPLE_ORIG | NLA_F_NESTED};
+  static constexpr UsualAttribute kIp = {kTuple.payload(), kIpBytes, CTA_TUPLE_IP | NLA_F_NESTED};
+  static constexpr UsualAttribute kSrc = {kIp.payload(), kAddressBytes,
+                                          FamilyNumbers<Address>::kSrc};
+  static constexpr UsualAttribute kDst = {kSrc.offset + kAddressBytes, kAddressBytes,
+                                          FamilyNumbers<Address>::kDst};
+  static constexpr UsualAttribute kProto = {kDst.offset + kAddressBytes, 28,
+                                            CTA_TUPLE_PROTO | NLA_F_NESTED};
+  static constexpr UsualAttribute kNumber = {kProto.payload(), 5, CTA_PROTO_NUM};
+  static constexpr UsualAttribute kReply = {kTuple.offset + kTupleBytes, kTupleBytes,
+                                            CTA_TUPLE_REPLY | NLA_F_NESTED};
+  static constexpr UsualAttribute kId = {kReply.offset + kTupleBytes, 8, CTA_ID};
+  static constexpr UsualAttribute kStatus = {kId.offset + 8, 8, CTA_STATUS};
+  // In UPDATEs of TCP:
+  static constexpr UsualAttribute kTimeout = {kStatus.offset + 8, 8, CTA_TIMEOUT};
+  static constexpr UsualAttribute kProtoInfo = {kTimeout.offset + 8, 48,
+                                                CTA_PROTOINFO | NLA_F_NESTED};
+  static constexpr UsualAttribute kTcp = {kProtoInfo.payload(), 44,
+                                          CTA_PROTOINFO_TCP | NLA_F_NESTED};
+  static constexpr UsualAttribute kState = {kTcp.payload(), 5, CTA_PROTOINFO_TCP_STATE};
+  static constexpr uint32_t kBytesMin = kStatus.offset;
+  static constexpr uint32_t kUpdateBytesMin = kProtoInfo.offset + 48;
+};
+
+// Every rule is there twice. The kernel's helpers find an attribute anywhere, but each search takes
+// two calls, which is most of a program's cost. So the message is first assumed to have the usual
+// layout: loads at fixed offsets, after a check of the headers that must be there. If one of them
+// is not there, the message is judged from the start by searching.
 //
 // The order of the rules is that of cost per rejected event. First the share: with several workers
-// most events are another's, and one load or search tells. Then UPDATEs, of which most close
-// nothing; others pay one jump. The tuple last: it costs most, and who sets no src, dst or exclude
-// hardly rejects any flow by it.
+// most events are another worker's, and one load or search decides. Then UPDATEs, most of which
+// close nothing; other events pay one jump. The tuple last: it costs most, and without src, dst or
+// exclude it rejects hardly any flow.
 class EventFilterBuilder {
  public:
   explicit EventFilterBuilder(const EventFilterRules& rules) : rules_(rules) {}
 
   std::vector<sock_filter> Build() {
-    PassOtherMessages();
-    JudgeUsualLayout();
-    code_.Add(BPF_RET | BPF_K, kAccept);
-    code_.Bind(search_);
-    JudgeBySearch();
+    const Label ipv6 = code_.NewLabel();
+    PassOtherMessages(ipv6);
+    Judge(rules_.ipv4);
+    code_.Bind(ipv6);
+    Judge(rules_.ipv6);
     code_.Bind(accept_);
     code_.Add(BPF_RET | BPF_K, kAccept);
     code_.Bind(drop_);
@@ -107,8 +128,8 @@ class EventFilterBuilder {
   using Label = FilterAssembler::Label;
   enum ScratchSlot : uint32_t { kTupleSlot, kAddressesSlot };
 
-  // Flow messages of IPv4 go on; IPv6 is dropped, all else accepted.
-  void PassOtherMessages() {
+  // Flow messages of IPv4 continue here, those of IPv6 elsewhere; all else is accepted.
+  void PassOtherMessages(Label ipv6) {
     // A load past the end would drop what is too short to be a flow.
     code_.Add(BPF_LD | BPF_W | BPF_LEN, 0);
     code_.JumpUnless(BPF_JGE, kFirstAttribute, accept_);
@@ -116,60 +137,91 @@ class EventFilterBuilder {
     code_.Add(BPF_ALU | BPF_AND | BPF_K, TypeAndFlags(static_cast<uint16_t>(~kDeleteBit), 0));
     code_.JumpUnless(BPF_JEQ, TypeAndFlags(kNewType, 0), accept_);
     code_.Add(BPF_LD | BPF_B | BPF_ABS, kFamilyOffset);
-    code_.JumpIf(BPF_JEQ, AF_INET6, drop_);
+    code_.JumpIf(BPF_JEQ, AF_INET6, ipv6);
     code_.JumpUnless(BPF_JEQ, AF_INET, accept_);
   }
 
-  bool JudgesSrc() const { return !IsEverything(rules_.src) || rules_.exclude.has_value(); }
-  bool JudgesDst() const { return !IsEverything(rules_.dst) || rules_.exclude.has_value(); }
+  // Flow messages of one family. No path continues behind it.
+  template <typename Address>
+  void Judge(const AddressRules<Address>& rules) {
+    if (rules.src.networks().empty() || rules.dst.networks().empty()) {
+      code_.Add(BPF_RET | BPF_K, kDrop);
+      return;
+    }
+    const Label search = code_.NewLabel();
+    JudgeUsualLayout(rules, search);
+    code_.Add(BPF_RET | BPF_K, kAccept);
+    code_.Bind(search);
+    JudgeBySearch(rules);
+    code_.Add(BPF_RET | BPF_K, kAccept);
+  }
 
-  void JudgeUsualLayout() {
+  template <typename Address>
+  static bool JudgesSrc(const AddressRules<Address>& rules) {
+    return !rules.src.IsEverything() || !rules.exclude.empty();
+  }
+  template <typename Address>
+  static bool JudgesDst(const AddressRules<Address>& rules) {
+    return !rules.dst.IsEverything() || !rules.exclude.empty();
+  }
+
+  template <typename Address>
+  void JudgeUsualLayout(const AddressRules<Address>& rules, Label search) {
+    using Layout = Usual<Address>;
+    // The attribute stands where it usually does.
+    const auto expect = [&](const UsualAttribute& attribute) {
+      code_.Add(BPF_LD | BPF_W | BPF_ABS, attribute.offset);
+      code_.JumpUnless(BPF_JEQ, HostPair(attribute.length, attribute.type), search);
+    };
     const Label is_no_update = code_.NewLabel();
     code_.Add(BPF_LD | BPF_W | BPF_LEN, 0);
-    code_.JumpUnless(BPF_JGE, kUsualBytesMin, search_);
+    code_.JumpUnless(BPF_JGE, Layout::kBytesMin, search);
     // Attributes before another one: their lengths say where that is.
-    Expect(kUsualTuple);
-    Expect(kUsualReply);
-    Expect(kUsualId);
+    expect(Layout::kTuple);
+    expect(Layout::kReply);
+    expect(Layout::kId);
     if (rules_.workers > 1) {
-      code_.Add(BPF_LD | BPF_W | BPF_ABS, kUsualId.payload());
+      code_.Add(BPF_LD | BPF_W | BPF_ABS, Layout::kId.payload());
       KeepOwnShare();
     }
     code_.Add(BPF_LD | BPF_W | BPF_ABS, kTypeOffset);
     code_.JumpIf(BPF_JSET, kNoUpdateBits, is_no_update);
     code_.Add(BPF_LD | BPF_W | BPF_LEN, 0);
-    code_.JumpUnless(BPF_JGE, kUsualUpdateBytesMin, search_);
-    Expect(kUsualStatus);
-    Expect(kUsualTimeout);
-    Expect(kUsualProtoInfo);
-    Expect(kUsualTcp);
-    Expect(kUsualState);
-    code_.Add(BPF_LD | BPF_B | BPF_ABS, kUsualState.payload());
+    code_.JumpUnless(BPF_JGE, Layout::kUpdateBytesMin, search);
+    expect(Layout::kStatus);
+    expect(Layout::kTimeout);
+    expect(Layout::kProtoInfo);
+    expect(Layout::kTcp);
+    expect(Layout::kState);
+    code_.Add(BPF_LD | BPF_B | BPF_ABS, Layout::kState.payload());
     KeepClosingState(is_no_update);
     code_.Bind(is_no_update);
-    const bool addresses = JudgesSrc() || JudgesDst();
-    if (addresses || !rules_.include_icmp) Expect(kUsualIp);
+    const bool addresses = JudgesSrc(rules) || JudgesDst(rules);
+    if (addresses || !rules_.include_icmp) expect(Layout::kIp);
     if (addresses) {
-      Expect(kUsualSrc);
-      if (JudgesSrc()) {
-        code_.Add(BPF_LD | BPF_W | BPF_ABS, kUsualSrc.payload());
-        KeepAddress(rules_.src);
+      expect(Layout::kSrc);
+      if (JudgesSrc(rules)) {
+        KeepAddress(rules.src, rules.exclude, [&](uint32_t word) {
+          code_.Add(BPF_LD | BPF_W | BPF_ABS, Layout::kSrc.payload() + word);
+        });
       }
-      if (JudgesDst()) {
-        Expect(kUsualDst);
-        code_.Add(BPF_LD | BPF_W | BPF_ABS, kUsualDst.payload());
-        KeepAddress(rules_.dst);
+      if (JudgesDst(rules)) {
+        expect(Layout::kDst);
+        KeepAddress(rules.dst, rules.exclude, [&](uint32_t word) {
+          code_.Add(BPF_LD | BPF_W | BPF_ABS, Layout::kDst.payload() + word);
+        });
       }
     }
     if (!rules_.include_icmp) {
-      Expect(kUsualProto);
-      Expect(kUsualNumber);
-      code_.Add(BPF_LD | BPF_B | BPF_ABS, kUsualNumber.payload());
-      code_.JumpIf(BPF_JEQ, kProtocolIcmp, drop_);
+      expect(Layout::kProto);
+      expect(Layout::kNumber);
+      code_.Add(BPF_LD | BPF_B | BPF_ABS, Layout::kNumber.payload());
+      code_.JumpIf(BPF_JEQ, FamilyNumbers<Address>::kIcmp, drop_);
     }
   }
 
-  void JudgeBySearch() {
+  template <typename Address>
+  void JudgeBySearch(const AddressRules<Address>& rules) {
     if (rules_.workers > 1) {
       const Label has_id = code_.NewLabel();
       Find(CTA_ID);
@@ -190,7 +242,7 @@ class EventFilterBuilder {
     LoadPayload(BPF_B);  // Without a state that is a byte of the message's type, 0: no such state.
     KeepClosingState(is_no_update);
     code_.Bind(is_no_update);
-    const bool addresses = JudgesSrc() || JudgesDst();
+    const bool addresses = JudgesSrc(rules) || JudgesDst(rules);
     if (!addresses && rules_.include_icmp) return;
     Find(CTA_TUPLE_ORIG);
     code_.JumpIf(BPF_JEQ, 0, accept_);
@@ -198,11 +250,11 @@ class EventFilterBuilder {
     if (addresses) {
       FindInNest(CTA_TUPLE_IP);
       code_.JumpIf(BPF_JEQ, 0, accept_);
-      const bool both = JudgesSrc() && JudgesDst();
+      const bool both = JudgesSrc(rules) && JudgesDst(rules);
       if (both) code_.Add(BPF_ST, kAddressesSlot);
-      if (JudgesSrc()) SearchAddress(CTA_IP_V4_SRC, rules_.src);
+      if (JudgesSrc(rules)) SearchAddress(FamilyNumbers<Address>::kSrc, rules.src, rules.exclude);
       if (both) code_.Add(BPF_LD | BPF_MEM, kAddressesSlot);
-      if (JudgesDst()) SearchAddress(CTA_IP_V4_DST, rules_.dst);
+      if (JudgesDst(rules)) SearchAddress(FamilyNumbers<Address>::kDst, rules.dst, rules.exclude);
     }
     if (!rules_.include_icmp) {
       if (addresses) code_.Add(BPF_LD | BPF_MEM, kTupleSlot);
@@ -210,7 +262,7 @@ class EventFilterBuilder {
       code_.JumpIf(BPF_JEQ, 0, accept_);
       FindInNest(CTA_PROTO_NUM);
       LoadPayload(BPF_B);  // Without a number that is a byte of the message's type: 0 or 2.
-      code_.JumpIf(BPF_JEQ, kProtocolIcmp, drop_);
+      code_.JumpIf(BPF_JEQ, FamilyNumbers<Address>::kIcmp, drop_);
     }
   }
 
@@ -231,30 +283,65 @@ class EventFilterBuilder {
     code_.JumpUnless(BPF_JEQ, static_cast<uint32_t>(TcpState::kClose), drop_);
   }
 
-  // The address A must be of `cidr` and not excluded.
-  void KeepAddress(const Ipv4Cidr& cidr) {
-    if (rules_.exclude.has_value()) {
-      code_.JumpIf(BPF_JEQ, rules_.exclude->ToHostOrder(), drop_);
+  static constexpr uint32_t kWordBytes = sizeof(uint32_t);
+
+  static uint32_t Word(const Ipv4Address& address, uint32_t) { return address.ToHostOrder(); }
+  static uint32_t Word(const Ipv6Address& address, uint32_t index) {
+    return __builtin_bswap32(address.words[index]);
+  }
+
+  // Continues if the address is in `network`, otherwise jumps to `unless`. `load`: a word of the
+  // address, by its offset, to A; `loaded`: A has the only one.
+  template <typename Address, typename Load>
+  void CompareWords(const Cidr<Address>& network, Label unless, const Load& load, bool* loaded) {
+    constexpr uint32_t kWords = sizeof(Address) / kWordBytes;
+    for (uint32_t i = 0; i < kWords; ++i) {
+      const uint32_t mask = Word(network.mask, i);
+      const uint32_t wanted = Word(network.network, i);
+      if (mask == 0 && wanted == 0) continue;
+      if (!*loaded) load(i * kWordBytes);
+      *loaded = kWords == 1 && mask == ~0u;
+      if (mask != ~0u) code_.Add(BPF_ALU | BPF_AND | BPF_K, mask);
+      code_.JumpUnless(BPF_JEQ, wanted, unless);
     }
-    if (IsEverything(cidr)) return;
-    if (cidr.mask != kIpv4MaskAll) {
-      code_.Add(BPF_ALU | BPF_AND | BPF_K, cidr.mask.ToHostOrder());
+  }
+
+  // The address must be of one of `networks` and not excluded.
+  template <typename Address, typename Load>
+  void KeepAddress(const CidrList<Address>& networks, const AddressList<Address>& exclude,
+                   const Load& load) {
+    bool loaded = false;
+    Address whole;
+    std::memset(static_cast<void*>(&whole), 0xff, sizeof(whole));
+    for (const Address& address : exclude.addresses()) {
+      const Label next = code_.NewLabel();
+      CompareWords(Cidr<Address>{address, whole}, next, load, &loaded);
+      code_.Jump(drop_);
+      code_.Bind(next);
     }
-    code_.JumpUnless(BPF_JEQ, cidr.network.ToHostOrder(), drop_);
+    if (networks.IsEverything()) return;
+    const Label found = code_.NewLabel();
+    const std::vector<Cidr<Address>>& list = networks.networks();
+    for (size_t i = 0; i + 1 < list.size(); ++i) {
+      const Label next = code_.NewLabel();
+      CompareWords(list[i], next, load, &loaded);
+      code_.Jump(found);
+      code_.Bind(next);
+    }
+    CompareWords(list.back(), drop_, load, &loaded);
+    code_.Bind(found);
   }
 
   // The same for the attribute `type` of the nest at A.
-  void SearchAddress(uint16_t type, const Ipv4Cidr& cidr) {
+  template <typename Address>
+  void SearchAddress(uint16_t type, const CidrList<Address>& networks,
+                     const AddressList<Address>& exclude) {
     FindInNest(type);
     code_.JumpIf(BPF_JEQ, 0, accept_);
-    LoadPayload(BPF_W);
-    KeepAddress(cidr);
-  }
-
-  // The attribute stands where it usually does.
-  void Expect(const UsualAttribute& attribute) {
-    code_.Add(BPF_LD | BPF_W | BPF_ABS, attribute.offset);
-    code_.JumpUnless(BPF_JEQ, HostPair(attribute.length, attribute.type), search_);
+    code_.Add(BPF_MISC | BPF_TAX, 0);
+    KeepAddress(networks, exclude, [&](uint32_t word) {
+      code_.Add(BPF_LD | BPF_W | BPF_IND, kAttributeHeaderBytes + word);
+    });
   }
 
   // A = offset of the header of the message's attribute `type`, or 0 if there is none.
@@ -281,7 +368,6 @@ class EventFilterBuilder {
   FilterAssembler code_;
   const Label accept_ = code_.NewLabel();
   const Label drop_ = code_.NewLabel();
-  const Label search_ = code_.NewLabel();
 };
 
 }  // namespace
@@ -303,53 +389,77 @@ void FilterAssembler::Bind(Label label) {
 
 void FilterAssembler::Add(uint16_t code, uint32_t k) {
   assert(BPF_CLASS(code) != BPF_JMP);
-  program_.push_back({.code = BPF_STMT(code, k), .if_true = {}, .if_false = {}});
+  program_.push_back({.code = BPF_STMT(code, k)});
 }
 
 void FilterAssembler::JumpIf(uint16_t test, uint32_t k, Label target) {
   const auto code = static_cast<uint16_t>(BPF_JMP | test | BPF_K);
-  program_.push_back({.code = BPF_STMT(code, k), .if_true = target.index_, .if_false = {}});
+  program_.push_back({.code = BPF_STMT(code, k), .target = target.index_, .jumps_if = true});
 }
 
 void FilterAssembler::JumpUnless(uint16_t test, uint32_t k, Label target) {
   const auto code = static_cast<uint16_t>(BPF_JMP | test | BPF_K);
-  program_.push_back({.code = BPF_STMT(code, k), .if_true = {}, .if_false = target.index_});
+  program_.push_back({.code = BPF_STMT(code, k), .target = target.index_});
+}
+
+void FilterAssembler::Jump(Label target) {
+  program_.push_back({.code = BPF_STMT(BPF_JMP | BPF_JA, 0), .target = target.index_});
 }
 
 absl::StatusOr<std::vector<sock_filter>> FilterAssembler::Assemble() const {
-  if (program_.size() > BPF_MAXINSNS) {
+  std::vector<Instruction> program = program_;
+  for (size_t i = 0; i < program.size(); ++i) {
+    if (!program[i].target.has_value()) continue;
+    if (absl::StatusOr<size_t> target = TargetOf(i); !target.ok()) return target.status();
+  }
+  // Where each instruction stands. Each jump that is added may make others too short.
+  std::vector<size_t> at(program.size() + 1);
+  const auto offset = [&](size_t from) { return at[*TargetOf(from)] - at[from] - 1; };
+  for (bool changed = true; changed;) {
+    changed = false;
+    for (size_t i = 0; i < program.size(); ++i) at[i + 1] = at[i] + (program[i].far ? 2 : 1);
+    for (size_t i = 0; i < program.size(); ++i) {
+      Instruction& jump = program[i];
+      if (!jump.target.has_value() || BPF_OP(jump.code.code) == BPF_JA || jump.far) continue;
+      jump.far = offset(i) > UINT8_MAX;
+      changed = changed || jump.far;
+    }
+  }
+  if (at.back() > BPF_MAXINSNS) {
     return absl::OutOfRangeError(
-        absl::StrCat("BPF program of ", program_.size(), " instructions, at most ", BPF_MAXINSNS));
+        absl::StrCat("BPF program of ", at.back(), " instructions, at most ", BPF_MAXINSNS));
   }
   std::vector<sock_filter> assembled;
-  assembled.reserve(program_.size());
-  for (size_t i = 0; i < program_.size(); ++i) {
-    const absl::StatusOr<uint8_t> if_true = Offset(i, program_[i].if_true);
-    if (!if_true.ok()) return if_true.status();
-    const absl::StatusOr<uint8_t> if_false = Offset(i, program_[i].if_false);
-    if (!if_false.ok()) return if_false.status();
-    sock_filter code = program_[i].code;
-    code.jt = *if_true;
-    code.jf = *if_false;
-    assembled.push_back(code);
+  assembled.reserve(at.back());
+  for (size_t i = 0; i < program.size(); ++i) {
+    const Instruction& instruction = program[i];
+    sock_filter code = instruction.code;
+    if (!instruction.target.has_value()) {
+      assembled.push_back(code);
+    } else if (BPF_OP(code.code) == BPF_JA) {
+      code.k = static_cast<uint32_t>(offset(i));
+      assembled.push_back(code);
+    } else if (!instruction.far) {
+      (instruction.jumps_if ? code.jt : code.jf) = static_cast<uint8_t>(offset(i));
+      assembled.push_back(code);
+    } else {
+      (instruction.jumps_if ? code.jf : code.jt) = 1;
+      assembled.push_back(code);
+      assembled.push_back(BPF_STMT(BPF_JMP | BPF_JA, static_cast<uint32_t>(offset(i) - 1)));
+    }
   }
   return assembled;
 }
 
-absl::StatusOr<uint8_t> FilterAssembler::Offset(size_t from, std::optional<size_t> label) const {
-  if (!label.has_value()) return uint8_t{0};  // The next instruction.
-  const std::optional<size_t> to = labels_[*label];
+absl::StatusOr<size_t> FilterAssembler::TargetOf(size_t from) const {
+  const std::optional<size_t> to = labels_[*program_[from].target];
   if (!to.has_value() || *to >= program_.size()) {
     return absl::FailedPreconditionError(absl::StrCat("BPF jump at ", from, " to nowhere"));
   }
   if (*to <= from) {
     return absl::OutOfRangeError(absl::StrCat("BPF jump at ", from, " backwards, to ", *to));
   }
-  const size_t offset = *to - from - 1;
-  if (offset > UINT8_MAX) {
-    return absl::OutOfRangeError(absl::StrCat("BPF jump at ", from, " to ", *to, ": too far"));
-  }
-  return static_cast<uint8_t>(offset);
+  return *to;
 }
 
 }  // namespace ctacct

@@ -17,22 +17,21 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "netlink/ipv4.h"
+#include "netlink/networks.h"
 
 namespace ctacct {
 
 // Which conntrack events a socket wants; the kernel drops others before they are queued (they take
 // no receive buffer).
 struct EventFilterRules {
-  Ipv4Cidr src = kIpv4Everything;  // Of the original tuple.
-  Ipv4Cidr dst = kIpv4Everything;
-  std::optional<Ipv4Address> exclude = {};  // From or to.
-  bool include_icmp = false;
-  uint32_t worker = 0;  // This socket's share of flows: CTA_ID % workers == worker.
+  AddressRules<Ipv4Address> ipv4 = {};
+  AddressRules<Ipv6Address> ipv6 = {};
+  bool include_icmp = false;  // ICMP of IPv4, ICMPv6 of IPv6.
+  uint32_t worker = 0;        // This socket's share of flows: CTA_ID % workers == worker.
   uint32_t workers = 1;
 };
 
-// Rejects flows of IPv6, flows outside the rules, UPDATEs that close no TCP connection, and flows
+// Rejects flows outside the rules, UPDATEs that close no TCP connection, and flows
 // of other workers. Messages that are not about flows, or of another family, pass for every worker.
 // A flow without the attribute that a rule is about passes that rule: user space decides.
 //
@@ -45,8 +44,8 @@ struct EventFilterRules {
 // without CTA_ID counts as id 0.
 constexpr uint32_t OwnerOfFlow(uint32_t id, uint32_t workers) { return id % workers; }
 
-// Puts a program of classic BPF together and turns labels into jump offsets. Jumps go forward only,
-// and conditional ones over at most 255 instructions.
+// Puts a program of classic BPF together and turns labels into jump offsets. Jumps go forward only.
+// BPF's conditional ones reach 255 instructions: where that is too short, another jump is added.
 class FilterAssembler {
  public:
   // A place in the program, of the assembler that made it.
@@ -67,19 +66,22 @@ class FilterAssembler {
   // jump, the next instruction follows.
   void JumpIf(uint16_t test, uint32_t k, Label target);
   void JumpUnless(uint16_t test, uint32_t k, Label target);
+  void Jump(Label target);
 
-  // Fails if a jump has no target or cannot reach it, or if the program is longer than the kernel
+  // Fails if a jump has no target or goes backwards, or if the program is longer than the kernel
   // accepts (BPF_MAXINSNS).
   [[nodiscard]] absl::StatusOr<std::vector<sock_filter>> Assemble() const;
 
  private:
   struct Instruction {
     sock_filter code;
-    std::optional<size_t> if_true;  // Indexes of labels.
-    std::optional<size_t> if_false;
+    std::optional<size_t> target = {};  // Of a jump: index of its label.
+    bool jumps_if = false;              // The test holds; else where it does not.
+    bool far = false;                   // A jump of its own follows it.
   };
 
-  absl::StatusOr<uint8_t> Offset(size_t from, std::optional<size_t> label) const;
+  // The instruction that a jump goes to.
+  absl::StatusOr<size_t> TargetOf(size_t from) const;
 
   std::vector<Instruction> program_;
   std::vector<std::optional<size_t>> labels_;  // Index of the instruction, once bound.

@@ -21,10 +21,12 @@
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "netlink/capture_file.h"
 #include "netlink/ctnetlink_parser.h"
+#include "netlink/ip_text.h"
 #include "netlink/ipv4_text.h"
 #include "netlink/test_messages.h"
 
@@ -93,12 +95,14 @@ struct Judgement {
 };
 
 bool Accounts(const EventFilterRules& rules, const FlowIdentity& flow) {
-  if (!rules.src.Contains(flow.src) || !rules.dst.Contains(flow.dst)) return false;
-  if (rules.exclude == flow.src || rules.exclude == flow.dst) return false;
-  return flow.protocol != 1 || rules.include_icmp;
+  return rules.ipv4.Matches(flow.src, flow.dst) && (flow.protocol != 1 || rules.include_icmp);
+}
+bool Accounts(const EventFilterRules& rules, const Ipv6FlowIdentity& flow) {
+  return rules.ipv6.Matches(flow.src, flow.dst) && (flow.protocol != 58 || rules.include_icmp);
 }
 
-bool ChangesNothing(const FlowEvent& event) {
+template <typename Event>
+bool ChangesNothing(const Event& event) {
   if (event.kind != FlowEventKind::kUpdate) return false;
   return !event.has_tcp_state ||
          (event.tcp_state != TcpState::kCloseWait && event.tcp_state != TcpState::kLastAck &&
@@ -111,10 +115,20 @@ Judgement Judge(const EventFilterRules& rules, const std::string& bytes) {
   if (!cursor.Next(&message)) {
     return {bytes.size() < 20 ? Verdict::kEverybody : Verdict::kMalformed};
   }
+  const auto judged = [&rules](const auto& event) -> Judgement {
+    const bool wanted = Accounts(rules, event.identity) && !ChangesNothing(event);
+    return {wanted ? Verdict::kOwner : Verdict::kDrop, event.identity.id};
+  };
   FlowEvent event;
+  Ipv6FlowEvent ipv6;
   switch (ParseFlowMessage(message, &event)) {
     case ParseResult::kIpv6:
-      return {Verdict::kDrop};
+      // Before the filter looks at the message.
+      if (rules.ipv6.src.networks().empty() || rules.ipv6.dst.networks().empty()) {
+        return {Verdict::kDrop};
+      }
+      if (ParseIpv6FlowMessage(message, &ipv6) == ParseResult::kFlow) return judged(ipv6);
+      return {Verdict::kMalformed};
     case ParseResult::kNotAFlow:
       return {Verdict::kEverybody};
     case ParseResult::kMalformed:
@@ -122,8 +136,7 @@ Judgement Judge(const EventFilterRules& rules, const std::string& bytes) {
     case ParseResult::kFlow:
       break;
   }
-  const bool wanted = Accounts(rules, event.identity) && !ChangesNothing(event);
-  return {wanted ? Verdict::kOwner : Verdict::kDrop, event.identity.id};
+  return judged(event);
 }
 
 // --- Rules ---
@@ -134,12 +147,68 @@ Ipv4Cidr Network(const std::string& address, const std::string& mask) {
   return {Address(address), Address(mask)};
 }
 
+// All that is asked of IPv4 is asked of IPv6 as well, of twins: the bytes of an address lie in four
+// words, so that each of them matters.
+std::string TwinAddress(const std::string& text) {
+  const uint32_t host = Address(text).ToHostOrder();
+  return absl::StrFormat("%02x00::%02x:0:%02x00:%02x", host >> 24, host >> 16 & 0xff,
+                         host >> 8 & 0xff, host & 0xff);
+}
+Ipv6Address TwinOf(Ipv4Address address) {
+  const uint32_t host = address.ToHostOrder();
+  uint8_t bytes[16] = {};
+  bytes[0] = static_cast<uint8_t>(host >> 24);
+  bytes[9] = static_cast<uint8_t>(host >> 16);
+  bytes[12] = static_cast<uint8_t>(host >> 8);
+  bytes[15] = static_cast<uint8_t>(host);
+  return Ipv6Address::FromBytes(bytes);
+}
+Ipv6Cidr TwinOf(const Ipv4Cidr& network) {
+  return {TwinOf(network.network),
+          network.mask == kIpv4MaskAll ? kIpv6MaskAll : TwinOf(network.mask)};
+}
+
+AddressRules<Ipv6Address> TwinOf(const AddressRules<Ipv4Address>& rules) {
+  const auto networks = [](const CidrList<Ipv4Address>& list) {
+    std::vector<Ipv6Cidr> twins;
+    for (const Ipv4Cidr& network : list.networks()) twins.push_back(TwinOf(network));
+    return CidrList<Ipv6Address>(twins);
+  };
+  std::vector<Ipv6Address> exclude;
+  for (const Ipv4Address& address : rules.exclude.addresses()) exclude.push_back(TwinOf(address));
+  return {networks(rules.src), networks(rules.dst), AddressList<Ipv6Address>(exclude)};
+}
+
+TestMessage TwinOf(TestMessage message) {
+  message.src = TwinAddress(message.src);
+  message.dst = TwinAddress(message.dst);
+  if (message.reply_src.has_value()) message.reply_src = TwinAddress(*message.reply_src);
+  if (message.reply_dst.has_value()) message.reply_dst = TwinAddress(*message.reply_dst);
+  message.protocol = message.protocol == 1 ? 58 : message.protocol == 58 ? 1 : message.protocol;
+  return message;
+}
+
+const CidrList<Ipv6Address> kNothing{std::vector<Ipv6Cidr>()};
+
+AddressList<Ipv4Address> ListOf(const std::optional<Ipv4Address>& address) {
+  return address.has_value() ? AddressList<Ipv4Address>(*address) : AddressList<Ipv4Address>();
+}
+
 std::string Describe(const EventFilterRules& rules) {
   const auto hex = [](Ipv4Address address) { return absl::Hex(address.ToHostOrder()); };
-  return absl::StrCat("src ", hex(rules.src.network), "/", hex(rules.src.mask), ", dst ",
-                      hex(rules.dst.network), "/", hex(rules.dst.mask), ", exclude ",
-                      rules.exclude.has_value() ? absl::StrCat(hex(*rules.exclude)) : "none",
-                      ", include_icmp ", rules.include_icmp, ", workers ", rules.workers);
+  std::string text;
+  for (const auto& network : rules.ipv4.src.networks()) {
+    absl::StrAppend(&text, "src ", hex(network.network), "/", hex(network.mask), ", ");
+  }
+  for (const auto& network : rules.ipv4.dst.networks()) {
+    absl::StrAppend(&text, "dst ", hex(network.network), "/", hex(network.mask), ", ");
+  }
+  for (const Ipv4Address address : rules.ipv4.exclude.addresses()) {
+    absl::StrAppend(&text, "exclude ", hex(address), ", ");
+  }
+  return absl::StrCat(text, "include_icmp ", rules.include_icmp, ", workers ", rules.workers,
+                      ", IPv6 ", rules.ipv6.src.networks().size(), " and ",
+                      rules.ipv6.dst.networks().size());
 }
 
 std::vector<Ipv4Cidr> EdgeNetworks() {
@@ -171,13 +240,18 @@ std::vector<EventFilterRules> RuleSets() {
   for (const bool include_icmp : {false, true}) {
     for (const std::optional<Ipv4Address>& exclude :
          {std::optional<Ipv4Address>(), std::optional(Address("10.1.0.1"))}) {
+      const auto add = [&](const Ipv4Cidr& src, const Ipv4Cidr& dst) {
+        EventFilterRules rules;
+        rules.ipv4 = {src, dst, ListOf(exclude)};
+        rules.ipv6 = TwinOf(rules.ipv4);
+        rules.include_icmp = include_icmp;
+        sets.push_back(rules);
+      };
       for (const Ipv4Cidr& network : networks) {
-        sets.push_back({.src = network, .exclude = exclude, .include_icmp = include_icmp});
-        sets.push_back({.dst = network, .exclude = exclude, .include_icmp = include_icmp});
-        sets.push_back(
-            {.src = networks[1], .dst = network, .exclude = exclude, .include_icmp = include_icmp});
-        sets.push_back(
-            {.src = network, .dst = networks[2], .exclude = exclude, .include_icmp = include_icmp});
+        add(network, kIpv4Everything);
+        add(kIpv4Everything, network);
+        add(networks[1], network);
+        add(network, networks[2]);
       }
     }
   }
@@ -272,13 +346,16 @@ std::vector<std::string> BuiltMessages() {
     m.first_attributes = Attribute(0x8000 | 99, Attribute(0x8001, std::string(8, '\x05')));
     m.last_attributes = Attribute(98, std::string("\x05\x00\x01\x00\x05\x00\x00\x00", 8));
     messages.push_back(m);
-    // Flags beside those that tell the kind.
+    // Flags that say nothing about the kind of event.
     for (const uint16_t flags : {0x0100, 0x0200, 0x0400, 0x0008, 0x0002, 0x0402, 0xfbfc}) {
       m = base;
       m.flags = flags;
       m.tcp_state = kTestTcpEstablished;
       messages.push_back(m);
     }
+  }
+  for (size_t i = messages.size(); i-- > 0;) {
+    if (messages[i].src.find(':') == std::string::npos) messages.push_back(TwinOf(messages[i]));
   }
   std::vector<std::string> built;
   for (TestMessage& message : messages) {
@@ -311,10 +388,13 @@ std::vector<std::string> BuiltMessages() {
 }
 
 // Flows in the kernel's usual layout, wanted and not, with one bit of any byte wrong.
-std::vector<std::string> DamagedMessages() {
+std::vector<std::string> DamagedMessages(bool ipv6 = false) {
   std::vector<TestMessage> messages(3);
   messages[1].src = "11.1.0.1";
   messages[2].dst = "10.2.1.1";
+  if (ipv6) {
+    for (TestMessage& message : messages) message = TwinOf(message);
+  }
   std::vector<std::string> damaged;
   for (const Kind kind : {Kind::kNew, Kind::kUpdate, Kind::kDestroy}) {
     for (TestMessage& message : messages) {
@@ -324,13 +404,15 @@ std::vector<std::string> DamagedMessages() {
       message.event_ns = 1'600'000'000'000'000'000;
       for (const bool icmp : {false, true}) {
         std::string bytes = BuildMessage(message);
-        if (icmp) bytes[52] = 1;  // With ports: no ICMP tuple is of the usual length.
+        if (icmp)
+          bytes[ipv6 ? 76 : 52] =
+              ipv6 ? 58 : 1;  // With ports: no ICMP tuple is of the usual length.
         for (size_t at = 16; at < bytes.size(); ++at) {
           std::string wrong = bytes;
           wrong[at] = static_cast<char>(wrong[at] ^ 0x40);
           damaged.push_back(std::move(wrong));
         }
-        for (size_t size = 132; size < bytes.size(); size += 4) {
+        for (size_t size = ipv6 ? 180 : 132; size < bytes.size(); size += 4) {
           std::string cut = bytes.substr(0, size);
           PutHost32(cut, 0, static_cast<uint32_t>(size));
           damaged.push_back(std::move(cut));
@@ -388,12 +470,49 @@ TEST(EventFilterTest, AgreesWithUserSpaceOnBuiltMessages) {
 
 TEST(EventFilterTest, AgreesWithUserSpaceOnDamagedMessages) {
   const std::vector<std::string> messages = DamagedMessages();
+  const std::vector<std::string> ipv6 = DamagedMessages(true);
   const std::vector<EventFilterRules> sets = RuleSets();
   for (size_t i = 0; i < sets.size(); i += 7) {
     EventFilterRules rules = sets[i];
     rules.workers = rules.include_icmp ? 1 : 3;
     ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
+    ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, ipv6));
   }
+}
+
+// The longest possible lists. Jumps cross the whole program.
+TEST(EventFilterTest, AgreesWithUserSpaceOnLongLists) {
+  EventFilterRules rules;
+  std::vector<Ipv4Cidr> networks;
+  std::vector<Ipv4Address> exclude;
+  for (size_t i = 0; i < kNetworksMax; ++i) {
+    networks.push_back(Network(absl::StrCat("10.", i + 1 < kNetworksMax ? 100 + i : 1, ".0.0"),
+                               i % 2 == 0 ? "255.254.0.0" : "255.255.0.0"));
+    exclude.push_back(Address(absl::StrCat("10.", i % 2 + 1, ".0.", i < 14 ? 100 + i : i - 13)));
+  }
+  rules.ipv4 = {CidrList<Ipv4Address>(networks), CidrList<Ipv4Address>(networks),
+                AddressList<Ipv4Address>(exclude)};
+  rules.ipv4.dst = CidrList<Ipv4Address>({networks.back(), Network("10.2.0.0", "255.255.0.0")});
+  rules.ipv6 = TwinOf(rules.ipv4);
+  const std::vector<std::string> messages = BuiltMessages();
+  for (const bool include_icmp : {false, true}) {
+    rules.include_icmp = include_icmp;
+    rules.workers = include_icmp ? 3 : 1;
+    ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
+  }
+  EXPECT_GT(BuildEventFilter(rules).size(), 600u);
+}
+
+// A filter that names only IPv4 networks admits only IPv4.
+TEST(EventFilterTest, AFamilyThatNoNetworkIsOfIsDropped) {
+  EventFilterRules rules;
+  rules.include_icmp = true;
+  rules.ipv4.src = Network("10.1.0.0", "255.255.0.0");
+  rules.ipv6.src = kNothing;
+  const FilteredSocket socket(BuildEventFilter(rules));
+  EXPECT_TRUE(socket.Delivers(BuildMessage(TestMessage())));
+  EXPECT_FALSE(socket.Delivers(BuildMessage(TwinOf(TestMessage()))));
+  ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, BuiltMessages()));
 }
 
 TEST(EventFilterTest, EachFlowHasOneWorker) {
@@ -402,8 +521,9 @@ TEST(EventFilterTest, EachFlowHasOneWorker) {
     for (const bool include_icmp : {false, true}) {
       EventFilterRules rules = {.include_icmp = include_icmp, .workers = workers};
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
-      rules.src = Network("10.0.0.0", "255.0.0.0");
-      rules.exclude = Address("10.2.0.2");
+      rules.ipv4.src = Network("10.0.0.0", "255.0.0.0");
+      rules.ipv4.exclude = Address("10.2.0.2");
+      rules.ipv6 = TwinOf(rules.ipv4);
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
     }
   }
@@ -446,13 +566,13 @@ TEST(EventFilterTest, AgreesWithUserSpaceOnARealGateway) {
       const EventFilterRules all = {.include_icmp = include_icmp, .workers = workers};
       EventFilterRules rules = all;
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
-      rules.src = rules.dst = gateway;
+      rules.ipv4.src = rules.ipv4.dst = gateway;
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
-      rules.src = some;
-      rules.dst = Network("0.0.0.1", "0.0.0.1");
+      rules.ipv4.src = some;
+      rules.ipv4.dst = Network("0.0.0.1", "0.0.0.1");
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
       rules = all;
-      rules.exclude = Address("10.32.0.1");
+      rules.ipv4.exclude = Address("10.32.0.1");
       ASSERT_NO_FATAL_FAILURE(ExpectAgreement(rules, messages));
     }
   }
@@ -530,10 +650,25 @@ std::string Shuffled(Random& random, const std::string& message) {
 }
 
 EventFilterRules RandomRules(Random& random) {
+  const auto addresses = [&random] {
+    const auto networks = [&random] {
+      std::vector<Ipv4Cidr> list = {OneOf(random, EdgeNetworks())};
+      while (list.size() < kNetworksMax && Chance(random, 60)) {
+        list.push_back(OneOf(random, EdgeNetworks()));
+      }
+      return CidrList<Ipv4Address>(list);
+    };
+    std::vector<Ipv4Address> exclude;
+    while (Chance(random, 50)) {
+      if (const auto one = OneOf(random, EdgeExcludes()); one.has_value()) exclude.push_back(*one);
+    }
+    return AddressRules<Ipv4Address>{networks(), networks(), AddressList<Ipv4Address>(exclude)};
+  };
   EventFilterRules rules;
-  rules.src = OneOf(random, EdgeNetworks());
-  rules.dst = OneOf(random, EdgeNetworks());
-  rules.exclude = OneOf(random, EdgeExcludes());
+  rules.ipv4 = addresses();
+  rules.ipv6 = TwinOf(addresses());
+  if (Chance(random, 10)) rules.ipv6.src = kNothing;
+  if (Chance(random, 10)) rules.ipv6.dst = kNothing;
   rules.include_icmp = Chance(random, 50);
   rules.workers = std::uniform_int_distribution<uint32_t>(1, 5)(random);
   return rules;
@@ -563,7 +698,7 @@ std::vector<std::string> BuiltFlowMessages() {
   std::vector<std::string> messages = BuiltMessages();
   std::erase_if(messages, [](const std::string& message) {
     return message.size() <= 20 || (message[4] != 0 && message[4] != 2) || message[5] != 1 ||
-           message[16] != AF_INET;
+           (message[16] != AF_INET && message[16] != AF_INET6);
   });
   return messages;
 }
@@ -583,8 +718,8 @@ TEST(EventFilterTest, AMessageCutOffReachesOneWorkerAtMost) {
   }
 }
 
-// What the parser makes of such a message is not the filter's matter: an attribute may come twice
-// in it.
+// What the parser makes of such a message does not matter to the filter: an attribute may occur
+// twice in it.
 TEST(EventFilterTest, AMessageWhoseLengthsLieReachesOneWorkerAtMost) {
   Random random = SeededRandom();
   const std::vector<std::string> messages = BuiltFlowMessages();
@@ -607,7 +742,7 @@ TEST(EventFilterTest, AMessageWhoseLengthsLieReachesOneWorkerAtMost) {
   }
 }
 
-// --- Messages that lack what a rule asks for ---
+// --- Messages without an attribute that a rule needs ---
 
 std::string AddressAttribute(uint16_t type, const std::string& address) {
   return Attribute(type, BigEndian32(Address(address).ToHostOrder()));
@@ -617,7 +752,7 @@ std::string NewFlow(const std::string& attributes) {
   return NetlinkMessage(0x0100, 0x0600, std::string("\x02\0\0\0", 4) + attributes);
 }
 
-// Each is a message of flow 7 that the rules of WhatLacksAnAttributePasses match as far as they
+// Messages of flow 7, incomplete, that match the rules of IncompleteMessagesPass as far as they
 // can.
 std::vector<std::string> IncompleteMessages() {
   const std::string src = AddressAttribute(1, "10.1.0.1");
@@ -642,13 +777,13 @@ std::vector<std::string> IncompleteMessages() {
   };
 }
 
-TEST(EventFilterTest, WhatLacksAnAttributePasses) {
+TEST(EventFilterTest, IncompleteMessagesPass) {
   for (uint32_t workers = 1; workers <= 5; ++workers) {
     for (const char* exclude : {"10.9.0.1", "0.0.0.0"}) {
       EventFilterRules rules;
-      rules.src = Network("10.1.0.0", "255.255.0.0");
-      rules.dst = Network("10.2.0.0", "255.255.0.0");
-      rules.exclude = Address(exclude);
+      rules.ipv4.src = Network("10.1.0.0", "255.255.0.0");
+      rules.ipv4.dst = Network("10.2.0.0", "255.255.0.0");
+      rules.ipv4.exclude = Address(exclude);
       rules.workers = workers;
       for (rules.worker = 0; rules.worker < workers; ++rules.worker) {
         const FilteredSocket socket(BuildEventFilter(rules));
@@ -663,11 +798,11 @@ TEST(EventFilterTest, WhatLacksAnAttributePasses) {
   }
 }
 
-// --- The tests above can tell ---
+// --- The tests above notice every wrong instruction ---
 
-// Programs that differ in one instruction: jumps that always or never jump, other numbers. But a
-// message that is taken not to be of the usual layout is only judged by the longer way: so of the
-// looks at the layout, which jump there, just the jumps that never do.
+// Programs that differ in one instruction: a jump that always or never jumps, another number. A
+// message wrongly taken as unusual only takes the slower path and gets the same verdict. So of the
+// jumps that check the layout, only those that never jump are included.
 std::vector<std::vector<sock_filter>> Mutants(const std::vector<sock_filter>& program) {
   size_t search = 0;
   while (BPF_CLASS(program[search].code) != BPF_RET) ++search;
@@ -702,8 +837,8 @@ std::vector<std::vector<sock_filter>> Mutants(const std::vector<sock_filter>& pr
   return mutants;
 }
 
-// Where a search goes on from offset 0, the message's header looks like an attribute, whose length
-// is the message's type: after it, at 260, comes `decoy`.
+// A search that continues from offset 0 reads the message header as an attribute with the message
+// type as its length; the next attribute, at 260, is then `decoy`.
 std::string WithDecoy(std::string message, const std::string& decoy) {
   message += Attribute(99, std::string(256 - message.size(), '\0') + decoy);
   PutHost32(message, 0, static_cast<uint32_t>(message.size()));
@@ -737,9 +872,10 @@ TEST(EventFilterTest, EveryInstructionMatters) {
   }
   for (const uint32_t workers : {1u, 2u, 3u}) {
     EventFilterRules rules;
-    rules.src = Network("10.1.0.0", "255.255.0.0");
-    rules.dst = Network("10.0.0.0", "255.0.255.0");
-    rules.exclude = Address("10.1.0.2");
+    rules.ipv4.src = Network("10.1.0.0", "255.255.0.0");
+    rules.ipv4.dst = Network("10.0.0.0", "255.0.255.0");
+    rules.ipv4.exclude = Address("10.1.0.2");
+    rules.ipv6.src = kNothing;  // Its program is made by the same functions.
     rules.workers = workers;
     // Of two workers, who own id 0 and most other messages. Their programs are the same but for one
     // number, and so are the mutants.
@@ -812,23 +948,30 @@ TEST(FilterAssemblerTest, TurnsLabelsIntoOffsets) {
   }
 }
 
-TEST(FilterAssemblerTest, JumpsOver255InstructionsButNotMore) {
-  for (const bool jump_if : {true, false}) {
-    for (const size_t over : {255u, 256u}) {
+// A jump over more than 255 instructions is made by another one behind it, which has 32 bits.
+TEST(FilterAssemblerTest, JumpsAsFarAsNeeded) {
+  for (const size_t between : {0u, 255u, 256u, 300u, 4000u}) {
+    for (const bool jump_if : {false, true}) {
       FilterAssembler assembler;
-      const auto end = assembler.NewLabel();
-      jump_if ? assembler.JumpIf(BPF_JEQ, 0, end) : assembler.JumpUnless(BPF_JEQ, 0, end);
-      AddNumbered(assembler, over);
-      assembler.Bind(end);
-      assembler.Add(kReturn, 0);
-      const auto program = assembler.Assemble();
-      if (over == 255) {
-        ASSERT_TRUE(program.ok()) << program.status();
-        EXPECT_EQ(jump_if ? (*program)[0].jt : (*program)[0].jf, 255);
-        EXPECT_EQ(jump_if ? (*program)[0].jf : (*program)[0].jt, 0);
+      const auto target = assembler.NewLabel();
+      // A load of the length: 8.
+      assembler.Add(BPF_LD | BPF_W | BPF_LEN, 0);
+      if (jump_if) {
+        assembler.JumpIf(BPF_JEQ, 8, target);
       } else {
-        EXPECT_THAT(std::string(program.status().message()), HasSubstr("too far"));
+        assembler.JumpUnless(BPF_JEQ, 9, target);
       }
+      for (size_t i = 0; i < between; ++i) assembler.Add(kReturn, 0);
+      assembler.Bind(target);
+      assembler.Add(kReturn, 0xffffffff);
+      const auto program = assembler.Assemble();
+      ASSERT_TRUE(program.ok()) << program.status();
+      EXPECT_EQ(program->size(), 3 + between + (between > 255 ? 1 : 0));
+      const FilteredSocket socket(*program);
+      // The kernel refuses a program with instructions that nothing reaches only if they are wrong.
+      ASSERT_TRUE(socket.taken());
+      EXPECT_TRUE(socket.Delivers("12345678")) << between;
+      EXPECT_EQ(socket.Delivers("123456789"), between == 0) << between;
     }
   }
 }

@@ -98,7 +98,7 @@ class EventSocket {
   explicit EventSocket(mnl_socket* socket);
 
   absl::Status Attach(const std::vector<sock_filter>& filter);
-  // In what the socket differs from `options`; empty: in nothing.
+  // How the socket differs from `options`; empty: not at all.
   std::string Difference(const Options& options) const;
 
   const std::unique_ptr<mnl_socket, Closer> socket_;

@@ -1,5 +1,6 @@
-// What one conntrack netlink message says about one IPv4 flow: the parser's result and the flow
-// table's input.
+// What one conntrack netlink message says about one flow: the parser's result and the flow table's
+// input. Each family has its own types, made from the same templates, so that code that runs for
+// each event need not check the family.
 //
 // Plain values; thread-compatible. Times are nanoseconds since the Unix epoch by the kernel's wall
 // clock; 0 = absent.
@@ -10,6 +11,7 @@
 #include <type_traits>
 
 #include "netlink/ipv4.h"
+#include "netlink/ipv6.h"
 
 namespace ctacct {
 
@@ -37,27 +39,33 @@ enum class TcpState : uint8_t {
 // Identifies a living flow: the original direction's tuple, the zone and CTA_ID. CTA_ID alone is
 // not enough (it is a 32-bit hash), and the same identity may be used again after a flow's end: see
 // FlowTable for incarnations. No padding, so that it can be hashed and compared as bytes.
-struct FlowIdentity {
-  Ipv4Address src;
-  Ipv4Address dst;
-  uint16_t src_port = 0;  // Host byte order. ICMP: the id.
-  uint16_t dst_port = 0;  // Host byte order. ICMP: type << 8 | code.
+template <typename Address>
+struct BasicFlowIdentity {
+  Address src;
+  Address dst;
+  uint16_t src_port = 0;  // Host byte order. ICMP, ICMPv6: the id.
+  uint16_t dst_port = 0;  // Host byte order. ICMP, ICMPv6: type << 8 | code.
   uint16_t zone = 0;
   uint8_t protocol = 0;
   uint8_t zero = 0;
   uint32_t id = 0;  // CTA_ID as it came; an opaque number.
 
-  friend bool operator==(const FlowIdentity&, const FlowIdentity&) = default;
+  friend bool operator==(const BasicFlowIdentity&, const BasicFlowIdentity&) = default;
 };
+using FlowIdentity = BasicFlowIdentity<Ipv4Address>;
+using Ipv6FlowIdentity = BasicFlowIdentity<Ipv6Address>;
 static_assert(sizeof(FlowIdentity) == 20 && std::has_unique_object_representations_v<FlowIdentity>);
+static_assert(sizeof(Ipv6FlowIdentity) == 44 &&
+              std::has_unique_object_representations_v<Ipv6FlowIdentity>);
 
 struct FlowCounters {
   uint64_t packets = 0;
   uint64_t bytes = 0;  // IP bytes.
 };
 
-struct FlowEvent {
-  FlowIdentity identity;
+template <typename Address>
+struct BasicFlowEvent {
+  BasicFlowIdentity<Address> identity;
   FlowEventKind kind = FlowEventKind::kNew;
   bool has_counters = false;   // Both directions came; original and reply are valid.
   bool has_tcp_state = false;  // tcp_state is valid.
@@ -70,6 +78,8 @@ struct FlowEvent {
   int64_t stop_ns = 0;   // CTA_TIMESTAMP_STOP.
   int64_t event_ns = 0;  // CTA_TIMESTAMP_EVENT (kernel 6.14 and later): when the event happened.
 };
+using FlowEvent = BasicFlowEvent<Ipv4Address>;
+using Ipv6FlowEvent = BasicFlowEvent<Ipv6Address>;
 
 }  // namespace ctacct
 

@@ -32,15 +32,22 @@ struct Ipv4Address {
     return Ipv4Address{a.network_order & b.network_order};
   }
   friend constexpr bool operator==(Ipv4Address, Ipv4Address) = default;
+  // The order of the addresses as numbers.
+  friend constexpr std::strong_ordering operator<=>(Ipv4Address a, Ipv4Address b) {
+    return a.ToHostOrder() <=> b.ToHostOrder();
+  }
 };
 
-// A network: every address with (address & mask) == network.
-struct Ipv4Cidr {
-  Ipv4Address network;
-  Ipv4Address mask;
+// A network: every address with (address & mask) == network. As it is made: everything.
+template <typename Address>
+struct Cidr {
+  Address network;
+  Address mask;
 
-  constexpr bool Contains(Ipv4Address address) const { return (address & mask) == network; }
+  constexpr bool Contains(const Address& address) const { return (address & mask) == network; }
+  friend constexpr bool operator==(const Cidr&, const Cidr&) = default;
 };
+using Ipv4Cidr = Cidr<Ipv4Address>;
 
 inline constexpr Ipv4Address kIpv4MaskAll = Ipv4Address::FromHostOrder(0xffffffff);
 inline constexpr Ipv4Cidr kIpv4Everything{};

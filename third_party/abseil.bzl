@@ -16,5 +16,5 @@ def _abseil(ctx):
 abseil_repository = repository_rule(
     implementation = _abseil,
     attrs = {"build_file": attr.label(allow_single_file = True)},
-    local = True,  # Looks anew after an upgrade of the system.
+    local = True,  # Checked again after an upgrade of the system.
 )

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Makes the Debian package of what Bazel has built; `./dev package` calls it by Bazel.
+# Makes the Debian packages of what Bazel has built; `./dev package` calls it by Bazel.
 #
-# usage: build.sh OUT DOCUMENTS CONFIGS PROGRAM...
-#   OUT        the package, for others than Debian's tools to find: without version and architecture in its name
+# usage: build.sh FOLDER DOCUMENTS CONFIGS PROGRAM...
+#   FOLDER     for ctacct.deb and ctacct-names.deb, named without version and architecture so that Bazel can find them
 #   DOCUMENTS  files for /usr/share/doc/ctacct, separated by spaces
-#   CONFIGS    files of configs/, likewise
+#   CONFIGS    files of configs/, separated by spaces
 #   PROGRAM    PATH:NAME:SECTION:WHAT: a built program, its name and manual section when installed, and what it is
 #
-# In the temporary folder there is then a source tree as Debian's tools want it: debian/ is configs/debian, the rest lies
-# where debian/rules and the lists written here put it.
+# The temporary folder then contains a source tree as Debian's tools expect it: debian/ is configs/debian, the rest is where
+# debian/rules and the lists written here put it.
 set -euo pipefail
 export LC_ALL=C.UTF-8 PATH=/usr/sbin:/usr/bin:/sbin:/bin
 
-out=$PWD/$1 documents=$2 configs=$3
+folder=$PWD/$1 documents=$2 configs=$3
 shift 3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -29,22 +29,42 @@ done
 for file in $documents; do install -D -m 644 "$file" "$tree/doc/$file"; done
 cd "$tree/debian"
 chmod 755 rules
+# A package is for the release that it was built on: its dependencies have the names of that release. The package for the
+# next release has a higher version, so that an upgrade of the system replaces it.
+release=$(. /etc/os-release && echo "$VERSION_ID $VERSION_CODENAME")
+sed -i "1s/(\([^)]*\)) [a-z]*;/(\1+deb${release% *}) ${release#* };/" changelog
 mkdir -p source
 echo '3.0 (native)' > source/format
-# Those folders of configs/ whose files systemd reads; what is left are examples.
+# The folders of configs/ whose files systemd reads; the rest are examples.
 mv "$tree/examples/systemd" "$tree/units"
-for what in sysusers tmpfiles; do mv "$tree/examples/$what.d/ctacct.conf" "ctacct.$what"; done
+for package in ctacct ctacct-names; do
+  for what in sysusers tmpfiles; do mv "$tree/examples/$what.d/$package.conf" "$package.$what"; done
+done
 mv "$tree/examples/sysctl.d/ctacct.conf" "$tree/60-ctacct.conf"
 mv "$tree/examples/modules-load.d/ctacct.conf" "$tree/ctacct.conf"
 rmdir "$tree"/examples/*.d
-cat > install <<'TEXT'
-units/* lib/systemd/system
-*.flags etc/ctacct
+units=usr/lib/systemd/system
+if [ "${release% *}" = 12 ]; then
+  units=lib/systemd/system  # debhelper of Debian 12 looks only there.
+else
+  sed -i '/init\.d-script/d' ctacct.lintian-overrides  # lintian no longer has this tag.
+fi
+sed 's/^ctacct:/ctacct-names:/; /The compiler stores/,$d' ctacct.lintian-overrides > ctacct-names.lintian-overrides
+cat > ctacct.install <<TEXT
+units/ctacct-engine.service $units
+units/ctacct-importer.service $units
+engine.flags etc/ctacct
+importer.flags etc/ctacct
 60-ctacct.conf usr/lib/sysctl.d
 ctacct.conf usr/lib/modules-load.d
 TEXT
-ls "$tree/doc" | sed 's|^|doc/|' > docs
-ls "$tree/examples" | sed 's|^|examples/|' > examples
+cat > ctacct-names.install <<TEXT
+units/ctacct-names.service $units
+names.flags etc/ctacct
+TEXT
+ls "$tree/doc" | sed 's|^|doc/|' > ctacct.docs
+echo doc/docs/names.md > ctacct-names.docs
+ls "$tree/examples" | sed 's|^|examples/|' > ctacct.examples
 
 # The manual is what --help says, and what debian/man adds to it.
 manual() {
@@ -58,24 +78,31 @@ TEXT
   chmod 755 "$work/$name"
   help2man --no-info --section="$section" --name="$what" --include="man/common.h2m" --opt-include="man/$name.h2m" \
     --output="man/$name.$section" "$work/$name"
-  echo "debian/man/$name.$section" >> manpages
+  echo "debian/man/$name.$section" >> "$package.manpages"
 }
+completions=usr/share/bash-completion/completions
+declare -A first=()  # Of each package; its other programs' completions are links.
 for program in "$@"; do
   IFS=: read -r path name section what <<< "$program"
+  package=ctacct
+  [ "$name" != ctacct-names ] || package=$name
   install -D -m 755 "$OLDPWD/$path" "$tree/bin/$name"
-  echo "bin/$name usr/bin" >> install
+  echo "bin/$name usr/bin" >> "$package.install"
   manual "$name" "$section" "$what"
-  echo "complete -o default -F _ctacct $name" >> ctacct.bash-completion
-  first=${first:-$name}
-  [ "$name" = "$first" ] ||
-    echo "usr/share/bash-completion/completions/$first usr/share/bash-completion/completions/$name" >> links
+  if [ -z "${first[$package]:-}" ]; then
+    first[$package]=$name
+    cp ctacct.bash-completion "$tree/$name"
+    echo "$name $completions" >> "$package.install"
+  else
+    echo "$completions/${first[$package]} $completions/$name" >> "$package.links"
+  fi
+  echo "complete -o default -F _ctacct $name" >> "$tree/${first[$package]}"
 done
-mv ctacct.bash-completion "$tree/$first"
-echo "$first usr/share/bash-completion/completions" >> install
+rm ctacct.bash-completion  # debhelper would install it.
 
 cd "$tree"
 # Without a package of symbols: these are made by building the same version again.
 export DEB_BUILD_OPTIONS=noautodbgsym
 dpkg-buildpackage --build=binary --unsigned-source --unsigned-changes --no-check-builddeps > "$work/log" 2>&1 ||
   { cat "$work/log" >&2; exit 1; }
-mv "$work"/ctacct_*.deb "$out"
+for package in ctacct ctacct-names; do mv "$work/$package"_*.deb "$folder/$package.deb"; done

@@ -4,8 +4,8 @@
 --   psql -X -v ON_ERROR_STOP=1 -d traffic -f citus.sql
 --
 -- and again after an importer of a newer version has added tables: what is distributed already stays as it is. Rows that
--- are there move to the workers, which takes as long as to load them again; importers wait, dashboards too. All of it
--- happens in one transaction: if it fails, nothing has changed.
+-- are there move to the workers, which takes as long as to load them again; importers and dashboards
+-- wait. All of it is one transaction: if it fails, nothing has changed.
 --
 -- Before that, the cluster. Every node has the same major version of PostgreSQL and the same version of Citus.
 --
@@ -25,9 +25,9 @@
 -- 4. On the coordinator, within that database, as superuser:
 --      SELECT citus_set_coordinator_host('db0.example.org', 5432);
 --      SELECT citus_add_node('db1.example.org', 5432), citus_add_node('db2.example.org', 5432);
--- 5. The importer, once: ctacct-importer -conninfo='host=db0.example.org dbname=traffic user=OWNER' -watch=EMPTY_FOLDER -once
+-- 5. The importer, once: ctacct-importer -conninfo='host=db0.example.org dbname=traffic user=OWNER' -migrate
 -- 6. This file, then roles.sql, both on the coordinator. Roles that are created there are created on the workers as well,
---    passwords too.
+--    with their passwords.
 --
 -- Importers and Grafana connect to the coordinator and need not know. What lies where:
 --   rows          by origin, so that one busy gateway uses all workers
@@ -36,9 +36,9 @@
 -- A file is still loaded once or not at all: Citus commits in two phases. If a node dies in between, what it has
 -- prepared shows when the coordinator has asked it again (citus.recover_2pc_interval, a minute).
 
--- Every partition of every table consists of so many tables. As many as there may ever be workers is enough.
+-- The number of tables (shards) of each partition. The largest number of workers that is ever expected is enough.
 SET citus.shard_count = 8;
--- Citus says of each partition that it copies it, and how to do what is done below.
+-- Citus would log each partition that it copies, with advice on what is done below anyway.
 SET client_min_messages = warning;
 
 DO $$

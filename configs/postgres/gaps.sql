@@ -1,6 +1,6 @@
 -- Which of my points are wrong, and by how much? The newest intervals that are not complete, with what was counted in them
 -- and why. "resynced": packets and bytes of the flows that live on are right, some closed connections may be missing;
--- "partial": traffic is missing. A gap that began before its interval reaches back: the points between are wrong too, or
+-- "partial": some traffic may be missing. A gap that began before its interval reaches back: the points between are wrong too, or
 -- are missing. The causes:
 --   overrun      a receive buffer was full and the kernel dropped events
 --   allocation   the kernel had no memory for events
@@ -15,10 +15,10 @@ WITH incomplete AS (
 SELECT time - interval_length AS "from", time AS "to", gateway, completeness, covered,
        to_char(incomplete.events_dropped, 'FM999,999,999,999') AS "events dropped",
        to_char(incomplete.flows_lost, 'FM999,999,999,999') AS "flows lost, at least",
-       coalesce(gaps.causes, 'not told') AS "because of",
+       coalesce(gaps.causes, 'not reported') AS "because of",
        coalesce(to_char(extract(epoch FROM gaps.seconds), 'FM999,999,990.000') || ' s', '') AS "gap of",
        gaps.began AS "since",
-       pg_size_pretty(coalesce(counted.src_bytes + counted.dst_bytes, 0)) AS "counted",
+       traffic_bytes(coalesce(counted.src_bytes + counted.dst_bytes, 0)) AS "counted",
        to_char(coalesce(counted.connection_count, 0), 'FM999,999,999') AS "connections"
 FROM incomplete
 CROSS JOIN LATERAL (

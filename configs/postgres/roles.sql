@@ -1,7 +1,7 @@
 -- Two roles: an importer that may only add, and a reader for Grafana. Run it in the traffic's database, as the owner of
 -- its tables (who needs CREATEROLE) or as a superuser, once the tables are there and again after an upgrade of ctacct:
 --
---   ctacct-importer -conninfo='dbname=traffic user=OWNER' -watch=AN_EMPTY_FOLDER -once    makes or upgrades the tables
+--   ctacct-importer -conninfo='dbname=traffic user=OWNER' -migrate    creates or upgrades the tables
 --   psql -1 -v ON_ERROR_STOP=1 -f roles.sql 'dbname=traffic user=OWNER'
 --   psql -c '\password ctacct_importer' -c '\password ctacct_reader' 'dbname=traffic user=OWNER'
 DO $$
@@ -24,17 +24,17 @@ BEGIN
                    tables_owner, current_schema());
 END $$;
 
--- A dashboard's mistake must not cost the database more than this. None of these is a right: the reader may change them
--- for its session, and has no right to write all the same.
+-- Limits for a dashboard's mistakes. These are no rights: the reader may change them for its session, but still cannot
+-- write.
 ALTER ROLE ctacct_reader SET default_transaction_read_only = on;
 ALTER ROLE ctacct_reader SET statement_timeout = '30s';
 ALTER ROLE ctacct_reader SET idle_in_transaction_session_timeout = '30s';
 
--- The importer: adds, and looks up what it has added. It reads no traffic, changes and deletes nothing.
+-- The importer adds rows and reads the ledger. It reads no traffic, and changes and deletes nothing.
 GRANT SELECT ON ctacct_schema TO ctacct_importer;
 GRANT SELECT, INSERT ON import_ledger TO ctacct_importer;
-GRANT INSERT ON vpn_traffic, traffic_gaps TO ctacct_importer;
-GRANT EXECUTE ON FUNCTION traffic_make_partitions, traffic_summarize, traffic_worth_sending, traffic_add, traffic_add_covered
-    TO ctacct_importer;
--- With its -retention flags it also drops what is old, which is for whoever wants that to say:
+GRANT INSERT ON vpn_traffic, traffic_gaps, traffic_names_arriving TO ctacct_importer;
+GRANT EXECUTE ON FUNCTION traffic_make_partitions, traffic_summarize, traffic_worth_sending, traffic_add, traffic_add_covered,
+    traffic_load_names TO ctacct_importer;
+-- Only needed with its -retention flags, with which it also drops old partitions:
 -- GRANT EXECUTE ON FUNCTION traffic_drop_partition TO ctacct_importer;

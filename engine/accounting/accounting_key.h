@@ -9,37 +9,47 @@
 #include <type_traits>
 
 #include "netlink/ipv4.h"
+#include "netlink/ipv6.h"
 
 namespace ctacct {
 
-struct AccountingKey {
-  Ipv4Address src;   // Masked.
-  Ipv4Address dst;   // Masked.
+template <typename Address>
+struct BasicAccountingKey {
+  Address src;       // Masked.
+  Address dst;       // Masked.
   int32_t port = 0;  // Host byte order; kPortNotListed, or 0 where the protocol has none.
   uint32_t protocol = 0;
 
-  friend bool operator==(const AccountingKey&, const AccountingKey&) = default;
+  friend bool operator==(const BasicAccountingKey&, const BasicAccountingKey&) = default;
 
   template <typename H>
-  friend H AbslHashValue(H state, const AccountingKey& key) {
-    uint64_t words[2];
+  friend H AbslHashValue(H state, const BasicAccountingKey& key) {
+    uint64_t words[sizeof(key) / sizeof(uint64_t)];
     static_assert(sizeof(words) == sizeof(key));
     std::memcpy(words, &key, sizeof(words));
-    return H::combine(std::move(state), words[0], words[1]);
+    if constexpr (sizeof(Address) == sizeof(uint32_t)) {
+      return H::combine(std::move(state), words[0], words[1]);
+    } else {
+      return H::combine(std::move(state), words[0], words[1], words[2], words[3], words[4]);
+    }
   }
 };
+using AccountingKey = BasicAccountingKey<Ipv4Address>;
+using Ipv6AccountingKey = BasicAccountingKey<Ipv6Address>;
 static_assert(std::has_unique_object_representations_v<AccountingKey>);
+static_assert(std::has_unique_object_representations_v<Ipv6AccountingKey>);
 
-// IANA numbers of the protocols that are treated apart.
+// IANA numbers of the protocols that need special treatment.
 inline constexpr uint8_t kProtocolIcmp = 1;
+inline constexpr uint8_t kProtocolIcmpv6 = 58;
 inline constexpr uint8_t kProtocolTcp = 6;
 inline constexpr uint8_t kProtocolUdp = 17;
 inline constexpr uint8_t kProtocolDccp = 33;
 inline constexpr uint8_t kProtocolSctp = 132;
 inline constexpr uint8_t kProtocolUdpLite = 136;
 
-// Protocols whose tuples carry ports. (Conntrack puts GRE's keys where the ports are; those are
-// none.)
+// Protocols whose tuples contain ports. (For GRE, conntrack puts the keys there; those are not
+// ports.)
 constexpr bool HasPorts(uint8_t protocol) {
   return protocol == kProtocolTcp || protocol == kProtocolUdp || protocol == kProtocolDccp ||
          protocol == kProtocolSctp || protocol == kProtocolUdpLite;

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 #include <vector>
 
 #include "engine/accounting/accounting_key.h"
@@ -26,6 +27,8 @@ struct TrafficSums {
   // Sum of their durations. Nanoseconds would wrap: 43,000 connections of five days may end at
   // once.
   uint64_t connection_time_us = 0;
+  uint32_t flow_count = 0;        // Flows of any protocol whose end was reported.
+  uint32_t unanswered_count = 0;  // Of these, those without a reply packet.
 
   // Saturates: a hostile capture must not make a large sum small.
   void Add(const TrafficSums& other) {
@@ -35,18 +38,21 @@ struct TrafficSums {
     AddTo(&reply.bytes, other.reply.bytes);
     connection_count += other.connection_count;
     AddConnectionTime(other.connection_time_us);
+    AddTo(&flow_count, other.flow_count);
+    AddTo(&unanswered_count, other.unanswered_count);
   }
   bool IsZero() const {
     return (original.packets | original.bytes | reply.packets | reply.bytes | connection_count |
-            connection_time_us) == 0;
+            connection_time_us | flow_count) == 0;
   }
   // Saturates.
   void AddConnectionTime(uint64_t us) { AddTo(&connection_time_us, us); }
 
  private:
-  static void AddTo(uint64_t* sum, uint64_t value) {
+  template <typename Unsigned>
+  static void AddTo(Unsigned* sum, Unsigned value) {
     if (__builtin_add_overflow(*sum, value, sum)) [[unlikely]] {
-      *sum = std::numeric_limits<uint64_t>::max();
+      *sum = std::numeric_limits<Unsigned>::max();
     }
   }
 };
@@ -57,10 +63,10 @@ struct WorkerCounts {
   uint64_t events_update = 0;
   uint64_t events_destroy = 0;
   uint64_t dump_entries = 0;
-  uint64_t skipped_ipv6 = 0;
-  uint64_t filtered = 0;   // Outside src and dst, from or to exclude-ip, ICMP unless wanted.
-  uint64_t malformed = 0;  // Messages, or the rest of a datagram.
-  // DESTROYs and dump entries that told no counters (nf_conntrack_acct was off).
+  uint64_t filtered = 0;        // Outside src and dst, from or to exclude-ip, ICMP unless wanted.
+  uint64_t filtered_local = 0;  // Flows that begin or end on the gateway itself (local=skip).
+  uint64_t malformed = 0;       // Messages, or the rest of a datagram.
+  // DESTROYs and dump entries without counters (nf_conntrack_acct was off).
   uint64_t without_counters = 0;
   uint64_t duplicate_destroys = 0;
   uint64_t stale_dump_entries = 0;  // A dump showed a flow whose DESTROY had come already.
@@ -74,7 +80,7 @@ struct WorkerCounts {
   void Add(const WorkerCounts& other) {
     for (const auto count :
          {&WorkerCounts::events_new, &WorkerCounts::events_update, &WorkerCounts::events_destroy,
-          &WorkerCounts::dump_entries, &WorkerCounts::skipped_ipv6, &WorkerCounts::filtered,
+          &WorkerCounts::dump_entries, &WorkerCounts::filtered, &WorkerCounts::filtered_local,
           &WorkerCounts::malformed, &WorkerCounts::without_counters,
           &WorkerCounts::duplicate_destroys, &WorkerCounts::stale_dump_entries,
           &WorkerCounts::counter_falls, &WorkerCounts::unknown_destroys, &WorkerCounts::overruns,
@@ -84,14 +90,32 @@ struct WorkerCounts {
   }
 };
 
-struct AccountingTable {
-  StaggeredMap<AccountingKey, TrafficSums> rows;
-  // What was folded out of `rows`, because there were too many of them (see RowLimit).
+// The sums of one family.
+template <typename Address>
+struct FamilyRows {
+  using Key = BasicAccountingKey<Address>;
+
+  StaggeredMap<Key, TrafficSums> rows;
+  // What was folded out of `rows`, because there were too many of them (see RowLimit): by origin,
+  // and of the smallest origins.
+  StaggeredMap<Key, TrafficSums, 128> folded;
   TrafficSums other;
   uint64_t rows_folded = 0;
   // With track-open: how the number of open connections changed. Keyed by the unlisted port: a
   // connection may outlive a port list.
-  StaggeredMap<AccountingKey, int64_t, 64> open_changes;
+  StaggeredMap<Key, int64_t, 64> open_changes;
+
+  void Clear() {
+    rows.Clear();
+    folded.Clear();
+    other = TrafficSums();
+    rows_folded = 0;
+    open_changes.Clear();
+  }
+};
+
+struct AccountingTable : FamilyRows<Ipv4Address> {
+  FamilyRows<Ipv6Address> ipv6;
   int64_t interval_end_ns = 0;  // Set when the table is sealed.
   uint64_t seal = 0;  // Set with it: how many intervals had ended then, this one included.
   // Set with it, since the Unix epoch: the table contains what moved between these moments.
@@ -99,8 +123,8 @@ struct AccountingTable {
   int64_t covered_to_ns = 0;
   Completeness completeness = Completeness::kComplete;
   uint64_t events_dropped = 0;
-  // In the resynced gaps, the events dropped of which it is not known what they said; less than
-  // zero where another worker counts those that this one can explain. If the sum over all workers
+  // Of the events dropped in the resynced gaps, the number whose contents are unknown. It is
+  // negative if this worker can explain events that another one counts. If the sum over all workers
   // is not zero, these gaps are partial.
   int64_t events_unexplained = 0;
   std::vector<Gap> gaps;  // Those that touch this interval.
@@ -108,11 +132,22 @@ struct AccountingTable {
   WorkerCounts counts;
   uint64_t flows = 0;
 
+  template <typename Address>
+  FamilyRows<Address>& Of() {
+    if constexpr (std::is_same_v<Address, Ipv4Address>) {
+      return *this;
+    } else {
+      return ipv6;
+    }
+  }
+  template <typename Address>
+  const FamilyRows<Address>& Of() const {
+    return const_cast<AccountingTable*>(this)->Of<Address>();
+  }
+
   void Clear() {
-    rows.Clear();
-    other = TrafficSums();
-    rows_folded = 0;
-    open_changes.Clear();
+    FamilyRows<Ipv4Address>::Clear();
+    ipv6.Clear();
     interval_end_ns = 0;
     seal = 0;
     covered_from_ns = covered_to_ns = 0;

@@ -1,8 +1,8 @@
 // Fingerprints of the flow incarnations that were destroyed lately, so that a stale dump entry or a
-// repeated DESTROY is recognised and not counted again. There are two generations of them: the
-// present one, which grows, and the one before. The owner says when a generation ends.
+// repeated DESTROY is recognised and not counted again. There are two generations: the present one,
+// which grows, and the previous one. The owner says when a generation ends.
 //
-// Thread-compatible. Nothing here takes long at once: the memory grows and is given back by parts.
+// Thread-compatible. No call takes long: the memory grows and is given back in parts.
 #ifndef CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
 #define CTACCT_ENGINE_ACCOUNTING_DESTROYED_MEMORY_H_
 
@@ -28,7 +28,7 @@ class DestroyedMemory {
     return ContainedIn(number_, fingerprint) || ContainedIn(number_ - 1, fingerprint);
   }
 
-  // False if it was there. It is then in the present generation.
+  // False if it was there already. It is then in the present generation.
   bool Add(uint64_t fingerprint) {
     if (present_ >= kMax) EndGeneration();
     const bool repeated = ContainedIn(number_ - 1, fingerprint);
@@ -43,16 +43,16 @@ class DestroyedMemory {
     return added && !repeated;
   }
 
-  // The present generation becomes the one before, and that one is forgotten. Takes no time: a part
-  // is cleared by ForgetSome, or when it is next added to.
+  // The present generation becomes the previous one, and the previous one is forgotten. Takes no
+  // time: a part is cleared by ForgetSome, or when it is next added to.
   void EndGeneration() {
     ++number_;
     before_ = std::exchange(present_, 0);
     forget_next_ = 0;
   }
 
-  // Clears some parts of what was forgotten, and gives back the memory that a generation as large
-  // as the last one does not need. True if there is more to clear.
+  // Clears some parts of what was forgotten, and gives back memory that a generation as large as
+  // the last one does not need. True if there is more to clear.
   bool ForgetSome() {
     Generation& generation = generations_[number_ % 2];
     const Generation& last = generations_[(number_ - 1) % 2];
@@ -95,7 +95,7 @@ class DestroyedMemory {
 
   struct Generation {
     StaggeredTable<Traits, kShards> marks;
-    // Which generation a shard's are of. Older ones than the last two do not count.
+    // The generation of a shard's fingerprints. Generations before the last two do not count.
     uint32_t number_of[kShards] = {};
   };
 

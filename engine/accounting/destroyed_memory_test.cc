@@ -7,7 +7,7 @@
 namespace ctacct {
 namespace {
 
-// What the memory of the dead forgets and keeps, with several lives in each of its parts.
+// What the memory of destroyed flows forgets and keeps, with several lives in each part.
 TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
   constexpr uint64_t kMarks = 50'000;
   const auto mark = [](uint64_t interval, uint64_t i) {
@@ -29,7 +29,7 @@ TEST(DestroyedMemoryTest, KeepsThisIntervalAndTheOneBefore) {
     memory.EndGeneration();
   }
   memory.EndGeneration();
-  // Nothing was added since: nothing is kept, though nothing has cleared it.
+  // Nothing was added since: no memory is kept, although nothing has cleared it.
   for (uint64_t i = 0; i < kMarks; ++i) ASSERT_FALSE(memory.Contains(mark(5, i)));
   ASSERT_TRUE(memory.Add(mark(5, 1)));
 }
@@ -51,7 +51,8 @@ void EndIfLarge(DestroyedMemory* memory) {
   }
 }
 
-// Much that is destroyed at once is remembered for one generation more, and then needs no memory.
+// Many flows destroyed at once are remembered for one generation more; after that they need no
+// memory.
 TEST(DestroyedMemoryTest, WhatABurstTookIsGivenBack) {
   constexpr uint64_t kBurst = 10 * DestroyedMemory::kKept;
   DestroyedMemory memory;
@@ -63,7 +64,7 @@ TEST(DestroyedMemoryTest, WhatABurstTookIsGivenBack) {
   EndIfLarge(&memory);
   EXPECT_FALSE(memory.Contains(Mark(1)));
   EXPECT_LT(memory.MemoryBytes(), full / 100);
-  // Where as much comes in each generation, its memory is kept.
+  // If each generation has as many, its memory is kept.
   for (uint64_t interval = 1; interval < 4; ++interval) {
     for (uint64_t i = 0; i < kBurst; ++i) ASSERT_TRUE(memory.Add(Mark(interval * kBurst + i)));
     if (interval > 1) {
@@ -93,7 +94,7 @@ TEST(DestroyedMemoryTest, ForgetsWhileMoreIsAdded) {
 }
 
 // A repeated DESTROY may be repeated again: it is remembered from its last repetition on.
-TEST(DestroyedMemoryTest, WhatIsRepeatedIsRememberedAnew) {
+TEST(DestroyedMemoryTest, ARepeatedOneIsRememberedFromItsRepetition) {
   DestroyedMemory memory;
   ASSERT_TRUE(memory.Add(7));
   for (int interval = 0; interval < 5; ++interval) {

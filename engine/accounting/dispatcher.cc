@@ -59,8 +59,9 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
     }
     return;
   }
-  if (RequestsPartOfTable(message)) {
-    part_dumps_[part_dumps_next_++ % part_dumps_.size()] = message.sequence;
+  const DumpScope scope = RequestedScope(message);
+  if (scope == DumpScope::kPart || scope == DumpScope::kIpv4) {
+    requests_[requests_next_++ % requests_.size()] = {message.sequence, scope};
   }
   const bool done = message.type == NLMSG_DONE;
   if ((message.flags & NLM_F_MULTI) != 0) {
@@ -122,11 +123,17 @@ void Dispatcher::BeginDump(uint32_t sequence, int64_t now_ns) {
   SendKept(now_ns);
   dump_running_ = true;
   dump_sequence_ = sequence;
-  dump_of_part_ = std::count(part_dumps_.begin(), part_dumps_.end(), sequence) != 0;
+  const auto requested = [&](DumpScope scope) {
+    return std::count(requests_.begin(), requests_.end(), std::make_pair(sequence, scope)) != 0;
+  };
+  dump_of_part_ = requested(DumpScope::kPart);
+  dump_of_ipv4_ = requested(DumpScope::kIpv4);
   dump_cut_ = dump_of_part_ || mixed_up_ == sequence;
   mixed_up_.reset();
   clock_.DumpBegins(now_ns);
-  Mark({.kind = FrameKind::kBeginDump, .time_ns = now_ns, .requested_ns = dump_requested_ns_});
+  Mark({.kind = FrameKind::kBeginDump,
+        .time_ns = std::min(now_ns, dump_requested_wall_ns_),
+        .requested_ns = dump_requested_ns_});
 }
 
 void Dispatcher::EndDump(bool whole) {
@@ -135,6 +142,7 @@ void Dispatcher::EndDump(bool whole) {
       options_.interval_end == IntervalEnd::kByDump && !dump_of_part_ && clock_.DumpEndsInterval();
   Mark({.kind = FrameKind::kEndDump,
         .whole = whole,
+        .ipv4_only = dump_of_ipv4_,
         .ends_interval = seals,
         .time_ns = clock_.open_end_ns(),
         .covered_to_ns = clock_.dump_began_ns()});

@@ -1,10 +1,10 @@
 // Decides where dumps and intervals begin and end, and hands each message about a flow to the
-// worker that owns the flow. What comes here is a recording of everything (a replay), or the chunks
-// of the dumps alone (live: each worker reads its own events).
+// worker that owns the flow. The input is a whole recording (a replay), or only the chunks of the
+// dumps (live: each worker reads its own events).
 //
 // All workers get the same marks in the same order, and each flow's messages go to one worker in
-// the order they came: so the rows do not depend on the number of workers. Driven by the times of
-// what is read, never by a clock of its own.
+// the order they came: so the rows do not depend on the number of workers. Time is the time of what
+// is read; there is no other clock.
 //
 // Thread-compatible: one thread owns it, the producer of all the queues.
 #ifndef CTACCT_ENGINE_ACCOUNTING_DISPATCHER_H_
@@ -13,8 +13,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/frame_queue.h"
@@ -43,8 +45,8 @@ class Dispatcher {
 
   void Publish();
 
-  // A dump that began will not end (an error, or silence). What came of it stands. The open
-  // interval ends, if its boundary has passed. Published.
+  // A dump that began will not end (an error, or silence). Its entries so far stay accounted. The
+  // open interval ends if its boundary has passed. Published.
   void OnDumpFailed(int64_t now_ns);
 
   // The dump that is running is cut short: the kernel's table was resized meanwhile.
@@ -56,8 +58,13 @@ class Dispatcher {
   // Ends what is open, whatever the time. Nothing may follow. Published.
   void Finish();
 
-  // The dump that begins next was asked for at this time, CLOCK_MONOTONIC.
-  void set_dump_requested_ns(int64_t monotonic_ns) { dump_requested_ns_ = monotonic_ns; }
+  // The dump that begins next was asked for at this time, CLOCK_MONOTONIC and since the Unix epoch.
+  // The kernel makes its first datagram at once, however late that is received: for the workers the
+  // dump begins then.
+  void NoteDumpRequested(int64_t monotonic_ns, int64_t wall_ns) {
+    dump_requested_ns_ = monotonic_ns;
+    dump_requested_wall_ns_ = wall_ns;
+  }
 
   // The end of the open interval, nanoseconds since the Unix epoch; 0 before the first datagram.
   int64_t open_end_ns() const { return clock_.open_end_ns(); }
@@ -84,16 +91,18 @@ class Dispatcher {
   IntervalClock clock_;
   bool dump_running_ = false;
   bool dump_cut_ = false;      // It does not show all flows.
-  bool dump_of_part_ = false;  // It was asked for so, by another program: it ends no interval.
+  bool dump_of_part_ = false;  // Another program asked for a part: it ends no interval.
   uint32_t dump_sequence_ = 0;
   std::optional<uint32_t> mixed_up_;  // The sequence of a dump that another one's end cut off.
-  // The sequences of the last such requests.
-  std::array<std::optional<uint32_t>, 16> part_dumps_;
-  size_t part_dumps_next_ = 0;
+  bool dump_of_ipv4_ = false;         // The same, of IPv4 only: it says nothing about IPv6.
+  // The sequences of the last requests for less than the whole.
+  std::array<std::pair<uint32_t, DumpScope>, 16> requests_{};
+  size_t requests_next_ = 0;
   int64_t dump_requested_ns_ = 0;
+  int64_t dump_requested_wall_ns_ = std::numeric_limits<int64_t>::max();  // In a replay.
   std::optional<int64_t> latest_ns_;    // Of the times seen; after a clock set back, since then.
   int64_t before_ns_ = 0;               // The same, before the datagram at hand.
-  std::optional<uint32_t> other_dump_;  // Sequence of a dump that is none of conntrack's.
+  std::optional<uint32_t> other_dump_;  // Sequence of a dump of another subsystem.
 };
 
 }  // namespace ctacct

@@ -51,8 +51,8 @@ class DispatcherTest : public testing::Test {
     message.sequence = 1;
     return BuildMessage(message);
   }
-  // What a worker would be told: one letter a mark with its seconds, ids of flows, "!" for what is
-  // malformed.
+  // What this worker's queue contains: marks by name with their time in seconds, events by flow id,
+  // "!" for a malformed message.
   std::string Told(size_t worker) {
     std::string told;
     Frame frame;
@@ -121,7 +121,7 @@ class DispatcherTest : public testing::Test {
   std::unique_ptr<Dispatcher> dispatcher_;
 };
 
-// Nothing was lost before the datagram that came before.
+// Nothing was lost before the previous datagram.
 TEST_F(DispatcherTest, AnOverrunBeginsWithWhatWasReadLast) {
   for (const FrameKind kind : {FrameKind::kOverrun, FrameKind::kOverrunElsewhere}) {
     Make(2, IntervalEnd::kByDump);
@@ -134,6 +134,18 @@ TEST_F(DispatcherTest, AnOverrunBeginsWithWhatWasReadLast) {
   }
 }
 
+// The kernel makes a dump's first datagram when it is asked, however late that is read.
+TEST_F(DispatcherTest, ADumpBeginsWhenItIsRequested) {
+  Make(1, IntervalEnd::kByDump);
+  dispatcher_->NoteDumpRequested(7, 4 * kSecond);
+  Give(Flow(Kind::kDump, 1) + Done(), 5);
+  EXPECT_EQ(Last(0, FrameKind::kBeginDump).time_ns, 4 * kSecond);
+  // The clock was set back meanwhile.
+  dispatcher_->NoteDumpRequested(8, 9 * kSecond);
+  Give(Flow(Kind::kDump, 1) + Done(), 6);
+  EXPECT_EQ(Last(0, FrameKind::kBeginDump).time_ns, 6 * kSecond);
+}
+
 TEST_F(DispatcherTest, AnIntervalCoversWhatWasReadBeforeTheClockWasSetBack) {
   Make(1, IntervalEnd::kByPacket);
   Give(Flow(Kind::kNew, 1), 1005);
@@ -143,7 +155,7 @@ TEST_F(DispatcherTest, AnIntervalCoversWhatWasReadBeforeTheClockWasSetBack) {
   EXPECT_EQ(frame.covered_to_ns, 1005 * kSecond);
 }
 
-// Of flows that live, it is known what they had moved when the last dump began.
+// The counters of living flows are known as of the start of the last dump.
 TEST_F(DispatcherTest, TheLastIntervalCoversWhatADumpHasShown) {
   for (const bool dumped : {false, true}) {
     Make(1, IntervalEnd::kByDump);
@@ -220,7 +232,7 @@ TEST_F(DispatcherTest, WhatIsMalformedIsCountedOnce) {
   }
 }
 
-TEST_F(DispatcherTest, AnOverrunIsToldToAllAndCountedOnce) {
+TEST_F(DispatcherTest, AnOverrunReachesAllWorkersAndIsCountedOnce) {
   Make(2, IntervalEnd::kByDump);
   const OverrunMessage overrun(77);
   Give(Flow(Kind::kNew, 2) + std::string(reinterpret_cast<const char*>(overrun.bytes()), 20) +
@@ -230,7 +242,7 @@ TEST_F(DispatcherTest, AnOverrunIsToldToAllAndCountedOnce) {
   EXPECT_EQ(Told(1), " start1 lost");
 }
 
-TEST_F(DispatcherTest, DumpsOfOthersAreNone) {
+TEST_F(DispatcherTest, DumpsOfOtherSubsystemsAreIgnored) {
   Make(1, IntervalEnd::kByDump);
   std::string other = NetlinkMessage(0x0200, 2, "rule", 9);  // Another subsystem, NLM_F_MULTI.
   Give(other, 1);

@@ -1,5 +1,7 @@
 #include "engine/accounting/flow_table.h"
 
+#include <linux/netfilter/nf_conntrack_common.h>
+
 #include <algorithm>
 #include <cassert>
 #include <cstring>
@@ -33,18 +35,20 @@ uint64_t LoadWord(const void* bytes) {
   return word;
 }
 
-// `life` is the start time that tells incarnations apart, or whatever else does where the kernel
-// told none. For one identity it differs wherever `life` does.
+// `life` is the start time that distinguishes incarnations, or whatever else does if the kernel
+// reported none. For one identity it differs wherever `life` does.
 uint64_t Fingerprint(size_t identity_hash, uint64_t life) {
   return identity_hash ^ (life * 0x9e3779b97f4a7c15);
 }
 
-uint64_t StartFingerprint(const FlowEvent& event, size_t hash) {
+template <typename Address>
+uint64_t StartFingerprint(const BasicFlowEvent<Address>& event, size_t hash) {
   return Fingerprint(hash, static_cast<uint64_t>(event.start_ns));
 }
 
-// Without start times, a DESTROY told twice is known by its counters.
-uint64_t CounterFingerprint(const FlowEvent& event, size_t hash) {
+// Without start times, a repeated DESTROY is recognized by its counters.
+template <typename Address>
+uint64_t CounterFingerprint(const BasicFlowEvent<Address>& event, size_t hash) {
   return Fingerprint(hash, absl::HashOf(event.original.packets, event.original.bytes,
                                         event.reply.packets, event.reply.bytes));
 }
@@ -54,46 +58,69 @@ bool ClosesConnection(TcpState state) {
 }
 
 // In a dump: the connection is past its close, whenever that was.
-bool HasClosed(const FlowEvent& event) {
+template <typename Address>
+bool HasClosed(const BasicFlowEvent<Address>& event) {
   return event.has_tcp_state &&
          (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
 }
 
-int64_t EventTime(const FlowEvent& event, int64_t now_ns) {
+// Of a DESTROY. The counters decide; of flows without counters, or whose counters somebody zeroed,
+// the kernel's mark. (It has none where a reset was the only reply.)
+template <typename Address>
+bool IsUnanswered(const BasicFlowEvent<Address>& event) {
+  if ((event.status & IPS_SEEN_REPLY) != 0) return false;
+  return event.has_counters ? event.reply.packets == 0 : event.status != 0;
+}
+
+template <typename Address>
+int64_t EventTime(const BasicFlowEvent<Address>& event, int64_t now_ns) {
   return event.event_ns != 0 ? event.event_ns : now_ns;
 }
 
 }  // namespace
 
-size_t FlowTable::Hash(const FlowIdentity& identity) {
+template <typename Address>
+size_t BasicFlowTable<Address>::Hash(const FlowIdentity& identity) {
   const char* bytes = reinterpret_cast<const char*>(&identity);
-  return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
+  if constexpr (sizeof(Address) == 4) {
+    return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
+  } else {
+    return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), LoadWord(bytes + 16),
+                        LoadWord(bytes + 24), LoadWord(bytes + 32), identity.id);
+  }
 }
 
-bool FlowTable::FlowTraits::Matches(const Flow& flow, const FlowIdentity& identity) {
-  // As two words and the id: this runs for every event.
+template <typename Address>
+bool BasicFlowTable<Address>::FlowTraits::Matches(const Flow& flow, const FlowIdentity& identity) {
+  // As words and the id: this runs for every event.
+  constexpr size_t kAddresses = 2 * sizeof(Address);
   static_assert(offsetof(Flow, src) == 0 && offsetof(Flow, dst) == offsetof(FlowIdentity, dst) &&
                 offsetof(Flow, src_port) == offsetof(FlowIdentity, src_port) &&
                 offsetof(Flow, dst_port) == offsetof(FlowIdentity, dst_port) &&
                 offsetof(Flow, zone) == offsetof(FlowIdentity, zone) &&
                 offsetof(Flow, protocol) == offsetof(FlowIdentity, protocol) &&
-                offsetof(FlowIdentity, zero) == 15 && offsetof(Flow, id) == 16);
+                offsetof(FlowIdentity, zero) == kAddresses + 7 &&
+                offsetof(Flow, id) == kAddresses + 8);
   constexpr uint64_t kWithoutFlags = ~uint64_t{0} >> 8;
   const char* ours = reinterpret_cast<const char*>(&flow);
   const char* theirs = reinterpret_cast<const char*>(&identity);
-  return LoadWord(ours) == LoadWord(theirs) &&
-         ((LoadWord(ours + 8) ^ LoadWord(theirs + 8)) & kWithoutFlags) == 0 &&
+  for (size_t at = 0; at < kAddresses; at += sizeof(uint64_t)) {
+    if (LoadWord(ours + at) != LoadWord(theirs + at)) return false;
+  }
+  return ((LoadWord(ours + kAddresses) ^ LoadWord(theirs + kAddresses)) & kWithoutFlags) == 0 &&
          flow.id == identity.id;
 }
 
-void FlowTable::Start(int64_t now_ns, bool timestamps_on) {
+template <typename Address>
+void BasicFlowTable<Address>::Start(int64_t now_ns, bool timestamps_on) {
   if (started_) return;
   started_ = true;
   timestamps_on_ = timestamps_on;
   started_ns_ = known_since_ns_ = tally_.front().began_ns = now_ns;
 }
 
-void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
+template <typename Address>
+void BasicFlowTable<Address>::BeginRestore(int64_t known_since_ns, bool events_kept) {
   assert(started_ && dump_index_ == 0 && flows_.empty());
   restored_ = true;
   restored_with_events_ = events_kept;
@@ -101,11 +128,12 @@ void FlowTable::BeginRestore(int64_t known_since_ns, bool events_kept) {
   known_since_ns_ = tally_.front().began_ns = known_since_ns;
 }
 
-bool FlowTable::Restore(const FlowRecord& record) {
+template <typename Address>
+bool BasicFlowTable<Address>::Restore(const FlowRecord& record) {
   const size_t hash = Hash(record.identity);
   Flow restored(record.identity);
   restored.start_exact = (record.flags & kFlowStartExact) != 0;
-  // Its close may have been among the events that nobody read; then dumps tell it.
+  // Its close may have been among the events that nobody read; then dumps show it.
   restored.seen_new = restored_with_events_ && (record.flags & kFlowSeenNew) != 0;
   restored.closed = (record.flags & kFlowClosed) != 0;
   clock_was_set_back_ = clock_was_set_back_ || record.start_ns > Later(started_ns_, kClockSlackNs);
@@ -132,24 +160,28 @@ bool FlowTable::Restore(const FlowRecord& record) {
   return flow->open;
 }
 
-bool FlowTable::NeedsLookup(const FlowEvent& event) {
+template <typename Address>
+bool BasicFlowTable<Address>::NeedsLookup(const FlowEvent& event) {
   return event.kind != FlowEventKind::kUpdate ||
          (event.has_tcp_state && ClosesConnection(event.tcp_state));
 }
 
-void FlowTable::Prefetch(const FlowEvent& event, size_t hash) const {
+template <typename Address>
+void BasicFlowTable<Address>::Prefetch(const FlowEvent& event, size_t hash) const {
   flows_.Prefetch(hash);
   if (event.kind == FlowEventKind::kDestroy) destroyed_.Prefetch(StartFingerprint(event, hash));
 }
 
-void FlowTable::PrefetchEntry(const FlowEvent& event, size_t hash) const {
+template <typename Address>
+void BasicFlowTable<Address>::PrefetchEntry(const FlowEvent& event, size_t hash) const {
   flows_.PrefetchEntry(hash);
   if (event.kind == FlowEventKind::kDestroy) {
     destroyed_.PrefetchEntry(StartFingerprint(event, hash));
   }
 }
 
-FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
+template <typename Address>
+FlowChange BasicFlowTable<Address>::Apply(const FlowEvent& event, size_t hash, int64_t now_ns) {
   assert(started_);
   if (snapshot_ != nullptr) [[unlikely]]
     CopyShard(Flows::ShardOf(hash));
@@ -166,7 +198,10 @@ FlowChange FlowTable::Apply(const FlowEvent& event, size_t hash, int64_t now_ns)
   return {};
 }
 
-FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, FlowChange* change) {
+template <typename Address>
+typename BasicFlowTable<Address>::Flow* BasicFlowTable<Address>::Find(const FlowIdentity& identity,
+                                                                      size_t hash,
+                                                                      FlowChange* change) {
   Flow* flow = flows_.FindEntry(identity, hash);
   if (flow == nullptr || flows_.ShardOf(hash) < sweep_next_) [[likely]]
     return flow;
@@ -175,21 +210,26 @@ FlowTable::Flow* FlowTable::Find(const FlowIdentity& identity, size_t hash, Flow
   return nullptr;
 }
 
-void FlowTable::Erase(Flow* flow, size_t hash) {
+template <typename Address>
+void BasicFlowTable<Address>::Erase(Flow* flow, size_t hash) {
   Untally(*flow);
   flows_.EraseEntry(flow, hash);
 }
 
-void FlowTable::SetLastSeen(uint32_t dump_index, Flow* flow) {
+template <typename Address>
+void BasicFlowTable<Address>::SetLastSeen(uint32_t dump_index, Flow* flow) {
   flow->last_seen = dump_index;
   ++tally_[dump_index - tally_floor_].flows;
 }
 
-void FlowTable::Untally(const Flow& flow) {
+template <typename Address>
+void BasicFlowTable<Address>::Untally(const Flow& flow) {
   --(flow.last_seen >= tally_floor_ ? tally_[flow.last_seen - tally_floor_].flows : told_);
 }
 
-FlowTable::SeenAtDump FlowTable::TakeSeenBefore(uint32_t dump_index) {
+template <typename Address>
+typename BasicFlowTable<Address>::SeenAtDump BasicFlowTable<Address>::TakeSeenBefore(
+    uint32_t dump_index) {
   SeenAtDump all;
   if (dump_index <= tally_floor_) return all;
   const auto end = tally_.begin() + (dump_index - tally_floor_);
@@ -204,13 +244,15 @@ FlowTable::SeenAtDump FlowTable::TakeSeenBefore(uint32_t dump_index) {
   return all;
 }
 
-void FlowTable::NoteUnreported(size_t flows, int64_t since_ns) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteUnreported(size_t flows, int64_t since_ns) {
   loss_.since_ns = loss_.unreported ? std::min(loss_.since_ns, since_ns) : since_ns;
   loss_.unreported = true;
   loss_.flows += flows;
 }
 
-bool FlowTable::NoteExplained(int64_t happened_ns) {
+template <typename Address>
+bool BasicFlowTable<Address>::NoteExplained(int64_t happened_ns) {
   // In mode=light a NEW is not among the events lost.
   const bool explains = needs_resync_ && counts_->events_new != 0 &&
                         happened_ns >= overrun_began_ns_ && happened_ns <= overrun_ended_ns_;
@@ -218,7 +260,8 @@ bool FlowTable::NoteExplained(int64_t happened_ns) {
   return explains;
 }
 
-FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
+template <typename Address>
+FlowChange BasicFlowTable<Address>::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
@@ -253,7 +296,9 @@ FlowChange FlowTable::ApplyNew(const FlowEvent& event, size_t hash, int64_t now_
   return change;
 }
 
-FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, size_t hash, int64_t now_ns) {
+template <typename Address>
+FlowChange BasicFlowTable<Address>::ApplyUpdate(const FlowEvent& event, size_t hash,
+                                                int64_t now_ns) {
   FlowChange change;
   if (!NeedsLookup(event)) return change;
   if (Flow* flow = Find(event.identity, hash, &change); flow != nullptr) {
@@ -265,7 +310,8 @@ FlowChange FlowTable::ApplyUpdate(const FlowEvent& event, size_t hash, int64_t n
   return change;
 }
 
-void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
+template <typename Address>
+void BasicFlowTable<Address>::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
   if (early_closes_.empty()) [[likely]]
     return;
   if (EarlyClose* close = early_closes_.FindEntry(identity, hash); close != nullptr) {
@@ -273,7 +319,8 @@ void FlowTable::ForgetEarlyClose(const FlowIdentity& identity, size_t hash) {
   }
 }
 
-FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
+template <typename Address>
+FlowChange BasicFlowTable<Address>::ApplyDump(const FlowEvent& event, size_t hash, int64_t now_ns) {
   FlowChange change;
   Flow* flow = Find(event.identity, hash, &change);
   const bool forerunner = flow != nullptr && !flow->start_exact && IsForerunner(event, *flow);
@@ -295,7 +342,7 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
       flow = nullptr;
     }
   }
-  // Where start times do not tell: a flow known since before this dump began has followed any
+  // Where start times do not help: a flow known since before this dump began has followed any
   // former incarnation in the kernel's table, so it cannot be that one that is shown. (Or since the
   // dump before: the kernel makes a dump's first datagram before it is received.)
   bool maybe_stale = false;
@@ -344,10 +391,10 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
     ForgetEarlyClose(event.identity, hash);
   }
   if (!flow->closed && HasClosed(event)) {
-    // The kernel tells whole seconds, rounded down.
+    // The kernel reports whole seconds, rounded down.
     const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
     const int64_t closed_ns = ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow);
-    // No event may have told its close, nor will; or that event was lost.
+    // Perhaps no event reported its close, or that event was lost.
     const bool update_lost =
         flow->seen_new && needs_resync_ && closed_ns <= Later(overrun_ended_ns_, -kNanosPerSecond);
     if (update_lost) (void)NoteExplained(closed_ns);
@@ -359,7 +406,9 @@ FlowChange FlowTable::ApplyDump(const FlowEvent& event, size_t hash, int64_t now
   return change;
 }
 
-FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t now_ns) {
+template <typename Address>
+FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t hash,
+                                                 int64_t now_ns) {
   FlowChange change;
   ForgetEarlyClose(event.identity, hash);
   Flow* flow = Find(event.identity, hash, &change);
@@ -435,8 +484,9 @@ FlowChange FlowTable::ApplyDestroy(const FlowEvent& event, size_t hash, int64_t 
   return change;
 }
 
-void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
-                                 Flow* follower, FlowChange* change) {
+template <typename Address>
+void BasicFlowTable<Address>::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns,
+                                               Flow* follower, FlowChange* change) {
   NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
@@ -455,7 +505,9 @@ void FlowTable::ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t no
   End(event, now_ns, &unseen, change);
 }
 
-void FlowTable::NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteLate(const FlowEvent& event, int64_t now_ns,
+                                       Beginning beginning) {
   if (event.stop_ns == 0 && !timestamps_on_) return;
   if (event.stop_ns < whole_began_ns_ || event.stop_ns > Later(now_ns, kClockSlackNs) ||
       (beginning == Beginning::kKnown && clock_was_set_back_)) {
@@ -463,7 +515,8 @@ void FlowTable::NoteLate(const FlowEvent& event, int64_t now_ns, Beginning begin
   }
 }
 
-bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
+template <typename Address>
+bool BasicFlowTable<Address>::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
   const auto continue_from = [&](const auto& before) {
     flow->start_ns = before.start_ns;
     flow->original = before.original;
@@ -494,8 +547,9 @@ bool FlowTable::TakeKnown(const FlowEvent& event, size_t hash, Flow* flow) {
          before->start_ns >= Later(event.start_ns, -kNewJitterNs) && continue_from(*before);
 }
 
-FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t hash, int64_t now_ns,
-                                                bool if_start_unknown, Flow* flow) {
+template <typename Address>
+typename BasicFlowTable<Address>::Beginning BasicFlowTable<Address>::BeginAccounting(
+    const FlowEvent& event, size_t hash, int64_t now_ns, bool if_start_unknown, Flow* flow) {
   // Until the first dump is done, a flow that is not known is older than the engine.
   const bool may_be_new = KnowsOlder() || dump_index_ > 1 || clock_was_set_back_;
   if (event.start_ns > Later(now_ns, kClockSlackNs)) clock_was_set_back_ = true;
@@ -509,7 +563,8 @@ FlowTable::Beginning FlowTable::BeginAccounting(const FlowEvent& event, size_t h
   return Beginning::kPresent;
 }
 
-bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) const {
+template <typename Address>
+bool BasicFlowTable<Address>::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
   if (flow.start_ns < 0) {
     return !flow.shown && event.start_ns >= known_since_ns_ &&
@@ -521,7 +576,8 @@ bool FlowTable::IsOwn(const FlowEvent& event, const Flow& flow) const {
   return apart_ns <= 2 * kNewJitterNs && !flow.shown;
 }
 
-bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) const {
+template <typename Address>
+bool BasicFlowTable<Address>::IsFollower(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
@@ -530,7 +586,8 @@ bool FlowTable::IsFollower(const FlowEvent& event, const Flow& flow) const {
   return event.start_ns > Later(not_after_ns, kNewJitterNs);
 }
 
-bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
+template <typename Address>
+bool BasicFlowTable<Address>::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
   if (flow.start_ns < 0) return event.start_ns < known_since_ns_;
@@ -542,7 +599,8 @@ bool FlowTable::IsForerunner(const FlowEvent& event, const Flow& flow) const {
          (of_first_dump || event.start_ns < Later(flow.start_ns, -kNewJitterNs));
 }
 
-void FlowTable::NoteEnded(const FlowEvent& event) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteEnded(const FlowEvent& event) {
   if (event.start_ns < ended_since_ns_) [[likely]]
     return;
   if (ended_.size() < kEndedMax) {
@@ -552,37 +610,44 @@ void FlowTable::NoteEnded(const FlowEvent& event) {
   }
 }
 
-void FlowTable::NoteNoStart(const FlowEvent& event) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteNoStart(const FlowEvent& event) {
   if (timestamps_on_ && event.start_ns == 0) loss_.uncounted = true;
 }
 
-void FlowTable::NoteCounters(const FlowEvent& event) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteCounters(const FlowEvent& event) {
   if (event.has_counters) [[likely]]
     return;
   ++counts_->without_counters;
   loss_.uncounted = true;
 }
 
-void FlowTable::End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change) {
+template <typename Address>
+void BasicFlowTable<Address>::End(const FlowEvent& event, int64_t now_ns, Flow* flow,
+                                  FlowChange* change) {
   NoteCounters(event);
   Account(event, flow, &change->growth);
+  change->growth.flow_count = 1;
+  change->growth.unanswered_count = IsUnanswered(event) ? 1 : 0;
   if (!HasConnections(event.identity.protocol)) return;
   if (event.start_ns != 0) {
     flow->start_ns = event.start_ns;
     flow->start_exact = true;
   }
   int64_t end_ns = event.stop_ns != 0 ? event.stop_ns : EventTime(event, now_ns);
-  // Past its close, and nobody told of that: it has probably expired. The kernel's stop time is
+  // Past its close, which was not reported: it has probably expired. The kernel's stop time is
   // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
-  // -F, a full table): then the duration lacks what was left of the timeout, at most up to the last
-  // dump that showed it.
+  // -F, a full table): then the duration does not include the rest of the timeout, at most up to
+  // the last dump that showed it.
   if (!flow->seen_new && !flow->closed && HasClosed(event)) {
     end_ns = ClosedBefore(end_ns, TimeoutNs(event.tcp_state), *flow);
   }
   Close(end_ns, flow, change);
 }
 
-int64_t FlowTable::TimeoutNs(TcpState state) const {
+template <typename Address>
+int64_t BasicFlowTable<Address>::TimeoutNs(TcpState state) const {
   switch (state) {
     case TcpState::kCloseWait:
       return timeouts_.close_wait_seconds * kNanosPerSecond;
@@ -597,7 +662,9 @@ int64_t FlowTable::TimeoutNs(TcpState state) const {
   }
 }
 
-int64_t FlowTable::ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const {
+template <typename Address>
+int64_t BasicFlowTable<Address>::ClosedBefore(int64_t now_ns, int64_t in_state_ns,
+                                              const Flow& flow) const {
   int64_t closed_ns;
   // Negative where the timeouts are not what we think. And the times of a capture may be anything.
   if (__builtin_sub_overflow(now_ns, std::max<int64_t>(in_state_ns, 0), &closed_ns)) {
@@ -613,7 +680,8 @@ int64_t FlowTable::ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow&
   return std::min(closed_ns, now_ns);
 }
 
-void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
+template <typename Address>
+void BasicFlowTable<Address>::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth) {
   if (!event.has_counters) return;
   if (flow->skipped) [[unlikely]] {
     NoteNoStart(event);
@@ -635,25 +703,28 @@ void FlowTable::Account(const FlowEvent& event, Flow* flow, TrafficSums* growth)
   flow->reply = event.reply;
 }
 
-void FlowTable::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
+template <typename Address>
+void BasicFlowTable<Address>::Close(int64_t end_ns, Flow* flow, FlowChange* change) {
   SetOpen(false, flow, change);
   if (flow->closed) return;
   flow->closed = true;
   ++change->growth.connection_count;
-  // Never negative: the wall clock may have been set back meanwhile. Unsigned: times that a capture
-  // tells may lie further apart than an int64_t counts.
+  // Never negative: the wall clock may have been set back meanwhile. Unsigned: two times in a
+  // capture may be further apart than an int64_t can hold.
   if (end_ns > flow->start_ns && (flow->start_exact || flow->start_ns >= 0)) {
     change->growth.AddConnectionTime(
         (static_cast<uint64_t>(end_ns) - static_cast<uint64_t>(flow->start_ns)) / 1000);
   }
 }
 
-void FlowTable::SetOpen(bool open, Flow* flow, FlowChange* change) {
+template <typename Address>
+void BasicFlowTable<Address>::SetOpen(bool open, Flow* flow, FlowChange* change) {
   change->open_change += static_cast<int>(open) - static_cast<int>(flow->open);
   flow->open = open;
 }
 
-void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
+template <typename Address>
+void BasicFlowTable<Address>::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   SetOpen(false, flow, change);
   const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(flow->start_ns));
   if (superseded_.size() < kSupersededMax) {
@@ -671,8 +742,9 @@ void FlowTable::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   Erase(flow, hash);
 }
 
-bool FlowTable::CountsFromZero(const FlowEvent& event, int64_t now_ns,
-                               bool if_start_unknown) const {
+template <typename Address>
+bool BasicFlowTable<Address>::CountsFromZero(const FlowEvent& event, int64_t now_ns,
+                                             bool if_start_unknown) const {
   // A start in the future is that of a flow older than a clock set back.
   if (event.start_ns != 0) {
     return event.start_ns >= known_since_ns_ && event.start_ns <= Later(now_ns, kClockSlackNs);
@@ -682,20 +754,23 @@ bool FlowTable::CountsFromZero(const FlowEvent& event, int64_t now_ns,
   return if_start_unknown && !timestamps_on_ && !forgotten_.lost_some();
 }
 
-void FlowTable::BeginDump(int64_t now_ns, bool asked_since_overrun) {
+template <typename Address>
+void BasicFlowTable<Address>::BeginDump(int64_t now_ns, bool asked_since_overrun) {
   assert(started_);
   dump_running_ = true;
   ++dump_index_;
   tally_.back().began_ns = now_ns;
   tally_.push_back({0, now_ns});
-  ended_.clear();
-  ended_since_ns_ = now_ns;
+  // The kernel sets a flow's start a moment before dumps can show it.
+  ended_since_ns_ = Later(now_ns, -kNewJitterNs);
+  std::erase_if(ended_, [this](const Ended& flow) { return flow.start_ns < ended_since_ns_; });
   dump_before_began_ns_ = dump_began_ns_;
   dump_began_ns_ = now_ns;
   if (needs_resync_ && resync_index_ == 0 && asked_since_overrun) resync_index_ = dump_index_;
 }
 
-void FlowTable::FinishDump(bool whole) {
+template <typename Address>
+void BasicFlowTable<Address>::FinishDump(bool whole) {
   dump_running_ = false;
   if (!whole) return;
   whole_before_ = last_whole_;
@@ -729,7 +804,8 @@ void FlowTable::FinishDump(bool whole) {
   }
 }
 
-bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
+template <typename Address>
+bool BasicFlowTable<Address>::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   size_t slots = 0;
   for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
     slots += flows_.SlotsOfShard(sweep_next_);
@@ -754,7 +830,8 @@ bool FlowTable::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   return destroyed_.ForgetSome();
 }
 
-bool FlowTable::Sweep(const Flow& flow, FlowChange* change) {
+template <typename Address>
+bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   if (flow.last_seen >= forget_before_) return false;
   change->open_change -= static_cast<int>(flow.open);
   Untally(flow);
@@ -765,7 +842,8 @@ bool FlowTable::Sweep(const Flow& flow, FlowChange* change) {
   return true;
 }
 
-void FlowTable::NoteOverrun(int64_t began_ns, int64_t ended_ns) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteOverrun(int64_t began_ns, int64_t ended_ns) {
   if (!needs_resync_) {
     events_explained_ = 0;
     overrun_began_ns_ = began_ns;
@@ -775,15 +853,15 @@ void FlowTable::NoteOverrun(int64_t began_ns, int64_t ended_ns) {
   resync_index_ = 0;
 }
 
-void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
-  FinishSnapshot();
+template <typename Address>
+void BasicFlowTable<Address>::BeginSnapshot(uint64_t seal, SnapshotStream* out, bool taken) {
   chunk_ = SnapshotChunk();
   chunk_.seal = seal;
   chunk_.known_since_ns =
       dump_index_ == 0 ? known_since_ns_ : std::max(known_since_ns_, ended_since_ns_);
   // An event read since may have happened before one that is still to be read.
   chunk_.taken_ns = dump_began_ns_ != 0 ? dump_began_ns_ : known_since_ns_;
-  if (!out->IsTaken()) {
+  if (!taken) {
     LeaveOutSnapshot(seal, out);
     return;
   }
@@ -799,7 +877,8 @@ void FlowTable::BeginSnapshot(uint64_t seal, SnapshotStream* out) {
   }
 }
 
-void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
+template <typename Address>
+void BasicFlowTable<Address>::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
   FinishSnapshot();
   SnapshotChunk none;
   none.seal = seal;
@@ -808,7 +887,8 @@ void FlowTable::LeaveOutSnapshot(uint64_t seal, SnapshotStream* out) {
   out->Push(std::move(none));
 }
 
-bool FlowTable::SnapshotSome() {
+template <typename Address>
+bool BasicFlowTable<Address>::SnapshotSome() {
   if (snapshot_ != nullptr && !snapshot_->IsFull()) {
     CopySome(kSweepSlots);
     return snapshot_ != nullptr;
@@ -816,11 +896,13 @@ bool FlowTable::SnapshotSome() {
   return false;
 }
 
-void FlowTable::FinishSnapshot() {
+template <typename Address>
+void BasicFlowTable<Address>::FinishSnapshot() {
   if (snapshot_ != nullptr) CopySome(std::numeric_limits<size_t>::max());
 }
 
-void FlowTable::CopySome(size_t slots_max) {
+template <typename Address>
+void BasicFlowTable<Address>::CopySome(size_t slots_max) {
   for (size_t slots = 0; copy_next_ < Flows::shards() && slots < slots_max; ++copy_next_) {
     if (!copied_[copy_next_]) slots += flows_.SlotsOfShard(copy_next_);
     CopyShard(copy_next_);
@@ -831,13 +913,15 @@ void FlowTable::CopySome(size_t slots_max) {
   snapshot_ = nullptr;
 }
 
-void FlowTable::CopyShard(size_t shard) {
+template <typename Address>
+void BasicFlowTable<Address>::CopyShard(size_t shard) {
   if (copied_[shard]) return;
   copied_[shard] = true;
   flows_.ForEachInShard(shard, [&](const Flow& flow) { CopyFlow(flow, 0); });
 }
 
-void FlowTable::PushChunk() {
+template <typename Address>
+void BasicFlowTable<Address>::PushChunk() {
   SnapshotChunk next;
   next.seal = chunk_.seal;
   next.known_since_ns = chunk_.known_since_ns;
@@ -845,13 +929,16 @@ void FlowTable::PushChunk() {
   snapshot_->Push(std::exchange(chunk_, std::move(next)));
 }
 
-void FlowTable::CopyRecord(const FlowRecord& record) {
-  if (chunk_.records.size() == SnapshotChunk::kRecordsMax) PushChunk();
-  if (chunk_.records.empty()) chunk_.records.reserve(SnapshotChunk::kRecordsMax);
-  chunk_.records.push_back(record);
+template <typename Address>
+void BasicFlowTable<Address>::CopyRecord(const FlowRecord& record) {
+  if (chunk_.template RecordsOf<Address>().size() == SnapshotChunk::kRecordsMax) PushChunk();
+  std::vector<FlowRecord>& records = chunk_.template RecordsOf<Address>();
+  if (records.empty()) records.reserve(SnapshotChunk::kRecordsMax);
+  records.push_back(record);
 }
 
-void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
+template <typename Address>
+void BasicFlowTable<Address>::CopyFlow(const Flow& flow, uint32_t flags) {
   if (flow.last_seen < copy_seen_since_) return;
   flags |= (flow.start_exact ? kFlowStartExact : 0) | (flow.seen_new ? kFlowSeenNew : 0) |
            (flow.shown ? kFlowShown : 0) | (flow.closed ? kFlowClosed : 0) |
@@ -859,7 +946,8 @@ void FlowTable::CopyFlow(const Flow& flow, uint32_t flags) {
   CopyRecord({flow.Identity(), flags, flow.start_ns, flow.original, flow.reply});
 }
 
-void FlowTable::NoteClockSetBack(int64_t now_ns) {
+template <typename Address>
+void BasicFlowTable<Address>::NoteClockSetBack(int64_t now_ns) {
   clock_was_set_back_ = true;
   // Flows older than the engine are known by now. If not, they look like new ones.
   if (!KnowsOlder()) NoteUnreported(0, now_ns);
@@ -872,7 +960,8 @@ void FlowTable::NoteClockSetBack(int64_t now_ns) {
   whole_began_ns_ = std::min(whole_began_ns_, now_ns);
 }
 
-void FlowTable::EndInterval() {
+template <typename Address>
+void BasicFlowTable<Address>::EndInterval() {
   // Without start times the memory must be short: a fingerprint may equal that of the next
   // incarnation. With them a DESTROY is remembered as long as it would count from zero if the
   // kernel repeated it: until two whole dumps have begun since, the first of them kClockSlackNs
@@ -882,5 +971,8 @@ void FlowTable::EndInterval() {
   aged_at_dump_ = dump_index_;
   destroyed_.EndGeneration();
 }
+
+template class BasicFlowTable<Ipv4Address>;
+template class BasicFlowTable<Ipv6Address>;
 
 }  // namespace ctacct

@@ -1,20 +1,20 @@
-// The living flows and how much of each was already accounted: events and dump entries in, growth
-// out.
+// The living flows of one family and how much of each was already accounted: events and dump
+// entries in, growth out.
 //
 // Thread-compatible: one owner, no lock. Deterministic: the same events in the same order give the
 // same growth. The only clock is the `now_ns` of each call, used where the kernel gives no time.
 //
 // The life of a flow. One identity (tuple, zone, id) may live several times. The kernel's start
-// time tells these incarnations apart; dumps and DESTROY carry it if nf_conntrack_timestamp is on,
-// NEW and UPDATE never do.
+// time distinguishes these incarnations; dumps and DESTROY carry it if nf_conntrack_timestamp is
+// on, NEW and UPDATE never do.
 //
 //  - It begins with its NEW, or with the first dump that shows it. A NEW of a flow that is known
 //    changes nothing: the kernel may deliver it any number of times (another listener that asked
 //    for reliable delivery, and does not read, is enough). An entry made by NEW has a guessed start
 //    until a dump or DESTROY gives the exact one.
-//  - It counts from zero if it began after the last whole dump but one did: two dumps would have
-//    shown an older one. An older one that is not known counts from its present counters on. While
-//    the first dump runs, these are the flows older than the engine; after that, something is
+//  - It counts from zero if it began after the second to last whole dump did: two dumps would have
+//    shown an older flow. An older flow that is not known counts only from its present counters on.
+//    While the first dump runs, such flows are older than the engine; after that, something is
 //    missing, and TakeLoss says so.
 //  - It ends with its DESTROY, or when a later incarnation is shown, or unreported: when two whole
 //    dumps in a row, begun after its birth, do not show it. A whole dump makes the kernel report
@@ -27,25 +27,28 @@
 //    Each destroyed incarnation is remembered as long as it could count from zero (or until
 //    DestroyedMemory::kMax others were destroyed) and never counted again.
 //
-// After an overrun a whole dump that was asked for since (resync) shows which flows live.
-// The loss is explained if each event dropped is accounted for: by a flow that began within it
-// and whose NEW is missing, or a close whose UPDATE is missing, and no flow is missing whose
-// DESTROY was lost.
+// After an overrun, a whole dump requested since (resync) shows which flows live. The loss is
+// explained if every dropped event was the NEW of a flow that began within it or the UPDATE of a
+// close, and if no known flow is missing (its DESTROY would have been lost).
 //
 // Closes. An UPDATE dates a close to the millisecond. Where no UPDATE comes (mode=light, and flows
 // whose NEW was not seen), a dump or the DESTROY shows that there was a close, and the kernel's
 // timeouts give its time: see ClosedBefore.
 //
-// Every call is short, however many flows there are: tables grow by parts, and by parts destroyed_
-// is cleared and the flows that dumps did not show are looked up (SweepSome).
+// Ends. Every accounted DESTROY, of any protocol, counts as one flow that ended. Not counted: a
+// repeated DESTROY, that of a flow older than the engine that no dump has shown, and an unreported
+// end.
+//
+// Every call is short, however many flows there are: tables grow in parts, and SweepSome clears
+// destroyed_ and looks up the flows that dumps did not show, also in parts.
 //
 // Restarts. What was accounted of each flow can be copied at one moment (BeginSnapshot) and given
-// to another table later (Restore). The copy is made by parts: a part that is about to change is
+// to another table later (Restore). The copy is made in parts: a part that is about to change is
 // copied first. A flow that is not in the copy counts from zero if it began after the last dump
 // did. The copy also lists the flows that have begun since then and ended.
 //
-// The wall clock may be set back. Flows that start then have start times before those of their
-// forerunners, and before the engine's own start (NoteClockSetBack).
+// The wall clock may be set back. Flows that start afterwards have earlier start times than their
+// previous incarnations and than the engine (NoteClockSetBack).
 //
 // Invariant: of every incarnation the sum of all growths is at most its counters. Once its DESTROY
 // was applied it equals them, unless TakeLoss or flows_lost has reported a loss. If the incarnation
@@ -78,7 +81,7 @@ struct FlowChange {
   int open_change = 0;  // Of the number of open connections: -1, 0 or 1.
 };
 
-// What the kernel has not reported, or not counted, though no event is known to be lost.
+// What the kernel has not reported, or not counted, although no event is known to be lost.
 struct FlowLoss {
   bool unreported = false;  // Flows ended unreported, or were missed; counters were zeroed.
   bool uncounted = false;   // Flows without counters or start times: settings were off.
@@ -86,14 +89,20 @@ struct FlowLoss {
   int64_t since_ns = 0;     // Since the Unix epoch; only if unreported: nothing is missing before.
 };
 
-class FlowTable {
+template <typename Address>
+class BasicFlowTable {
  public:
+  // Of this family.
+  using FlowIdentity = BasicFlowIdentity<Address>;
+  using FlowEvent = BasicFlowEvent<Address>;
+  using FlowRecord = BasicFlowRecord<Address>;
+
   // `counts` is where losses and oddities are counted; it must outlive the table.
-  explicit FlowTable(WorkerCounts* counts, const TcpTimeouts& timeouts = {})
+  explicit BasicFlowTable(WorkerCounts* counts, const TcpTimeouts& timeouts = {})
       : counts_(counts), timeouts_(timeouts) {}
 
-  FlowTable(const FlowTable&) = delete;
-  FlowTable& operator=(const FlowTable&) = delete;
+  BasicFlowTable(const BasicFlowTable&) = delete;
+  BasicFlowTable& operator=(const BasicFlowTable&) = delete;
 
   // Accounting begins: flows that start later count from zero. `timestamps_on`: they have start
   // times, so that one without is older. Only the first call has an effect.
@@ -109,7 +118,7 @@ class FlowTable {
   // True if it counts as an open connection.
   bool Restore(const FlowRecord& record);
 
-  // False: the event says nothing to this table (an UPDATE that closes nothing), and need not be
+  // False: the event changes nothing in this table (an UPDATE that closes nothing) and need not be
   // applied.
   static bool NeedsLookup(const FlowEvent& event);
 
@@ -119,6 +128,11 @@ class FlowTable {
   void Prefetch(const FlowEvent& event, size_t hash) const;
   void PrefetchEntry(const FlowEvent& event, size_t hash) const;
 
+  // The flow is in the table: it is accounted.
+  bool Contains(const FlowIdentity& identity) const {
+    return flows_.FindEntry(identity, Hash(identity)) != nullptr;
+  }
+
   // Applies an event, after Start. `hash`: of its identity. `now_ns`: when its datagram was
   // received, since the Unix epoch.
   FlowChange Apply(const FlowEvent& event, size_t hash, int64_t now_ns);
@@ -126,7 +140,8 @@ class FlowTable {
     return Apply(event, Hash(event.identity), now_ns);
   }
 
-  // A dump's first and last datagram, after Start. `asked_since_overrun`: false if it may have been
+  // A dump's first and last datagram, after Start. `now_ns`: when it was requested, if that is
+  // known: what is born later need not be in it. `asked_since_overrun`: false if it may have been
   // made before an overrun was over, and does not show what lives since. `whole`: it ended without
   // an error and the kernel did not cut it short.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
@@ -146,11 +161,17 @@ class FlowTable {
   // What is missing since the last call.
   [[nodiscard]] FlowLoss TakeLoss() { return std::exchange(loss_, {}); }
 
-  // Copies the table as it is now, over the calls of SnapshotSome that follow; all other calls may
-  // come between them. `seal` names it. Left out, which the stream says, if the one before is not
-  // taken yet.
-  void BeginSnapshot(uint64_t seal, SnapshotStream* out);
-  // None is taken for `seal`, and the stream says so.
+  // Copies the table as it is now, during the calls of SnapshotSome that follow; all other calls
+  // may come between them. `seal` identifies the snapshot. If the previous one is not taken yet,
+  // this one is left out, and the stream says so.
+  void BeginSnapshot(uint64_t seal, SnapshotStream* out) {
+    FinishSnapshot();
+    BeginSnapshot(seal, out, out->IsTaken());
+  }
+  // The same for one of several tables that share a snapshot; none of their snapshots may be
+  // running. `taken`: the previous one is taken.
+  void BeginSnapshot(uint64_t seal, SnapshotStream* out, bool taken);
+  // No snapshot is made for `seal`, and the stream says so.
   void LeaveOutSnapshot(uint64_t seal, SnapshotStream* out);
   // Copies at most about kSweepSlots. False if that was all, or the stream is full.
   bool SnapshotSome();
@@ -166,8 +187,8 @@ class FlowTable {
 
   // True until a whole dump that follows an overrun has ended.
   bool needs_resync() const { return needs_resync_; }
-  // After that: how many flows are missing whose DESTROY must have been among the events lost, and
-  // of how many events lost it is known what they were, and what they said.
+  // After that: the number of flows that are missing, whose DESTROYs must have been among the lost
+  // events, and the number of lost events whose contents are known.
   size_t flows_lost() const { return flows_lost_; }
   size_t events_explained() const { return events_explained_; }
   size_t size() const { return flows_.size(); }
@@ -176,27 +197,27 @@ class FlowTable {
            early_closes_.MemoryBytes() + forgotten_.MemoryBytes();
   }
 
-  // Flows that close while the very first dump runs, before it shows them. That dump takes seconds.
-  // Further ones are taken for closed before the engine began.
+  // Flows that close while the first dump runs, before it shows them; that dump takes seconds. If
+  // there are more, the others are taken for closed before the engine began.
   static constexpr size_t kEarlyClosesMax = 1 << 20;
 
   // Flows followed by another of the same tuple and id whose DESTROY is still to come: few, unless
-  // very many DESTROYs were lost. Further ones are taken for destroyed.
+  // very many DESTROYs were lost. If there are more, the others are taken for destroyed.
   static constexpr size_t kSupersededMax = 1 << 20;
 
   // A tenth of a millisecond.
   static constexpr size_t kSweepSlots = 8192;
 
-  // Flows that begin after a dump has and end before a snapshot. Should there be more, after a
-  // restart none counts from zero that began before one of those.
+  // Flows that begin after a dump has begun and end before a snapshot. If there are more, a flow
+  // that began before one of those left out does not count from zero after a restart.
   static constexpr size_t kEndedMax = 1 << 14;
 
  private:
-  // A cache line. Its first 20 bytes are the FlowIdentity, with flags in the byte that is zero
+  // Of IPv4 a cache line. It begins with the FlowIdentity, with flags in the byte that is zero
   // there.
   struct Flow {
-    Ipv4Address src;
-    Ipv4Address dst;
+    Address src;
+    Address dst;
     uint16_t src_port = 0;
     uint16_t dst_port = 0;
     uint16_t zone = 0;
@@ -230,18 +251,19 @@ class FlowTable {
           id(identity.id) {}
     FlowIdentity Identity() const { return {src, dst, src_port, dst_port, zone, protocol, 0, id}; }
   };
-  static_assert(sizeof(Flow) == 64);
+  static_assert(sizeof(Flow) == 56 + 2 * sizeof(Address));
   struct FlowTraits {
     using Key = FlowIdentity;
     using Entry = Flow;
-    static size_t Hash(const FlowIdentity& identity) { return FlowTable::Hash(identity); }
-    static size_t HashOf(const Flow& flow) { return FlowTable::Hash(flow.Identity()); }
+    static size_t Hash(const FlowIdentity& identity) { return BasicFlowTable::Hash(identity); }
+    static size_t HashOf(const Flow& flow) { return BasicFlowTable::Hash(flow.Identity()); }
     static bool Matches(const Flow& flow, const FlowIdentity& identity);
     static void Construct(Flow* flow, const FlowIdentity& identity) { new (flow) Flow(identity); }
   };
   // Of 16 M flows, 8,192 may move when one is added. With more shards, 50,000 flows, which is much
-  // for one gateway, would lie on more pages than a TLB holds.
-  using Flows = StaggeredTable<FlowTraits, 2048>;
+  // for one gateway, would lie on more pages than a TLB holds. Of IPv6 half as many: see
+  // kWorkersMax.
+  using Flows = StaggeredTable<FlowTraits, sizeof(Address) == 4 ? 2048 : 1024>;
 
   // Flows that were last seen at one dump index, or at several.
   struct SeenAtDump {
@@ -256,8 +278,8 @@ class FlowTable {
   struct EarlyCloseTraits {
     using Key = FlowIdentity;
     using Entry = EarlyClose;
-    static size_t Hash(const FlowIdentity& identity) { return FlowTable::Hash(identity); }
-    static size_t HashOf(const EarlyClose& close) { return FlowTable::Hash(close.identity); }
+    static size_t Hash(const FlowIdentity& identity) { return BasicFlowTable::Hash(identity); }
+    static size_t HashOf(const EarlyClose& close) { return BasicFlowTable::Hash(close.identity); }
     static bool Matches(const EarlyClose& close, const FlowIdentity& identity) {
       return close.identity == identity;
     }
@@ -286,9 +308,9 @@ class FlowTable {
   // Something is missing since a moment. `flows`: that ended unreported.
   void NoteUnreported(size_t flows, int64_t since_ns);
 
-  // Which incarnation an event is of: one after that of `flow`, that one itself, or one before it.
-  // Of an entry that a NEW has made only the time of that NEW is known; the flow began at most
-  // kClockSlackNs earlier. If none of the three is true, nobody can know.
+  // Which incarnation an event belongs to: one after that of `flow`, that one itself, or one before
+  // it. If the entry was made by a NEW, only the time of that NEW is known; the flow began at most
+  // kClockSlackNs earlier. If none of the three is true, it cannot be known.
   bool IsFollower(const FlowEvent& event, const Flow& flow) const;
   bool IsOwn(const FlowEvent& event, const Flow& flow) const;
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
@@ -307,8 +329,8 @@ class FlowTable {
   // A NEW or UPDATE of this moment was not read. True if it was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);
 
-  // If start times were switched off for a while, some events have none. Nobody can know which
-  // incarnation they are of.
+  // If start times were switched off for a while, some events have none. It cannot be known which
+  // incarnation they belong to.
   void NoteNoStart(const FlowEvent& event);
   // Counts an event that should have counters and has none.
   void NoteCounters(const FlowEvent& event);
@@ -316,15 +338,16 @@ class FlowTable {
   void Account(const FlowEvent& event, Flow* flow, TrafficSums* growth);
   static void Close(int64_t end_ns, Flow* flow, FlowChange* change);
   static void SetOpen(bool open, Flow* flow, FlowChange* change);
-  // Lays aside an incarnation that another one has followed, for its DESTROY that may yet come.
+  // Keeps an incarnation that another one has followed, because its DESTROY may still come.
   void Supersede(Flow* flow, size_t hash, FlowChange* change);
   // A DESTROY of an incarnation before the one in the table, which is `follower`.
   void ApplyLateDestroy(const FlowEvent& event, size_t hash, int64_t now_ns, Flow* follower,
                         FlowChange* change);
   // What a DESTROY adds to `flow`, known or not.
   void End(const FlowEvent& event, int64_t now_ns, Flow* flow, FlowChange* change);
-  // When a connection closed that is seen now to be past its close: it had its last packet, as good
-  // as the close itself, `in_state_ns` ago. Not before its start, nor before a dump showed it open.
+  // When a connection closed that is now past its close. Its last packet came `in_state_ns` ago,
+  // and stands for the close. The result is neither before its start nor before a dump showed it
+  // open.
   int64_t ClosedBefore(int64_t now_ns, int64_t in_state_ns, const Flow& flow) const;
   int64_t TimeoutNs(TcpState state) const;
   // True if a flow first seen now counts from zero, false if from its present counters.
@@ -353,7 +376,7 @@ class FlowTable {
   // Incarnations that a dump has shown to be followed by another before their DESTROY was taken, by
   // Fingerprint. Kept over two dumps.
   Superseded superseded_;
-  // Closes told of flows that the first dump has not shown yet.
+  // Closes reported of flows that the first dump has not shown yet.
   EarlyCloses early_closes_;
   ForgottenMemory forgotten_;
   // For a snapshot: the flows that began at ended_since_ns_ or later and have ended, at most
@@ -411,6 +434,10 @@ class FlowTable {
   int64_t overrun_ended_ns_ = 0;
   uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.
 };
+
+extern template class BasicFlowTable<Ipv4Address>;
+extern template class BasicFlowTable<Ipv6Address>;
+using FlowTable = BasicFlowTable<Ipv4Address>;
 
 }  // namespace ctacct
 

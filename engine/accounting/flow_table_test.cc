@@ -1,7 +1,10 @@
 #include "engine/accounting/flow_table.h"
 
+#include <linux/netfilter/nf_conntrack_common.h>
+
 #include <limits>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/accounting_key.h"
@@ -92,6 +95,154 @@ TEST_F(FlowTableTest, GrowthFromDumpsAndDestroy) {
   EXPECT_EQ(connections_, 1u);
   EXPECT_EQ(open_, 0);
   EXPECT_EQ(table_.size(), 0u);
+}
+
+TEST_F(FlowTableTest, AFlowThatEndsIsCountedOnceAndAsUnansweredWithoutAReply) {
+  const auto ends = [&](const FlowEvent& event) {
+    const TrafficSums growth = table_.Apply(event, kStart + kSecond).growth;
+    EXPECT_LE(growth.flow_count, 1u);
+    EXPECT_LE(growth.unanswered_count, growth.flow_count);
+    return std::make_pair(growth.flow_count, growth.unanswered_count);
+  };
+  constexpr std::pair<uint32_t, uint32_t> kNone{0, 0}, kAnswered{1, 0}, kUnanswered{1, 1};
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 2);
+  destroy.identity.protocol = kProtocolUdp;
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.identity.protocol = kProtocolUdp;
+  EXPECT_EQ(ends(born), kNone);
+  EXPECT_EQ(ends(destroy), kAnswered);
+  EXPECT_EQ(ends(destroy), kNone);  // Repeated.
+
+  // Its NEW was not read, and a dump has already shown all of its traffic.
+  destroy = Event(FlowEventKind::kDestroy, kBorn + 1, 1);
+  EXPECT_EQ(destroy.reply.packets, 0u);
+  EXPECT_EQ(ends(destroy), kUnanswered);
+  table_.BeginDump(kStart + kSecond);
+  EXPECT_EQ(ends(Event(FlowEventKind::kDump, kBorn + 2, 1)), kNone);
+  EXPECT_EQ(ends(Event(FlowEventKind::kDestroy, kBorn + 2, 1)), kUnanswered);
+  (void)EndDump(true, &table_);
+
+  // Somebody zeroed the counters: the kernel's mark still shows the answer.
+  destroy = Event(FlowEventKind::kDestroy, kBorn + 3, 1);
+  destroy.status = IPS_CONFIRMED | IPS_SEEN_REPLY;
+  EXPECT_EQ(ends(destroy), kAnswered);
+  // A reset was the only reply: it ends the flow before the kernel marks it.
+  destroy = Event(FlowEventKind::kDestroy, kBorn + 4, 2);
+  destroy.status = IPS_CONFIRMED;
+  EXPECT_EQ(ends(destroy), kAnswered);
+  // Without counters (nf_conntrack_acct was off) the mark decides; without either nothing is known.
+  destroy = Event(FlowEventKind::kDestroy, kBorn + 5);
+  destroy.has_counters = false;
+  EXPECT_EQ(ends(destroy), kAnswered);
+  destroy.start_ns = kBorn + 6;
+  destroy.status = IPS_CONFIRMED;
+  EXPECT_EQ(ends(destroy), kUnanswered);
+  destroy.start_ns = kBorn + 7;
+  destroy.status = IPS_CONFIRMED | IPS_SEEN_REPLY;
+  EXPECT_EQ(ends(destroy), kAnswered);
+}
+
+// If a dump has shown a flow older than the engine, it is known when it ends; otherwise it is not.
+TEST_F(FlowTableTest, AFlowOlderThanTheEngineIsCountedIfADumpHasShownIt) {
+  Dump({Event(FlowEventKind::kDump, kStart - 50 * kSecond, 10)});
+  EXPECT_EQ(
+      table_.Apply(Event(FlowEventKind::kDestroy, kStart - 50 * kSecond, 10), kStart + kSecond)
+          .growth.flow_count,
+      1u);
+  EXPECT_EQ(
+      table_.Apply(Event(FlowEventKind::kDestroy, kStart - 40 * kSecond, 10), kStart + kSecond)
+          .growth.flow_count,
+      0u);
+}
+
+// The same rules, another table: flows differ if any byte of their identities does.
+TEST(Ipv6FlowTableTest, EveryByteDistinguishesFlows) {
+  WorkerCounts counts;
+  BasicFlowTable<Ipv6Address> table(&counts);
+  table.Start(kStart, true);
+  Ipv6FlowEvent first;
+  first.kind = FlowEventKind::kDestroy;
+  first.has_counters = true;
+  first.start_ns = kBorn;
+  first.original = {1, 100};
+  first.identity.protocol = kProtocolUdp;
+  std::vector<Ipv6FlowEvent> flows;
+  constexpr size_t kZero = offsetof(Ipv6FlowIdentity, zero);
+  for (size_t byte = 0; byte < sizeof(Ipv6FlowIdentity); ++byte) {
+    if (byte == kZero) continue;
+    flows.push_back(first);
+    auto* const bytes = reinterpret_cast<char*>(&flows.back().identity);
+    bytes[byte] = static_cast<char>(bytes[byte] ^ 0x40);
+  }
+  flows.push_back(first);
+  for (Ipv6FlowEvent flow : flows) {
+    flow.kind = FlowEventKind::kNew;
+    (void)table.Apply(flow, kStart + kSecond);
+  }
+  EXPECT_EQ(table.size(), flows.size());
+  table.BeginDump(kStart + kSecond);
+  for (Ipv6FlowEvent flow : flows) {
+    flow.kind = FlowEventKind::kDump;
+    EXPECT_EQ(table.Apply(flow, kStart + kSecond).growth.original.packets, 1u);
+  }
+  table.FinishDump(true);
+  for (Ipv6FlowEvent flow : flows) {
+    flow.original = {3, 300};
+    const TrafficSums growth = table.Apply(flow, kStart + kSecond).growth;
+    EXPECT_EQ(growth.original.packets, 2u);
+    EXPECT_EQ(growth.unanswered_count, 1u);
+  }
+  EXPECT_EQ(table.size(), 0u);
+}
+
+// A snapshot of both families in one stream ends with the last chunk of the last table.
+TEST(Ipv6FlowTableTest, SnapshotsOfTwoTablesAreOne) {
+  WorkerCounts counts;
+  FlowTable ipv4(&counts);
+  BasicFlowTable<Ipv6Address> ipv6(&counts);
+  ipv4.Start(kStart, true);
+  ipv6.Start(kStart, true);
+  Ipv6FlowEvent born;
+  born.identity.src.words[2] = 5;
+  born.identity.id = 9;
+  (void)ipv6.Apply(born, kStart + kSecond);
+  SnapshotStream stream(2);
+  for (uint64_t seal = 1; seal <= 2; ++seal) {
+    ipv4.BeginSnapshot(seal, &stream, true);
+    ipv6.BeginSnapshot(seal, &stream, true);
+    ipv4.FinishSnapshot();
+    ipv6.FinishSnapshot();
+    size_t last = 0;
+    std::vector<Ipv6FlowRecord> records;
+    const std::vector<SnapshotChunk> chunks = stream.Take();
+    for (const SnapshotChunk& chunk : chunks) {
+      last += chunk.last;
+      EXPECT_TRUE(chunk.records.empty());
+      records.insert(records.end(), chunk.ipv6_records.begin(), chunk.ipv6_records.end());
+    }
+    EXPECT_EQ(last, 1u);
+    EXPECT_TRUE(chunks.back().last);
+    ASSERT_EQ(records.size(), 1u);
+    EXPECT_EQ(records[0].identity, born.identity);
+  }
+}
+
+// Neither a flow that vanished nor one that another followed has a reported end.
+TEST_F(FlowTableTest, AnUnreportedEndIsNotCounted) {
+  uint32_t flows = 0;
+  const auto apply = [&](const FlowEvent& event, int64_t now_ns) {
+    flows += table_.Apply(event, now_ns).growth.flow_count;
+  };
+  apply(Event(FlowEventKind::kNew), kStart + kSecond);
+  for (int i = 0; i < 4; ++i) Dump({}, kStart + (10 + i) * kSecond);
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_EQ(flows, 0u);
+  Dump({Event(FlowEventKind::kDump, kStart + 20 * kSecond, 4)}, kStart + 21 * kSecond);
+  Dump({Event(FlowEventKind::kDump, kStart + 22 * kSecond, 4)}, kStart + 23 * kSecond);
+  EXPECT_EQ(flows, 0u);
+  // Its end comes late, but it comes.
+  apply(Event(FlowEventKind::kDestroy, kStart + 20 * kSecond, 4), kStart + 24 * kSecond);
+  EXPECT_EQ(flows, 1u);
 }
 
 TEST_F(FlowTableTest, ClosesOnceAtTheFirstClosingState) {
@@ -193,7 +344,7 @@ TEST_F(FlowTableTest, DestroyWhoseNewWasLostCountsInFull) {
 
 TEST_F(WithoutTimestampsTest, WithoutTimestampsTheFirstDumpIsTheBaseline) {
   table_.BeginDump(kStart);
-  // Its end overtook the dump, which might have shown it.
+  // Its end came before the dump that might have shown it.
   FlowEvent other = Event(FlowEventKind::kDestroy, 0, 50);
   other.identity.id = 8;
   EXPECT_EQ(Grown(other), 0u);
@@ -212,7 +363,7 @@ TEST_F(FlowTableTest, TheSameDestroyTwiceCountsOnce) {
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
   EXPECT_EQ(counts_.duplicate_destroys, 2u);
   EXPECT_EQ(connections_, 1u);
-  // Also when the next incarnation already lives.
+  // Also if the next incarnation already lives.
   (void)Grown(Event(FlowEventKind::kNew));
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 0u);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn + kSecond, 9)), 9u);
@@ -288,7 +439,7 @@ TEST_F(FlowTableTest, ADumpAheadOfTheEventsOfAFlowThatADumpHadShown) {
   EXPECT_EQ(open_, 0);
 }
 
-// Likewise, but the dump is over before the first life's end is read.
+// As above, but the dump ends before the event that ends the first life is read.
 TEST_F(FlowTableTest, ADumpThatEndsAheadOfTheEventsOfAFlow) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, kBorn, 8)});
@@ -298,7 +449,7 @@ TEST_F(FlowTableTest, ADumpThatEndsAheadOfTheEventsOfAFlow) {
   EXPECT_EQ(connections_, 2u);
 }
 
-TEST_F(FlowTableTest, ADestroyToldAgainLeavesTheFollowerAlone) {
+TEST_F(FlowTableTest, ARepeatedDestroyLeavesTheNextLifeAlone) {
   (void)Grown(Event(FlowEventKind::kNew));
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kBorn, 5)), 5u);
   (void)Grown(Event(FlowEventKind::kNew));
@@ -402,8 +553,8 @@ TEST_F(FlowTableTest, ARepeatedNewDoesNotReviveAForgottenFlow) {
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 7), kStart + 40 * kSecond), 1u);
 }
 
-// More flows are forgotten than are remembered: one that comes back is a baseline, and something is
-// missing.
+// More flows have ended unreported than the table remembers. A forgotten one that comes back is a
+// baseline, and its interval is partial.
 TEST_F(FlowTableTest, AFlowForgottenLongAgoNeverCountsTwice) {
   const auto flow = [](FlowEventKind kind, uint32_t id, uint64_t packets) {
     FlowEvent event = Event(kind, kind == FlowEventKind::kNew ? 0 : kBorn, packets);
@@ -432,7 +583,7 @@ TEST_F(FlowTableTest, AFlowForgottenLongAgoNeverCountsTwice) {
   EXPECT_LT(grown, kFlows);
   EXPECT_TRUE(table_.TakeLoss().unreported);
   (void)EndDump(true, &table_);
-  // A DESTROY that is repeated by then, likewise.
+  // A repeated DESTROY of a forgotten flow adds nothing, and the interval is partial.
   FlowEvent ghost = flow(FlowEventKind::kDestroy, kFlows + 1, 5);
   EXPECT_EQ(Grown(ghost, kStart + 41 * kSecond), 0u);
   EXPECT_TRUE(table_.TakeLoss().unreported);
@@ -497,7 +648,7 @@ TEST_F(FlowTableTest, AForgottenFlowThatHadClosedDoesNotCloseAgain) {
   EXPECT_EQ(connections_, 1u);
 }
 
-// A flow that is not known counts whole if it began at the last whole dump but one or later.
+// A flow that is not known counts whole if it began at the second to last whole dump or later.
 TEST_F(FlowTableTest, FlowsOfTheLastTwoDumpsCountWhole) {
   const auto destroy = [](uint32_t id, int64_t start_ns) {
     FlowEvent event = Event(FlowEventKind::kDestroy, start_ns, 4);
@@ -527,7 +678,7 @@ TEST_F(FlowTableTest, AnOlderFlowThatTheFirstDumpDidNotShowIsALoss) {
   EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
-// A DESTROY that is read late belongs to an interval before only if a whole dump has begun since.
+// A DESTROY that is read late belongs to an earlier interval only if a whole dump has begun since.
 TEST_F(FlowTableTest, ADestroyIsLateOnceAWholeDumpHasFollowed) {
   const auto destroy = [](uint32_t id) {
     FlowEvent event = Event(FlowEventKind::kDestroy, kStart + 12 * kSecond, 4);
@@ -604,8 +755,8 @@ TEST_F(FlowTableTest, FlowsWhoseNewHasWaitedCountWhole) {
   }
 }
 
-// Likewise, but another flow had begun before the first dump, and the end of the one before it is
-// masked.
+// As above, but another flow has begun before the first dump, and a rule masks the end of the first
+// one.
 TEST_F(FlowTableTest, AFlowThatBeganAfterANewWasReadIsAnother) {
   FlowTable table(&counts_);
   table.Start(kStart, true);
@@ -742,7 +893,7 @@ TEST_F(FlowTableTest, OlderFlowsThatHadClosedAreNotCounted) {
   EXPECT_EQ(open_, 0);
 }
 
-// A dump that was asked for before the overrun was over may show what has died unseen.
+// A dump requested before the end of the overrun may show flows whose end was lost.
 TEST_F(FlowTableTest, OnlyADumpAskedForSinceAnOverrunResyncs) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});
@@ -756,7 +907,7 @@ TEST_F(FlowTableTest, OnlyADumpAskedForSinceAnOverrunResyncs) {
   EXPECT_EQ(table_.flows_lost(), 1u);
 }
 
-// What one flow says of timestamps does not change what is done with another: it may have another
+// A flow without timestamps does not change how others are treated: they may belong to another
 // worker.
 TEST_F(WithoutTimestampsTest, AStampedFlowLeavesTheOthersAlone) {
   Dump({});
@@ -783,7 +934,7 @@ TEST_F(FlowTableTest, AfterAnOverrunTheDeadAreNotOpen) {
   EXPECT_FALSE(table_.needs_resync());
   EXPECT_EQ(table_.flows_lost(), 1u);
   Dump({shown});
-  // The next overrun loses nobody.
+  // The next overrun loses no flow.
   table_.NoteOverrun(kStart, kStart + kSecond);
   Dump({shown});
   EXPECT_EQ(table_.flows_lost(), 0u);
@@ -792,7 +943,7 @@ TEST_F(FlowTableTest, AfterAnOverrunTheDeadAreNotOpen) {
   EXPECT_EQ(table_.size(), 1u);
   EXPECT_EQ(counts_.forgotten_flows, 1u);
   EXPECT_FALSE(table_.TakeLoss().unreported);  // It was among those lost.
-  // Should the forgotten one live after all, it counts on where it was.
+  // If the forgotten flow lives after all, counting continues where it was.
   table_.BeginDump(kStart + 5 * kSecond);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 50)), 45u);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, kBorn, 51)), 1u);
@@ -806,7 +957,7 @@ TEST_F(WithoutTimestampsTest, WithoutTimestampsARecreatedFlowGrowsAtOnce) {
   table_.BeginDump(kStart + kSecond);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 4)), 4u);
   (void)EndDump(true, &table_);
-  // While a dump runs, it may be the one before that it shows: wait for the next dump.
+  // While a dump runs, its entry may be of the previous incarnation: wait for the next dump.
   table_.BeginDump(kStart + 2 * kSecond);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 6)), 2u);
   (void)Grown(Event(FlowEventKind::kNew));
@@ -827,7 +978,7 @@ TEST_F(FlowTableTest, ADumpThatFailsDeclaresNobodyDead) {
   EXPECT_EQ(table_.size(), 1u);
 }
 
-TEST_F(FlowTableTest, EventsToldTwiceCountOnce) {
+TEST_F(FlowTableTest, RepeatedEventsCountOnce) {
   // A capture of nlmon holds a copy for each listener.
   for (int copy = 0; copy < 2; ++copy) (void)Grown(Event(FlowEventKind::kNew));
   for (int copy = 0; copy < 2; ++copy) (void)Grown(State(TcpState::kClose, kStart + kSecond));
@@ -860,8 +1011,8 @@ TEST_F(FlowTableTest, ANewAgainChangesNothing) {
   EXPECT_EQ(counts_.counter_falls, 0u);
 }
 
-// The clock was set back before the engine started: a flow of the table's has a start time that is
-// still to come. It is older than the engine all the same.
+// The clock was set back before the engine started: a flow in the table has a start time in the
+// future. It is older than the engine nevertheless.
 TEST_F(FlowTableTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
   const int64_t future_ns = kStart + 3600 * kSecond;
   table_.BeginDump(kStart + kSecond);
@@ -871,7 +1022,8 @@ TEST_F(FlowTableTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, future_ns, 1001), kStart + 16 * kSecond), 1u);
   EXPECT_TRUE(EndDump(true, &table_).empty());
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, future_ns, 1003), kStart + 20 * kSecond), 2u);
-  // Born before the clock was set back, and after that dump or long before: nobody can tell.
+  // This flow may have been born between the first dump and the setting of the clock, or long
+  // before: its start time does not say which. So its interval is partial.
   EXPECT_FALSE(table_.TakeLoss().unreported);
   FlowEvent other = Event(FlowEventKind::kDestroy, future_ns, 8);
   other.identity.id = 8;
@@ -1022,7 +1174,7 @@ TEST_F(FlowTableLightTest, AnOlderConnectionsCloseIsDatedBackToo) {
   EXPECT_EQ(open_, 0);
 }
 
-TEST_F(FlowTableLightTest, WhereEventsToldTheCloseTheyAreBelieved) {
+TEST_F(FlowTableLightTest, ACloseThatAnEventReportedIsKept) {
   FlowEvent born = Event(FlowEventKind::kNew);
   born.event_ns = kBegan;
   (void)Grown(born);
@@ -1071,7 +1223,7 @@ TEST_F(FlowTableLightTest, NothingIsLeft) {
 }
 
 // As with reliable delivery to two sockets of which one is full: the kernel delivers to the other
-// again and again. However many flows there are, none counts twice.
+// repeatedly. However many flows there are, none counts twice.
 TEST(FlowTableMemoryTest, EndsOfAMassAreRepeated) {
   constexpr uint32_t kFlows = 2 * DestroyedMemory::kKept;
   WorkerCounts counts;
@@ -1103,8 +1255,8 @@ TEST(FlowTableMemoryTest, EndsOfAMassAreRepeated) {
   }
 }
 
-// Scans of which the kernel reports most ends, or none. Whatever the first one leaves in memory,
-// many leave about as much.
+// Scans of which the kernel reports most ends, or none. Many scans leave about as much memory in
+// use as the first one.
 TEST(FlowTableMemoryTest, TenScansLeaveAsMuchAsOne) {
   constexpr uint32_t kFlows = 120'000;
   for (const uint32_t reported : {kFlows, kFlows / 4 * 3, 0u}) {
@@ -1152,7 +1304,7 @@ TEST(FlowTableMemoryTest, TenScansLeaveAsMuchAsOne) {
   }
 }
 
-// Whenever the sweep comes, between which events: the sums are the same as if it came at once.
+// The sums do not depend on when the sweep runs, and between which events.
 TEST(FlowTableSweepTest, SweepingByPartsGivesTheSameSums) {
   constexpr uint32_t kFlows = 5000;  // ForgottenMemory has room for all that are forgotten.
   struct Result {
@@ -1193,7 +1345,7 @@ TEST(FlowTableSweepTest, SweepingByPartsGivesTheSameSums) {
       if (dump == 3) table.NoteOverrun(kStart, kStart + kSecond);
       table.BeginDump(kStart + kSecond);
       for (uint32_t id = 0; id < kFlows; ++id) {
-        // Some are shown once, some always, some now and then.
+        // Some are shown once, some always, some sometimes.
         if (dump == 1 || id % 5 == 0 || id % 7 == dump) apply(FlowEventKind::kDump, id, dump);
       }
       table.FinishDump(true);
@@ -1290,7 +1442,7 @@ std::vector<FlowRecord> Records(SnapshotStream* stream, bool* whole) {
 }
 
 // Fault 1.
-TEST_F(FlowTableTest, AnotherTableGoesOnFromASnapshot) {
+TEST_F(FlowTableTest, AnotherTableContinuesFromASnapshot) {
   (void)Grown(Event(FlowEventKind::kNew));
   Dump({Event(FlowEventKind::kDump, kBorn, 10)});
   SnapshotStream stream;
@@ -1396,6 +1548,28 @@ TEST_F(FlowTableTest, AnEndBeforeARestartCountsOnce) {
   EXPECT_EQ(next.Apply(younger, kStart + 41 * kSecond).growth.original.packets, 0u);
 }
 
+// The kernel sets a flow's start a moment before dumps can show it, and an engine that listens to
+// ends only knows nothing else of it: it is new to the next engine. But not one that has ended.
+TEST_F(FlowTableTest, AFlowThatTheLastDumpBeforeARestartJustMissedCounts) {
+  constexpr int64_t kDumpNs = kStart + 10 * kSecond;
+  FlowEvent ended = Event(FlowEventKind::kDestroy, kDumpNs - kSecond / 1000, 9);
+  ended.identity.id = 8;
+  Dump({}, kStart + 5 * kSecond);
+  EXPECT_EQ(Grown(ended, kDumpNs - kSecond / 2000), 9u);
+  Dump({}, kDumpNs);
+  WorkerCounts counts;
+  FlowTable next(&counts);
+  GoOn(&table_, kStart + 20 * kSecond, false, &next);
+  next.BeginDump(kStart + 20 * kSecond);
+  FlowEvent missed = Event(FlowEventKind::kDump, kDumpNs - kSecond / 1000, 7);
+  EXPECT_EQ(next.Apply(missed, kStart + 20 * kSecond).growth.original.packets, 7u);
+  FlowEvent older = Event(FlowEventKind::kDump, kDumpNs - kSecond, 7);
+  older.identity.id = 9;
+  EXPECT_EQ(next.Apply(older, kStart + 20 * kSecond).growth.original.packets, 0u);
+  EXPECT_TRUE(EndDump(true, &next).empty());
+  EXPECT_EQ(next.Apply(ended, kStart + 21 * kSecond).growth.original.packets, 0u);
+}
+
 // More have ended than a snapshot names.
 TEST_F(FlowTableTest, AnEndThatASnapshotDoesNotNameCountsOnce) {
   FlowEvent end = Event(FlowEventKind::kDestroy, kStart + 20 * kSecond, 1);
@@ -1449,7 +1623,7 @@ TEST_F(FlowTableTest, ASnapshotSaysUpToWhenItIs) {
   EXPECT_EQ(stream.Take().back().taken_ns, kStart + 20 * kSecond);
 }
 
-// The snapshot is of the moment at which it began, whatever happens while it is made.
+// The snapshot shows the moment at which it began, whatever happens while it is made.
 TEST_F(FlowTableTest, ASnapshotIsOfOneMoment) {
   constexpr uint32_t kFlows = 50'000;
   const auto flow = [](uint32_t id, FlowEventKind kind, uint64_t packets) {
@@ -1489,8 +1663,8 @@ TEST_F(FlowTableTest, ASnapshotIsOfOneMoment) {
   }
 }
 
-// Whoever is born after the loss, while a dump is asked for that has passed its place already, is
-// not lost.
+// A flow born after the loss is not lost, even if the running dump has already passed its place in
+// the table.
 TEST_F(FlowTableTest, FlowsBornAfterTheLossAreNotLost) {
   Dump({});
   table_.NoteOverrun(kStart, kStart + kSecond);
@@ -1503,7 +1677,7 @@ TEST_F(FlowTableTest, FlowsBornAfterTheLossAreNotLost) {
   EXPECT_EQ(table_.flows_lost(), 1u);
 }
 
-// Resent for another listener's sake, however late (fault 20).
+// Sent again because of another listener, however late (fault 20).
 TEST_F(FlowTableTest, ADestroyToldMuchLaterCountsOnce) {
   const FlowEvent end = Event(FlowEventKind::kDestroy, kBorn, 7);
   EXPECT_EQ(Grown(end), 7u);
@@ -1512,7 +1686,7 @@ TEST_F(FlowTableTest, ADestroyToldMuchLaterCountsOnce) {
   EXPECT_EQ(counts_.duplicate_destroys, 1u);
 }
 
-// A copy that nobody takes does not grow into the size of the table, unless it must.
+// A copy that nobody takes does not grow to the size of the table, unless it must.
 TEST_F(FlowTableTest, ASnapshotWaitsForWhoTakesIt) {
   for (uint32_t id = 0; id < 200'000; ++id) {
     FlowEvent flow = Event(FlowEventKind::kNew);
@@ -1555,7 +1729,7 @@ TEST_F(FlowTableTest, FlowsThatStartAfterTheClockWasSetBackCountWhole) {
   constexpr int64_t kDay = 86400 * kSecond;
   Dump({});
   FlowEvent flow = Event(FlowEventKind::kDump, kStart - kDay + 5, 4);
-  EXPECT_EQ(Grown(flow), 0u);  // As far as anybody can tell it is old.
+  EXPECT_EQ(Grown(flow), 0u);  // Its start time says that it is old.
   table_.NoteClockSetBack(kStart - kDay);
   flow.identity.id = 8;
   EXPECT_EQ(Grown(flow), 4u);
@@ -1576,7 +1750,7 @@ TEST_F(FlowTableTest, IfTheClockIsSetBackBeforeTheFirstDumpNobodyKnowsWhatIsOld)
   EXPECT_FALSE(table_.TakeLoss().unreported);
 }
 
-// The engine after a restart does not know that the clock was set back under the one before.
+// After a restart the engine does not know that the clock was set back under the previous one.
 TEST_F(FlowTableTest, AFollowerMayStartBeforeAFlowOfTheRunBefore) {
   const auto at = [](int tenths) { return kStart + tenths * (kSecond / 10); };
   Dump({Event(FlowEventKind::kDump, at(200), 9)}, at(201));
@@ -1665,7 +1839,7 @@ TEST_F(FlowTableTest, AnEndWithoutAStartThatIsRepeatedIsNotTheFollowersEnd) {
   (void)table_.TakeLoss();
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 20)), 0u);
   EXPECT_EQ(connections_, 1u);
-  // It may as well be its own, with equal counters.
+  // It may just as well be its own, with equal counters.
   EXPECT_TRUE(table_.TakeLoss().uncounted);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, 0, 12)), 5u);
   EXPECT_EQ(connections_, 2u);
@@ -1679,7 +1853,7 @@ TEST_F(FlowTableTest, AFlowWithoutAStartMayBeMissedAndItsNewRepeated) {
   table_.BeginDump(kStart + 2 * kSecond);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDump, 0, 14)), 4u);
   EXPECT_TRUE(EndDump(true, &table_).empty());
-  // It may as well be the next one.
+  // It may just as well be the next one.
   EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
@@ -1789,7 +1963,7 @@ TEST_F(FlowTableTest, AnEndThatMayBeOfAForerunnerMayBelongToAnEarlierInterval) {
   EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
-// The dump before has a later time, but it is not the last one.
+// The previous dump has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
   Dump({}, kStart + 10 * kSecond);

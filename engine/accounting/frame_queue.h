@@ -34,16 +34,21 @@ enum class FrameKind : uint8_t {
 
 struct Frame {
   FrameKind kind = FrameKind::kDatagram;
-  bool timestamps_on = false;   // kStart: flows that start from now on have start times.
-  bool whole = false;           // kEndDump: without an error, and not cut short.
-  bool ends_interval = false;   // kEndDump: as kSeal, too.
-  uint32_t bytes = 0;           // kDatagram: of the messages.
-  int64_t time_ns = 0;          // Since the Unix epoch: when it was read, or an interval's end.
-  int64_t began_ns = 0;         // kOverrun..., kSettingsOff: since the Unix epoch.
-  int64_t requested_ns = 0;     // kBeginDump: CLOCK_MONOTONIC; 0 in a replay.
-  int64_t covered_to_ns = 0;    // Where an interval ends: it was observed up to then.
-  uint64_t events_dropped = 0;  // kOverrun; 0: the kernel could not allocate, and counted none.
+  bool timestamps_on = false;  // kStart: flows that start from now on have start times.
+  // kEndDump:
+  bool whole : 1 = false;          // Without an error, and not cut short.
+  bool ipv4_only : 1 = false;      // Of the table that is what was asked for.
+  bool ends_interval : 1 = false;  // Also for kSeal.
+  uint32_t bytes = 0;              // kDatagram: of the messages.
+  int64_t time_ns = 0;             // Since the Unix epoch: read, asked for, or an interval's end.
+  int64_t began_ns = 0;            // kOverrun..., kSettingsOff: since the Unix epoch.
+  int64_t requested_ns = 0;        // kBeginDump: CLOCK_MONOTONIC; 0 in a replay.
+  int64_t covered_to_ns = 0;       // Where an interval ends: it was observed up to then.
+  uint64_t events_dropped = 0;     // kOverrun; 0: the kernel could not allocate, and counted none.
 };
+
+// 10,000 silent intervals must fit into a queue.
+static_assert(sizeof(Frame) == 48);
 
 class FrameQueue {
  public:
@@ -72,7 +77,10 @@ class FrameQueue {
     if (published_.empty()) {
       published_.swap(batch_);
     } else {
-      published_.insert(published_.end(), batch_.begin(), batch_.end());
+      // Not insert(), of which g++ 14 says that it writes out of bounds.
+      const size_t bytes = published_.size();
+      published_.resize(bytes + batch_.size());
+      std::memcpy(published_.data() + bytes, batch_.data(), batch_.size());
       batch_.clear();
     }
     changed_.notify_one();

@@ -66,7 +66,7 @@ class IntervalClock {
   // Opens the interval that follows, after the open one was sealed.
   void OpenAfterDump() { OpenAt(dump_began_ns_, BoundaryNotBefore(dump_began_ns_ + 1)); }
   void OpenAfterPacket(int64_t now_ns) { OpenAt(now_ns, BoundaryNotBefore(now_ns)); }
-  // The very next one, though its end may have passed too.
+  // The very next one, even if its end has passed.
   void OpenFollowing() { open_end_ns_ += interval_ns_; }
 
  private:

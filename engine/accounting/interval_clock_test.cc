@@ -60,7 +60,7 @@ TEST(IntervalClockTest, SeveralBoundariesMayPassAtOnce) {
 }
 
 // Fault 23.
-TEST(IntervalClockTest, SetBackByADayItGoesOnWhereTheClockIs) {
+TEST(IntervalClockTest, SetBackByADayItContinuesWhereTheClockIs) {
   constexpr int64_t kDay = 86400 * kSecond;
   IntervalClock clock(15 * kSecond);
   clock.Observe(kDay + 100 * kSecond);

@@ -6,16 +6,15 @@
 #ifndef CTACCT_ENGINE_ACCOUNTING_PORT_LIST_H_
 #define CTACCT_ENGINE_ACCOUNTING_PORT_LIST_H_
 
-#include <atomic>
 #include <bitset>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <utility>
 
 #include "absl/status/statusor.h"
+#include "engine/accounting/current.h"
 
 namespace ctacct {
 
@@ -44,49 +43,8 @@ class PortList {
   uint64_t checksum_ = 0;
 };
 
-// The port list in force, which one thread replaces while workers use it. Without a list (nullptr)
-// every port is accounted.
-//
-// A worker asks its Reader before each batch. That costs one load of a version that hardly ever
-// changes; only a new list is fetched under the mutex. The old list is freed with its last holder.
-//
-// Thread safety: Replace and Get by any thread; each Reader by one.
-class CurrentPortList {
- public:
-  void Replace(std::shared_ptr<const PortList> list) {
-    const std::lock_guard lock(mutex_);
-    list_ = std::move(list);
-    version_.fetch_add(1, std::memory_order_relaxed);
-  }
-  std::shared_ptr<const PortList> Get() const {
-    const std::lock_guard lock(mutex_);
-    return list_;
-  }
-
-  class Reader {
-   public:
-    explicit Reader(const CurrentPortList& current) : current_(current) {}
-    // Valid until the next call.
-    const PortList* Get() {
-      const uint64_t version = current_.version_.load(std::memory_order_relaxed);
-      if (version != version_) [[unlikely]] {
-        version_ = version;
-        list_ = current_.Get();  // Of this version or a later one: the mutex orders them.
-      }
-      return list_.get();
-    }
-
-   private:
-    const CurrentPortList& current_;
-    uint64_t version_ = 0;
-    std::shared_ptr<const PortList> list_;
-  };
-
- private:
-  mutable std::mutex mutex_;
-  std::shared_ptr<const PortList> list_;  // Guarded by mutex_.
-  std::atomic<uint64_t> version_{0};
-};
+// The port list in force. Without one (nullptr) every port is accounted.
+using CurrentPortList = Current<PortList>;
 
 }  // namespace ctacct
 

@@ -35,6 +35,7 @@ void Add(const AccountingKey& key, uint64_t bytes, RowLimit* limit, AccountingTa
 
 TrafficSums Total(const AccountingTable& table) {
   TrafficSums total = table.other;
+  table.folded.ForEach([&](const auto& origin) { total.Add(origin.second); });
   table.rows.ForEach([&](const auto& row) { total.Add(row.second); });
   return total;
 }
@@ -52,7 +53,70 @@ TEST(RowLimitTest, NothingIsFoldedUpToTheLimit) {
   for (uint32_t i = 0; i < kRows; ++i) Add(Key(i), i, &limit, &table);
   EXPECT_EQ(table.rows.size(), kRows);
   EXPECT_EQ(table.rows_folded, 0u);
+  EXPECT_TRUE(table.folded.empty());
   EXPECT_TRUE(table.other.IsZero());
+}
+
+TEST(RowLimitTest, AScanStaysItsOrigins) {
+  constexpr uint32_t kPairs = 500'000;
+  RowLimit limit(1000);
+  AccountingTable table;
+  const auto flow = [&](const AccountingKey& key, uint32_t unanswered) {
+    TrafficSums sums = Sums(60);
+    sums.flow_count = 1;
+    sums.unanswered_count = unanswered;
+    const size_t hash = table.rows.Hash(key);
+    table.rows.FindOrAdd(key, hash).Add(sums);
+    if (limit.IsOver(table)) limit.FoldShardOf(hash, &table);
+  };
+  // Among as many others as keep their sums.
+  const auto others = static_cast<uint32_t>(limit.OriginsMax()) - 1;
+  AccountingKey scanned = Key(1 << 20);
+  for (uint32_t i = 0; i < kPairs; ++i) {
+    scanned.dst = Ipv4Address::FromHostOrder(0x0c000000u + i);
+    flow(scanned, 1);
+    if (i < others) flow(Key(i), 0);
+  }
+  EXPECT_TRUE(table.other.IsZero());
+  TrafficSums total;
+  const auto add = [&](const auto& entry) {
+    if (entry.first.src == scanned.src) total.Add(entry.second);
+  };
+  table.rows.ForEach(add);
+  table.folded.ForEach(add);
+  EXPECT_EQ(total.original.packets, kPairs);
+  EXPECT_EQ(total.flow_count, kPairs);
+  EXPECT_EQ(total.unanswered_count, kPairs);
+}
+
+// In a flood with forged sources the smallest rows are folded, and memory is bounded.
+TEST(RowLimitTest, TheSmallestOriginsAreSummedAsOne) {
+  constexpr uint32_t kOrigins = 1'000'000;
+  RowLimit limit(1000);
+  AccountingTable table;
+  TrafficSums expected;
+  const auto add = [&](uint32_t origin, uint64_t bytes) {
+    Add(Key(origin), bytes, &limit, &table);
+    expected.Add(Sums(bytes));
+  };
+  for (uint32_t i = 0; i < 100; ++i) {
+    AccountingKey key = Key(kOrigins + 1);
+    key.port = static_cast<int32_t>(i);
+    Add(key, 1000, &limit, &table);
+    expected.Add(Sums(1000));
+  }
+  for (uint32_t i = 0; i < kOrigins; ++i) add(i, 60);
+  EXPECT_LE(table.folded.size(), limit.OriginsMax() * 3 / 2);
+  EXPECT_GE(table.folded.size(), limit.OriginsMax());
+  EXPECT_FALSE(table.other.IsZero());
+  EXPECT_TRUE(SameSums(Total(table), expected));
+  TrafficSums large;
+  const auto add_large = [&](const auto& entry) {
+    if (entry.first.src == Key(kOrigins + 1).src) large.Add(entry.second);
+  };
+  table.rows.ForEach(add_large);
+  table.folded.ForEach(add_large);
+  EXPECT_EQ(large.original.bytes, 100'000u);
 }
 
 TEST(RowLimitTest, AScanKeepsTotalsAndLargeRowsInBoundedMemory) {
@@ -85,7 +149,7 @@ TEST(RowLimitTest, AScanKeepsTotalsAndLargeRowsInBoundedMemory) {
   EXPECT_TRUE(table.other.IsZero());
 }
 
-// An UPDATE tells of a close, the DESTROY of the bytes, much later.
+// An UPDATE reports the close; the DESTROY reports the bytes much later.
 TEST(RowLimitTest, AConnectionThatClosedIsKeptForItsBytes) {
   RowLimit limit(1);
   AccountingTable table;
@@ -100,7 +164,7 @@ TEST(RowLimitTest, AConnectionThatClosedIsKeptForItsBytes) {
   EXPECT_GT(table.rows_folded, 100'000u);
 }
 
-TEST(RowLimitTest, AFoldedRowThatGrowsStartsAnew) {
+TEST(RowLimitTest, AFoldedRowThatGrowsStartsAtZero) {
   RowLimit limit(1);
   AccountingTable table;
   for (uint32_t i = 0; i < 200'000; ++i) Add(Key(i), 60, &limit, &table);
@@ -115,7 +179,7 @@ TEST(RowLimitTest, AFoldedRowThatGrowsStartsAnew) {
   EXPECT_TRUE(SameSums(Total(table), expected));
 }
 
-// Connections that were opened and closed within the interval leave nothing that must be kept.
+// Connections that were opened and closed within the interval leave nothing in memory.
 TEST(RowLimitTest, OpenChangesAreKeptWhereTheyAreNotZero) {
   constexpr uint32_t kRowsMax = 1000;
   RowLimit limit(kRowsMax);

@@ -10,10 +10,10 @@
 //   shard  = tags, entries      a mapping of whole pages; only one is moved when it must grow
 //   group  = 15 tags, 1 count   and their 15 entries; entries of 64 bytes are cache lines
 //
-// Each tag is a byte of its entry's hash, 0 where the entry is free. An entry lies in its home
-// group, or in the first one after it that had room; the count says how many went past a group. So
-// a lookup ends at the first group that nobody went past, and erasing leaves no tombstones: a table
-// whose entries come and go for months is as one just filled.
+// Each tag is a byte of its entry's hash, 0 where the entry is free. An entry is in its home group,
+// or in the first one after it that had room; a group's count says how many entries had to go past
+// it. So a lookup ends at the first group that no entry went past, and erasing leaves no
+// tombstones: a table whose entries come and go for months is as fast as a new one.
 //
 // Shards grow by half, and reach their sizes at different populations (see RungAbove): the load of
 // the whole stays within a few percent of 0.7 instead of falling to 0.44 at each doubling.
@@ -47,7 +47,7 @@
 
 namespace ctacct {
 
-// What StaggeredMap and the flow table share. `Traits` tells what lies in it:
+// What StaggeredMap and the flow table share. `Traits` describes its entries:
 //   using Key, Entry;                               Entry is moved by memcpy
 //   static size_t Hash(const Key&);                 all 64 bits must be good
 //   static size_t HashOf(const Entry&);             the same, of an entry's key
@@ -66,14 +66,15 @@ class StaggeredTable {
   static constexpr size_t kGroupSlots = 15;
   static constexpr size_t kTagBytes = 16;  // Of a group: its tags, then its count.
   static constexpr size_t kOverflow = 15;  // Where the count is.
-  // Entries that a group holds on average when its shard grows: 87 %. Beyond that, lookups begin to
-  // walk.
+  // Average number of entries in a group when its shard grows: 87 %. Beyond that, lookups begin to
+  // visit more groups.
   static constexpr size_t kGroupFull = 13;
   static constexpr uint8_t kOverflowUnknown = 255;  // A count that was once this high stays so.
   static constexpr size_t kCacheLine = 64;
   static constexpr size_t kPage = 4096;
-  // Blocks begin so many cache lines after a page does, which differs from shard to shard: if all
-  // began with a page, their tags would share a few sets of each cache.
+  // A shard's block begins 0 to kColors - 1 cache lines after the start of a page, and shards
+  // differ in this number. If all blocks began at the start of a page, their tags would share a few
+  // sets of each cache.
   static constexpr size_t kColors = 16;
 
   struct Shard {
@@ -196,7 +197,7 @@ class StaggeredTable {
 
   // Forgets a shard's entries. Keeps their memory if they had used a good part of it.
   void ClearShard(size_t index) { ClearShard(index, shards_[index].size); }
-  // Keeps the memory if so many entries as are expected next use a good part of it.
+  // Keeps the memory if the entries expected next use a large part of it.
   void ClearShard(size_t index, size_t expected) {
     Shard& shard = shards_[index];
     if (shard.groups == 0) return;
@@ -222,7 +223,7 @@ class StaggeredTable {
   }
 
  private:
-  // Below this average of entries to a group, a shard of more than so many groups is made smaller.
+  // Below this average of entries to a group, a shard with more groups than this is made smaller.
   static constexpr size_t kGroupSparse = 3;
   static constexpr uint32_t kGroupsKept = 4;
   void ShrinkIfSparse(size_t index) { ShrinkIfSparse(index, shards_[index].size); }
@@ -285,14 +286,14 @@ class StaggeredTable {
     return (Color(index) + BlockBytes(groups) + kPage - 1) & ~(kPage - 1);
   }
 
-  // As many groups as the pages of a block of so many hold.
+  // Number of groups that the pages of a block of `groups` hold.
   static uint32_t RoundUp(size_t index, uint32_t groups) {
     const size_t bytes = MappedBytes(index, groups);
     while (MappedBytes(index, groups + 1) == bytes) ++groups;
     return groups;
   }
 
-  // Gives the shard a block of so many groups (rounded up) without entries. Blocks are not taken
+  // Gives the shard an empty block of this number of groups (rounded up). Blocks are not taken
   // from the heap: what one shard gives up, another, which needs more, could not use, and holes
   // would be left.
   void Map(size_t index, uint32_t groups) {

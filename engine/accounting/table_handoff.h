@@ -42,7 +42,8 @@ class TableHandoff {
   // Blocks until there is a spare.
   void WaitForSpare() const { spare_.wait(nullptr, std::memory_order_relaxed); }
 
-  // Seals the live table and goes on with the spare. False, and nothing happens, if there is none.
+  // Seals the live table and continues with the spare. False, and nothing happens, if there is
+  // none.
   [[nodiscard]] bool Publish() {
     // Acquire: the flusher's Clear is seen before the first new row goes in.
     Table* const spare = spare_.exchange(nullptr, std::memory_order_acquire);

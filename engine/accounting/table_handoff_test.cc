@@ -53,7 +53,7 @@ TEST(TableHandoffTest, NothingIsLostOrDoubledUnderThreads) {
       handoff.live().sums[key] += i;
       produced[key] += i;
       if (random() % 100 != 0) continue;
-      // Both ways that callers use: go on adding if there is no spare, or wait for it.
+      // Callers do either: wait for a spare, or continue adding if there is none.
       if (random() % 4 == 0) handoff.WaitForSpare();
       published += handoff.Publish();
     }

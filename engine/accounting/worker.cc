@@ -24,19 +24,26 @@ Worker::Worker(Options options, AccountingHandoff* handoff, const CurrentPortLis
     : options_(std::move(options)),
       handoff_(handoff),
       ports_(*ports),
-      flows_(&counts_, options_.tcp_timeouts),
-      row_limit_(options_.rows_max) {}
+      ipv4_(&counts_, options_),
+      ipv6_(&counts_, options_) {
+  if (options_.local != nullptr) local_.emplace(*options_.local);
+}
 
 void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   DatagramCursor cursor(data, bytes);
   NetlinkMessage message;
   while (cursor.Next(&message)) {
-    switch (ParseFlowMessage(message, &pending_[pending_count_].event)) {
+    switch (ParseFlowMessage(message, &ipv4_.pending[ipv4_.pending_count].event)) {
       case ParseResult::kFlow:
-        Admit(now_ns);
+        Admit(now_ns, local_.has_value() && IsLocal(message, now_ns, ipv4_), &ipv4_);
         break;
       case ParseResult::kIpv6:
-        ++counts_.skipped_ipv6;
+        if (ParseIpv6FlowMessage(message, &ipv6_.pending[ipv6_.pending_count].event) ==
+            ParseResult::kFlow) {
+          Admit(now_ns, local_.has_value() && IsLocal(message, now_ns, ipv6_), &ipv6_);
+        } else {
+          ++counts_.malformed;
+        }
         break;
       case ParseResult::kNotAFlow:
         break;
@@ -48,14 +55,23 @@ void Worker::OnDatagram(const uint8_t* data, size_t bytes, int64_t now_ns) {
   if (cursor.malformed()) ++counts_.malformed;
 }
 
-void Worker::OnFlow(const FlowEvent& event, int64_t now_ns) {
-  pending_[pending_count_].event = event;
-  Admit(now_ns);
+template <typename Address>
+bool Worker::IsLocal(const NetlinkMessage& message, int64_t now_ns, const Family<Address>& family) {
+  const LocalAddresses* const local = local_->Get();
+  if (local == nullptr) return false;
+  const BasicFlowEvent<Address>& event = family.pending[family.pending_count].event;
+  const int64_t began_ns = event.start_ns != 0 ? event.start_ns : now_ns;
+  Address answers;
+  // Not the destination: of what is translated to an inner host, that may be the gateway's.
+  return (local->Contains(event.identity.src, began_ns) ||
+          (ReplySource(message, &answers) && local->Contains(answers, began_ns))) &&
+         !family.flows.Contains(event.identity);
 }
 
-void Worker::Admit(int64_t now_ns) {
-  Pending& pending = pending_[pending_count_];
-  const FlowEvent& event = pending.event;
+template <typename Address>
+void Worker::Admit(int64_t now_ns, bool local, Family<Address>* family) {
+  Pending<Address>& pending = family->pending[family->pending_count];
+  const BasicFlowEvent<Address>& event = pending.event;
   switch (event.kind) {
     case FlowEventKind::kNew:
       ++counts_.events_new;
@@ -74,45 +90,61 @@ void Worker::Admit(int64_t now_ns) {
     ++counts_.filtered;
     return;
   }
-  if (!FlowTable::NeedsLookup(event)) return;
-  pending.now_ns = now_ns;
-  pending.flow_hash = flows_.Hash(event.identity);
-  flows_.Prefetch(event, pending.flow_hash);
-  // A flow's growth comes with its counters; of its close, only some events tell.
-  if (pending_count_ == 0) port_list_ = ports_.Get();
-  if (event.kind != FlowEventKind::kNew) {
-    pending.key = KeyOf(event.identity);
-    pending.key_hash = handoff_->live().rows.Hash(pending.key);
-    handoff_->live().rows.Prefetch(pending.key_hash);
+  if (local) [[unlikely]] {
+    ++counts_.filtered_local;
+    return;
   }
-  if (++pending_count_ == kPendingMax) ApplyPending();
+  if (!family->flows.NeedsLookup(event)) return;
+  pending.now_ns = now_ns;
+  pending.flow_hash = family->flows.Hash(event.identity);
+  family->flows.Prefetch(event, pending.flow_hash);
+  // A flow's growth comes with its counters; its close, only with some events.
+  if (family->pending_count == 0) port_list_ = ports_.Get();
+  if (event.kind != FlowEventKind::kNew) {
+    const FamilyRows<Address>& table = handoff_->live().Of<Address>();
+    pending.key = KeyOf(event.identity);
+    pending.key_hash = table.rows.Hash(pending.key);
+    table.rows.Prefetch(pending.key_hash);
+  }
+  if (++family->pending_count == kPendingMax) ApplyPendingOf(family);
 }
 
+template void Worker::Admit(int64_t now_ns, bool local, Family<Ipv4Address>* family);
+template void Worker::Admit(int64_t now_ns, bool local, Family<Ipv6Address>* family);
+
 void Worker::ApplyPending() {
-  AccountingTable& table = handoff_->live();
-  for (size_t i = 0; i < pending_count_; ++i) {
-    const Pending& pending = pending_[i];
-    flows_.PrefetchEntry(pending.event, pending.flow_hash);
+  ForBoth([this](auto* family) {
+    if (family->pending_count != 0) ApplyPendingOf(family);
+  });
+}
+
+template <typename Address>
+void Worker::ApplyPendingOf(Family<Address>* family) {
+  FamilyRows<Address>& table = handoff_->live().Of<Address>();
+  for (size_t i = 0; i < family->pending_count; ++i) {
+    const Pending<Address>& pending = family->pending[i];
+    family->flows.PrefetchEntry(pending.event, pending.flow_hash);
     if (pending.event.kind != FlowEventKind::kNew) table.rows.PrefetchEntry(pending.key_hash);
   }
-  for (size_t i = 0; i < pending_count_; ++i) {
-    const Pending& pending = pending_[i];
-    const FlowChange change = flows_.Apply(pending.event, pending.flow_hash, pending.now_ns);
+  for (size_t i = 0; i < family->pending_count; ++i) {
+    const Pending<Address>& pending = family->pending[i];
+    const FlowChange change = family->flows.Apply(pending.event, pending.flow_hash, pending.now_ns);
     if (!change.growth.IsZero()) {
       table.rows.FindOrAdd(pending.key, pending.key_hash).Add(change.growth);
     }
     if (change.open_change != 0) AddOpenChange(pending.event.identity, change.open_change);
   }
-  if (row_limit_.IsOver(table)) [[unlikely]]
-    FoldSmallRows();
-  pending_count_ = 0;
+  if (family->row_limit.IsOver(table)) [[unlikely]]
+    FoldSmallRows(family);
+  family->pending_count = 0;
 }
 
-void Worker::FoldSmallRows() {
-  for (size_t i = 0; i < pending_count_; ++i) {
+template <typename Address>
+void Worker::FoldSmallRows(Family<Address>* family) {
+  for (size_t i = 0; i < family->pending_count; ++i) {
     // A birth brings no row.
-    if (pending_[i].event.kind == FlowEventKind::kNew) continue;
-    row_limit_.FoldShardOf(pending_[i].key_hash, &handoff_->live());
+    if (family->pending[i].event.kind == FlowEventKind::kNew) continue;
+    family->row_limit.FoldShardOf(family->pending[i].key_hash, &handoff_->live().Of<Address>());
   }
 }
 
@@ -140,7 +172,7 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
       BeginDump(frame.time_ns, frame.requested_ns);
       return true;
     case FrameKind::kEndDump:
-      EndDump(frame.whole);
+      EndDump(frame.whole, frame.ipv4_only);
       if (frame.ends_interval) Seal(frame.time_ns, frame.covered_to_ns);
       return true;
     case FrameKind::kSeal:
@@ -169,25 +201,19 @@ void Worker::Finish(int64_t interval_end_ns, int64_t covered_to_ns) {
 void Worker::Start(int64_t now_ns, bool timestamps_on) {
   if (!started_) covered_from_ns_ = now_ns;
   started_ = true;
-  flows_.Start(now_ns, timestamps_on);
+  ForBoth([&](auto* family) { family->flows.Start(now_ns, timestamps_on); });
 }
 
 void Worker::BeginRestore(int64_t known_since_ns, int64_t taken_ns, bool events_kept) {
   covered_from_ns_ = taken_ns;
-  flows_.BeginRestore(known_since_ns, events_kept);
-}
-
-void Worker::Restore(const FlowRecord& record) {
-  if (options_.rules.Matches(record.identity) && flows_.Restore(record)) {
-    AddOpenChange(record.identity, 1);
-  }
+  ForBoth([&](auto* family) { family->flows.BeginRestore(known_since_ns, events_kept); });
 }
 
 void Worker::NoteDowntime(int64_t began_ns, int64_t ended_ns, GapCause cause) {
   // The clock may have been set back between.
   const int64_t first_ns = std::min(began_ns, ended_ns);
   const int64_t last_ns = std::max(began_ns, ended_ns);
-  if (!flows_.needs_resync()) {
+  if (!needs_resync()) {
     AddPartialGap(cause, first_ns, last_ns);
     return;
   }
@@ -228,11 +254,13 @@ void Worker::AddPartialGap(GapCause cause, int64_t began_ns, int64_t ended_ns,
 }
 
 void Worker::AddLosses(int64_t until_ns) {
-  const FlowLoss loss = flows_.TakeLoss();
-  if (loss.unreported) {
-    AddPartialGap(GapCause::kUnreported, loss.since_ns, until_ns, loss.flows);
-  }
-  if (loss.uncounted) AddPartialGap(GapCause::kSettings, covered_from_ns_, until_ns);
+  ForBoth([&](auto* family) {
+    const FlowLoss loss = family->flows.TakeLoss();
+    if (loss.unreported) {
+      AddPartialGap(GapCause::kUnreported, loss.since_ns, until_ns, loss.flows);
+    }
+    if (loss.uncounted) AddPartialGap(GapCause::kSettings, covered_from_ns_, until_ns);
+  });
 }
 
 void Worker::OnSettingsOff(int64_t began_ns, int64_t ended_ns) {
@@ -254,12 +282,12 @@ void Worker::OnOverrunBegins(int64_t began_ns) {
   ApplyPending();
   constexpr int64_t kNotOver = std::numeric_limits<int64_t>::max();
   overrun_over_ns_ = kNotOver;
-  flows_.NoteOverrun(began_ns, kNotOver);
+  ForBoth([&](auto* family) { family->flows.NoteOverrun(began_ns, kNotOver); });
 }
 
 void Worker::OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended_ns) {
   ApplyPending();
-  flows_.NoteOverrun(std::min(began_ns, ended_ns), ended_ns);
+  ForBoth([&](auto* family) { family->flows.NoteOverrun(std::min(began_ns, ended_ns), ended_ns); });
   Gap gap;
   gap.began_ns = std::min(began_ns, ended_ns);
   gap.ended_ns = ended_ns;
@@ -269,7 +297,7 @@ void Worker::OnOverrunElsewhere(uint64_t events, int64_t began_ns, int64_t ended
 
 void Worker::NoteClockSetBack(int64_t now_ns) {
   ApplyPending();
-  flows_.NoteClockSetBack(now_ns);
+  ForBoth([&](auto* family) { family->flows.NoteClockSetBack(now_ns); });
 }
 
 void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
@@ -277,16 +305,19 @@ void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
   while (SweepSome()) {
   }
   dump_running_ = true;
-  flows_.BeginDump(now_ns, requested_ns >= overrun_over_ns_);
+  ForBoth([&](auto* family) { family->flows.BeginDump(now_ns, requested_ns >= overrun_over_ns_); });
 }
 
-void Worker::EndDump(bool whole) {
+void Worker::EndDump(bool whole, bool ipv4_only) {
   ApplyPending();
-  const bool had_lost = flows_.needs_resync();
+  const bool had_lost = needs_resync();
   dump_running_ = false;
-  last_dump_whole_ = whole;
-  flows_.FinishDump(whole);
-  if (!had_lost || flows_.needs_resync()) return;
+  // In a capture of IPv4 alone the dumps are of IPv4 alone, and nothing is missing.
+  const bool ipv6_whole = whole && (!ipv4_only || ipv6_.flows.size() == 0);
+  last_dump_whole_ = whole && ipv6_whole;
+  ipv4_.flows.FinishDump(whole);
+  ipv6_.flows.FinishDump(ipv6_whole);
+  if (!had_lost || needs_resync()) return;
   ++counts_.resyncs;
   CloseGaps();
 }
@@ -296,37 +327,42 @@ void Worker::EndDump(bool whole) {
 // explained (events_unexplained, which is checked once those of all workers are summed).
 void Worker::CloseGaps() {
   AccountingTable& table = handoff_->live();
-  const auto explained = static_cast<int64_t>(flows_.events_explained());
+  const auto explained =
+      static_cast<int64_t>(ipv4_.flows.events_explained() + ipv6_.flows.events_explained());
+  const size_t flows_lost = ipv4_.flows.flows_lost() + ipv6_.flows.flows_lost();
   table.events_unexplained += std::exchange(events_unexplained_, 0) - explained;
   for (Gap& gap : open_gaps_) {
-    gap.completeness = gap.cause == GapCause::kOverrun && flows_.flows_lost() == 0
-                           ? Completeness::kResynced
-                           : Completeness::kPartial;
+    gap.completeness = gap.cause == GapCause::kOverrun && flows_lost == 0 ? Completeness::kResynced
+                                                                          : Completeness::kPartial;
     table.completeness = std::max(table.completeness, gap.completeness);
     table.gaps.push_back(gap);
   }
-  if (!open_gaps_.empty()) table.gaps.back().flows_lost += flows_.flows_lost();
+  if (!open_gaps_.empty()) table.gaps.back().flows_lost += flows_lost;
   open_gaps_.clear();
 }
 
 bool Worker::SweepSome() {
-  no_longer_open_.clear();
-  const bool more = flows_.SweepSome(&no_longer_open_);
-  for (const FlowIdentity& flow : no_longer_open_) AddOpenChange(flow, -1);
+  bool more = false;
+  ForBoth([&](auto* family) {
+    family->no_longer_open.clear();
+    more = family->flows.SweepSome(&family->no_longer_open) || more;
+    for (const auto& flow : family->no_longer_open) AddOpenChange(flow, -1);
+  });
   return more;
 }
 
 bool Worker::SnapshotSome() {
-  if (!flows_.snapshot_running()) return false;
-  const bool more = flows_.SnapshotSome();
+  if (!snapshot_running()) return false;
+  bool more = false;
+  ForBoth([&](auto* family) { more = family->flows.SnapshotSome() || more; });
   // It is all there, or the flusher must take what is.
   if (!more && options_.sealed) options_.sealed();
   return more;
 }
 
 void Worker::FinishSnapshot() {
-  if (!flows_.snapshot_running()) return;
-  flows_.FinishSnapshot();
+  if (!snapshot_running()) return;
+  ForBoth([](auto* family) { family->flows.FinishSnapshot(); });
   if (options_.sealed) options_.sealed();
 }
 
@@ -344,12 +380,14 @@ void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
   table.covered_from_ns = std::min(covered_from_ns_, covered_to_ns);
   table.covered_to_ns = covered_to_ns;
   table.counts = counts_;
-  table.flows = flows_.size();
+  table.flows = flows();
   if (!handoff_->HasSpare()) {
-    if (options_.snapshots != nullptr) flows_.LeaveOutSnapshot(seal_, options_.snapshots);
+    if (options_.snapshots != nullptr) {
+      ForBoth([this](auto* family) { family->flows.LeaveOutSnapshot(seal_, options_.snapshots); });
+    }
     return;
   }
-  if (flows_.needs_resync()) table.completeness = Completeness::kPartial;
+  if (needs_resync()) table.completeness = Completeness::kPartial;
   if (!open_gaps_.empty()) {
     // What they cost will be known in the next interval. The events dropped are reported here.
     table.gaps.insert(table.gaps.end(), open_gaps_.begin(), open_gaps_.end());
@@ -364,15 +402,21 @@ void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
   CTACCT_CHECK(handoff_->Publish());
   covered_from_ns_ = covered_to_ns;
   // As the flows are now, they go with the rows of the table that was handed over.
-  if (options_.snapshots != nullptr) flows_.BeginSnapshot(seal_, options_.snapshots);
-  flows_.EndInterval();
+  if (options_.snapshots != nullptr) {
+    ForBoth([](auto* family) { family->flows.FinishSnapshot(); });
+    const bool taken = options_.snapshots->IsTaken();
+    ForBoth([&](auto* family) { family->flows.BeginSnapshot(seal_, options_.snapshots, taken); });
+  }
+  ForBoth([](auto* family) { family->flows.EndInterval(); });
   if (options_.sealed) options_.sealed();
 }
 
-AccountingKey Worker::KeyOf(const FlowIdentity& identity) const {
-  AccountingKey key;
-  key.src = identity.src & options_.rules.src_group_mask;
-  key.dst = identity.dst & options_.rules.dst_group_mask;
+template <typename Address>
+BasicAccountingKey<Address> Worker::KeyOf(const BasicFlowIdentity<Address>& identity) const {
+  const FamilyRules<Address>& rules = options_.rules.Of<Address>();
+  BasicAccountingKey<Address> key;
+  key.src = identity.src & rules.src_group_mask;
+  key.dst = identity.dst & rules.dst_group_mask;
   key.protocol = identity.protocol;
   if (HasPorts(identity.protocol)) {
     key.port = port_list_ == nullptr || port_list_->Contains(identity.protocol, identity.dst_port)
@@ -382,15 +426,21 @@ AccountingKey Worker::KeyOf(const FlowIdentity& identity) const {
   return key;
 }
 
-void Worker::AddOpenChange(const FlowIdentity& identity, int change) {
+template <typename Address>
+void Worker::AddOpenChange(const BasicFlowIdentity<Address>& identity, int change) {
   if (!options_.rules.track_open) return;
-  AccountingKey key;
-  key.src = identity.src & options_.rules.src_group_mask;
-  key.dst = identity.dst & options_.rules.dst_group_mask;
+  const FamilyRules<Address>& rules = options_.rules.Of<Address>();
+  BasicAccountingKey<Address> key;
+  key.src = identity.src & rules.src_group_mask;
+  key.dst = identity.dst & rules.dst_group_mask;
   key.protocol = identity.protocol;
   key.port = identity.dst_port;
-  handoff_->live().open_changes[key] += change;
-  row_limit_.NoteOpenChange(&handoff_->live());
+  FamilyRows<Address>& table = handoff_->live().Of<Address>();
+  table.open_changes[key] += change;
+  Of<Address>().row_limit.NoteOpenChange(&table);
 }
+
+template void Worker::AddOpenChange(const FlowIdentity& identity, int change);
+template void Worker::AddOpenChange(const Ipv6FlowIdentity& identity, int change);
 
 }  // namespace ctacct

@@ -1,12 +1,19 @@
 #include "engine/accounting/worker.h"
 
 #include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
 #include "engine/accounting/port_list.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "netlink/ip_text.h"
+#include "netlink/ipv4_text.h"
+#include "netlink/local_addresses.h"
+#include "netlink/test_messages.h"
 
 namespace ctacct {
 namespace {
@@ -62,6 +69,89 @@ class WorkerTest : public testing::Test {
   Worker worker_{Worker::Options(), &handoff_, &ports_};
 };
 
+// With local=skip. 192.0.2.1 and 2001:db8::1 are the gateway's.
+class LocalWorkerTest : public testing::Test {
+ protected:
+  LocalWorkerTest() {
+    Own({"192.0.2.1"}, {"2001:db8::1"}, 1);
+    Worker::Options options;
+    options.rules.include_icmp = true;
+    options.local = &local_;
+    worker_.emplace(options, &handoff_, &ports_);
+    worker_->Start(0, true);
+  }
+  void Own(const std::vector<std::string>& ipv4, const std::vector<std::string>& ipv6,
+           int64_t now_ns) {
+    AddressLists lists;
+    for (const std::string& text : ipv4) lists.ipv4.push_back(*ParseIpv4Address(text));
+    for (const std::string& text : ipv6) lists.ipv6.push_back(*ParseIpv6Address(text));
+    addresses_.Update(lists, now_ns);
+    local_.Replace(std::make_shared<const LocalAddresses>(addresses_));
+  }
+  // Packets that were accounted.
+  uint64_t Send(TestMessage message, TestMessage::Kind kind, uint64_t packets = 0,
+                int64_t start_ns = 100) {
+    message.kind = kind;
+    if (kind != TestMessage::Kind::kNew) {
+      message.original = message.reply = {{.packets = packets, .bytes = packets}};
+      message.start_ns = start_ns;
+    }
+    const std::string bytes = BuildMessage(message);
+    const uint64_t before = Packets();
+    worker_->OnDatagram(reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size(), 200);
+    worker_->ApplyPending();
+    return Packets() - before;
+  }
+  uint64_t Packets() {
+    uint64_t packets = 0;
+    const auto add = [&](const auto& row) { packets += row.second.original.packets; };
+    handoff_.live().rows.ForEach(add);
+    handoff_.live().ipv6.rows.ForEach(add);
+    return packets;
+  }
+
+  static constexpr auto kDestroy = TestMessage::Kind::kDestroy;
+  LocalAddresses addresses_;
+  Current<LocalAddresses> local_;
+  AccountingHandoff handoff_;
+  CurrentPortList ports_;
+  std::optional<Worker> worker_;
+};
+
+TEST_F(LocalWorkerTest, FlowsOfTheGatewayItselfAreLeftOut) {
+  EXPECT_EQ(Send({.src = "192.0.2.1"}, kDestroy, 3), 0u);
+  EXPECT_EQ(Send({.dst = "192.0.2.1", .id = 2}, kDestroy, 3), 0u);
+  EXPECT_EQ(Send({.src = "2001:db8::1", .dst = "fd00::1", .id = 3}, kDestroy, 3), 0u);
+  EXPECT_EQ(Send({.src = "fd00::1", .dst = "2001:db8::1", .id = 4}, kDestroy, 3), 0u);
+  // Redirected to the gateway (a transparent proxy).
+  EXPECT_EQ(Send({.reply_src = "192.0.2.1", .id = 5}, kDestroy, 3), 0u);
+  EXPECT_EQ(worker_->counts().filtered_local, 5u);
+  EXPECT_EQ(worker_->counts().filtered, 0u);
+}
+
+TEST_F(LocalWorkerTest, WhatIsForwardedOrTranslatedStays) {
+  EXPECT_EQ(Send({}, kDestroy, 3), 3u);
+  // To an inner host.
+  EXPECT_EQ(Send({.dst = "192.0.2.1", .reply_src = "10.9.0.1", .id = 2}, kDestroy, 3), 3u);
+  EXPECT_EQ(
+      Send({.src = "fd00::1", .dst = "2001:db8::1", .reply_src = "fd00::2", .id = 3}, kDestroy, 3),
+      3u);
+  // Masqueraded.
+  EXPECT_EQ(Send({.reply_dst = "192.0.2.1", .id = 4}, kDestroy, 3), 3u);
+  EXPECT_EQ(worker_->counts().filtered_local, 0u);
+}
+
+TEST_F(LocalWorkerTest, AddressesComeAndGo) {
+  // Accounted before the address was known: it stays accounted.
+  EXPECT_EQ(Send({.dst = "192.0.2.9"}, TestMessage::Kind::kNew), 0u);
+  Own({"192.0.2.9"}, {}, 150);
+  EXPECT_EQ(Send({.dst = "192.0.2.9"}, kDestroy, 3), 3u);
+  EXPECT_EQ(Send({.dst = "192.0.2.9", .id = 2}, kDestroy, 3), 0u);
+  // Begun while the other one was the gateway's, and after.
+  EXPECT_EQ(Send({.dst = "192.0.2.1", .id = 3}, kDestroy, 3, 149), 0u);
+  EXPECT_EQ(Send({.dst = "192.0.2.1", .id = 4}, kDestroy, 3, 151), 3u);
+}
+
 TEST_F(WorkerTest, AnIntervalCoversWhatTheOneBeforeDidNot) {
   Sealed sealed = Seal(10);
   EXPECT_EQ(sealed.covered_from_ns, 0);
@@ -69,7 +159,7 @@ TEST_F(WorkerTest, AnIntervalCoversWhatTheOneBeforeDidNot) {
   sealed = Seal(25);
   EXPECT_EQ(sealed.covered_from_ns, 10);
   EXPECT_EQ(sealed.covered_to_ns, 25);
-  // The clock was set back: no interval covers less than nothing.
+  // The clock was set back: no interval covers a negative time.
   sealed = Seal(5);
   EXPECT_EQ(sealed.covered_from_ns, 5);
   EXPECT_EQ(sealed.covered_to_ns, 5);
@@ -86,7 +176,7 @@ TEST_F(WorkerTest, AGapOverTwoIntervalsIsWhatItsWorstPartIs) {
   const Gap overrun = {
       .began_ns = 6, .ended_ns = 8, .cause = GapCause::kOverrun, .events_dropped = 7};
   EXPECT_THAT(sealed.gaps, ElementsAre(restart, overrun));
-  // The events dropped are reported once. Flows that came and went while no engine ran are unknown.
+  // The dropped events are reported once. Flows that came and went while no engine ran are unknown.
   Dump(12);
   sealed = Seal(20);
   EXPECT_EQ(sealed.completeness, Completeness::kPartial);

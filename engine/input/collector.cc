@@ -61,9 +61,8 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   std::vector<EventSocket::Options> sockets(workers);
   for (size_t i = 0; i < workers; ++i) {
     EventFilterRules rules;
-    rules.src = asked.rules.src;
-    rules.dst = asked.rules.dst;
-    rules.exclude = asked.rules.exclude;
+    rules.ipv4 = asked.rules.ipv4;
+    rules.ipv6 = asked.rules.ipv6;
     rules.include_icmp = asked.rules.include_icmp;
     rules.worker = static_cast<uint32_t>(i);
     rules.workers = static_cast<uint32_t>(workers);
@@ -71,7 +70,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     sockets[i].destroy_only = asked.destroy_only;
     sockets[i].filter = BuildEventFilter(rules);
   }
-  // Of a flow that ended while no engine ran, only its start time tells that it is old.
+  // If a flow ended while no engine ran, only its start time shows that it is old.
   absl::StatusOr<KeptEvents> events =
       OpenEventSockets(sockets, asked.manager->TakeHandedBack(), TimestampsAreOn(), !asked.reliable,
                        *asked.manager, asked.log);
@@ -93,7 +92,28 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
   absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
   if (!dumps.ok()) return dumps.status();
   collector->dump_socket_ = *std::move(dumps);
+  if (asked.local != nullptr) {
+    absl::StatusOr<std::unique_ptr<AddressSocket>> addresses = AddressSocket::Open();
+    if (!addresses.ok()) return addresses.status();
+    collector->address_socket_ = *std::move(addresses);
+    if (absl::Status read = collector->ReadAddresses(); !read.ok()) return read;
+  }
   return collector;
+}
+
+absl::Status Collector::ReadAddresses() {
+  const absl::StatusOr<AddressLists> present = address_socket_->Read();
+  if (!present.ok()) return present.status();
+  addresses_.Update(*present, WallClockNs());
+  options_.local->Replace(std::make_shared<const LocalAddresses>(addresses_));
+  return absl::OkStatus();
+}
+
+void Collector::FollowAddresses() {
+  if (address_socket_ == nullptr || !address_socket_->TakeChanges()) return;
+  if (const absl::Status read = ReadAddresses(); !read.ok()) {
+    options_.log(std::string(read.message()));
+  }
 }
 
 void Collector::NoteDrained(int64_t drained_ns) {
@@ -128,7 +148,7 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
   WakeWorkers();
   for (std::thread& thread : threads) thread.join();
   for (size_t i = 0; i < loops_.size() && options_.reliable; ++i) {
-    // Nobody will look after the table: from here on they are sockets like others, and may be kept.
+    // The table is no longer watched: without reliable delivery the sockets may be kept.
     loops_[i]->EndReliable();
     options_.manager->Store(kept_names_[i], loops_[i]->socket_fd());
   }
@@ -139,7 +159,7 @@ absl::Status Collector::Run(const std::vector<std::unique_ptr<Worker>>& workers,
 }
 
 void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
-  // A recording must tell the time of the subscription, too: it begins, as a capture of an nlmon
+  // A recording must also contain the time of the subscription: it begins, as a capture of an nlmon
   // interface would, with a request for a dump.
   const Datagram request = dump_socket_->last_request();
   dispatcher_->OnDatagram(request.data, request.bytes, subscribed_ns_);
@@ -149,7 +169,10 @@ void Collector::Loop(const std::atomic<bool>& stop, int wake_fd) {
   RequestDump();  // The baseline.
   while (!stop.load(std::memory_order_relaxed) && !AnyFailed()) {
     TellAlive();
-    if (MonotonicNs() - settings_looked_at_ns_ >= kNanosPerSecond) CheckSettings();
+    if (MonotonicNs() - settings_looked_at_ns_ >= kNanosPerSecond) {
+      CheckSettings();
+      FollowAddresses();
+    }
     if (dumps_.running()) {
       if (!TakeChunk()) Wait(wake_fd);
       continue;
@@ -199,7 +222,7 @@ bool Collector::TakeChunk() {
     dumps_.Ended(now_ns);
     ShowDumps();
   }
-  // In the middle of a dump they look by themselves.
+  // During a dump the workers check their queues without being woken.
   if (!was_running || ended) WakeWorkers();
   return true;
 }
@@ -217,7 +240,7 @@ void Collector::CheckSettings() {
 
 void Collector::RequestDump() {
   buckets_ = ConntrackBuckets();
-  dispatcher_->set_dump_requested_ns(MonotonicNs());
+  dispatcher_->NoteDumpRequested(MonotonicNs(), WallClockNs());
   const absl::Status status = dump_socket_->Request();
   dumps_.Requested(MonotonicNs());
   if (!status.ok()) FailDump(std::string(status.message()));
@@ -263,7 +286,8 @@ LiveMetrics Collector::metrics() const {
 
 void Collector::TakeLastDump() {
   CheckSettings();
-  // The one that runs, then one of its own: what the kernel counted up to now belongs to us.
+  // Lets the running dump end, then takes another: all that the kernel has counted by now must be
+  // accounted.
   for (int dumps = dumps_.running() ? 0 : 1; dumps < 2; ++dumps) {
     if (!dumps_.running()) RequestDump();
     while (dumps_.running()) {
@@ -356,8 +380,10 @@ void Collector::Wait(int wake_fd) {
       DumpSchedule::WaitMillis(AllCaughtUp(), dispatcher_->open_end_ns() - WallClockNs());
   pollfd fds[] = {{attention_fd_.get(), POLLIN, 0},
                   {wake_fd, POLLIN, 0},
-                  {dumps_.running() ? dump_socket_->fd() : -1, POLLIN, 0}};
-  poll(fds, 3, millis);
+                  {dumps_.running() ? dump_socket_->fd() : -1, POLLIN, 0},
+                  {address_socket_ != nullptr ? address_socket_->fd() : -1, POLLIN, 0}};
+  poll(fds, 4, millis);
+  if (fds[3].revents != 0) FollowAddresses();
   if (fds[0].revents != 0) {
     uint64_t drained = 0;
     [[maybe_unused]] const ssize_t ignored = read(attention_fd_.get(), &drained, sizeof(drained));

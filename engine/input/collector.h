@@ -30,6 +30,7 @@
 #include "engine/system/unique_fd.h"
 #include "netlink/capture_file.h"
 #include "netlink/dump_socket.h"
+#include "netlink/local_addresses.h"
 
 namespace ctacct {
 
@@ -40,36 +41,38 @@ class Collector {
     bool destroy_only = false;
     // Kernel memory for bursts of events, of all workers together.
     size_t receive_buffer_bytes = 0;
+    // With rules.skip_local: kept up to date.
+    Current<LocalAddresses>* local = nullptr;
     bool reliable = false;  // See EventSocket::SetReliable; given up while the table is too full.
     std::unique_ptr<CaptureWriter> record;        // nullptr: none. With one worker.
     std::function<void(const std::string&)> log;  // One line of trouble; any thread.
-    // Keeps event sockets beyond this process, and is told once accounting is live, and that it
-    // goes on. Must be given.
+    // Keeps the event sockets when this process ends. It is notified when accounting is live, and
+    // then regularly that the engine is alive. Must not be null.
     ServiceManager* manager = nullptr;
   };
 
-  // Subscribes, once per worker: from here on the kernel queues events. Or goes on with sockets of
-  // an earlier engine.
+  // Subscribes, once per worker: from here on the kernel queues events. Or continues with sockets
+  // of an earlier engine.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Collector>> Open(
       Options options, const std::vector<AccountingHandoff*>& handoffs);
 
   // Flows born from then on count in full; since the Unix epoch.
   int64_t subscribed_ns() const { return subscribed_ns_; }
-  // All event sockets are of an earlier engine with the same settings: what the kernel told while
-  // none ran is queued in them, but for what it has dropped, which is counted as ever.
+  // All event sockets come from an earlier engine with the same settings. They hold the events that
+  // the kernel reported while no engine ran; events dropped meanwhile are counted as usual.
   bool events_kept() const { return events_kept_; }
-  // Before Run: an engine before had read all events up to then.
+  // Call before Run: an earlier engine has read all events up to then.
   void NoteDrained(int64_t drained_ns);
 
-  // How often reliable delivery was given up for want of room in the table.
+  // How often reliable delivery was turned off because the table was too full.
   uint64_t times_reliable_left() const { return times_reliable_left_.load(); }
-  // All but what conntrack itself tells; any thread.
+  // All except conntrack's own figures; any thread.
   LiveMetrics metrics() const;
 
-  // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump and what
-  // events wait, and finishes the workers. `wake_fd` becomes readable when *stop was set. An error
-  // ends it early, the workers finished likewise, and *stop set: then the flusher must take all
-  // tables.
+  // `timestamps_on`: nf_conntrack_timestamp. Accounts until *stop, then takes a last dump, reads
+  // the events still queued, and finishes the workers. `wake_fd` becomes readable when *stop was
+  // set. An error ends it early; the workers are finished and *stop is set then as well, and the
+  // flusher must take all tables.
   [[nodiscard]] absl::Status Run(const std::vector<std::unique_ptr<Worker>>& workers,
                                  bool timestamps_on, std::atomic<bool>* stop, int wake_fd);
 
@@ -81,6 +84,9 @@ class Collector {
   void AwaitUndelivered();
   void OnTableRoom(bool room, const TableFill& fill);
   void RequestDump();
+  // The gateway's own addresses, if they have changed.
+  void FollowAddresses();
+  absl::Status ReadAddresses();
   // Each second, and before an interval ends: whether conntrack has counted and reported everything
   // since the last time.
   void CheckSettings();
@@ -96,10 +102,10 @@ class Collector {
   // Every interval sealed so far could be handed over: another may end.
   bool CanSeal() const;
   void NoteBaseline();
-  // What the service manager's watchdog is to take for a hung engine: this thread or a worker does
-  // not go round any more. Then events overflow, and a restart goes on with the same sockets. The
-  // flusher is not asked: what can stop it is a slow disk, meanwhile rows wait in memory, and
-  // killing it would lose them.
+  // Sends the service manager's watchdog a sign of life if this thread and all workers still make
+  // progress. If not, events overflow, and a restart continues with the same sockets. The flusher
+  // is not checked: a slow disk may hold it up while rows wait in memory, and killing it would lose
+  // them.
   void TellAlive();
   void WakeWorkers();
   void Wait(int wake_fd);
@@ -109,6 +115,8 @@ class Collector {
   UniqueFd attention_fd_;  // A worker wants something of this thread.
   std::vector<std::unique_ptr<EventLoop>> loops_;
   std::unique_ptr<DumpSocket> dump_socket_;
+  std::unique_ptr<AddressSocket> address_socket_;  // nullptr: nobody wants them.
+  LocalAddresses addresses_;
   std::optional<Dispatcher> dispatcher_;
   int64_t subscribed_ns_ = 0;  // Just before the kernel began to queue events.
   bool events_kept_ = false;

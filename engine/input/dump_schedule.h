@@ -18,7 +18,7 @@ class DumpSchedule {
   // broken.
   static constexpr int64_t kSilenceMaxNs = 10 * kNanosPerSecond;
   static constexpr int64_t kRetryNs = kNanosPerSecond;
-  // The clock is looked at so often, in case the wall clock is set.
+  // How often the clock is checked, in case the wall clock is set.
   static constexpr int kWaitMillisMax = 1000;
   static constexpr int kCatchUpMillis = 1;
   // A dump is due, but the flusher has no spare table, or the last one failed just now.
@@ -65,7 +65,7 @@ class DumpSchedule {
   }
 
   struct Counts {
-    uint64_t dumps = 0;  // Those that failed, too.
+    uint64_t dumps = 0;  // Including those that failed.
     uint64_t failed = 0;
     int64_t all_ns = 0;   // From the request to the end, of all dumps.
     int64_t last_ns = 0;  // Of the last one.

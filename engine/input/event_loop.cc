@@ -34,6 +34,8 @@ constexpr long kDumpNapNs = 3 * kNanosPerMilli;
 constexpr size_t kNapBufferShare = 8;
 // An allocation failure in the kernel (ENOBUFS) does not wake a poll.
 constexpr int kPollMillis = 1000;
+// In a storm the journal would otherwise be full of them.
+constexpr int64_t kOverrunLogPeriodNs = kNanosPerSecond;
 
 void Nap(long nanoseconds) {
   const timespec nap = {0, nanoseconds};
@@ -66,6 +68,7 @@ void EventLoop::Run(Worker* worker) {
     turns_.store(turns() + 1, std::memory_order_relaxed);
     queue_.Take();
     const size_t taken = TakeEvents(worker);
+    LogOverruns();
     waits_.queued_events_peak = std::max(waits_.queued_events_peak, taken);
     Frame frame;
     const uint8_t* data = nullptr;
@@ -73,7 +76,11 @@ void EventLoop::Run(Worker* worker) {
       if (frame.bytes != 0 && options_.capture != nullptr) {
         options_.capture->Write(data, frame.bytes, frame.time_ns);
       }
-      if (!worker->OnFrame(frame, data)) return;
+      if (!worker->OnFrame(frame, data)) {
+        overruns_logged_ns_ = 0;
+        LogOverruns();
+        return;
+      }
       FollowDump(*worker);
     }
     worker->ApplyPending();
@@ -119,7 +126,7 @@ size_t EventLoop::TakeEvents(Worker* worker) {
     taken += batch->datagrams;
     if (batch->overrun && !std::exchange(overrun_, true)) worker->OnOverrunBegins(drained_ns_);
     if (!batch->drained) continue;
-    // Only now: until the queue was empty the kernel went on dropping.
+    // Only now: until the queue was empty the kernel kept dropping.
     if (std::exchange(overrun_, false)) NoteOverrun(worker);
     drained_ns_ = now_ns;
     TakeUpReliable(worker);
@@ -140,10 +147,25 @@ void EventLoop::NoteOverrun(Worker* worker) {
   worker->OnOverrun(lost, drained_ns_, WallClockNs(), MonotonicNs());
   needs_resync_.store(true, std::memory_order_relaxed);
   CallAttention();
-  options_.log(absl::StrCat("netlink overrun: the kernel dropped ", lost,
-                            " events; a dump makes the totals of living flows right. Remedy: a "
-                            "larger -receive-buffer (",
+  ++unlogged_overruns_;
+  unlogged_lost_ += lost;
+  LogOverruns();
+}
+
+void EventLoop::LogOverruns() {
+  if (unlogged_overruns_ == 0) return;
+  const int64_t now_ns = MonotonicNs();
+  if (overruns_logged_ns_ != 0 && now_ns - overruns_logged_ns_ < kOverrunLogPeriodNs) return;
+  overruns_logged_ns_ = now_ns;
+  const std::string times =
+      unlogged_overruns_ == 1 ? "" : absl::StrCat(" in ", unlogged_overruns_, " overruns");
+  options_.log(absl::StrCat("netlink overrun: the kernel dropped ", unlogged_lost_, " events",
+                            times,
+                            "; the next dump corrects the totals of living flows. Remedy: "
+                            "a larger -receive-buffer (",
                             events_->ReceiveBufferBytes(), " bytes granted to this worker)"));
+  unlogged_overruns_ = 0;
+  unlogged_lost_ = 0;
 }
 
 void EventLoop::AllowReliable(bool allowed) {
@@ -211,7 +233,7 @@ void EventLoop::CallAttention() const {
 
 void EventLoop::RunOn(const cpu_set_t& cpus) {
   if (options_.cpu < 0) return;
-  // It works as well, only slower, where that is refused.
+  // If this is refused, everything works, only slower.
   pthread_setaffinity_np(pthread_self(), sizeof(cpus), &cpus);
 }
 

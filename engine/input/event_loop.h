@@ -39,32 +39,32 @@ namespace ctacct {
 class EventLoop {
  public:
   struct Options {
-    // To run on, but for the time of a dump, which keeps one CPU busy: then any other that this
-    // process may use does better. -1: none of its own.
+    // The CPU to run on. During a dump, which keeps one CPU busy, any CPU that this process may use
+    // is allowed. -1: always any.
     int cpu = -1;
     bool reliable = false;             // See EventSocket::SetReliable.
     int attention_fd = -1;             // An eventfd, written when the other thread should look.
     CaptureWriter* capture = nullptr;  // All that is applied, in its order; nullptr: none.
     std::function<void(const std::string&)> log;
   };
-  // `events` may be of an earlier process: then drops that it did not tell of are told first.
+  // `events` may be of an earlier process: then drops that it did not report are reported first.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<EventLoop>> Open(
       Options options, std::unique_ptr<EventSocket> events);
 
-  // Before Run: an overrun that shows first has not begun before then; else, before Open.
+  // Call before Run: the first overrun to be seen began after this time. Without it: after Open.
   void NoteDrained(int64_t drained_ns) { drained_ns_ = drained_ns; }
 
   // Feeds the worker, which was started, until the dispatcher says kFinish.
   void Run(Worker* worker);
 
   FrameQueue* queue() { return &queue_; }
-  // Frames wait that should not wait long.
+  // There are frames that should not wait long.
   void Wake();
 
   // Leaves reliable delivery, at once, or takes it up again when the queue is next drained; if it
   // was asked for. Leaving is like an overrun: what was under way may be lost. Any thread.
   void AllowReliable(bool allowed);
-  // After Run: leaves it for good, and silently.
+  // After Run: leaves it permanently, without a log line.
   void EndReliable();
   int socket_fd() const { return events_->fd(); }
 
@@ -75,16 +75,15 @@ class EventLoop {
   struct Waits {
     uint64_t wakeups = 0;
     uint64_t naps = 0;  // Of kNapNs; not those within a dump.
-    // The most events that were there at one look, up to the last interval's end since the one
-    // before.
+    // The most events found queued at one look, between the last two ends of an interval.
     size_t queued_events_peak = 0;
   };
   Waits waits() const;
-  // The part of the receive buffer that so many events fill, about.
+  // The share of the receive buffer that `events` fill, approximately.
   double ReceiveBufferShare(size_t events) const;
-  // Grows as long as the loop goes round, which it does at least each second.
+  // Increases as long as the loop runs, at least once a second.
   uint64_t turns() const { return turns_.load(std::memory_order_relaxed); }
-  // The socket failed; the loop goes on with frames only.
+  // The socket failed; the loop continues with frames only.
   bool failed() const { return failed_.load(std::memory_order_acquire); }
   // Why; once failed, or after Run.
   const absl::Status& status() const { return status_; }
@@ -101,15 +100,17 @@ class EventLoop {
   // Takes every event that is queued when it is called, and returns their number.
   size_t TakeEvents(Worker* worker);
   void NoteOverrun(Worker* worker);
+  // One line a second at most, with what has happened since the last one.
+  void LogOverruns();
   void NoteReliableLeft();
-  // The queue is drained and every loss is told.
+  // The queue is drained and every loss is reported.
   void TakeUpReliable(Worker* worker);
   void CallAttention() const;
   void RunOn(const cpu_set_t& cpus);
   void Wait(size_t taken, bool snapshot_running);
   // A dump has begun or ended, if the worker says so.
   void FollowDump(const Worker& worker);
-  // To other threads; `interval_ended`: the peak begins anew.
+  // To other threads; `interval_ended`: resets the peak.
   void ShowWaits(bool interval_ended);
 
   const Options options_;
@@ -123,6 +124,9 @@ class EventLoop {
   bool dump_running_ = false;
   bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
   uint32_t drops_seen_;
+  uint64_t unlogged_overruns_ = 0;
+  uint64_t unlogged_lost_ = 0;
+  int64_t overruns_logged_ns_ = 0;  // Monotonic; 0: never.
   Waits waits_;
   uint64_t seal_ = 0;
   int64_t drained_ns_ = 0;  // Since the epoch: when the queue was last known to be empty.
@@ -139,7 +143,7 @@ class EventLoop {
   // Guarded by delivery_mutex_:
   bool reliable_allowed_ = true;
   Delivery delivery_ = Delivery::kUnreliable;
-  uint32_t drops_at_leaving_ = 0;  // kReliableLeft: so many drops were no losses.
+  uint32_t drops_at_leaving_ = 0;  // kReliableLeft: number of drops that were no losses.
 };
 
 }  // namespace ctacct

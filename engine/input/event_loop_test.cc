@@ -15,6 +15,8 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 #include "engine/system/clock.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -166,8 +168,8 @@ TEST_F(EventLoopTest, EventsAreAccounted) {
   EXPECT_TRUE(loop_->status().ok());
 }
 
-// A chunk shows a flow as it was before an event that waits: its end. Were the chunk applied first
-// and the flow unknown, it would be taken for older than the engine.
+// A chunk shows a flow as it was before an event that is still queued: its end. If the chunk were
+// applied first and the flow were unknown, it would be taken for older than the engine.
 TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
   socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0)}}});
   Send({.kind = FrameKind::kBeginDump, .time_ns = kSecond});
@@ -181,8 +183,8 @@ TEST_F(EventLoopTest, EventsThatWaitComeBeforeFramesThatWait) {
   EXPECT_EQ(PacketsOf(table), 5u);
 }
 
-// Until the queue was empty the kernel goes on dropping, without a word.
-TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
+// After an overrun the kernel drops events without another error until the queue is empty.
+TEST_F(EventLoopTest, AnOverrunIsReportedOnceTheQueueIsDrained) {
   Start();
   socket_->Add(
       {{.overrun = true, .drops = 5}, {.datagrams = {Message(Kind::kNew, 1, 0)}, .drops = 9}});
@@ -192,7 +194,7 @@ TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
     std::this_thread::yield();
   }
   EXPECT_EQ(socket_->told(), 9u);
-  // A dump asked for before that may not show what lives since; one asked for after it does.
+  // A dump requested before may not show what lives since; one requested afterwards does.
   Dump({}, true, 1);
   EXPECT_TRUE(loop_->needs_resync());
   AccountingTable* table = handoff_.Take();
@@ -206,7 +208,35 @@ TEST_F(EventLoopTest, AnOverrunIsToldOnceTheQueueIsDrained) {
   EXPECT_THAT(log_, HasSubstr("dropped 9 events"));
 }
 
-TEST_F(EventLoopTest, ASocketThatFailsIsToldAndFramesGoOn) {
+TEST_F(EventLoopTest, ManyOverrunsAreALineASecondWithTheirNumber) {
+  constexpr uint32_t kOverruns = 200;
+  const int64_t begun_ns = MonotonicNs();
+  Start();
+  for (uint32_t i = 1; i <= kOverruns; ++i) {
+    socket_->Add({{.overrun = true, .drops = 3 * i}});
+    while (socket_->told() != 3 * i) std::this_thread::yield();
+  }
+  Finish();
+  const auto seconds = static_cast<size_t>((MonotonicNs() - begun_ns) / kSecond);
+  const std::vector<std::string> lines = absl::StrSplit(log_, '\n', absl::SkipEmpty());
+  EXPECT_GE(lines.size(), 2u);
+  EXPECT_LE(lines.size(), seconds + 2);
+  uint64_t events = 0, overruns = 0;
+  for (const std::string& line : lines) {
+    const std::vector<std::string> words = absl::StrSplit(line, ' ');
+    const auto number_before = [&](const char* word) -> uint64_t {
+      const auto at = std::find(words.begin(), words.end(), word);
+      uint64_t number = 0;
+      return at > words.begin() && absl::SimpleAtoi(*(at - 1), &number) ? number : 0;
+    };
+    events += number_before("events") + number_before("events;");
+    overruns += std::max<uint64_t>(1, number_before("overruns;"));
+  }
+  EXPECT_EQ(events, 3u * kOverruns);
+  EXPECT_EQ(overruns, kOverruns);
+}
+
+TEST_F(EventLoopTest, ASocketThatFailsIsReportedAndFramesContinue) {
   Start();
   socket_->Add({{.error = absl::UnavailableError("netlink event socket: gone")}});
   while (!loop_->failed()) std::this_thread::yield();

@@ -12,7 +12,7 @@
 namespace ctacct {
 
 std::string KeptEventsName(const EventSocket::Options& options, size_t worker, size_t workers) {
-  // First the version of this list, should it ever change.
+  // The first number is the version of this list.
   std::vector<uint64_t> settings = {1, options.destroy_only, options.receive_buffer_bytes, worker,
                                     workers};
   for (const sock_filter& code : options.filter) {

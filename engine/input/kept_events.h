@@ -1,6 +1,7 @@
 // Event sockets that outlive the engine: kept by the service manager, they stay subscribed while no
-// engine runs, and the next one reads what they have queued. Only sockets made for the very same
-// settings will do: each is stored under a name that tells them, and looked at before it is used.
+// engine runs, and the next one reads the events that they have queued. Only sockets made for
+// exactly the same settings are used: each is stored under a name that contains them, and checked
+// before use.
 //
 // Thread-compatible.
 #ifndef CTACCT_ENGINE_INPUT_KEPT_EVENTS_H_
@@ -30,11 +31,10 @@ struct KeptEvents {
   std::vector<std::string> names;  // To store them under.
 };
 
-// The sockets of these settings: all of `handed_back`, or all new (and stored, for the next
-// engine). What else was handed back is removed from the store: nobody will ask for it, and the
-// kernel goes on filling it. `usable`: false where kept events would do harm; then all are new.
-// `store`: false if the sockets shall not outlive a crash; then the caller stores them before a
-// good end.
+// The sockets for these settings: all of `handed_back`, or all new (and stored for the next
+// engine). Other sockets that were handed back are removed from the store, because the kernel would
+// continue to fill them. `usable`: false if kept events would do harm; then all are new. `store`:
+// false if the sockets must not outlive a crash; then the caller stores them before a clean end.
 [[nodiscard]] absl::StatusOr<KeptEvents> OpenEventSockets(
     const std::vector<EventSocket::Options>& options,
     std::vector<ServiceManager::Descriptor> handed_back, bool usable, bool store,

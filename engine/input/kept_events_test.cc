@@ -117,7 +117,7 @@ TEST_F(KeptEventsTest, NewOnesAreStored) {
   EXPECT_EQ(log_, "");
 }
 
-TEST_F(KeptEventsTest, TheSameSettingsGoOnWithTheOldOnes) {
+TEST_F(KeptEventsTest, TheSameSettingsKeepTheSockets) {
   KeptEvents before = Open({});
   before.sockets[1]->NoteDropsTold(42);  // Lives as long as the socket.
   const KeptEvents events = Open(Stored(before));
@@ -157,7 +157,7 @@ TEST_F(KeptEventsTest, OneMissingOrUnfitOrUnusableMakesAllNew) {
                           "FDSTORE " + before.names[0], "FDSTORE " + before.names[1]));
 }
 
-// They shall not outlive a crash: taken out at once, and stored by the caller before a good end.
+// They must not outlive a crash: removed at once, and stored by the caller before a clean end.
 TEST_F(KeptEventsTest, WithoutStoreNothingStaysThere) {
   const KeptEvents before = Open({});
   const KeptEvents events = Open(Stored(before), true, /*store=*/false);

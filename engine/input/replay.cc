@@ -32,7 +32,7 @@ void Work(Worker* worker, FrameQueue* queue) {
 }  // namespace
 
 absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path) {
-  std::error_code ignored;  // Opening it will tell what is wrong.
+  std::error_code ignored;  // Opening it will report what is wrong.
   if (std::filesystem::exists(path, ignored) && !std::filesystem::is_regular_file(path, ignored)) {
     return absl::FailedPreconditionError(
         absl::StrCat("capture ", path, ": must be a regular file, since it is read twice"));
@@ -52,11 +52,16 @@ absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path) {
     DatagramCursor cursor(datagram.data, datagram.bytes);
     NetlinkMessage message;
     FlowEvent event;
+    Ipv6FlowEvent ipv6_event;
     while (cursor.Next(&message)) {
-      if (ParseFlowMessage(message, &event) == ParseResult::kFlow && event.start_ns >= *began_ns) {
-        traits.timestamps_on = true;
+      const ParseResult parsed = ParseFlowMessage(message, &event);
+      int64_t start_ns = parsed == ParseResult::kFlow ? event.start_ns : 0;
+      if (parsed == ParseResult::kIpv6 &&
+          ParseIpv6FlowMessage(message, &ipv6_event) == ParseResult::kFlow) {
+        start_ns = ipv6_event.start_ns;
       }
-      if (RequestsPartOfTable(message)) part_dumps.insert(message.sequence);
+      if (start_ns != 0 && start_ns >= *began_ns) traits.timestamps_on = true;
+      if (RequestedScope(message) == DumpScope::kPart) part_dumps.insert(message.sequence);
       if ((message.flags & NLM_F_MULTI) == 0 || part_dumps.count(message.sequence) != 0) continue;
       // Dumps of other subsystems, and their ends, are none: see Dispatcher::OnMessage.
       if (message.type != NLMSG_DONE && !IsFlowMessage(message)) other_dump = message.sequence;

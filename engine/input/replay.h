@@ -1,4 +1,4 @@
-// Accounts a capture instead of the kernel, as fast as it goes. The packets' times are the clock.
+// Accounts a capture instead of the kernel, as fast as possible. The packets' times are the clock.
 #ifndef CTACCT_ENGINE_INPUT_REPLAY_H_
 #define CTACCT_ENGINE_INPUT_REPLAY_H_
 
@@ -14,17 +14,17 @@
 
 namespace ctacct {
 
-// What must be known of a capture before its first message is accounted.
+// What must be known about a capture before its first message is accounted.
 struct CaptureTraits {
   IntervalEnd interval_end = IntervalEnd::kByPacket;  // By its dumps, if it has any.
   bool timestamps_on = false;  // A flow that began meanwhile has a start time.
 };
-// Reads as far as it takes to know: often to the first dump, at most to the end.
+// Reads only as far as necessary: often to the first dump, at most to the end.
 [[nodiscard]] absl::StatusOr<CaptureTraits> ExamineCapture(const std::string& path);
 
-// Feeds the capture to the workers, each on a thread of its own, and finishes them, also after an
-// error: what came before a damaged place is accounted. Stops early, likewise finished, when *stop
-// is set.
+// Feeds the capture to the workers, each on its own thread, and finishes them. After an error,
+// everything before the damaged place is accounted. If *stop is set, it stops early and finishes
+// the workers.
 [[nodiscard]] absl::Status Replay(const std::string& path, const Dispatcher::Options& options,
                                   const std::vector<std::unique_ptr<Worker>>& workers,
                                   const std::atomic<bool>& stop);

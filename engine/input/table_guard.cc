@@ -10,8 +10,8 @@
 namespace ctacct {
 namespace {
 
-// A gateway gains some 30,000 flows a second per core: in so long, few of what is left of a table
-// of usual size.
+// A gateway gains about 30,000 flows a second per core. Within this time they fill little of the
+// room left in a table of usual size.
 constexpr int kPeriodMillis = 50;
 
 }  // namespace

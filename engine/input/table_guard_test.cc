@@ -17,7 +17,7 @@ TEST(TableGuardTest, LeavesAtOneShareAndReturnsBelowALowerOne) {
   EXPECT_TRUE(TableGuard::HasRoom({.flows = 0, .flows_max = 1}, false));
 }
 
-// It ends when it is told to, whatever it waits for.
+// The destructor ends the thread, whatever the thread waits for.
 TEST(TableGuardTest, Ends) {
   for (int i = 0; i < 20; ++i) {
     TableGuard guard([](bool, const TableFill&) {});

@@ -36,7 +36,8 @@ absl::StatusOr<std::unique_ptr<Checkpoint>> Checkpoint::Open(const std::string& 
       StateLock::Take({folder->get(), kLock, absl::StrCat(state, "/", kLock)}, kLockAttempts);
   if (absl::IsUnavailable(lock.status())) {
     return absl::UnavailableError(absl::StrCat("another engine uses the state folder ", state,
-                                               "; give each engine its own with -state"));
+                                               ": stop it. Only an engine of another network "
+                                               "namespace may run beside it, with its own -state"));
   }
   if (!lock.ok()) return lock.status();
   return std::unique_ptr<Checkpoint>(
@@ -64,7 +65,8 @@ absl::StatusOr<UniqueFd> Checkpoint::Read(CheckpointInfo* info) const {
 }
 
 absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)>& begin,
-                                 const std::function<void(const FlowRecord&)>& flow) {
+                                 const std::function<void(const FlowRecord&)>& flow,
+                                 const std::function<void(const Ipv6FlowRecord&)>& ipv6_flow) {
   unlinkat(folder_.get(), kNew, 0);
   CheckpointInfo before;
   const absl::StatusOr<UniqueFd> file = Read(&before);
@@ -72,20 +74,18 @@ absl::Status Checkpoint::Recover(const std::function<bool(const CheckpointInfo&)
   known_until_ns_ = before.taken_ns;
   const bool restored = begin(before) && before.flows_known;
   if (!restored) {
-    // Before rows are revealed that a later restart would account anew.
+    // Before rows are revealed that a later restart would account again.
     if (absl::Status status = VoidCheckpoint(File(kCheckpoint), before); !status.ok()) {
       return status;
     }
-  } else if (!ForEachFlow(*file, before.flow_count, [&](const FlowRecord* records, size_t count) {
-               for (size_t i = 0; i < count; ++i) flow(records[i]);
-             })) {
+  } else if (!ForEachFlow(*file, before.flow_count, flow, ipv6_flow)) {
     return absl::UnavailableError(
         absl::StrCat(File(kCheckpoint).path, ": changed while it was read"));
   }
   return RevealPrepared(restored ? &before : nullptr);
 }
 
-// The traffic of rows that a valid checkpoint does not cover is accounted anew from it. Without a
+// The traffic of rows that a valid checkpoint does not cover is accounted again from it. Without a
 // valid one it is not.
 absl::Status Checkpoint::RevealPrepared(const CheckpointInfo* valid) const {
   const absl::StatusOr<UniqueFd> folder = OpenFolder(output_);
@@ -148,10 +148,10 @@ void Checkpoint::BeginCopy(uint64_t seal) {
 
 void Checkpoint::AppendToCopy(const SnapshotChunk& chunk) {
   if (writer_.has_value()) {
-    if (absl::Status status = writer_->Append(chunk.records); !status.ok()) FailCopy(status);
+    if (absl::Status status = writer_->Append(chunk); !status.ok()) FailCopy(status);
   }
-  info_.flow_count += chunk.records.size();
-  // Of several workers the latest: what one has forgotten must not count from zero.
+  info_.flow_count += chunk.records.size() + chunk.ipv6_records.size();
+  // The latest of all workers: a flow that one of them has forgotten must not count from zero.
   info_.known_since_ns = std::max(info_.known_since_ns, chunk.known_since_ns);
   info_.taken_ns = std::min(info_.taken_ns, chunk.taken_ns);
   whole_ = whole_ && chunk.whole;

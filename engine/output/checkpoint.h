@@ -4,7 +4,7 @@
 // A file of rows and the flows cannot be written in one system call. So the rows are written first,
 // under a hidden name, then the flows; one rename makes both valid. After a crash before that
 // rename, the old flows are in force and the hidden rows are removed: their traffic is accounted
-// anew. After a crash behind it, the new flows are in force and the hidden rows get their names.
+// again. After a crash behind it, the new flows are in force and the hidden rows get their names.
 //
 // An interval ends in four steps:
 //
@@ -62,11 +62,13 @@ class Checkpoint {
                                                                         const std::string& output);
 
   // Resumes from the engine before; call it before anything is written. Gives what its checkpoint
-  // says to `begin`, and its flows to `flow` if `begin` returns true; otherwise the checkpoint is
-  // made void. Then reveals or removes the prepared files of rows. If no engine was here before,
-  // `begin` is not called.
-  [[nodiscard]] absl::Status Recover(const std::function<bool(const CheckpointInfo&)>& begin,
-                                     const std::function<void(const FlowRecord&)>& flow);
+  // says to `begin`, and its flows to `flow` and `ipv6_flow` if `begin` returns true; otherwise the
+  // checkpoint is made void. Then reveals or removes the prepared files of rows. If no engine was
+  // here before, `begin` is not called.
+  [[nodiscard]] absl::Status Recover(
+      const std::function<bool(const CheckpointInfo&)>& begin,
+      const std::function<void(const FlowRecord&)>& flow,
+      const std::function<void(const Ipv6FlowRecord&)>& ipv6_flow = [](const Ipv6FlowRecord&) {});
 
   // What the checkpoints of this run have in common. The times, last_sequence and flow_count are
   // filled in here.

@@ -15,6 +15,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "engine/rows/traffic_row.h"
 #include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "engine/system/write_all.h"
@@ -23,8 +24,8 @@ namespace ctacct {
 namespace {
 
 constexpr char kMagic[8] = {'C', 'T', 'C', 'H', 'K', 'P', 'T', '\n'};
-// Of FlowRecord, too. Another version's file is as good as none.
-constexpr uint32_t kVersion = 3;
+// Also of FlowRecord. Another version's file counts as missing.
+constexpr uint32_t kVersion = 4;
 
 struct Header {
   char magic[8];
@@ -36,8 +37,12 @@ struct Header {
 };
 static_assert(std::is_trivially_copyable_v<Header>);
 
-// Read at once: 64 KiB.
-constexpr size_t kReadRecords = 1024;
+// Before the records of one family.
+struct BlockHeader {
+  uint32_t family;  // AddressFamily.
+  uint32_t count;   // At most SnapshotChunk::kRecordsMax.
+};
+static_assert(sizeof(BlockHeader) == 8);
 constexpr useconds_t kLockPauseMicros = 10'000;
 
 constexpr mode_t kStateFileMode = 0600;
@@ -86,6 +91,32 @@ absl::Status WriteHeaderTo(int fd, const std::string& path, const CheckpointInfo
   return WriteAt(fd, path, &header, sizeof(header), 0);
 }
 
+constexpr uint32_t kIpv4Family = static_cast<uint32_t>(AddressFamily::kIpv4);
+constexpr uint32_t kIpv6Family = static_cast<uint32_t>(AddressFamily::kIpv6);
+
+// Calls `function` for each block, in memory for that long; false if they cannot be read.
+bool ForEachBlock(const UniqueFd& file, uint64_t flow_count,
+                  const std::function<void(const BlockHeader&, const void*, size_t)>& function) {
+  std::vector<Ipv6FlowRecord> buffer(SnapshotChunk::kRecordsMax);  // The larger ones.
+  auto offset = static_cast<off_t>(sizeof(Header));
+  while (flow_count != 0) {
+    BlockHeader block;
+    if (!ReadAll(file.get(), &block, sizeof(block), offset)) return false;
+    offset += static_cast<off_t>(sizeof(block));
+    if ((block.family != kIpv4Family && block.family != kIpv6Family) || block.count == 0 ||
+        block.count > std::min<uint64_t>(flow_count, SnapshotChunk::kRecordsMax)) {
+      return false;
+    }
+    const size_t bytes =
+        block.count * (block.family == kIpv4Family ? sizeof(FlowRecord) : sizeof(Ipv6FlowRecord));
+    if (!ReadAll(file.get(), buffer.data(), bytes, offset)) return false;
+    function(block, buffer.data(), bytes);
+    offset += static_cast<off_t>(bytes);
+    flow_count -= block.count;
+  }
+  return true;
+}
+
 XxhState NewHash() {
   XxhState hash(XXH3_createState());
   XXH3_64bits_reset(hash.get());
@@ -131,13 +162,23 @@ absl::StatusOr<CheckpointWriter> CheckpointWriter::Create(const FileIn& file) {
 CheckpointWriter::CheckpointWriter(std::string path, UniqueFd file)
     : path_(std::move(path)), file_(std::move(file)), hash_(NewHash()) {}
 
-absl::Status CheckpointWriter::Append(const std::vector<FlowRecord>& records) {
-  const size_t bytes = records.size() * sizeof(FlowRecord);
-  if (bytes == 0) return absl::OkStatus();
-  XXH3_64bits_update(hash_.get(), records.data(), bytes);
-  const auto offset = static_cast<off_t>(sizeof(Header) + count_ * sizeof(FlowRecord));
-  count_ += records.size();
-  return WriteAt(file_.get(), path_, records.data(), bytes, offset);
+absl::Status CheckpointWriter::Append(const SnapshotChunk& chunk) {
+  const auto append = [this](AddressFamily family, const auto& records) -> absl::Status {
+    if (records.empty()) return absl::OkStatus();
+    const BlockHeader header = {static_cast<uint32_t>(family),
+                                static_cast<uint32_t>(records.size())};
+    if (absl::Status status = AppendBytes(&header, sizeof(header)); !status.ok()) return status;
+    return AppendBytes(records.data(), records.size() * sizeof(records[0]));
+  };
+  absl::Status status = append(AddressFamily::kIpv4, chunk.records);
+  return status.ok() ? append(AddressFamily::kIpv6, chunk.ipv6_records) : status;
+}
+
+absl::Status CheckpointWriter::AppendBytes(const void* data, size_t bytes) {
+  XXH3_64bits_update(hash_.get(), data, bytes);
+  const auto offset = static_cast<off_t>(sizeof(Header) + bytes_);
+  bytes_ += bytes;
+  return WriteAt(file_.get(), path_, data, bytes, offset);
 }
 
 absl::Status CheckpointWriter::WriteHeader(const CheckpointInfo& info) {
@@ -155,10 +196,11 @@ absl::StatusOr<UniqueFd> ReadCheckpoint(const FileIn& place, CheckpointInfo* inf
   Header header;
   if (absl::Status checked = ReadHeader(file->get(), path, &header); !checked.ok()) return checked;
   const XxhState hash = NewHash();
-  const bool read =
-      ForEachFlow(*file, header.info.flow_count, [&](const FlowRecord* records, size_t count) {
-        XXH3_64bits_update(hash.get(), records, count * sizeof(*records));
-      });
+  const bool read = ForEachBlock(*file, header.info.flow_count,
+                                 [&](const BlockHeader& block, const void* data, size_t bytes) {
+                                   XXH3_64bits_update(hash.get(), &block, sizeof(block));
+                                   XXH3_64bits_update(hash.get(), data, bytes);
+                                 });
   if (!read || XXH3_64bits_digest(hash.get()) != header.records_checksum) {
     return absl::NotFoundError(absl::StrCat(path, " is damaged"));
   }
@@ -167,17 +209,18 @@ absl::StatusOr<UniqueFd> ReadCheckpoint(const FileIn& place, CheckpointInfo* inf
 }
 
 bool ForEachFlow(const UniqueFd& file, uint64_t flow_count,
-                 const std::function<void(const FlowRecord*, size_t)>& function) {
-  std::vector<FlowRecord> records(kReadRecords);
-  auto offset = static_cast<off_t>(sizeof(Header));
-  while (flow_count != 0) {
-    const size_t piece = std::min<uint64_t>(flow_count, records.size());
-    if (!ReadAll(file.get(), records.data(), piece * sizeof(FlowRecord), offset)) return false;
-    function(records.data(), piece);
-    offset += static_cast<off_t>(piece * sizeof(FlowRecord));
-    flow_count -= piece;
-  }
-  return true;
+                 const std::function<void(const FlowRecord&)>& ipv4,
+                 const std::function<void(const Ipv6FlowRecord&)>& ipv6) {
+  return ForEachBlock(file, flow_count, [&](const BlockHeader& block, const void* data, size_t) {
+    const auto each = [&](const auto* records, const auto& function) {
+      for (size_t i = 0; i < block.count; ++i) function(records[i]);
+    };
+    if (block.family == kIpv4Family) {
+      each(static_cast<const FlowRecord*>(data), ipv4);
+    } else {
+      each(static_cast<const Ipv6FlowRecord*>(data), ipv6);
+    }
+  });
 }
 
 absl::Status VoidCheckpoint(const FileIn& file, CheckpointInfo info) {

@@ -4,7 +4,8 @@
 // In the state folder, which belongs to one engine at a time:
 //
 //   lock                            held by that engine; contains the state's id
-//   checkpoint                      a header, then one FlowRecord for each flow
+//   checkpoint                      a header, then blocks: a family, a number of records, and that
+//                                   many FlowRecords or Ipv6FlowRecords, one for each flow
 //   checkpoint.new                  the next checkpoint, being written
 //
 // In the output folder, since a rename cannot leave a file system:
@@ -15,8 +16,8 @@
 // The state folder is opened once. If its path is given to another folder later, nothing here
 // touches that one.
 //
-// A header has a checksum of itself and one of the records. Integers are as the machine has them:
-// the file is of no use to another machine, or after a boot.
+// A header has a checksum of itself and one of the records. Integers are in the machine's byte
+// order: the file is useless on another machine, and after a boot.
 //
 // Thread-compatible.
 #ifndef CTACCT_ENGINE_OUTPUT_CHECKPOINT_FILE_H_
@@ -84,11 +85,12 @@ struct FileIn {
   std::string path;
 };
 
-// Writes a checkpoint. Without a header, which comes last, the file is none.
+// Writes a checkpoint. The header is written last: without it the file is not a checkpoint.
 class CheckpointWriter {
  public:
   [[nodiscard]] static absl::StatusOr<CheckpointWriter> Create(const FileIn& file);
-  [[nodiscard]] absl::Status Append(const std::vector<FlowRecord>& records);
+  // A block of each family that has any.
+  [[nodiscard]] absl::Status Append(const SnapshotChunk& chunk);
   [[nodiscard]] absl::Status WriteHeader(const CheckpointInfo& info);
 
  private:
@@ -96,16 +98,19 @@ class CheckpointWriter {
 
   std::string path_;
   UniqueFd file_;
-  uint64_t count_ = 0;
+  absl::Status AppendBytes(const void* data, size_t bytes);
+
+  uint64_t bytes_ = 0;  // Behind the header.
   XxhState hash_;
 };
 
-// Reads and checks a checkpoint. After an error (NotFound), `info` contains what is known all the
-// same: when the file was written.
+// Reads and checks a checkpoint. After an error (NotFound), `info` still contains what is known:
+// when the file was written.
 [[nodiscard]] absl::StatusOr<UniqueFd> ReadCheckpoint(const FileIn& file, CheckpointInfo* info);
-// Calls `function` for pieces of the flows; false if they cannot be read.
+// Calls a function for each flow; false if they cannot be read.
 [[nodiscard]] bool ForEachFlow(const UniqueFd& file, uint64_t flow_count,
-                               const std::function<void(const FlowRecord*, size_t)>& function);
+                               const std::function<void(const FlowRecord&)>& ipv4,
+                               const std::function<void(const Ipv6FlowRecord&)>& ipv6);
 // Leaves a header that says `flows_known = false`, or no file. In place: a full disk has no room
 // for another.
 [[nodiscard]] absl::Status VoidCheckpoint(const FileIn& file, CheckpointInfo info);

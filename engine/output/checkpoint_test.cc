@@ -47,6 +47,7 @@ class CheckpointTest : public testing::Test {
   struct Found {
     std::optional<CheckpointInfo> info;
     std::vector<uint64_t> flows;  // Their packets.
+    std::vector<Ipv6FlowRecord> ipv6_flows;
   };
   struct Run {
     std::unique_ptr<Checkpoint> checkpoint;
@@ -61,7 +62,8 @@ class CheckpointTest : public testing::Test {
           run.found.info = info;
           return takes_over;
         },
-        [&](const FlowRecord& flow) { run.found.flows.push_back(flow.original.packets); });
+        [&](const FlowRecord& flow) { run.found.flows.push_back(flow.original.packets); },
+        [&](const Ipv6FlowRecord& flow) { run.found.ipv6_flows.push_back(flow); });
     EXPECT_TRUE(status.ok()) << status;
     CheckpointInfo info;
     info.engine_id = {id};
@@ -137,6 +139,37 @@ TEST_F(CheckpointTest, WhatIsCommittedIsFound) {
   EXPECT_THAT(run.found.flows, ElementsAre(10, 11, 12));
 }
 
+TEST_F(CheckpointTest, FlowsOfBothFamiliesAreFound) {
+  Run run = Begin(1);
+  SnapshotChunk chunk = Chunk(5, {10, 11}, false);
+  run.checkpoint->Add(chunk);
+  chunk.records.clear();
+  for (uint32_t i = 0; i < 3; ++i) {
+    Ipv6FlowRecord& flow = chunk.ipv6_records.emplace_back();
+    flow.identity.src.words[3] = i;
+    flow.identity.id = 100 + i;
+    flow.reply.bytes = 1000 + i;
+    flow.flags = kFlowShown;
+  }
+  run.checkpoint->Add(chunk);
+  run.checkpoint->Add(Chunk(5, {12}));
+  ASSERT_EQ(run.checkpoint->state(), Checkpoint::State::kComplete);
+  ASSERT_TRUE(run.checkpoint->Commit(3).ok());
+  run = Run();
+  run = Begin(2);
+  ASSERT_TRUE(run.found.info.has_value());
+  EXPECT_EQ(run.found.info->flow_count, 6u);
+  EXPECT_THAT(run.found.flows, ElementsAre(10, 11, 12));
+  ASSERT_EQ(run.found.ipv6_flows.size(), 3u);
+  for (uint32_t i = 0; i < 3; ++i) {
+    const Ipv6FlowRecord& flow = run.found.ipv6_flows[i];
+    EXPECT_EQ(flow.identity.src.words[3], i);
+    EXPECT_EQ(flow.identity.id, 100 + i);
+    EXPECT_EQ(flow.reply.bytes, 1000 + i);
+    EXPECT_EQ(flow.flags, kFlowShown);
+  }
+}
+
 // Workers copy at their own pace: one's next snapshot may begin before another's is complete.
 TEST_F(CheckpointTest, SnapshotsOfSeveralWorkersAreOneCheckpointEach) {
   Run run = Begin(1, 3);
@@ -156,12 +189,13 @@ TEST_F(CheckpointTest, SnapshotsOfSeveralWorkersAreOneCheckpointEach) {
   run = Run();
   run = Begin(2, 3);
   EXPECT_THAT(run.found.flows, UnorderedElementsAre(20, 21, 22));
-  // Accounted up to where the slowest worker was; known since the last has known all of its flows.
+  // Accounted up to the slowest worker; known since the moment from which the last worker knows all
+  // of its flows.
   EXPECT_EQ(run.found.info->taken_ns, 200);
   EXPECT_EQ(run.found.info->known_since_ns, 65);
 }
 
-TEST_F(CheckpointTest, OneWorkerThatLeavesItsSnapshotOutMakesNone) {
+TEST_F(CheckpointTest, OneWorkerWithoutASnapshotMakesNoCheckpoint) {
   Run run = Begin(1, 2);
   run.checkpoint->Add(Chunk(1, {10}));
   SnapshotChunk none = Chunk(1, {});
@@ -239,7 +273,7 @@ TEST_F(CheckpointTest, ACleanEndIsMarked) {
   EXPECT_FALSE(Begin(3).found.info->clean);
 }
 
-// A discarded checkpoint says up to when everything was accounted, exactly: a copy that is not
+// A discarded checkpoint says exactly until when everything was accounted; a copy that is not
 // complete says nothing.
 TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
   Run run = Begin(1, 2);
@@ -262,11 +296,12 @@ TEST_F(CheckpointTest, ADiscardedCheckpointKeepsTheTimeOfTheLastCompleteCopy) {
   EXPECT_FALSE(run.found.info->clean);
   EXPECT_EQ(run.found.info->taken_ns, 100);
   EXPECT_THAT(run.found.flows, IsEmpty());
-  // Nothing will be accounted anew, so the rows are needed.
+  // The traffic of these rows will not be accounted again, so they are kept.
   EXPECT_THAT(Visible(), ElementsAre("2.spool"));
 }
 
-// An engine that discards before its first copy: what the engine before has accounted still holds.
+// An engine that discards before its first copy keeps the time until which the previous engine
+// accounted.
 TEST_F(CheckpointTest, ADiscardBeforeTheFirstCopyKeepsTheTimeOfTheRunBefore) {
   Run run = Begin(1);
   run.checkpoint->Add(Chunk(1, {10}, true, 100));
@@ -362,8 +397,10 @@ TEST_F(CheckpointTest, OneEngineAtATime) {
   const Run run = Begin(1);
   const absl::Status second = Checkpoint::Open(state_, folder_ + "/elsewhere").status();
   EXPECT_TRUE(absl::IsUnavailable(second));
-  EXPECT_EQ(second.message(), "another engine uses the state folder " + state_ +
-                                  "; give each engine its own with -state");
+  EXPECT_EQ(
+      second.message(),
+      "another engine uses the state folder " + state_ +
+          ": stop it. Only an engine of another network namespace may run beside it, with its own -state");
 }
 
 TEST_F(CheckpointTest, TheStateFolderIsMadeForItsOwnerOnly) {
@@ -396,8 +433,8 @@ TEST_F(CheckpointTest, TheLockFileContainsTheStatesId) {
   EXPECT_EQ(id(), second);
 }
 
-// What was removed, and what another engine has made in its place, is not touched, and nothing is
-// committed or revealed.
+// After the folder was removed and another engine has made a new one, that one is not touched, and
+// nothing is committed or revealed.
 TEST_F(CheckpointTest, ALostLockIsNoticedBeforeTheNextCommit) {
   for (const bool replaced : {false, true}) {
     SCOPED_TRACE(replaced);

@@ -159,14 +159,17 @@ void Flusher::FinishOldest() {
 void Flusher::OfferToPipe(const IntervalRows& interval) {
   if (options_.pipe == nullptr || interval.rows.empty()) return;
   std::string lines;
+  size_t count = 0;
   for (const TrafficRow& row : interval.rows) {
     if (options_.influx.has_value()) {
       options_.influx->Append(row, options_.track_open, &lines);
+      ++count;
     } else {
       AppendCsvLine(row, options_.track_open, &lines);
+      count += static_cast<size_t>(HasCsvLine(row));
     }
   }
-  options_.pipe->Offer(std::move(lines), interval.rows.size());
+  options_.pipe->Offer(std::move(lines), count);
   if (options_.wait_for_pipe) options_.pipe->WaitDelivered();
 }
 

@@ -7,7 +7,7 @@
 //
 // Rows leave memory only once they are where they should be: if a write fails (disk full, folder
 // gone), it is tried again with the next Flush. The backlog is bounded: when it is full, sealed
-// tables are no longer taken, and the worker goes on adding to its live one; then intervals are
+// tables are no longer taken, and the worker keeps adding to its live one; then intervals are
 // merged, and still nothing is lost.
 //
 // Thread-compatible: one thread owns it.

@@ -103,11 +103,11 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   EXPECT_EQ(flusher.rows_written(), 1u);
 }
 
-// A worker's tables need not grow anew in each interval.
+// A worker's tables keep their memory from one interval to the next.
 TEST_F(FlusherTest, TablesComeBackWithTheirMemory) {
   Flusher flusher(Options());
   for (int interval = 1; interval <= 4; ++interval) {
-    // The two tables and the one that the flusher keeps go round.
+    // The two tables and the one that the flusher keeps rotate.
     if (interval == 4) {
       EXPECT_GT(handoff_.live().rows.MemoryBytes(), 100'000u * sizeof(TrafficSums));
     }
@@ -122,7 +122,8 @@ TEST_F(FlusherTest, TablesComeBackWithTheirMemory) {
   }
 }
 
-// An interval is whole once every worker has sealed it, or a later one for want of a spare table.
+// An interval is complete once every worker has sealed it, or has sealed a later one because it had
+// no spare table.
 TEST_F(FlusherTest, WorkersAreMerged) {
   Flusher::Options options = Options();
   options.track_open = true;
@@ -154,7 +155,7 @@ TEST_F(FlusherTest, WorkersAreMerged) {
     EXPECT_EQ(row.packets_src, row.src[3] == 1 ? 12u : 1u);
     EXPECT_EQ(row.open_connections, row.src[3] == 1 ? 3u : 0u);
   }
-  // The other one could not seal the second interval, and brings its part with the third.
+  // The other worker could not seal the second interval, so its part comes with the third.
   Seal(2);
   ASSERT_TRUE(flusher.Flush(both, false).ok());
   EXPECT_EQ(kept_.size(), 1u);
@@ -192,7 +193,7 @@ TEST_F(FlusherTest, GapsOfAllWorkersAreJoined) {
   overrun.flows_lost = 2;
   EXPECT_EQ(kept_[0].gaps, (std::vector<Gap>{restart, overrun}));
   EXPECT_EQ(kept_[0].completeness, Completeness::kPartial);
-  // The next interval is not theirs.
+  // The next interval is not affected.
   handoff_.live().rows[Key(1)] = Sums(1);
   Seal(200);
   other.live().interval_end_ns = 200;
@@ -238,7 +239,7 @@ TEST_F(FlusherTest, AnIntervalWithoutRowsIsASpoolFile) {
   EXPECT_EQ(second->header().ports_checksum, ports.Get()->checksum());
 }
 
-// However many there are, and however odd: a gap must never be why rows cannot be written.
+// However many and however odd gaps are, they must never prevent rows from being written.
 TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
   SpoolHeader header;
   header.engine_id = {1, 2, 3};
@@ -273,8 +274,8 @@ TEST_F(FlusherTest, GapsGoIntoTheSpoolFile) {
   }
 }
 
-// Whatever the clock shows and the kernel claims, the file is written, and its reader takes it. One
-// that was refused would hold up all those behind it.
+// Whatever the clock shows and the kernel claims, the file is written, and the reader accepts it. A
+// refused file would hold up all later ones.
 TEST_F(FlusherTest, TheMostExtremeIntervalIsAFileThatItsReaderTakes) {
   constexpr int64_t kInterval = 15'000'000'000;
   constexpr int64_t kMost = std::numeric_limits<int64_t>::max();
@@ -410,7 +411,7 @@ TEST_F(FlusherTest, TheSmallestRowsBecomeOne) {
   other_worker.live().rows[Key(2)] = sums(10);
   other_worker.live().rows[Key(3)] = sums(15);
   other_worker.live().rows[Key(5)] = sums(81);
-  // What this worker had to fold itself.
+  // What this worker has folded itself.
   other_worker.live().other = sums(100);
   other_worker.live().rows_folded = 7;
   handoff_.live().open_changes[Key(1)] = 2;
@@ -442,7 +443,7 @@ TEST_F(FlusherTest, TheSmallestRowsBecomeOne) {
     }
   }
   EXPECT_EQ(others, 1);
-  // Open connections are not forgotten where they were summed: when they end, nothing is left.
+  // Open connections are not forgotten when their rows are folded: when they end, nothing is left.
   handoff_.live().open_changes[Key(1)] = -2;
   handoff_.live().open_changes[Key(4)] = -3;
   handoff_.live().open_changes[Key(6)] = -4;
@@ -472,7 +473,7 @@ TEST_F(FlusherTest, AsManyRowsAsAllowedAreLeftAlone) {
   EXPECT_EQ(flusher.rows_folded(), 0u);
 }
 
-// Which of equally large rows stay does not depend on the process or on the number of workers.
+// Which of equally large rows are kept depends neither on the process nor on the number of workers.
 TEST_F(FlusherTest, OfEquallySmallRowsTheKeysDecide) {
   Flusher::Options options = Options();
   options.rows_max = 11;
@@ -536,7 +537,7 @@ TEST_F(FlusherTest, ABacklogOfIntervalsWithoutRowsIsBounded) {
     Seal(interval);
     EXPECT_FALSE(flusher.Flush({&handoff_}, false).ok());
   }
-  // The third waits in the hand-over: the worker goes on with the table that it has.
+  // The third stays in the hand-over: the worker continues with its current table.
   EXPECT_FALSE(handoff_.Publish());
   keep_.status = absl::OkStatus();
   ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
@@ -694,7 +695,7 @@ TEST_F(CheckpointedFlusherTest, RowsAreSeenWithTheSnapshotThatBelongsToThem) {
   EXPECT_EQ(records_[1].original.packets, 6u);
 }
 
-// Killed after rows were prepared, before the checkpoint: they will be accounted anew.
+// Killed after rows were prepared, before the checkpoint: their traffic will be accounted again.
 TEST_F(CheckpointedFlusherTest, RowsAfterTheCheckpointAreRemovedAtARestart) {
   Begin(1);
   Interval(5);
@@ -725,7 +726,7 @@ TEST_F(CheckpointedFlusherTest, ACommitCoversTheRowsUpToItsCopy) {
   Begin(2);
   EXPECT_EQ(recovered_->last_sequence, 1u);
   EXPECT_EQ(records_[0].original.packets, 5u);
-  EXPECT_EQ(Visible().size(), 1u);  // The second will be accounted anew.
+  EXPECT_EQ(Visible().size(), 1u);  // The second will be accounted again.
 }
 
 // Killed after the checkpoint, before the rows got their name.
@@ -756,7 +757,7 @@ TEST_F(CheckpointedFlusherTest, WithoutACheckpointAllPreparedRowsAreSeen) {
   EXPECT_EQ(Visible().size(), 1u);
 }
 
-TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNone) {
+TEST_F(CheckpointedFlusherTest, ADamagedCheckpointIsNotUsed) {
   Begin(1);
   Interval(5);
   Snapshot(5);
@@ -785,7 +786,7 @@ TEST_F(CheckpointedFlusherTest, ASnapshotLeftOutMakesRowsWaitForTheNext) {
   EXPECT_EQ(Visible().size(), 2u);
 }
 
-// The engine ends: rows go before the checkpoint, if not both can be had.
+// The engine ends: if only one can be written, rows are more important than the checkpoint.
 TEST_F(CheckpointedFlusherTest, WithoutALastSnapshotRowsAreSeenAndTheCheckpointIsGone) {
   Begin(1);
   Interval(5);
@@ -798,7 +799,7 @@ TEST_F(CheckpointedFlusherTest, WithoutALastSnapshotRowsAreSeenAndTheCheckpointI
   ExpectNothingKnown();
 }
 
-TEST_F(CheckpointedFlusherTest, ACleanEndIsToldToTheNext) {
+TEST_F(CheckpointedFlusherTest, TheNextRunKnowsOfACleanEnd) {
   Begin(1);
   Interval(6);
   Snapshot(6);
@@ -841,7 +842,8 @@ TEST_F(CheckpointedFlusherTest, AFullBacklogIsWrittenOnceThereIsRoom) {
   EXPECT_EQ(flusher_->rows_waiting(), 0u);
 }
 
-// An engine that does not take the flows over makes them void: the one after it must not.
+// An engine that does not resume the flows makes the checkpoint void: the next engine must not
+// resume them either.
 TEST_F(CheckpointedFlusherTest, WhatIsNotTakenOverIsVoid) {
   Begin(1);
   Interval(5);
@@ -897,8 +899,8 @@ TEST_F(CheckpointedFlusherTest, WithoutItsStateCommittedRowsStayForTheNext) {
   EXPECT_EQ(Prepared(), 0u);
 }
 
-// Rows that were prepared and not committed vanish with the state that they belong to: another
-// engine may account the same traffic from here on. Those that wait are not prepared any more.
+// Prepared rows that were not committed vanish with their state: another engine may account the
+// same traffic from here on. Rows that still wait are no longer prepared.
 TEST_F(CheckpointedFlusherTest, WithoutItsStateNothingMoreIsRevealed) {
   for (const bool last : {false, true}) {
     SCOPED_TRACE(last);

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <tuple>
+#include <type_traits>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "engine/rows/bounds.h"
 #include "engine/spool/spool_format.h"
 #include "engine/system/check.h"
@@ -12,13 +14,16 @@
 namespace ctacct {
 namespace {
 
-TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, uint64_t open, int64_t end_ns) {
+template <typename Address>
+TrafficRow RowOf(const BasicAccountingKey<Address>& key, const TrafficSums& sums, uint64_t open,
+                 int64_t end_ns) {
   TrafficRow row;
+  row.family = std::is_same_v<Address, Ipv4Address> ? AddressFamily::kIpv4 : AddressFamily::kIpv6;
   row.time_ns = end_ns;
   row.protocol = static_cast<uint8_t>(key.protocol);
   row.port = key.port;
-  std::memcpy(row.src.data(), &key.src.network_order, sizeof(key.src.network_order));
-  std::memcpy(row.dst.data(), &key.dst.network_order, sizeof(key.dst.network_order));
+  std::memcpy(row.src.data(), &key.src, sizeof(key.src));
+  std::memcpy(row.dst.data(), &key.dst, sizeof(key.dst));
   row.packets_src = sums.original.packets;
   row.packets_dst = sums.reply.packets;
   row.bytes_src = sums.original.bytes;
@@ -26,30 +31,48 @@ TrafficRow RowOf(const AccountingKey& key, const TrafficSums& sums, uint64_t ope
   row.connection_count = sums.connection_count;
   row.connection_time_ms = sums.connection_time_us / 1000;
   row.open_connections = open;
+  row.flow_count = sums.flow_count;
+  row.unanswered_count = sums.unanswered_count;
   return row;
 }
 
-// A row to be: sums, open connections, or both.
-struct Candidate {
-  const AccountingKey* row_key;
-  const decltype(AccountingTable::rows)::Entry* moved;
-  const std::pair<const AccountingKey, int64_t>* open;
+template <typename Address>
+void AddRows(const FamilyRows<Address>& from, FamilyRows<Address>* to) {
+  from.rows.ForEach([&](const auto& row) { to->rows[row.first].Add(row.second); });
+  from.folded.ForEach([&](const auto& origin) { to->folded[origin.first].Add(origin.second); });
+  from.open_changes.ForEach(
+      [&](const auto& change) { to->open_changes[change.first] += change.second; });
+  to->other.Add(from.other);
+  to->rows_folded += from.rows_folded;
+}
 
-  const AccountingKey& key() const { return *row_key; }
+}  // namespace
+
+// A row to be: sums, open connections, or both; or an origin's sums of what a worker has folded.
+template <typename Address>
+struct IntervalMerge::Candidate {
+  using Key = BasicAccountingKey<Address>;
+
+  const Key* row_key;
+  const typename decltype(FamilyRows<Address>::rows)::Entry* moved;
+  const std::pair<const Key, int64_t>* open;
+
+  const Key& key() const { return *row_key; }
   TrafficSums sums() const { return moved != nullptr ? moved->second : TrafficSums(); }
   uint64_t open_count() const {
     return open != nullptr ? static_cast<uint64_t>(std::max<int64_t>(open->second, 0)) : 0;
   }
+  bool is_folded() const { return key() == FoldedKey(key().src); }
+  uint64_t size() const { return moved != nullptr ? RowBytes(moved->second) : 0; }
   // The largest first; those without traffic are the smallest. Of equally large ones the keys
   // decide, so that the same sums give the same rows.
   auto Rank() const {
-    const uint64_t size = moved != nullptr ? RowBytes(moved->second) : open_count();
-    return std::make_tuple(moved == nullptr, ~size, key().src.ToHostOrder(),
-                           key().dst.ToHostOrder(), key().protocol, key().port);
+    const uint64_t rank = moved != nullptr ? size() : open_count();
+    return std::make_tuple(moved == nullptr, ~rank, key().src, key().dst, key().protocol,
+                           key().port);
   }
+  TrafficRow Row(int64_t end_ns) const { return RowOf(key(), sums(), open_count(), end_ns); }
 };
-
-}  // namespace
 
 void IntervalMerge::Take(const std::vector<AccountingHandoff*>& handoffs) {
   sealed_.resize(handoffs.size());
@@ -78,9 +101,8 @@ void IntervalMerge::Add(AccountingTable* table) {
     std::swap(merged, *table);
     return;
   }
-  table->rows.ForEach([&](const auto& row) { merged.rows[row.first].Add(row.second); });
-  table->open_changes.ForEach(
-      [&](const auto& change) { merged.open_changes[change.first] += change.second; });
+  AddRows(static_cast<const FamilyRows<Ipv4Address>&>(*table), &merged);
+  AddRows(table->ipv6, &merged.ipv6);
   merged.covered_from_ns = std::min(merged.covered_from_ns, table->covered_from_ns);
   merged.covered_to_ns = std::max(merged.covered_to_ns, table->covered_to_ns);
   merged.completeness = std::max(merged.completeness, table->completeness);
@@ -91,8 +113,6 @@ void IntervalMerge::Add(AccountingTable* table) {
   if (merged.gaps.size() > 2 * spool_format::kGapsMax) {
     JoinGaps(spool_format::kGapsMax, &merged.gaps);
   }
-  merged.other.Add(table->other);
-  merged.rows_folded += table->rows_folded;
 }
 
 std::optional<IntervalRows> IntervalMerge::Next() {
@@ -104,17 +124,19 @@ std::optional<IntervalRows> IntervalMerge::Next() {
   return rows;
 }
 
-IntervalMerge::OpenConnections IntervalMerge::UpdateOpen(const AccountingTable& table) {
-  OpenConnections open;
+template <typename Address>
+IntervalMerge::OpenConnections<Address> IntervalMerge::UpdateOpen(const FamilyRows<Address>& table,
+                                                                  OpenConnections<Address>* all) {
+  OpenConnections<Address> open;
   if (!track_open_) return open;
   table.open_changes.ForEach([&](const auto& change) {
-    const auto it = open_.try_emplace(change.first, 0).first;
+    const auto it = all->try_emplace(change.first, 0).first;
     it->second += change.second;
-    if (it->second == 0) open_.erase(it);
+    if (it->second == 0) all->erase(it);
   });
   const std::shared_ptr<const PortList> ports = PortsInForce();
-  for (const auto& [key, count] : open_) {
-    AccountingKey listed = key;
+  for (const auto& [key, count] : *all) {
+    BasicAccountingKey<Address> listed = key;
     if (ports != nullptr &&
         !ports->Contains(static_cast<uint8_t>(key.protocol), static_cast<uint16_t>(key.port))) {
       listed.port = kPortNotListed;
@@ -153,10 +175,10 @@ IntervalRows IntervalMerge::WithoutRows(const AccountingTable& table) const {
   return interval;
 }
 
-IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
-  IntervalRows interval = WithoutRows(table);
-  const OpenConnections open = UpdateOpen(table);
-  std::vector<Candidate> candidates;
+template <typename Address>
+std::vector<IntervalMerge::Candidate<Address>> IntervalMerge::CandidatesOf(
+    const FamilyRows<Address>& table, const OpenConnections<Address>& open) {
+  std::vector<Candidate<Address>> candidates;
   candidates.reserve(table.rows.size());
   table.rows.ForEach([&](const auto& moved) {
     const auto it = open.empty() ? open.end() : open.find(moved.first);
@@ -166,30 +188,119 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
     if (table.rows.Find(of_key.first) == nullptr)
       candidates.push_back({&of_key.first, nullptr, &of_key});
   }
+  return candidates;
+}
 
-  const bool folds = table.rows_folded != 0 || candidates.size() > rows_max_;
-  const size_t kept = std::min(candidates.size(), folds ? rows_max_ - 1 : rows_max_);
-  const auto kept_end = candidates.begin() + static_cast<std::ptrdiff_t>(kept);
-  if (kept_end != candidates.end()) {
-    std::nth_element(candidates.begin(), kept_end, candidates.end(),
-                     [](const Candidate& a, const Candidate& b) { return a.Rank() < b.Rank(); });
-  }
-  interval.rows.reserve(kept + 1);
-  for (auto row = candidates.begin(); row != kept_end; ++row) {
-    interval.rows.push_back(RowOf(row->key(), row->sums(), row->open_count(), interval.end_ns));
-  }
-  rows_folded_ += table.rows_folded + (candidates.size() - kept);
-  if (folds) {
-    TrafficSums other = table.other;
-    uint64_t other_open = 0;
-    for (auto row = kept_end; row != candidates.end(); ++row) {
-      other.Add(row->sums());
-      other_open += row->open_count();
-    }
-    interval.rows.push_back(RowOf(kOtherKey, other, other_open, interval.end_ns));
-  }
+IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
+  IntervalRows interval = WithoutRows(table);
+  const auto open4 = UpdateOpen<Ipv4Address>(table, &open_);
+  const auto open6 = UpdateOpen(table.ipv6, &ipv6_open_);
+  auto rows4 = CandidatesOf<Ipv4Address>(table, open4);
+  auto rows6 = CandidatesOf(table.ipv6, open6);
+  // Each family may have half of the rows, and what the other does not need.
+  const auto share = [this](size_t rows, bool folded, size_t other_rows) {
+    const size_t half = std::max<size_t>(rows_max_ / 2, 1);
+    return folded || rows + other_rows > rows_max_
+               ? std::max(half, rows_max_ - std::min(rows_max_, other_rows))
+               : rows_max_;
+  };
+  const size_t others6 = std::max<size_t>(rows6.size(), table.ipv6.rows_folded);
+  const size_t others4 = std::max<size_t>(rows4.size(), table.rows_folded);
+  const size_t share4 = share(rows4.size(), table.rows_folded != 0, others6);
+  const size_t share6 = share(rows6.size(), table.ipv6.rows_folded != 0, others4);
+  AddRowsOf<Ipv4Address>(table, std::move(rows4), share4, &interval);
+  AddRowsOf(table.ipv6, std::move(rows6), share6, &interval);
   if (FitRows(absl::MakeSpan(interval.rows))) interval.completeness = Completeness::kPartial;
   return interval;
+}
+
+template <typename Address>
+void IntervalMerge::AddRowsOf(const FamilyRows<Address>& table,
+                              std::vector<Candidate<Address>> rows, size_t rows_max,
+                              IntervalRows* interval) {
+  if (table.rows_folded == 0 && rows.size() <= rows_max) {
+    for (const Candidate<Address>& row : rows) interval->rows.push_back(row.Row(interval->end_ns));
+    return;
+  }
+  rows_folded_ += table.rows_folded;
+  Fold(table, std::move(rows), rows_max, interval);
+}
+
+template <typename Address>
+void IntervalMerge::Fold(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows,
+                         size_t rows_max, IntervalRows* interval) {
+  using Row = Candidate<Address>;
+  using Difference = typename std::vector<Row>::difference_type;
+  const auto by_rank = [](const Row& a, const Row& b) { return a.Rank() < b.Rank(); };
+  const size_t origins_max = rows_max / 2;
+  // One place is for what has no origin.
+  size_t kept = std::min(rows.size(), rows_max - 1);
+  const size_t kept_min = std::min(kept, rows_max - 1 - origins_max);
+  const auto end_of_kept = rows.begin() + static_cast<Difference>(kept);
+  const auto end_of_sure = rows.begin() + static_cast<Difference>(kept_min);
+  if (end_of_kept != rows.end()) std::nth_element(rows.begin(), end_of_kept, rows.end(), by_rank);
+  if (end_of_sure != end_of_kept) {
+    std::nth_element(rows.begin(), end_of_sure, end_of_kept, by_rank);
+    std::sort(end_of_sure, end_of_kept, by_rank);
+  }
+  // What workers have folded already is folded in any case.
+  table.folded.ForEach([&](const auto& entry) { rows.push_back({&entry.first, &entry, nullptr}); });
+  // As many of the smallest as leave room for the sums of the origins of all that are folded.
+  absl::flat_hash_set<BasicAccountingKey<Address>> origins;
+  for (size_t i = kept; i < rows.size() && origins.size() < origins_max; ++i) {
+    origins.insert(FoldedKey(rows[i].key().src));
+  }
+  while (kept > kept_min && kept + origins.size() + 1 > rows_max) {
+    --kept;
+    if (origins.size() < origins_max) origins.insert(FoldedKey(rows[kept].key().src));
+  }
+  for (size_t i = 0; i < kept; ++i) interval->rows.push_back(rows[i].Row(interval->end_ns));
+
+  struct Origin {
+    size_t first;  // Of `rows`.
+    size_t count;
+    uint64_t size;
+  };
+  std::sort(rows.begin() + static_cast<Difference>(kept), rows.end(),
+            [](const Row& a, const Row& b) { return a.key().src < b.key().src; });
+  std::vector<Origin> folded;
+  for (size_t i = kept; i < rows.size(); ++i) {
+    if (i == kept || rows[i].key().src != rows[i - 1].key().src) folded.push_back({i, 0, 0});
+    ++folded.back().count;
+    folded.back().size += rows[i].size();
+  }
+  const auto largest_end =
+      folded.begin() + static_cast<std::ptrdiff_t>(std::min(folded.size(), rows_max - 1 - kept));
+  if (largest_end != folded.end()) {
+    std::nth_element(folded.begin(), largest_end, folded.end(), [](const auto& a, const auto& b) {
+      return std::make_pair(~a.size, a.first) < std::make_pair(~b.size, b.first);
+    });
+  }
+  TrafficSums other = table.other;
+  uint64_t other_open = 0;
+  const auto add_up = [&](const Origin& origin, TrafficSums* sums, uint64_t* open) {
+    for (size_t i = origin.first; i < origin.first + origin.count; ++i) {
+      sums->Add(rows[i].sums());
+      *open += rows[i].open_count();
+      rows_folded_ += static_cast<uint64_t>(!rows[i].is_folded());
+    }
+  };
+  for (auto origin = folded.begin(); origin != largest_end; ++origin) {
+    const Row& first = rows[origin->first];
+    if (origin->count == 1) {  // Its sum would say less.
+      interval->rows.push_back(first.Row(interval->end_ns));
+      continue;
+    }
+    TrafficSums sums;
+    uint64_t open = 0;
+    add_up(*origin, &sums, &open);
+    interval->rows.push_back(RowOf(FoldedKey(first.key().src), sums, open, interval->end_ns));
+  }
+  for (auto origin = largest_end; origin != folded.end(); ++origin) {
+    add_up(*origin, &other, &other_open);
+  }
+  if (other.IsZero() && other_open == 0) return;
+  interval->rows.push_back(RowOf(FoldedKey(Address()), other, other_open, interval->end_ns));
 }
 
 }  // namespace ctacct

@@ -2,7 +2,9 @@
 //
 // The workers' sums are added, so that a key appears once. An interval is complete when each worker
 // has sealed it or a later one: a worker that found no spare table brings its part with its next
-// table. Of too many rows the largest are kept and the others are summed as one: see row_limit.h.
+// table. Of too many rows the largest are kept and the others are summed by origin: see
+// row_limit.h. At most half of the rows are such sums, of the largest origins; all others are one
+// row. An origin of which one row would be folded keeps that row.
 //
 // Whatever the clock showed and the kernel or a capture claimed: an interval is within the bounds
 // of files (engine/rows/bounds.h). If counters are cut for that, it is partial.
@@ -67,16 +69,34 @@ class IntervalMerge {
   const std::vector<uint64_t>& worker_flows() const { return worker_flows_; }
 
  private:
-  using OpenConnections = absl::flat_hash_map<AccountingKey, int64_t>;
+  template <typename Address>
+  using OpenConnections = absl::flat_hash_map<BasicAccountingKey<Address>, int64_t>;
 
-  // Adds a worker's table to its interval. What the table contains then is of no use.
+  template <typename Address>
+  struct Candidate;
+
+  // Adds a worker's table to its interval. The table's contents are unspecified afterwards.
   void Add(AccountingTable* table);
   IntervalRows RowsOf(const AccountingTable& table);
+  template <typename Address>
+  static std::vector<Candidate<Address>> CandidatesOf(const FamilyRows<Address>& table,
+                                                      const OpenConnections<Address>& open);
+  // Adds the rows of a family, at most rows_max.
+  template <typename Address>
+  void AddRowsOf(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows,
+                 size_t rows_max, IntervalRows* interval);
+  // The same where `rows` are too many, or workers have folded some.
+  template <typename Address>
+  void Fold(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows, size_t rows_max,
+            IntervalRows* interval);
   // All within the bounds of files (engine/rows/bounds.h), but for the rows.
   IntervalRows WithoutRows(const AccountingTable& table) const;
   std::shared_ptr<const PortList> PortsInForce() const;  // nullptr: none.
   // Connections open at the end of the table's interval, by listed port.
-  OpenConnections UpdateOpen(const AccountingTable& table);
+  // `all`: by unlisted port, and brought up to date.
+  template <typename Address>
+  OpenConnections<Address> UpdateOpen(const FamilyRows<Address>& table,
+                                      OpenConnections<Address>* all);
 
   const bool track_open_;
   const size_t rows_max_;
@@ -86,7 +106,9 @@ class IntervalMerge {
   AccountingTable used_;          // Was merged and is done with; kept for its memory.
   std::vector<uint64_t> sealed_;  // Per worker: the seal of its last table.
   uint64_t sealed_by_all_ = 0;
-  OpenConnections open_;  // At the end of the last interval, by unlisted port.
+  // At the end of the last interval, by unlisted port.
+  OpenConnections<Ipv4Address> open_;
+  OpenConnections<Ipv6Address> ipv6_open_;
   uint64_t rows_folded_ = 0;
   std::vector<WorkerCounts> worker_counts_;
   std::vector<uint64_t> worker_flows_;

@@ -10,7 +10,7 @@ void IntervalTotals::Note(int64_t end_ns, Completeness completeness, const std::
   for (const Gap& gap : gaps) {
     Gaps& same = by_cause[static_cast<size_t>(gap.cause)];
     if (same.count != 0 && gap.began_ns <= same.ended_ns && gap.ended_ns >= same.began_ns) {
-      // The same one goes on.
+      // The same one continues.
       const int64_t began_ns = std::min(same.began_ns, gap.began_ns);
       const int64_t ended_ns = std::max(same.ended_ns, gap.ended_ns);
       same.duration_ns += (ended_ns - began_ns) - (same.ended_ns - same.began_ns);

@@ -1,4 +1,4 @@
-// What all intervals together were like: how many were complete, and which gaps they had.
+// Totals over all intervals: how many were complete, and which gaps they had.
 //
 // Plain values, thread-compatible.
 #ifndef CTACCT_ENGINE_OUTPUT_INTERVAL_TOTALS_H_

@@ -19,7 +19,7 @@ TEST(IntervalTotalsTest, AGapOverSeveralIntervalsIsOne) {
   IntervalTotals totals;
   const auto& overruns = totals.by_cause[static_cast<size_t>(GapCause::kOverrun)];
   totals.Note(10, Completeness::kPartial, {GapOf(GapCause::kOverrun, 8, 10)});
-  // It goes on: told whole, or from the boundary.
+  // The same gap, continued: reported with its original start, or from the boundary on.
   totals.Note(20, Completeness::kPartial, {GapOf(GapCause::kOverrun, 8, 20)});
   totals.Note(30, Completeness::kResynced, {GapOf(GapCause::kOverrun, 20, 23)});
   EXPECT_EQ(overruns.count, 1u);

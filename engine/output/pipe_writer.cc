@@ -59,6 +59,7 @@ void PipeWriter::Stop() {
 }
 
 void PipeWriter::Offer(std::string lines, size_t count) {
+  if (count == 0) return;  // The thread would not wake for it, and never be idle.
   {
     const std::lock_guard lock(mutex_);
     lines_dropped_.fetch_add(offered_count_, std::memory_order_relaxed);

@@ -38,7 +38,7 @@ class PipeWriter {
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PipeWriter>> Open(const std::string& path);
   ~PipeWriter() { Stop(); }
 
-  // Lines with their '\n', none longer than kLineBytesMax; `count` of them.
+  // Lines with their '\n', none longer than kLineBytesMax; `count` of them, perhaps none.
   void Offer(std::string lines, size_t count);
 
   // Waits as WaitDelivered does, then drops what is left: now each line offered is either written

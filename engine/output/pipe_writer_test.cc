@@ -134,6 +134,21 @@ TEST_F(PipeWriterTest, TheLastLinesAreDroppedAndCountedToo) {
   ExpectAllCounted(writer->get(), 0, 3);
 }
 
+// Rows that only count ended flows have no lines as CSV: an interval of such rows offers none.
+TEST_F(PipeWriterTest, AnOfferOfNoLinesIsDeliveredAtOnce) {
+  auto writer = PipeWriter::Open(path_);
+  ASSERT_TRUE(writer.ok());
+  const int fd = OpenReader();
+  (*writer)->Offer("", 0);
+  (*writer)->WaitDelivered();
+  (*writer)->Offer("a\n", 1);
+  EXPECT_EQ(Read(fd, 2), "a\n");
+  (*writer)->WaitDelivered();
+  (*writer)->Offer("", 0);
+  ExpectAllCounted(writer->get(), 1, 0);
+  close(fd);
+}
+
 TEST_F(PipeWriterTest, WhatIsWrittenAndDroppedIsAllThatWasOffered) {
   auto writer = PipeWriter::Open(path_);
   ASSERT_TRUE(writer.ok());

@@ -42,6 +42,10 @@ absl::Status WriteCsv(const IntervalRows& interval, bool track_open,
 
 }  // namespace
 
+bool RowSink::Takes(const IntervalRows& interval) const {
+  return std::any_of(interval.rows.begin(), interval.rows.end(), HasCsvLine);
+}
+
 absl::Status SpoolSink::Write(const IntervalRows& interval, const std::string& hidden_name) {
   header_.sequence = interval.sequence;
   header_.created_ns = interval.created_ns;

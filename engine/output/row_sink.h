@@ -18,7 +18,7 @@ class RowSink {
   virtual ~RowSink() = default;
 
   // False: this interval leaves nothing, and is not to be written.
-  virtual bool Takes(const IntervalRows& interval) const { return !interval.rows.empty(); }
+  virtual bool Takes(const IntervalRows& interval) const;
 
   // Writes an interval's rows; durably, if to a file. After an error the same interval is written
   // again.

@@ -49,7 +49,7 @@ inline constexpr uint64_t kSequenceMax = std::numeric_limits<int64_t>::max();
 // Connections and flows of a row: the largest integer of PostgreSQL.
 inline constexpr uint64_t kCountMax = std::numeric_limits<int32_t>::max();
 // Of each counter, the sum over a file's rows or gaps: 9 petabytes, or 285,000 years of
-// connections. A gateway of 800 Gb/s needs a day for so many bytes. A double holds it exactly.
+// connections. A gateway of 800 Gb/s needs a day to reach it. A double holds it exactly.
 inline constexpr uint64_t kSumMax = uint64_t{1} << 53;
 inline constexpr int32_t kPortMax = 65535;
 // Of a spool file: the largest -max-rows.

@@ -82,7 +82,7 @@ TEST(BoundsTest, EachCounterIsCutToItsBoundAndItsSum) {
     rows[0].*counter.value = counter.most + 1;
     rows[2].*counter.value = 5;
     const bool sums = counter.most == kMost;
-    // The connection time saturates, and its rows are as complete as before.
+    // The connection time saturates; its rows are still complete.
     EXPECT_EQ(FitRows(absl::MakeSpan(rows)), counter.value != &TrafficRow::connection_time_ms);
     EXPECT_TRUE(AreSound(rows));
     EXPECT_EQ(rows[0].*counter.value, counter.most);

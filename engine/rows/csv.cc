@@ -57,7 +57,13 @@ absl::Status BadColumn(size_t column, absl::string_view why) {
 
 }  // namespace
 
+bool HasCsvLine(const TrafficRow& row) {
+  return std::any_of(kRowCounters.begin(), kRowCounters.begin() + kColumnsWithOpen - kFirstCounter,
+                     [&row](const RowCounter& counter) { return row.*counter.value != 0; });
+}
+
 void AppendCsvLine(const TrafficRow& row, bool track_open, std::string* out) {
+  if (!HasCsvLine(row)) return;
   char line[kCsvLineBytesMax];
   char* at = PutInteger(line, row.time_ns);
   *at++ = ',';

@@ -15,7 +15,10 @@ namespace ctacct {
 // AppendCsvLine writes at most 262 bytes; a longer line than this is not a row.
 inline constexpr size_t kCsvLineBytesMax = 512;
 
-// Appends one line with its '\n'.
+// False if the row only says that flows ended, which CSV has no columns for.
+[[nodiscard]] bool HasCsvLine(const TrafficRow& row);
+
+// Appends one line with its '\n', if the row has one.
 void AppendCsvLine(const TrafficRow& row, bool track_open, std::string* out);
 
 // Parses one line, without its '\n'. Protocols by name or number, numbers in decimal, no blanks, no

@@ -26,6 +26,8 @@ constexpr std::array kFields = {
     Field{"i,connection_count=", &TrafficRow::connection_count},
     Field{"i,connection_times=", &TrafficRow::connection_time_ms},
     Field{"i,open_connections=", &TrafficRow::open_connections},
+    Field{"i,flow_count=", &TrafficRow::flow_count},
+    Field{"i,unanswered_count=", &TrafficRow::unanswered_count},
 };
 
 char* PutCounter(char* at, uint64_t counter) {
@@ -41,7 +43,7 @@ absl::Status CheckInfluxGateway(absl::string_view gateway) {
     const bool last = i + 1 == gateway.size();
     if (last || gateway[i + 1] == '\\' || kEscaped.find(gateway[i + 1]) != kEscaped.npos) {
       return absl::InvalidArgumentError(
-          "Influx line protocol cannot tell of a backslash at the end of the gateway's name or "
+          "Influx line protocol cannot express a backslash at the end of the gateway's name or "
           "before a blank, a comma, = or a backslash");
     }
   }

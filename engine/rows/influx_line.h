@@ -4,7 +4,8 @@
 //
 //   traffic,dst=10.32.250.0,gateway=vpn1,port=443,proto=tcp,src=10.32.251.0
 //   src_packets=16i,dst_packets=13i,src_bytes=3220i,dst_bytes=1884i,connection_count=1i,
-//   connection_times=65021i,open_connections=3i 1600000005000000000
+//   connection_times=65021i,open_connections=3i,flow_count=1i,unanswered_count=0i
+//   1600000005000000000
 //
 // (in one line), open_connections only if they are tracked. Tags are sorted by name, so that the
 // database need not sort them. Integers are signed there: a counter above 2^63-1, which no interval
@@ -24,7 +25,7 @@
 
 namespace ctacct {
 
-// At most 401 bytes without the gateway's name, of which every byte may need an escape.
+// At most 471 bytes without the gateway's name, of which every byte may need an escape.
 inline constexpr size_t kInfluxLineBytesMax = 512 + 2 * kGatewayBytesMax;
 
 // For a name that CheckGatewayName accepts. Blanks, commas and equals signs are escaped.

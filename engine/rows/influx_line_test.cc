@@ -27,6 +27,8 @@ TrafficRow ExampleRow() {
   row.connection_count = 1;
   row.connection_time_ms = 65'021;
   row.open_connections = 3;
+  row.flow_count = 2;
+  row.unanswered_count = 1;
   return row;
 }
 
@@ -38,14 +40,15 @@ std::string Line(const TrafficRow& row, bool track_open, const std::string& gate
 }
 
 TEST(InfluxLineTest, ARowIsAPoint) {
-  EXPECT_EQ(Line(ExampleRow(), true, "vpn1"),
-            "traffic,dst=10.32.250.0,gateway=vpn1,port=443,proto=tcp,src=10.32.251.0 "
-            "src_packets=16i,dst_packets=13i,src_bytes=3220i,dst_bytes=1884i,connection_count=1i,"
-            "connection_times=65021i,open_connections=3i 1600000005000000000\n");
+  EXPECT_EQ(
+      Line(ExampleRow(), true, "vpn1"),
+      "traffic,dst=10.32.250.0,gateway=vpn1,port=443,proto=tcp,src=10.32.251.0 "
+      "src_packets=16i,dst_packets=13i,src_bytes=3220i,dst_bytes=1884i,connection_count=1i,"
+      "connection_times=65021i,open_connections=3i,flow_count=2i,unanswered_count=1i 1600000005000000000\n");
   EXPECT_EQ(Line(ExampleRow(), false, "vpn1"),
             "traffic,dst=10.32.250.0,gateway=vpn1,port=443,proto=tcp,src=10.32.251.0 "
             "src_packets=16i,dst_packets=13i,src_bytes=3220i,dst_bytes=1884i,connection_count=1i,"
-            "connection_times=65021i 1600000005000000000\n");
+            "connection_times=65021i,flow_count=2i,unanswered_count=1i 1600000005000000000\n");
 }
 
 TEST(InfluxLineTest, LinesAreAppended) {
@@ -67,7 +70,7 @@ TEST(InfluxLineTest, TheGatewaysNameIsEscaped) {
   EXPECT_THAT(Line(ExampleRow(), false, ""), StartsWith("traffic,dst=10.32.250.0,port=443,"));
 }
 
-TEST(InfluxLineTest, BackslashesThatCannotBeToldAreRefused) {
+TEST(InfluxLineTest, AmbiguousBackslashesAreRefused) {
   for (const char* const good : {"", "gw", R"(DOMAIN\gw)", R"(\gw)", R"(a\b\c)", R"(a \b)"}) {
     EXPECT_TRUE(CheckInfluxGateway(good).ok()) << good;
   }
@@ -85,10 +88,11 @@ TEST(InfluxLineTest, ExtremesFit) {
   row.src.fill(0xff);
   row.dst.fill(0xff);
   row.packets_src = row.packets_dst = row.bytes_src = row.bytes_dst = row.connection_count =
-      row.connection_time_ms = row.open_connections = std::numeric_limits<uint64_t>::max();
+      row.connection_time_ms = row.open_connections = row.flow_count = row.unanswered_count =
+          std::numeric_limits<uint64_t>::max();
   const std::string line = Line(row, true, std::string(kGatewayBytesMax, '='));
   // As the header says of all but the name, which comes escaped.
-  EXPECT_EQ(line.size(), 401 + 2 * kGatewayBytesMax);
+  EXPECT_EQ(line.size(), 471 + 2 * kGatewayBytesMax);
   EXPECT_LE(line.size(), kInfluxLineBytesMax);
   EXPECT_EQ(line.back(), '\n');
 }

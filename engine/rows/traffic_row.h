@@ -38,9 +38,9 @@ struct TrafficRow {
   friend bool operator==(const TrafficRow&, const TrafficRow&) = default;
 };
 
-// The one row of an interval into which the smallest were folded because there were more than
-// -max-rows: source and destination 0.0.0.0, protocol 0, port -1. No flow makes such a row: only
-// protocols with ports have the port -1.
+// A sum of an origin's rows that were folded because there were more than -max-rows: destination
+// 0.0.0.0 (::), protocol 0, port -1. Of the smallest origins there is one such row, whose source is
+// 0.0.0.0 as well. No flow makes such a row: only protocols with ports have the port -1.
 inline constexpr uint8_t kOtherRowProtocol = 0;
 inline bool IsOtherRow(const TrafficRow& row) {
   return row.protocol == kOtherRowProtocol && row.port == kPortNotListed;

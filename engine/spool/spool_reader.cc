@@ -170,7 +170,7 @@ absl::Status SpoolReader::ReadHeader() {
   if (!ChecksumHolds(bytes.data(), bytes.size())) {
     return Corrupt(0, "the header does not match its checksum");
   }
-  // Only now can a strange version be told from a damaged one.
+  // The checksum was right, so another version is a newer one and not damage.
   uint32_t version;
   std::memcpy(&version, bytes.data() + offsetof(Header, version), sizeof(version));
   if (version > spool_format::kVersion) {
@@ -296,6 +296,9 @@ absl::Status SpoolReader::TakeGaps() {
   if (const std::string why = GapSumsProblem(gaps_); !why.empty()) {
     gaps_.clear();
     return Corrupt(block_offset_, why);
+  }
+  for (const Gap& gap : gaps_) {
+    header_.completeness = std::max(header_.completeness, gap.completeness);
   }
   return absl::OkStatus();
 }

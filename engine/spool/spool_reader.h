@@ -48,6 +48,7 @@ class SpoolReader {
   SpoolReader(SpoolReader&&) = default;
   ~SpoolReader() = default;
 
+  // After the gaps were read, its completeness is the worst of the header's and theirs.
   [[nodiscard]] const SpoolHeader& header() const { return header_; }
 
   // Replaces *rows by the next row block's; false, and no rows, once the end block has confirmed

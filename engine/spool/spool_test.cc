@@ -129,6 +129,7 @@ class SpoolTest : public ::testing::Test {
       if (!more.ok()) return more.status();
       if (!*more) {
         if (gaps != nullptr) *gaps = reader->gaps();
+        completeness_read_ = reader->header().completeness;
         return absl::OkStatus();
       }
       if (all != nullptr) all->insert(all->end(), rows.begin(), rows.end());
@@ -170,6 +171,7 @@ class SpoolTest : public ::testing::Test {
   }
 
   std::string folder_;
+  Completeness completeness_read_ = Completeness::kComplete;  // By ReadBytes, last.
 };
 
 TEST_F(SpoolTest, ReadsBackWhatWasWritten) {
@@ -231,7 +233,7 @@ TEST_F(SpoolTest, TheSameRowsAndHeaderAreTheSameBytes) {
   EXPECT_EQ(Contents(Write(MakeHeader(), {MakeRow(1)})), first);
 }
 
-// A document that shows other bytes than the writer makes is worse than none.
+// A document that shows other bytes than the writer makes is worse than no document.
 TEST_F(SpoolTest, TheDocumentsExampleIsTrue) {
   SpoolHeader header = MakeHeader();
   header.engine_id[6] = 0x76;
@@ -295,6 +297,17 @@ TEST_F(SpoolTest, KeepsGaps) {
   ASSERT_TRUE(ReadBytes(only, &rows_read, &gaps_read).ok());
   EXPECT_TRUE(rows_read.empty());
   EXPECT_EQ(gaps_read, std::vector<Gap>{gaps[0]});
+  // Whatever the header claims.
+  for (const Completeness claimed :
+       {Completeness::kComplete, Completeness::kResynced, Completeness::kPartial}) {
+    for (const Completeness of_gap : {Completeness::kResynced, Completeness::kPartial}) {
+      header.completeness = claimed;
+      gaps[0].completeness = of_gap;
+      ++header.sequence;
+      ASSERT_TRUE(ReadBytes(Contents(Write(header, {}, {gaps[0]})), &rows_read, &gaps_read).ok());
+      EXPECT_EQ(completeness_read_, std::max(claimed, of_gap));
+    }
+  }
 }
 
 TEST_F(SpoolTest, AGapThatCannotBeIsNamed) {
@@ -731,8 +744,8 @@ std::vector<Bound> GapBounds() {
   return bounds;
 }
 
-// What a file may not say: the writer refuses to write it, and the reader to read it, with the
-// field's name and place.
+// Values that a file may not have: the writer refuses to write them, and the reader refuses to read
+// them, with the field's name and offset.
 TEST_F(SpoolTest, EveryFieldHasItsBounds) {
   File sound;
   sound.header = MakeHeader();
@@ -789,7 +802,7 @@ TEST_F(SpoolTest, EveryFieldHasItsBounds) {
   EXPECT_TRUE(absl::IsDataLoss(ReadBytes(Resealed(wrong, {sizeof(spool_format::Header)}))));
 }
 
-// The case from outside: each row may be, but not all of them in one interval.
+// From outside: each row is possible, but not all of them in one interval.
 TEST_F(SpoolTest, ManyLargeRowsAreTooMuchForOneFile) {
   File file;
   file.header = MakeHeader();
@@ -948,7 +961,7 @@ TEST_F(SpoolTest, RandomRubbishIsRejected) {
   }
 }
 
-// Checksums tell damage, not malice: what they hold for is still looked at.
+// Checksums detect damage, not malice: values are checked even if the checksum is right.
 TEST_F(SpoolTest, NonsenseIsCorruptionEvenIfTheChecksumsHold) {
   const std::string sound = Contents(Write(MakeHeader(), {MakeRow(1)}));
   constexpr size_t kBlock = sizeof(spool_format::Header);
@@ -994,7 +1007,7 @@ TEST_F(SpoolTest, NonsenseIsCorruptionEvenIfTheChecksumsHold) {
 }
 
 // Whatever a later version looks like behind its first 16 bytes.
-TEST_F(SpoolTest, NewerVersionIsToldFromCorruption) {
+TEST_F(SpoolTest, NewerVersionIsNotCorruption) {
   for (const uint32_t header_bytes : {24u, 408u, 4096u}) {
     std::string bytes(header_bytes, '\x5a');
     std::memcpy(bytes.data(), spool_format::kMagic, sizeof(spool_format::kMagic));

@@ -24,8 +24,8 @@ constexpr char kProgram[] = "spooldump";
 // clang-format off
 constexpr char kUsage[] =
     "usage: spooldump FILE...\n"
-    "Prints spool files as CSV. Gaps, and intervals that were not covered as a whole, are reported\n"
-    "on standard error. Exit status 1 if a file is bad.";
+    "Prints spool files as CSV. Gaps and partly covered intervals are reported on standard\n"
+    "error. Exit status 1 if a file is invalid.";
 // clang-format on
 
 // RFC 3339, UTC, always to the nanosecond.
@@ -83,7 +83,7 @@ int Main(int argc, char** argv) {
   const absl::StatusOr<CommandLine> line = ParseCommandLine(argc, argv);
   absl::Status usage = line.status();
   if (usage.ok() && !line->help && line->arguments.empty()) {
-    usage = absl::InvalidArgumentError("no files given; --help says more");
+    usage = absl::InvalidArgumentError("no files given; --help shows the usage");
   }
   if (!usage.ok()) {
     PrintError(kProgram, usage);

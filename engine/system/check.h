@@ -1,5 +1,5 @@
 // CTACCT_CHECK(condition): an assertion for programmer errors at the seams (hand-over, merge,
-// commit), where going on would write wrong figures. It stays on in all builds: if the condition
+// commit), where continuing would write wrong figures. It stays on in all builds: if the condition
 // does not hold, the program prints file, line and condition on standard error and aborts. Keep the
 // condition cheap, and keep CTACCT_CHECK out of code that runs for each event.
 //

@@ -100,7 +100,7 @@ absl::Status TakeFlag(absl::string_view text, const std::vector<std::string>& ar
       return absl::InvalidArgumentError(absl::StrCat("flag -", Spelled(name), ": needs a value"));
     }
   }
-  // Whichever value were taken, somebody's wish would be ignored in silence.
+  // Whichever value were used, the other would be ignored silently.
   const std::vector<std::string>& set = line->flags_set;
   if (flag == nullptr ? line->flag_files > depth
                       : std::find(set.begin(), set.end(), name) != set.end()) {

@@ -136,7 +136,7 @@ TEST_F(CommandLineTest, FlagFileErrorsNameFileAndLine) {
   EXPECT_THAT(Error({arg.c_str()}), HasSubstr("deep"));
 }
 
-TEST_F(CommandLineTest, AFlagFileThatIsNoneIsAnError) {
+TEST_F(CommandLineTest, AnUnreadableFlagFileIsAnError) {
   // A folder is not a file without flags.
   EXPECT_THAT(Error({"-flagfile=/dev"}), HasSubstr("flag file '/dev'"));
   EXPECT_THAT(Error({"-flagfile=/dev/zero"}), HasSubstr("larger than"));

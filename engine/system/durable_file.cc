@@ -181,6 +181,10 @@ void RemoveAbandonedFiles(const std::string& folder) {
   }).IgnoreError();
 }
 
+absl::Status DurableFile::SetMode(mode_t mode) {
+  return fchmod(fd_.get(), mode) == 0 ? absl::OkStatus() : Error("set the mode of", errno);
+}
+
 absl::Status DurableFile::Append(absl::string_view bytes) {
   const int error = WriteAll(fd_.get(), bytes);
   return error == 0 ? absl::OkStatus() : Error("write", error);

@@ -21,7 +21,7 @@
 
 namespace ctacct {
 
-// Owner reads and writes, group reads: rows tell who talked to whom.
+// Owner reads and writes, group reads: rows show who talked to whom.
 inline constexpr mode_t kDurableFileMode = 0640;
 
 class DurableFile {
@@ -34,6 +34,9 @@ class DurableFile {
   ~DurableFile();  // Without a Commit() that went well, removes the hidden file.
 
   [[nodiscard]] absl::Status Append(absl::string_view bytes);
+
+  // Instead of kDurableFileMode, and whatever the umask is.
+  [[nodiscard]] absl::Status SetMode(mode_t mode);
 
   // Makes the file durable, but gives it another name, out of sight, under which it outlives this
   // object: RevealPreparedFile makes it visible.

@@ -100,12 +100,13 @@ bool IsEmptyFolder(const std::string& path) {
   return std::filesystem::is_empty(path, error) && !error;
 }
 
+mode_t TypeOf(const NeededPath& needed) { return needed.kind == Kind::kFolder ? S_IFDIR : S_IFIFO; }
+
 int Make(const NeededPath& needed, const UserAccount& user) {
   const char* const path = needed.path.c_str();
-  if (needed.kind == Kind::kFolder) {
-    return mkdir(path, needed.mode) != 0 ? errno : Give(needed.path, S_IFDIR, user);
-  }
-  return mkfifo(path, needed.mode) != 0 ? errno : Give(needed.path, S_IFIFO, user);
+  const int made =
+      needed.kind == Kind::kFolder ? mkdir(path, needed.mode) : mkfifo(path, needed.mode);
+  return made != 0 ? errno : Give(needed.path, TypeOf(needed), user);
 }
 
 }  // namespace
@@ -136,6 +137,9 @@ absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& ne
         }
         const bool by_itself = folder.empty() || IsPath(folder, one.path);
         if (!by_itself || one.kind == Kind::kInput) return Denied(user, one);
+        struct stat info {};
+        // Something else, and not to be given away: that shows where the path is opened.
+        if (stat(one.path.c_str(), &info) == 0 && (info.st_mode & S_IFMT) != TypeOf(one)) continue;
         closed.push_back(&one);
         continue;
       }
@@ -159,8 +163,7 @@ absl::Status HandOver(const UserAccount& user, const std::vector<NeededPath>& ne
     if (one->kind == Kind::kFolder && !IsEmptyFolder(one->path)) return Denied(user, *one);
   }
   for (const NeededPath* const one : closed) {
-    const mode_t type = one->kind == Kind::kFolder ? S_IFDIR : S_IFIFO;
-    if (Give(one->path, type, user) != 0) return Denied(user, *one);
+    if (Give(one->path, TypeOf(*one), user) != 0) return Denied(user, *one);
   }
   for (const NeededPath* const one : missing) {
     if (const int error = Make(*one, user); error != 0) {

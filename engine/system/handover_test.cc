@@ -136,6 +136,16 @@ TEST_F(HandOverTest, WhatIsOutOfReachIsNamedWithTheRemedyAndNothingIsMade) {
   }
 }
 
+// A file where a FIFO should be is no reason to give the file away.
+TEST_F(HandOverTest, WhatIsOfAnotherTypeIsLeftToWhoOpensIt) {
+  std::ofstream(In("file")) << "precious";
+  std::filesystem::permissions(In("file"), std::filesystem::perms(0600));
+  const absl::Status status = HandOver(
+      nobody_, {{"pipe", In("file"), kFifo, 0640}, {"output folder", In("file"), kFolder, 0750}});
+  EXPECT_TRUE(status.ok()) << status;
+  EXPECT_EQ(Found("file"), "0:0 180");
+}
+
 // A relative path needs no more than the way from here, even below /root.
 TEST_F(HandOverTest, RelativePathsBeginHere) {
   MakeFolder("closed", 0700);

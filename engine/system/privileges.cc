@@ -34,7 +34,7 @@ bool IsAlready(const UserAccount& user) {
 // than an engine that does not start.
 absl::Status Check(bool net_admin, const UserAccount* user) {
   if (capng_get_caps_process() != 0) {
-    return absl::InternalError("capabilities: the kernel does not tell which are left");
+    return absl::InternalError("capabilities: the kernel does not report which remain");
   }
   for (unsigned int capability = 0; capability <= CAP_LAST_CAP; ++capability) {
     const bool kept = net_admin && capability == CAP_NET_ADMIN;
@@ -74,7 +74,7 @@ absl::StatusOr<UserAccount> UnprivilegedUser() {
 
 absl::StatusOr<Privileges> Privileges::Drop(const Options& options) {
   if (capng_get_caps_process() != 0) {
-    return absl::InternalError("capabilities: the kernel does not tell which there are");
+    return absl::InternalError("capabilities: the kernel does not report them");
   }
   const bool net_admin = options.keep_net_admin && Has(CAPNG_PERMITTED, CAP_NET_ADMIN);
   const bool override_goes = Has(CAPNG_EFFECTIVE, CAP_DAC_OVERRIDE);
@@ -116,11 +116,11 @@ absl::StatusOr<Privileges> Privileges::Drop(const Options& options) {
 
   Privileges privileges;
   if (user != nullptr) {
-    privileges.given_up_ = absl::StrCat("the engine is user ", user->name,
+    privileges.given_up_ = absl::StrCat("the program is user ", user->name,
                                         " now and has given up root's override of file modes");
   } else if (override_goes) {
     privileges.given_up_ =
-        "the engine has given up root's override of file modes; see -user, or give it access";
+        "the program has given up root's override of file modes; see -user, or give it access";
   }
   return privileges;
 }

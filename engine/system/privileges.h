@@ -1,4 +1,4 @@
-// Drops, for good, all privileges that the process does not need. On libcap-ng.
+// Permanently drops all privileges that the process does not need. On libcap-ng.
 //
 // A live engine needs only CAP_NET_ADMIN: for its sockets, for each dump, and for conntrack's
 // settings; a replay needs nothing. Everything else is dropped before anything is opened, so files

@@ -34,7 +34,8 @@ using ::testing::HasSubstr;
 constexpr char kNone[] = "0000000000000000";
 constexpr char kNetAdmin[] = "0000000000001000";  // Bit 12.
 
-// What is given up stays so: each case has a process of its own. Returns what `run` returned there.
+// Dropped privileges cannot be regained: each case has its own process. Returns what `run` returned
+// there.
 std::string InChild(const std::function<std::string()>& run) {
   int ends[2];
   if (pipe2(ends, O_CLOEXEC) != 0) return "no pipe";
@@ -157,7 +158,7 @@ TEST_F(PrivilegesTest, ThereIsNoWayBack) {
   EXPECT_EQ(said, absl::StrCat(EPERM, " ", EPERM, " ", EPERM));
 }
 
-TEST_F(PrivilegesTest, RootLosesItsOverrideAndIsTold) {
+TEST_F(PrivilegesTest, RootLosesItsOverrideAndTheErrorSaysSo) {
   std::string folder = "/tmp/ctacct-privileges.XXXXXX";
   ASSERT_NE(mkdtemp(folder.data()), nullptr);
   const std::string file = folder + "/secret";
@@ -172,7 +173,7 @@ TEST_F(PrivilegesTest, RootLosesItsOverrideAndIsTold) {
   });
   unlink(file.c_str());
   rmdir(folder.c_str());
-  EXPECT_THAT(said, HasSubstr("file: Permission denied (the engine has given up root's override"));
+  EXPECT_THAT(said, HasSubstr("file: Permission denied (the program has given up root's override"));
   EXPECT_THAT(said, HasSubstr("|NOT_FOUND: nothing"));
 }
 

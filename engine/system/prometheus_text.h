@@ -66,7 +66,7 @@ class MetricsFile {
 
   // Does nothing if `text` is what was written last.
   [[nodiscard]] absl::Status Write(absl::string_view text);
-  // The same, for programs, whose work goes on without the file. `log` gets an error once, not at
+  // The same, for programs, whose work continues without the file. `log` gets an error once, not at
   // each attempt, and OK when the file can be written again.
   void Refresh(absl::string_view text, const std::function<void(const absl::Status&)>& log);
 

@@ -69,13 +69,13 @@ TEST_F(MetricsFileTest, IsReplacedWholeAndReadableByAll) {
   struct stat info {};
   ASSERT_EQ(stat(Path().c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 07777, 0644u);
-  // Who has it open goes on reading the old one.
+  // A reader that has the file open continues to read the old text.
   std::ifstream reader(Path());
   ASSERT_TRUE(file.Write("two\n").ok());
   EXPECT_EQ(std::string(std::istreambuf_iterator<char>(reader), {}), "one\n");
   EXPECT_EQ(Contents(), "two\n");
   EXPECT_EQ(Files(), 1u);
-  // The same again is no work.
+  // An unchanged text is not written again.
   ASSERT_EQ(unlink(Path().c_str()), 0);
   ASSERT_TRUE(file.Write("two\n").ok());
   EXPECT_EQ(Files(), 0u);

@@ -14,6 +14,7 @@ namespace ctacct {
 namespace {
 
 constexpr size_t kIpv4Width = 15;
+constexpr size_t kHolderWidthMax = 20;
 constexpr size_t kBarWidthMin = 10;
 constexpr size_t kBarWidthMax = 40;
 
@@ -32,22 +33,38 @@ std::string PortText(const TopKey& key) {
   return absl::StrCat(protocol, "/", key.port == kPortNotListed ? "*" : absl::StrCat(key.port));
 }
 
-std::vector<Column> NameColumns(TopView view, size_t width) {
-  if (view == TopView::kPorts) {
-    return {{"PORT", width, [](const TopEntry& entry) { return PortText(entry.key); },
-             TopSort::kName, true}};
-  }
+std::vector<Column> NameColumns(TopView view, const GroupMasks& masks, size_t width) {
   std::vector<Column> columns;
-  const auto add = [view, width, &columns](const char* title, AddressBytes TopKey::*address) {
-    columns.push_back({title, width,
-                       [view, address](const TopEntry& entry) {
-                         return AddressName(view, entry.key, entry.key.*address);
-                       },
-                       columns.empty() ? std::optional(TopSort::kName) : std::nullopt, true});
+  const auto add = [width, &columns](const char* title, auto text) {
+    columns.push_back(
+        {title, width, text, columns.empty() ? std::optional(TopSort::kName) : std::nullopt, true});
   };
-  if (view != TopView::kDestinations) add("ORIGIN", &TopKey::src);
-  if (view != TopView::kOrigins) add("DESTINATION", &TopKey::dst);
+  if (HasOrigin(view)) {
+    add("ORIGIN",
+        [view, masks](const TopEntry& entry) { return OriginName(view, entry.key, masks); });
+  }
+  if (HasDestination(view)) {
+    add("DESTINATION",
+        [view, masks](const TopEntry& entry) { return DestinationName(view, entry.key, masks); });
+  }
+  if (HasPort(view)) add("PORT", [](const TopEntry& entry) { return PortText(entry.key); });
   return columns;
+}
+
+// Who holds them, each beside its address.
+void AddHolders(const TopTable& table, TopView view, size_t first, size_t end,
+                std::vector<Column>* columns) {
+  const auto add = [&](size_t at, std::string TopEntry::*name) {
+    Column column = {"NAME", 4, [name](const TopEntry& entry) { return Printable(entry.*name); },
+                     std::nullopt, true};
+    for (size_t i = first; i < end; ++i) {
+      column.width = std::max(column.width, column.text(table.entries[i]).size());
+    }
+    column.width = std::min(column.width, kHolderWidthMax);
+    columns->insert(columns->begin() + static_cast<ptrdiff_t>(at), std::move(column));
+  };
+  if (HasOrigin(view)) add(1, &TopEntry::src_name);
+  if (HasDestination(view)) add(HasOrigin(view) ? 3 : 1, &TopEntry::dst_name);
 }
 
 template <typename Text>
@@ -62,7 +79,7 @@ Column RateColumn(const char* title, double TopSums::*field,
       title, 7, [field](const TopSums& sums) { return ShortRate(sums.*field); }, sort);
 }
 
-Column CountColumn(const char* title, uint64_t TopSums::*field, TopSort sort) {
+Column CountColumn(const char* title, uint64_t TopSums::*field, std::optional<TopSort> sort) {
   return Figure(
       title, 5, [field](const TopSums& sums) { return ShortCount(sums.*field); }, sort);
 }
@@ -113,28 +130,42 @@ size_t WidthOf(const std::vector<Column>& columns) {
   return width == 0 ? 0 : width - 1;
 }
 
-// What `width` has room for, the most telling columns first.
-std::vector<Column> ColumnsFor(const TopTable& table, TopView view, size_t width, size_t first,
-                               size_t end) {
+// The columns that fit into `width`, the most important ones first.
+std::vector<Column> ColumnsFor(const TopTable& table, TopView view, TopSort sort, size_t width,
+                               size_t first, size_t end) {
   std::vector<Column> figures = FigureColumns(table);
-  std::vector<Column> columns = NameColumns(view, kIpv4Width);
+  const std::vector<Column> unanswered = {
+      CountColumn("flows", &TopSums::flows, std::nullopt),
+      CountColumn("unans", &TopSums::unanswered, TopSort::kUnanswered)};
+  if (sort == TopSort::kUnanswered) {  // Instead of figures that do not matter here.
+    figures.erase(figures.begin() + 3, figures.end() - 1);
+    figures.insert(figures.end() - 1, unanswered.begin(), unanswered.end());
+  }
+  std::vector<Column> columns = NameColumns(view, table.masks, kIpv4Width);
   size_t name_width = kIpv4Width;
+  // The port comes last and needs no more.
+  const size_t addresses = columns.size() - (HasPort(view) ? 1 : 0);
   for (size_t i = first; i < end; ++i) {
-    for (const Column& column : columns) {
-      name_width = std::max(name_width, column.text(table.entries[i]).size());
+    for (size_t j = 0; j < addresses; ++j) {
+      name_width = std::max(name_width, columns[j].text(table.entries[i]).size());
     }
   }
   // Names give way: an IPv6 address may be cut before a figure is.
-  const size_t for_names = width > WidthOf(figures) ? width - WidthOf(figures) : 0;
-  name_width = std::min(name_width, std::max(kIpv4Width, for_names / columns.size() - 1));
-  for (Column& column : columns) column.width = name_width;
+  const size_t others = WidthOf(figures) + (HasPort(view) ? kIpv4Width + 1 : 0);
+  const size_t for_names = width > others ? width - others : 0;
+  for (size_t j = 0; j < addresses; ++j) {
+    columns[j].width = std::min(name_width, std::max(kIpv4Width + 1, for_names / addresses) - 1);
+  }
+  if (table.has_names) AddHolders(table, view, first, end, &columns);
   const std::vector<Column> more_figures[] = {
+      sort == TopSort::kUnanswered ? std::vector<Column>() : unanswered,
       {RateColumn("pkt/s >", &TopSums::packets_src_rate),
        RateColumn("pkt/s <", &TopSums::packets_dst_rate)},
       {RateColumn("conns/s", &TopSums::connections_rate)},
       {ExactColumn("bytes >", &TopSums::bytes_src), ExactColumn("bytes <", &TopSums::bytes_dst)}};
   for (const std::vector<Column>& more : more_figures) {
-    if (WidthOf(columns) + 1 + WidthOf(figures) + 1 + WidthOf(more) > width) continue;
+    if (more.empty() || WidthOf(columns) + 1 + WidthOf(figures) + 1 + WidthOf(more) > width)
+      continue;
     // Before the share, which the bar follows.
     figures.insert(figures.end() - 1, more.begin(), more.end());
   }
@@ -159,7 +190,7 @@ std::string MeanText(const TopSums& sums) {
 
 std::vector<ScreenLine> TableLines(const TopTable& table, TopView view, TopSort sort, size_t width,
                                    size_t first, size_t end) {
-  const std::vector<Column> columns = ColumnsFor(table, view, width, first, end);
+  const std::vector<Column> columns = ColumnsFor(table, view, sort, width, first, end);
   ScreenLine titles;
   for (const Column& column : columns) {
     titles.push_back({absl::StrCat(titles.empty() ? "" : " ", Aligned(column, column.title)),

@@ -49,7 +49,7 @@ constexpr struct {
   const char* text;
 } kLosses[] = {
     {"events_dropped_total", "events dropped by the kernel: -receive-buffer is too small"},
-    {"rows_folded_total", "rows summed as one: a scan, or -max-rows is too small"},
+    {"rows_folded_total", "rows summed by origin: a scan, or -max-rows is too small"},
     {"pipe_lines_dropped_total", "lines dropped: the FIFO's reader is too slow"},
     {"port_list_errors_total", "port lists unreadable: the last good one is in force"},
 };
@@ -177,7 +177,7 @@ std::vector<std::string> HealthProblems(const EngineHealth& health, const Engine
   if (last == 0) last = health.Value("start_timestamp_seconds").value_or(0);
   const auto silent_ns = static_cast<int64_t>(static_cast<double>(now_ns) - last * 1e9);
   if (last != 0 && silent_ns > kSilentIntervals * interval_ns) {
-    problems.push_back(absl::StrCat("the engine's metrics tell of no interval since ",
+    problems.push_back(absl::StrCat("the engine's metrics report no interval since ",
                                     Duration(silent_ns), " ago: does it run?"));
   }
   if (const double percent = TablePercent(health).value_or(0); percent > kTableFullPercent) {

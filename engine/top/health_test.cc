@@ -83,9 +83,9 @@ TEST(TopHealthTest, SaysWhatIsWrong) {
                                       {"port_list_errors_total", "1"}});
   EXPECT_THAT(HealthProblems(health, &before, kNow + 60 * kSecond, 15 * kSecond),
               ElementsAre("rows cannot be written: 4,567 wait in memory",
-                          "the engine's metrics tell of no interval since 64 s ago: does it run?",
+                          "the engine's metrics report no interval since 64 s ago: does it run?",
                           "89 events dropped by the kernel: -receive-buffer is too small",
-                          "10 rows summed as one: a scan, or -max-rows is too small",
+                          "10 rows summed by origin: a scan, or -max-rows is too small",
                           "11 lines dropped: the FIFO's reader is too slow",
                           "1 port lists unreadable: the last good one is in force"));
   // Started just now, or long ago, without any interval yet.
@@ -98,7 +98,7 @@ TEST(TopHealthTest, SaysWhatIsWrong) {
               ElementsAre(HasSubstr("10 min ago")));
 }
 
-TEST(TopHealthTest, TellsMoreWhereAnEngineDoes) {
+TEST(TopHealthTest, ShowsMoreIfAnEngineReportsMore) {
   const EngineHealth health = *ParseMetrics(
       "ctacct_flows 5\nctacct_conntrack_entries 901000\nctacct_conntrack_entries_max 1000000\n"
       "ctacct_last_dump_seconds 1.250000000\nctacct_spool_files 1234\n"

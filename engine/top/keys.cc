@@ -110,6 +110,9 @@ bool OnKey(int key, TopScreen* screen) {
     ShowTab(key - '1', screen);
   } else if (key == 's' || key == 'S') {
     SortBy(key == 's' ? 1 : kTopSorts - 1, screen);
+  } else if (key == 'u') {
+    screen->sort = screen->sort == TopSort::kUnanswered ? TopSort::kBytes : TopSort::kUnanswered;
+    Resort(screen);
   } else if (key == 'r') {
     screen->reverse = !screen->reverse;
     Resort(screen);

@@ -39,22 +39,27 @@
 
 ABSL_FLAG(std::string, spool, "/var/spool/ctacct",
           "folder that engines write to (their -output), or that an importer moves files to");
-ABSL_FLAG(std::string, metrics_file, "", "the engine's -metrics-file, to show how it does");
-ABSL_FLAG(std::string, gateway, "", "only this gateway; without it all in the folder");
+ABSL_FLAG(std::string, metrics_file, "", "the engine's -metrics-file, to show its health");
+ABSL_FLAG(std::string, gateway, "", "only this gateway (default: all in the folder)");
 ABSL_FLAG(
     std::string, by, "",
-    "pairs, origins, destinations or ports: what to show (first); with -once: all, if not given");
-ABSL_FLAG(std::string, sort, "bytes", "bytes, packets, connections, time, open or name");
+    "view to show first: pairs, origins, destinations, ports or services; with -once: the only one "
+    "(default: all)");
+ABSL_FLAG(std::string, sort, "bytes",
+          "bytes, packets, connections, time, open, unanswered or name");
 ABSL_FLAG(
     std::string, filter, "",
-    "only addresses (of either end) that begin so, or are in this network: 10.32.1. or 10.32.0.0/11");
-ABSL_FLAG(
-    int, interval, 15,
-    "seconds: the engine's -interval, where no file tells: CSV files, and before the first one");
+    "only rows with an address that begins like this or is in this network: 10.32.1. or 10.32.0.0/11");
+ABSL_FLAG(int, interval, 15,
+          "the engine's -interval in seconds; used for CSV files, and until the first file");
+ABSL_FLAG(bool, names, false,
+          "show who holds each address, from the snapshots that ctacct-names writes");
+ABSL_FLAG(std::string, timezone, "",
+          "time zone of the screen (Europe/Berlin); default: that of this machine");
 ABSL_FLAG(bool, once, false,
           "print the newest interval as plain text, or the next one if there is none, and exit");
-ABSL_FLAG(int, limit, 10, "with -once: lines of each table; 0: all");
-ABSL_FLAG(int, timeout, 60, "with -once: seconds to wait for an interval; 0: for ever");
+ABSL_FLAG(int, limit, 10, "with -once: largest number of lines of each table; 0: all");
+ABSL_FLAG(int, timeout, 60, "with -once: seconds to wait for an interval; 0: no limit");
 
 namespace ctacct {
 namespace {
@@ -63,15 +68,15 @@ constexpr char kProgram[] = "top";
 // clang-format off
 constexpr char kUsage[] =
     "usage: top [FLAGS]\n"
-    "Shows the last interval's busiest pairs, origins, destinations and ports, live, from the\n"
-    "files that engines write. It only reads, and needs no root: be of the files' group (ctacct).\n"
-    "The key ? shows the keys.\n"
+    "Shows the busiest pairs, origins, destinations, ports and services (ports of destinations) of\n"
+    "the newest interval, from the files that engines write. It only reads and needs no root, only\n"
+    "the files' group (ctacct). The key ? lists the keys.\n"
     "\n"
     "-once prints lines of fields separated by tabs. The first field is the kind of a line; a line\n"
     "#KIND names the fields. Kinds: interval (one for each gateway), gap, total, pair, origin,\n"
-    "destination, port, health (each metric), problem (what an operator should look at). `-`: not\n"
-    "known. Times are UTC. New fields come last, new kinds may come. Exit status 0 if an interval\n"
-    "was printed.";
+    "destination, port, service, health (each metric), problem (what an operator should look at).\n"
+    "`-`: unknown. Times are UTC. New fields are added last; new kinds may be added. Exit status 0\n"
+    "if an interval was printed.";
 // clang-format on
 
 // Files of several gateways, whose intervals end at the same moment, come one after the other.
@@ -80,6 +85,7 @@ constexpr absl::Duration kTick = absl::Seconds(1);
 constexpr int kSecondsMax = 86'400;
 
 struct Options {
+  absl::TimeZone time_zone = absl::LocalTimeZone();
   std::string spool;
   std::string metrics_file;
   std::string gateway;
@@ -87,6 +93,7 @@ struct Options {
   TopSort sort = TopSort::kBytes;
   AddressFilter filter;
   int64_t interval_ns = 0;
+  bool names = false;
   bool once = false;
   size_t limit = 0;
   absl::Duration timeout;  // Infinite: for ever.
@@ -112,11 +119,16 @@ absl::StatusOr<Options> TakeOptions(const CommandLine& line) {
   }
   if (const std::string by = absl::GetFlag(FLAGS_by); !by.empty()) {
     options.view = ParseTopView(by);
-    if (!options.view) return BadValue("by", by, "pairs, origins, destinations or ports");
+    if (!options.view) return BadValue("by", by, "pairs, origins, destinations, ports or services");
+  }
+  if (const std::string zone = absl::GetFlag(FLAGS_timezone);
+      !zone.empty() && !absl::LoadTimeZone(zone, &options.time_zone)) {
+    return BadValue("timezone", zone, "no such time zone");
   }
   const std::string sort = absl::GetFlag(FLAGS_sort);
   const std::optional<TopSort> parsed = ParseTopSort(sort);
-  if (!parsed) return BadValue("sort", sort, "bytes, packets, connections, time, open or name");
+  if (!parsed)
+    return BadValue("sort", sort, "bytes, packets, connections, time, open, unanswered or name");
   options.sort = *parsed;
   const std::string filter_text = absl::GetFlag(FLAGS_filter);
   absl::StatusOr<AddressFilter> filter = AddressFilter::Parse(filter_text);
@@ -132,6 +144,7 @@ absl::StatusOr<Options> TakeOptions(const CommandLine& line) {
   status.Update(in_range("timeout", absl::GetFlag(FLAGS_timeout), 0, kSecondsMax));
   if (!status.ok()) return status;
   options.interval_ns = absl::GetFlag(FLAGS_interval) * kNanosPerSecond;
+  options.names = absl::GetFlag(FLAGS_names);
   options.once = absl::GetFlag(FLAGS_once);
   options.limit = static_cast<size_t>(absl::GetFlag(FLAGS_limit));
   const int timeout = absl::GetFlag(FLAGS_timeout);
@@ -211,7 +224,7 @@ absl::Status RunFullScreen(const Options& options, Source* source) {
   if (!opened.ok()) return opened.status();
   Terminal& terminal = **opened;
   TopScreen screen;
-  screen.time_zone = absl::LocalTimeZone();
+  screen.time_zone = options.time_zone;
   screen.state.gateway = options.gateway;
   screen.view = options.view.value_or(TopView::kPairs);
   screen.sort = options.sort;
@@ -261,7 +274,7 @@ int Main(int argc, char** argv) {
         absl::StrCat(status.message(), "; its group may (as a rule ctacct)"));
   }
   if (status.ok()) {
-    Source source(*std::move(folder), options->metrics_file, options->interval_ns);
+    Source source(*std::move(folder), options->metrics_file, options->interval_ns, options->names);
     status = options->once ? RunOnce(*options, &source) : RunFullScreen(*options, &source);
   }
   if (status.ok()) return kExitOk;

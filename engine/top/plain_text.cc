@@ -20,13 +20,17 @@ struct ViewFields {
   const char* kind;
   const char* key_names;
 };
-constexpr ViewFields kViewFields[kTopViews] = {
-    {"pair", "src\tdst"}, {"origin", "src"}, {"destination", "dst"}, {"port", "proto\tport"}};
+constexpr ViewFields kViewFields[kTopViews] = {{"pair", "src\tdst"},
+                                               {"origin", "src"},
+                                               {"destination", "dst"},
+                                               {"port", "proto\tport"},
+                                               {"service", "dst\tproto\tport"}};
 
 // clang-format off
 constexpr char kSumNames[] =
     "bytes_src\tbytes_dst\tpackets_src\tpackets_dst\tconnections\tmean_seconds\topen\t"
-    "bits_src_per_s\tbits_dst_per_s\tpackets_src_per_s\tpackets_dst_per_s\tconnections_per_s";
+    "bits_src_per_s\tbits_dst_per_s\tpackets_src_per_s\tpackets_dst_per_s\tconnections_per_s\t"
+    "flows\tunanswered";
 // clang-format on
 
 std::string UtcText(int64_t ns) {
@@ -46,15 +50,21 @@ std::string SumTexts(const TopSums& sums, bool has_open) {
                               sums.connections == 0 ? "-" : Decimal(sums.MeanSeconds()),
                               has_open ? absl::StrCat(sums.open) : "-", Decimal(sums.bits_src_rate),
                               Decimal(sums.bits_dst_rate), Decimal(sums.packets_src_rate),
-                              Decimal(sums.packets_dst_rate), Decimal(sums.connections_rate)},
+                              Decimal(sums.packets_dst_rate), Decimal(sums.connections_rate),
+                              absl::StrCat(sums.flows), absl::StrCat(sums.unanswered)},
                        "\t");
 }
 
+// Addresses without masks, as in CSV: scripts compare and filter by them.
 std::string KeyTexts(TopView view, const TopKey& key) {
-  if (view == TopView::kPorts) return absl::StrCat(ProtocolName(key.protocol), "\t", key.port);
+  const GroupMasks masks;
   Fields texts;
-  if (view != TopView::kDestinations) texts.push_back(AddressName(view, key, key.src));
-  if (view != TopView::kOrigins) texts.push_back(AddressName(view, key, key.dst));
+  if (HasOrigin(view)) texts.push_back(OriginName(view, key, masks));
+  if (HasDestination(view)) texts.push_back(DestinationName(view, key, masks));
+  if (HasPort(view)) {
+    texts.emplace_back(ProtocolName(key.protocol));
+    texts.push_back(absl::StrCat(key.port));
+  }
   return absl::StrJoin(texts, "\t");
 }
 
@@ -88,11 +98,17 @@ std::string IntervalLines(const std::vector<const TopInterval*>& chosen,
 
 std::string EntryLines(const TopTable& table, TopView view, size_t limit) {
   const ViewFields& fields = kViewFields[static_cast<size_t>(view)];
-  std::string text = absl::StrCat("#", fields.kind, "\t", fields.key_names, "\t", kSumNames, "\n");
+  std::string text = absl::StrCat("#", fields.kind, "\t", fields.key_names, "\t", kSumNames);
+  if (table.has_names && HasOrigin(view)) text += "\tsrc_name";
+  if (table.has_names && HasDestination(view)) text += "\tdst_name";
+  text += "\n";
   const size_t lines = limit == 0 ? table.entries.size() : std::min(limit, table.entries.size());
   for (size_t i = 0; i < lines; ++i) {
     const TopEntry& entry = table.entries[i];
-    text += Line({fields.kind, KeyTexts(view, entry.key), SumTexts(entry.sums, table.has_open)});
+    Fields line = {fields.kind, KeyTexts(view, entry.key), SumTexts(entry.sums, table.has_open)};
+    if (table.has_names && HasOrigin(view)) line.push_back(NameOrDash(entry.src_name));
+    if (table.has_names && HasDestination(view)) line.push_back(NameOrDash(entry.dst_name));
+    text += Line(line);
   }
   return text;
 }
@@ -105,7 +121,8 @@ std::string OnceText(const TopState& state, const std::vector<TopView>& views, T
   const std::vector<const TopInterval*> present = PresentIntervals(chosen);
   std::string text = IntervalLines(chosen, present, state.now_ns);
   for (size_t i = 0; i < views.size(); ++i) {
-    const TopTable table = MakeTopTable(present, views[i], sort, false, filter);
+    TopTable table = MakeTopTable(present, views[i], sort, false, filter);
+    if (state.names != nullptr) NameEntries(*state.names, present, &table);
     if (i == 0) {
       absl::StrAppend(&text, "#total\t", kSumNames, "\n");
       text += Line({"total", SumTexts(table.total, table.has_open)});

@@ -23,10 +23,10 @@ namespace {
 
 // On a small screen rows matter more than the fourth problem.
 constexpr size_t kProblemsMax = 3;
-// Beyond its interval's end a file may take so long: the dump, the merge, the disk.
+// How late after its interval's end a file may come: the dump, the merge, the disk.
 constexpr int64_t kLateNs = 5'000'000'000;
-// Every interval of a spool has a file. In CSV one without traffic has none, so a little silence
-// means nothing.
+// Every interval of a spool has a file. In CSV an interval without traffic has none, so a short
+// silence means nothing.
 constexpr int64_t kSilentIntervals = 2;
 
 std::string NameOf(const std::string& gateway) {
@@ -37,7 +37,7 @@ std::string CompletenessText(const std::vector<const TopInterval*>& intervals, b
   std::optional<Completeness> worst;
   for (const TopInterval* interval : intervals) worst = std::max(worst, interval->completeness);
   *alarm = worst.has_value() && *worst != Completeness::kComplete;
-  if (!worst.has_value()) return "completeness not told by CSV";
+  if (!worst.has_value()) return "completeness unknown (CSV)";
   const char* const name = CompletenessName(*worst);
   return *alarm ? absl::AsciiStrToUpper(name) : name;
 }
@@ -139,12 +139,11 @@ ScreenLine HealthLine(const TopScreen& screen, size_t width) {
 
 ScreenLine TabLine(const TopScreen& screen, size_t width, const std::string& right) {
   constexpr std::array<const char*, kTopViews + 1> kTabs = {
-      "1 Pairs", "2 Origins", "3 Destinations", "4 Ports", "5 Engine"};
+      "1 Pairs", "2 Origins", "3 Destinations", "4 Ports", "5 Services", "6 Engine"};
   ScreenLine line;
   for (size_t i = 0; i < kTabs.size(); ++i) {
     const bool active = screen.show_health ? i == kTopViews : i == static_cast<size_t>(screen.view);
-    line.push_back(
-        {absl::StrCat(" ", kTabs[i], " "), active ? TextStyle::kReverse : TextStyle::kPlain});
+    line.push_back({absl::StrCat(" ", kTabs[i]), active ? TextStyle::kReverse : TextStyle::kPlain});
   }
   return Spread(std::move(line), right, width);
 }
@@ -158,16 +157,17 @@ ScreenLine FooterLine(const TopScreen& screen, size_t width) {
     }
     return Fit(std::move(line), width);
   }
-  return Fit({{"Tab view  s sort  r reverse  / filter  g gateway  p pause  ? help  q quit",
+  return Fit({{"Tab view  s sort  u unanswered  r reverse  / filter  p pause  ? help  q quit",
                TextStyle::kDim}},
              width);
 }
 
 // clang-format off
 constexpr absl::string_view kHelp =
-    R"(Tab, Right, Left, 1-5   view: pairs, origins, destinations, ports, engine
+    R"(Tab, Right, Left, 1-6   next view, previous view, view by number
 s, S                    next, previous order: bytes, packets, connections,
-                        time (mean), open, name
+                        time (mean), open, unanswered flows, name
+u                       by unanswered flows (who scans, what is down), or bytes
 r                       reverse the order
 Up, Down, PgUp, PgDn, Home, End   move in the table
 /                       only addresses (of either end) that begin with a text
@@ -180,6 +180,7 @@ q, Ctrl-C               quit
 >  from who opened the connection   <  the replies   %  of all bytes
 conns: connections closed in the interval; mean: of their durations
 open: connections open at its end (engine with -track-open)
+flows: flows that ended; unans: those without a reply (spool files only)
 tcp/*: ports that are not on the engine's list (-ports)
 (other): what was small, in one line (engine's -max-rows))";
 // clang-format on
@@ -295,6 +296,10 @@ std::vector<std::string> TopProblems(const TopState& state, const absl::TimeZone
     if (!interval->gaps.empty()) {
       problems.push_back(who + GapsText(interval->gaps, state.now_ns, zone));
     }
+    if (interval->masks_changed) {
+      problems.push_back(
+          absl::StrCat(who, "the group masks were changed: the same traffic has another address"));
+    }
     if (interval->gaps.empty() && interval->completeness.has_value() &&
         *interval->completeness != Completeness::kComplete) {
       problems.push_back(absl::StrCat(who, CompletenessName(*interval->completeness), ", ",
@@ -322,8 +327,10 @@ std::vector<std::string> TopProblems(const TopState& state, const absl::TimeZone
 }
 
 void UpdateTable(TopScreen* screen) {
-  screen->table = MakeTopTable(PresentIntervals(ChosenIntervals(screen->state)), screen->view,
-                               screen->sort, screen->reverse, screen->filter);
+  const std::vector<const TopInterval*> present = PresentIntervals(ChosenIntervals(screen->state));
+  screen->table =
+      MakeTopTable(present, screen->view, screen->sort, screen->reverse, screen->filter);
+  if (screen->state.names != nullptr) NameEntries(*screen->state.names, present, &screen->table);
 }
 
 std::vector<ScreenLine> RenderTop(TopScreen* screen, size_t width, size_t height) {

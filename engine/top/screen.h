@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "engine/top/format.h"
 #include "engine/top/health.h"
+#include "engine/top/top_names.h"
 #include "engine/top/traffic.h"
 
 namespace ctacct {
@@ -20,6 +21,7 @@ struct TopState {
   std::string folder;
   std::vector<const TopInterval*> intervals;  // One of each gateway, by name.
   std::string gateway;                        // The one to show; empty: all of them.
+  const TopNames* names = nullptr;            // nullptr: not asked for, or not known.
   // Nothing: no -metrics-file, or it cannot be read (then health_error says why).
   std::optional<EngineHealth> health;
   std::string health_error;
@@ -52,7 +54,7 @@ struct TopScreen {
 [[nodiscard]] std::vector<std::string> TopProblems(const TopState& state,
                                                    const absl::TimeZone& time_zone);
 
-// Makes the table anew, from the intervals that were chosen.
+// Rebuilds the table from the chosen intervals.
 void UpdateTable(TopScreen* screen);
 
 // Exactly `height` lines, none longer than `width`; both greater than 0. Sets screen->page, and

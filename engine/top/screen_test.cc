@@ -114,7 +114,7 @@ TEST_F(TopScreenTest, TheSmallScreen) {
             "bit/s 40.4M > 1.60M <   pkt/s 1.00k > 0 <   conns 4,950, mean 2.50s   open 300");
   EXPECT_THAT(lines[2], StartsWith("engine's health: with -metrics-file"));
   EXPECT_EQ(lines[4],
-            " 1 Pairs  2 Origins  3 Destinations  4 Ports  5 Engine               1-17 of 100");
+            " 1 Pairs 2 Origins 3 Destinations 4 Ports 5 Services 6 Engine        1-17 of 100");
   EXPECT_EQ(lines[5],
             "ORIGIN          DESTINATION     bit/s > bit/s < pkt/s conns   mean  open    %");
   EXPECT_EQ(lines[7],
@@ -132,12 +132,12 @@ TEST_F(TopScreenTest, NoLineIsTooLongAndNoneMissingOnAnyScreen) {
   health.samples = {{"ctacct_flows", "12", 12, std::string(300, 'x')}};
   screen_.state.health = health;
   screen_.state.folder_problems = {std::string(300, 'y')};
-  for (int tab = 0; tab < 7; ++tab) {
+  for (int tab = 0; tab < 8; ++tab) {
     screen_.view = static_cast<TopView>(tab % kTopViews);
-    screen_.show_health = tab == 4;
-    screen_.help = tab == 5;
+    screen_.show_health = tab == 5;
+    screen_.help = tab == 6;
     screen_.prompt = std::nullopt;
-    if (tab == 6) screen_.prompt = "10.0.0.";
+    if (tab == 7) screen_.prompt = "10.0.0.";
     for (const size_t width : {1, 2, 20, 40, 79, 80, 81, 100, 120, 160, 200, 500}) {
       for (const size_t height : {1, 2, 5, 10, 24, 50}) {
         const std::vector<std::string> lines = Render(width, height);
@@ -190,6 +190,8 @@ TEST_F(TopScreenTest, KeysChooseWhatIsShown) {
   type({'\t', kKeyRight, kKeyRight});
   EXPECT_EQ(screen_.view, TopView::kPorts);
   type({'\t'});
+  EXPECT_EQ(screen_.view, TopView::kServices);
+  type({'\t'});
   EXPECT_TRUE(screen_.show_health);
   type({kKeyRight});
   EXPECT_FALSE(screen_.show_health);
@@ -198,7 +200,15 @@ TEST_F(TopScreenTest, KeysChooseWhatIsShown) {
   EXPECT_TRUE(screen_.show_health);
   type({'2'});
   EXPECT_EQ(screen_.view, TopView::kOrigins);
-  type({'S', 'S'});  // Not by open connections: they are not tracked.
+  type({'u'});
+  EXPECT_EQ(screen_.sort, TopSort::kUnanswered);
+  type({'u'});
+  EXPECT_EQ(screen_.sort, TopSort::kBytes);
+  type({'S'});
+  EXPECT_EQ(screen_.sort, TopSort::kName);
+  type({'S'});
+  EXPECT_EQ(screen_.sort, TopSort::kUnanswered);
+  type({'S'});  // Not by open connections: they are not tracked.
   EXPECT_EQ(screen_.sort, TopSort::kTime);
   type({'/', '1', 'x', kKeyBackspace, '0', kKeyEnter});
   EXPECT_EQ(screen_.filter.text(), "10");
@@ -242,6 +252,82 @@ TEST_F(TopScreenTest, PortsAreNamed) {
   EXPECT_THAT(lines[6], HasSubstr("     0      - "));
   EXPECT_THAT(lines[7], StartsWith("icmp "));
   EXPECT_THAT(lines[8], StartsWith("tcp/* "));
+}
+
+TEST_F(TopScreenTest, ServicesArePortsOfDestinations) {
+  screen_.view = TopView::kServices;
+  screen_.sort = TopSort::kUnanswered;
+  interval_.masks = GroupMasks();
+  interval_.masks->dst = {255, 255, 255, 0};
+  interval_.rows.resize(2);
+  interval_.rows[0].port = interval_.rows[1].port = 443;
+  interval_.rows[0].dst = interval_.rows[1].dst = {10, 33, 5, 0};
+  interval_.rows[0].flow_count = interval_.rows[1].flow_count = 3;
+  interval_.rows[1].unanswered_count = 2;
+  const std::vector<std::string> lines = Render(80, 24);
+  EXPECT_THAT(lines[5], StartsWith("DESTINATION     PORT "));
+  EXPECT_THAT(lines[6], StartsWith("10.33.5.0/24    tcp/443 "));
+  EXPECT_THAT(lines[6], HasSubstr(" 6     2 "));
+}
+
+// Beside the addresses, and on the plain page as the last fields.
+TEST_F(TopScreenTest, HoldersAreNamed) {
+  NamesSnapshot snapshot;
+  snapshot.gateway = interval_.gateway;
+  snapshot.entries = {{*ParseNetwork("10.0.0.0/8"), "provider", NameSource::kFile, {}, {}},
+                      {*ParseNetwork("10.0.0.1"), "J\xc3\xb6rg", NameSource::kFile, {}, {}},
+                      {*ParseNetwork("10.0.0.2"), "past", NameSource::kFile, 1, kEnd}};
+  const TopNames names(snapshot, kEnd);
+  screen_.state.names = &names;
+  screen_.view = TopView::kOrigins;
+  screen_.sort = TopSort::kName;
+  std::vector<std::string> lines = Render(80, 24);
+  EXPECT_THAT(lines[5], StartsWith("ORIGIN          NAME     "));
+  EXPECT_THAT(lines[6], StartsWith("10.0.0.0        provider "));
+  EXPECT_THAT(lines[7], StartsWith("10.0.0.1        J?rg     "));
+  EXPECT_THAT(lines[8], StartsWith("10.0.0.2        provider "));
+  const std::string text =
+      OnceText(screen_.state, {TopView::kOrigins, TopView::kPorts}, TopSort::kName, {}, 2);
+  EXPECT_THAT(text, HasSubstr("\tunanswered\tsrc_name\n"));
+  EXPECT_THAT(text, HasSubstr("\tJ\xc3\xb6rg\n"));
+  EXPECT_THAT(text, HasSubstr("#port\tproto\tport\tbytes_src"));
+  // A name of a part of the network is not guessed at.
+  interval_.masks = GroupMasks();
+  interval_.masks->src = {255, 255, 255, 254};
+  EXPECT_THAT(Render(80, 24)[7], HasSubstr("provider "));
+  // Nor one of another gateway.
+  interval_.gateway += "2";
+  EXPECT_THAT(Render(80, 24)[5], Not(HasSubstr("NAME")));
+}
+
+// The port's column takes no room that an address needs.
+TEST_F(TopScreenTest, AServicesNetworkIsNotCutForItsPort) {
+  screen_.view = TopView::kServices;
+  screen_.sort = TopSort::kUnanswered;
+  interval_.masks = GroupMasks();
+  interval_.masks->dst = {255, 239, 255, 0};
+  interval_.rows.resize(1);
+  interval_.rows[0].dst = {10, 33, 5, 0};
+  EXPECT_THAT(Render(80, 24)[6], StartsWith("10.33.5.0/255.239.255.0 tcp "));
+}
+
+TEST_F(TopScreenTest, AChangeOfGroupMasksIsSaid) {
+  EXPECT_THAT(TopProblems(screen_.state, screen_.time_zone), ::testing::IsEmpty());
+  interval_.masks_changed = true;
+  EXPECT_THAT(TopProblems(screen_.state, screen_.time_zone),
+              ::testing::ElementsAre(HasSubstr("group masks were changed")));
+}
+
+// Who scans: sorted by what nobody answered, also where the screen is narrow.
+TEST_F(TopScreenTest, UnansweredFlowsAreShownWhereTheyAreSortedBy) {
+  screen_.view = TopView::kOrigins;
+  screen_.sort = TopSort::kUnanswered;
+  interval_.rows[50].flow_count = 2000;
+  interval_.rows[50].unanswered_count = 1234;
+  const std::vector<std::string> lines = Render(80, 24);
+  EXPECT_THAT(lines[5], HasSubstr("flows unans"));
+  EXPECT_THAT(lines[6], StartsWith("10.0.0.50 "));
+  EXPECT_THAT(lines[6], HasSubstr(" 2.00k 1.23k "));
 }
 
 TEST_F(TopScreenTest, WaitingSaysHowLong) {
@@ -347,7 +433,8 @@ TEST_F(TopScreenTest, OnceIsOneKindALine) {
       OnceText(screen_.state, {TopView::kPairs, TopView::kPorts}, TopSort::kBytes, {}, 1);
   const std::string sums =
       "bytes_src\tbytes_dst\tpackets_src\tpackets_dst\tconnections\tmean_seconds\topen\t"
-      "bits_src_per_s\tbits_dst_per_s\tpackets_src_per_s\tpackets_dst_per_s\tconnections_per_s\n";
+      "bits_src_per_s\tbits_dst_per_s\tpackets_src_per_s\tpackets_dst_per_s\tconnections_per_s\t"
+      "flows\tunanswered\n";
   EXPECT_EQ(text,
             "#interval\tgateway\tend\tseconds\tcovered_seconds\tage_seconds\tcompleteness\t"
             "events_dropped\trows\tin_sums\n"
@@ -357,15 +444,15 @@ TEST_F(TopScreenTest, OnceIsOneKindALine) {
             "#total\t" +
                 sums +
                 "total\t2985000\t60000\t300\t0\t1\t2.500\t-\t1592000.000\t32000.000\t20.000\t"
-                "0.000\t0.067\n"
+                "0.000\t0.067\t0\t0\n"
                 "#pair\tsrc\tdst\t" +
                 sums +
                 "pair\t10.0.0.0\t10.9.0.1\t1500000\t30000\t150\t0\t0\t-\t-\t800000.000\t16000.000\t"
-                "10.000\t0.000\t0.000\n"
+                "10.000\t0.000\t0.000\t0\t0\n"
                 "#port\tproto\tport\t" +
                 sums +
                 "port\ttcp\t0\t1500000\t30000\t150\t0\t0\t-\t-\t800000.000\t16000.000\t10.000\t"
-                "0.000\t0.000\n"
+                "0.000\t0.000\t0\t0\n"
                 "#health\tmetric\tvalue\n"
                 "health\tctacct_flows\t7\n"
                 "#problem\ttext\n"
@@ -381,9 +468,10 @@ TEST_F(TopScreenTest, EveryLineOfOnceHasTheFieldsOfItsKind) {
   screen_.state.intervals = {&csv, &interval_};
   screen_.state.health = *ParseMetrics("ctacct_a{kind=\"x\ty\"} 1\nctacct_b 2\n");
   screen_.state.folder_problems = {"a\tfile\n"};
-  const std::string text = OnceText(
-      screen_.state, {TopView::kPairs, TopView::kOrigins, TopView::kDestinations, TopView::kPorts},
-      TopSort::kBytes, {}, 0);
+  const std::string text = OnceText(screen_.state,
+                                    {TopView::kPairs, TopView::kOrigins, TopView::kDestinations,
+                                     TopView::kPorts, TopView::kServices},
+                                    TopSort::kBytes, {}, 0);
   std::map<std::string, size_t> fields;
   size_t lines = 0;
   for (absl::string_view line : absl::StrSplit(text, '\n', absl::SkipEmpty())) {
@@ -396,7 +484,7 @@ TEST_F(TopScreenTest, EveryLineOfOnceHasTheFieldsOfItsKind) {
     for (const std::string& part : parts) EXPECT_NE(part, "") << line;
     ++lines;
   }
-  EXPECT_EQ(lines, 2u + 1 + 101 + 101 + 2 + 101 + 2 + 1) << text;
+  EXPECT_EQ(lines, 2u + 1 + 101 + 100 + 2 + 101 + 101 + 2 + 1) << text;
 }
 
 }  // namespace

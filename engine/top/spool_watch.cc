@@ -24,8 +24,8 @@ namespace ctacct {
 namespace {
 
 constexpr size_t kCsvBufferBytes = 64 * 1024;
-// Only so that each is told once, although inotify tells of most files twice (renamed, then
-// closed).
+// Names of bad files are remembered so that each is reported once: inotify reports most files twice
+// (renamed, then closed).
 constexpr size_t kBadNamesMax = 10'000;
 
 absl::Status TooManyRows(const std::string& path) {
@@ -138,9 +138,9 @@ absl::StatusOr<bool> TopFolder::Update() {
 }
 
 absl::StatusOr<bool> TopFolder::Scan() {
-  // Names sort in the order of writing: the last of each engine (whose id begins the name), and
-  // the last of all CSV files. The last but one too: the last may be damaged, and CSV files may be
-  // two of one interval.
+  // Names sort in the order of writing: take the last file of each engine (whose id begins the
+  // name), and the last of all CSV files. Also the one before it: the last may be damaged, and two
+  // CSV files may be of one interval.
   std::map<std::string, std::pair<std::string, std::string>> last;
   const auto note = [&last](const std::string& name) {
     if (!IsRowsFileName(name)) return true;
@@ -197,6 +197,7 @@ absl::StatusOr<bool> TopFolder::TakeSpool(int fd, const std::string& path,
   interval.completeness = header.completeness;
   interval.events_dropped = header.events_dropped;
   interval.track_open = header.track_open;
+  interval.masks = {header.src_mask, header.dst_mask, header.src_mask6, header.dst_mask6};
   interval.files = {name};
   std::vector<TrafficRow> block;
   while (true) {
@@ -224,7 +225,7 @@ bool TopFolder::Wanted(const std::string& gateway, const EngineId& engine_id, ui
   const auto found = newest_.find(gateway);
   if (found == newest_.end()) return true;
   const Newest& newest = found->second;
-  // By its sequence, a run tells which came later even if the clock was set back.
+  // Within a run, the sequence says which file is newer even if the clock was set back.
   if (sequence != 0 && engine_id == newest.engine_id) return sequence > newest.sequence;
   return end_ns >= newest.interval->end_ns;
 }
@@ -232,6 +233,9 @@ bool TopFolder::Wanted(const std::string& gateway, const EngineId& engine_id, ui
 absl::StatusOr<bool> TopFolder::TakeInterval(TopInterval interval, const std::string& path,
                                              const EngineId& engine_id, uint64_t sequence) {
   Newest& newest = newest_[interval.gateway];
+  if (newest.interval != nullptr && newest.interval->masks.has_value()) {
+    interval.masks_changed = interval.masks.has_value() && interval.masks != newest.interval->masks;
+  }
   if (newest.interval != nullptr && newest.interval->end_ns == interval.end_ns) {
     // More of the same interval.
     const TopInterval& part = *newest.interval;
@@ -241,6 +245,8 @@ absl::StatusOr<bool> TopFolder::TakeInterval(TopInterval interval, const std::st
     interval.completeness = std::max(interval.completeness, part.completeness);
     interval.events_dropped += part.events_dropped;
     interval.track_open |= part.track_open;
+    interval.masks_changed |= part.masks_changed;
+    if (interval.masks != part.masks) interval.masks.reset();
     interval.gaps.insert(interval.gaps.end(), part.gaps.begin(), part.gaps.end());
     interval.rows.insert(interval.rows.end(), part.rows.begin(), part.rows.end());
     interval.files.insert(interval.files.end(), part.files.begin(), part.files.end());

@@ -56,7 +56,7 @@ class TopFolderTest : public ::testing::Test {
     return std::vector<TrafficRow>(count, row);
   }
 
-  // The path of a file with so many rows.
+  // Writes a file with this number of rows and returns its path.
   std::string Write(const SpoolHeader& header, size_t rows, const std::vector<Gap>& gaps = {},
                     const std::string& hidden_name = "") {
     const absl::StatusOr<std::string> name = WriteSpoolFile(
@@ -133,6 +133,31 @@ TEST_F(TopFolderTest, ReadsHowTheIntervalWas) {
   EXPECT_EQ(interval.rows[0].bytes_src, 100u);
 }
 
+TEST_F(TopFolderTest, AChangeOfMasksIsNoted) {
+  SpoolHeader header = Header("a", 1, 1, 15);
+  header.src_mask = {255, 255, 255, 0};
+  Write(header, 1);
+  Open();
+  ASSERT_TRUE(top_->intervals()[0]->masks.has_value());
+  EXPECT_EQ(top_->intervals()[0]->masks->src, header.src_mask);
+  EXPECT_FALSE(top_->intervals()[0]->masks_changed);
+  // Since the interval before.
+  Write(Header("a", 2, 1, 30), 1);
+  ASSERT_TRUE(top_->Update().ok());
+  EXPECT_EQ(top_->intervals()[0]->masks, GroupMasks());
+  EXPECT_TRUE(top_->intervals()[0]->masks_changed);
+  Write(Header("a", 2, 2, 45), 1);
+  ASSERT_TRUE(top_->Update().ok());
+  EXPECT_FALSE(top_->intervals()[0]->masks_changed);
+  // Within the interval: its rows are of both.
+  header = Header("a", 3, 1, 45);
+  header.src_mask = {255, 255, 0, 0};
+  Write(header, 1);
+  ASSERT_TRUE(top_->Update().ok());
+  EXPECT_FALSE(top_->intervals()[0]->masks.has_value());
+  EXPECT_TRUE(top_->intervals()[0]->masks_changed);
+}
+
 TEST_F(TopFolderTest, ARestartWithinAnIntervalAddsUp) {
   Open();
   SpoolHeader before = Header("a", 1, 5, 60);
@@ -160,13 +185,13 @@ TEST_F(TopFolderTest, ARestartWithinAnIntervalAddsUp) {
 
 TEST_F(TopFolderTest, AFileOpenedInTimeIsReadAlthoughItIsGone) {
   Open();
-  // inotify's descriptor tells at once.
+  // inotify reports the file at once.
   const std::string path = Write(Header("a", 1, 1, 15), 20'000);
   pollfd fd = {top_->fd(), POLLIN, 0};
   EXPECT_EQ(poll(&fd, 1, 1'000), 1);
   EXPECT_TRUE(Update());
   EXPECT_THAT(Seen(), ElementsAre("a 15 20000"));
-  // One that is gone when it is looked for is told.
+  // A file that is gone when it is looked for is counted as missed.
   std::filesystem::remove(Write(Header("a", 1, 2, 30), 1));
   EXPECT_FALSE(Update());
   EXPECT_EQ(top_->missed(), 1u);

@@ -11,15 +11,16 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "netlink/ip_text.h"
 #include "netlink/ipv4_text.h"
 
 namespace ctacct {
 namespace {
 
 constexpr std::array<const char*, kTopViews> kViewNames = {"pairs", "origins", "destinations",
-                                                           "ports"};
-constexpr std::array<const char*, kTopSorts> kSortNames = {"bytes", "packets", "connections",
-                                                           "time",  "open",    "name"};
+                                                           "ports", "services"};
+constexpr std::array<const char*, kTopSorts> kSortNames = {
+    "bytes", "packets", "connections", "time", "open", "unanswered", "name"};
 
 template <typename Enum, size_t kSize>
 std::optional<Enum> Find(const std::array<const char*, kSize>& names, absl::string_view name) {
@@ -31,15 +32,16 @@ std::optional<Enum> Find(const std::array<const char*, kSize>& names, absl::stri
 
 TopKey KeyOf(const TrafficRow& row, TopView view) {
   TopKey key;
-  if (view == TopView::kPorts) {
+  if (HasOrigin(view) || HasDestination(view)) key.family = row.family;
+  if (HasOrigin(view)) key.src = row.src;
+  if (HasDestination(view)) key.dst = row.dst;
+  if (HasPort(view)) {
     key.protocol = row.protocol;
     key.port = row.port;
-    return key;
+  } else if (IsOtherRow(row) && (view != TopView::kOrigins || key.src == AddressBytes{})) {
+    // Apart from flows of a mask's 0.0.0.0. What was folded of an origin is the origin's.
+    key.port = kPortNotListed;
   }
-  key.family = row.family;
-  if (view != TopView::kDestinations) key.src = row.src;
-  if (view != TopView::kOrigins) key.dst = row.dst;
-  if (IsOtherRow(row)) key.port = kPortNotListed;  // Apart from flows of a filter's 0.0.0.0.
   return key;
 }
 
@@ -51,6 +53,8 @@ void Add(const TrafficRow& row, TopSums* sums) {
   sums->connections += row.connection_count;
   sums->connection_time_ms += row.connection_time_ms;
   sums->open += row.open_connections;
+  sums->flows += row.flow_count;
+  sums->unanswered += row.unanswered_count;
 }
 
 // Adds what was summed over `seconds`.
@@ -62,6 +66,8 @@ void Add(const TopSums& from, double seconds, TopSums* to) {
   to->connections += from.connections;
   to->connection_time_ms += from.connection_time_ms;
   to->open += from.open;
+  to->flows += from.flows;
+  to->unanswered += from.unanswered;
   to->bits_src_rate += 8 * static_cast<double>(from.bytes_src) / seconds;
   to->bits_dst_rate += 8 * static_cast<double>(from.bytes_dst) / seconds;
   to->packets_src_rate += static_cast<double>(from.packets_src) / seconds;
@@ -82,10 +88,39 @@ double SortValue(const TopSums& sums, TopSort sort) {
       return sums.MeanSeconds();
     case TopSort::kOpen:
       return static_cast<double>(sums.open);
+    case TopSort::kUnanswered:
+      return static_cast<double>(sums.unanswered);
     case TopSort::kName:
       break;
   }
   return 0;
+}
+
+// "/24"; nothing for a host's mask; a mask with holes as an address.
+template <size_t kBytes>
+std::string MaskSuffix(AddressFamily family, const std::array<uint8_t, kBytes>& mask) {
+  size_t length = 0;
+  bool ended = false;
+  bool contiguous = true;
+  for (size_t bit = 0; bit < 8 * kBytes; ++bit) {
+    const bool is_set = (mask[bit / 8] >> (7 - bit % 8) & 1) != 0;
+    contiguous &= !(ended && is_set);
+    ended |= !is_set;
+    length += is_set ? 1 : 0;
+  }
+  if (length == 8 * kBytes) return "";
+  if (contiguous) return absl::StrCat("/", length);
+  AddressBytes address{};
+  std::copy(mask.begin(), mask.end(), address.begin());
+  return absl::StrCat("/", AddressText(family, address));
+}
+
+std::string NetworkName(TopView view, const TopKey& key, const AddressBytes& address,
+                        const Mask4& mask, const Mask6& mask6) {
+  if (IsOtherEntry(view, key) && address == AddressBytes{}) return "(other)";
+  return AddressText(key.family, address) + (key.family == AddressFamily::kIpv4
+                                                 ? MaskSuffix(key.family, mask)
+                                                 : MaskSuffix(key.family, mask6));
 }
 
 }  // namespace
@@ -110,8 +145,9 @@ absl::StatusOr<AddressFilter> AddressFilter::Parse(const std::string& text) {
   filter.text_ = text;
   if (absl::StrContains(text, '/')) {
     filter.network_ = ParseIpv4Cidr(text);
-    if (!filter.network_.has_value()) {
-      return absl::InvalidArgumentError("not an IPv4 network such as 10.32.0.0/11");
+    filter.ipv6_network_ = ParseIpv6Cidr(text);
+    if (!filter.network_.has_value() && !filter.ipv6_network_.has_value()) {
+      return absl::InvalidArgumentError("not a network such as 10.32.0.0/11 or 2001:db8::/32");
     }
   } else if (text.find_first_not_of("0123456789abcdef.:") != std::string::npos) {
     return absl::InvalidArgumentError(
@@ -127,6 +163,11 @@ bool AddressFilter::Matches(const TrafficRow& row) const {
            (network_->Contains(Ipv4Address::FromBytes(row.src.data())) ||
             network_->Contains(Ipv4Address::FromBytes(row.dst.data())));
   }
+  if (ipv6_network_.has_value()) {
+    return row.family == AddressFamily::kIpv6 &&
+           (ipv6_network_->Contains(Ipv6Address::FromBytes(row.src.data())) ||
+            ipv6_network_->Contains(Ipv6Address::FromBytes(row.dst.data())));
+  }
   return absl::StartsWith(AddressText(row.family, row.src), text_) ||
          absl::StartsWith(AddressText(row.family, row.dst), text_);
 }
@@ -134,6 +175,10 @@ bool AddressFilter::Matches(const TrafficRow& row) const {
 TopTable MakeTopTable(const std::vector<const TopInterval*>& intervals, TopView view, TopSort sort,
                       bool reverse, const AddressFilter& filter) {
   TopTable table;
+  if (!intervals.empty()) table.masks = intervals[0]->masks.value_or(GroupMasks());
+  for (const TopInterval* interval : intervals) {
+    if (interval->masks != intervals[0]->masks) table.masks = GroupMasks();
+  }
   absl::flat_hash_map<TopKey, TopSums> all;
   for (const TopInterval* interval : intervals) {
     absl::flat_hash_map<TopKey, TopSums> its;
@@ -187,12 +232,15 @@ std::string AddressText(AddressFamily family, const AddressBytes& address) {
 }
 
 bool IsOtherEntry(TopView view, const TopKey& key) {
-  return key.port == kPortNotListed &&
-         (view != TopView::kPorts || key.protocol == kOtherRowProtocol);
+  return key.port == kPortNotListed && (!HasPort(view) || key.protocol == kOtherRowProtocol);
 }
 
-std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address) {
-  return IsOtherEntry(view, key) ? "(other)" : AddressText(key.family, address);
+std::string OriginName(TopView view, const TopKey& key, const GroupMasks& masks) {
+  return NetworkName(view, key, key.src, masks.src, masks.src6);
+}
+
+std::string DestinationName(TopView view, const TopKey& key, const GroupMasks& masks) {
+  return NetworkName(view, key, key.dst, masks.dst, masks.dst6);
 }
 
 }  // namespace ctacct

@@ -15,9 +15,21 @@
 #include "absl/strings/string_view.h"
 #include "engine/rows/gap.h"
 #include "engine/rows/traffic_row.h"
+#include "engine/spool/spool_header.h"
 #include "netlink/ipv4.h"
+#include "netlink/ipv6.h"
 
 namespace ctacct {
+
+// The group masks of a file's header.
+struct GroupMasks {
+  Mask4 src = kMask4All;
+  Mask4 dst = kMask4All;
+  Mask6 src6 = kMask6All;
+  Mask6 dst6 = kMask6All;
+
+  friend bool operator==(const GroupMasks&, const GroupMasks&) = default;
+};
 
 // One interval of one gateway.
 struct TopInterval {
@@ -28,6 +40,8 @@ struct TopInterval {
   std::optional<Completeness> completeness;  // Nothing: unknown (CSV).
   uint64_t events_dropped = 0;
   bool track_open = false;
+  std::optional<GroupMasks> masks;  // Nothing: unknown (CSV), or changed within the interval.
+  bool masks_changed = false;       // In it, or since the interval before.
   std::vector<Gap> gaps;
   std::vector<TrafficRow> rows;
   // More than one if the engine was restarted within the interval.
@@ -37,10 +51,20 @@ struct TopInterval {
   [[nodiscard]] int64_t observed_ns() const { return covered_ns > 0 ? covered_ns : length_ns; }
 };
 
-enum class TopView { kPairs, kOrigins, kDestinations, kPorts };
-inline constexpr int kTopViews = 4;
-enum class TopSort { kBytes, kPackets, kConnections, kTime, kOpen, kName };
-inline constexpr int kTopSorts = 6;
+// A service is a port of a destination.
+enum class TopView { kPairs, kOrigins, kDestinations, kPorts, kServices };
+inline constexpr int kTopViews = 5;
+constexpr bool HasOrigin(TopView view) {
+  return view == TopView::kPairs || view == TopView::kOrigins;
+}
+constexpr bool HasDestination(TopView view) {
+  return view != TopView::kOrigins && view != TopView::kPorts;
+}
+constexpr bool HasPort(TopView view) {
+  return view == TopView::kPorts || view == TopView::kServices;
+}
+enum class TopSort { kBytes, kPackets, kConnections, kTime, kOpen, kUnanswered, kName };
+inline constexpr int kTopSorts = 7;
 
 // As flags spell them; nothing for any other word.
 [[nodiscard]] const char* TopViewName(TopView view);
@@ -48,8 +72,8 @@ inline constexpr int kTopSorts = 6;
 [[nodiscard]] const char* TopSortName(TopSort sort);
 [[nodiscard]] std::optional<TopSort> ParseTopSort(absl::string_view name);
 
-// Selects rows by the address of either end: one that begins with a text ("10.32.1."), or is in an
-// IPv4 network ("10.32.0.0/11"). An empty filter selects all rows.
+// Selects rows by the address of either end: one that begins with a text ("10.32.1."), or is in a
+// network ("10.32.0.0/11", "2001:db8::/32"). An empty filter selects all rows.
 class AddressFilter {
  public:
   AddressFilter() = default;
@@ -62,6 +86,7 @@ class AddressFilter {
  private:
   std::string text_;
   std::optional<Ipv4Cidr> network_;
+  std::optional<Ipv6Cidr> ipv6_network_;
 };
 
 struct TopSums {
@@ -72,6 +97,8 @@ struct TopSums {
   uint64_t connections = 0;  // Closed.
   uint64_t connection_time_ms = 0;
   uint64_t open = 0;
+  uint64_t flows = 0;       // That ended.
+  uint64_t unanswered = 0;  // Of these, those without a reply packet.
   // Per second.
   double bits_src_rate = 0;
   double bits_dst_rate = 0;
@@ -102,6 +129,9 @@ struct TopKey {
 struct TopEntry {
   TopKey key;
   TopSums sums;
+  // Of who holds the key's networks; empty: nobody, or names were not asked for.
+  std::string src_name = {};
+  std::string dst_name = {};
 };
 
 struct TopTable {
@@ -109,6 +139,8 @@ struct TopTable {
   TopSums total;  // Of all entries.
   uint64_t rows = 0;
   bool has_open = false;  // Some of the intervals tracked open connections.
+  bool has_names = false;
+  GroupMasks masks;  // Of all intervals; those of hosts if they differ or are unknown.
 };
 
 // Largest first (names: in order), or the reverse; equal entries are in the order of their keys.
@@ -123,12 +155,14 @@ struct TopTable {
 // An address as in CSV.
 [[nodiscard]] std::string AddressText(AddressFamily family, const AddressBytes& address);
 
-// Whether an entry is the one row into which -max-rows sums up small ones: it has no addresses and
-// no port.
+// Whether an entry is a row into which -max-rows sums up small ones: it has no destination and no
+// port, and the sum of the smallest origins has no origin either.
 [[nodiscard]] bool IsOtherEntry(TopView view, const TopKey& key);
 
-// The address of an entry's key; "(other)" for that row.
-[[nodiscard]] std::string AddressName(TopView view, const TopKey& key, const AddressBytes& address);
+// The network of an entry's key: "10.32.5.0/24", or the address alone if it is a host's; "(other)"
+// for one that such a row does not have.
+[[nodiscard]] std::string OriginName(TopView view, const TopKey& key, const GroupMasks& masks);
+[[nodiscard]] std::string DestinationName(TopView view, const TopKey& key, const GroupMasks& masks);
 
 }  // namespace ctacct
 

@@ -52,14 +52,16 @@ TopTable Table(const std::vector<const TopInterval*>& intervals, TopView view,
 
 std::vector<std::string> Names(const TopTable& table, TopView view) {
   std::vector<std::string> names;
-  for (const auto& [key, sums] : table.entries) {
+  for (const TopEntry& entry : table.entries) {
+    const TopKey& key = entry.key;
     std::string name;
     if (view == TopView::kPorts) {
       name = std::to_string(key.protocol) + "/" + std::to_string(key.port);
     } else {
-      if (view != TopView::kDestinations) name += AddressText(key.family, key.src);
+      if (HasOrigin(view)) name += AddressText(key.family, key.src);
       if (view == TopView::kPairs) name += " ";
-      if (view != TopView::kOrigins) name += AddressText(key.family, key.dst);
+      if (HasDestination(view)) name += AddressText(key.family, key.dst);
+      if (HasPort(view)) name += ":" + std::to_string(key.port);
     }
     names.push_back(name);
   }
@@ -95,6 +97,9 @@ TEST(TopTrafficTest, SumsByEachView) {
               ElementsAre("10.0.0.2", "10.0.0.1"));
   EXPECT_THAT(Names(Table({&interval}, TopView::kDestinations), TopView::kDestinations),
               ElementsAre("10.9.0.1", "10.9.0.2"));
+  EXPECT_EQ(
+      Names(Table({&interval}, TopView::kServices), TopView::kServices),
+      (std::vector<std::string>{"10.9.0.1:80", "10.9.0.1:443", "10.9.0.1:80", "10.9.0.2:80"}));
   EXPECT_THAT(Names(Table({&interval}, TopView::kPorts), TopView::kPorts),
               ElementsAre("17/80", "6/443", "6/80"));
 }
@@ -156,6 +161,9 @@ TEST(TopTrafficTest, FiltersByBeginningOrNetworkOfEitherEnd) {
   EXPECT_EQ(rows("10.0.0.0/10"), 1u);
   EXPECT_EQ(rows("0.0.0.0/0"), 3u);
   EXPECT_EQ(rows("2001:db8:"), 1u);
+  EXPECT_EQ(rows("2001:db8::/32"), 1u);
+  EXPECT_EQ(rows("2001:db9::/32"), 0u);
+  EXPECT_EQ(rows("::/0"), 1u);
   for (const char* bad : {"example", "10.0.0.0/33", "/8", "10/8/", "10.0.0.1; "}) {
     EXPECT_FALSE(AddressFilter::Parse(bad).ok()) << bad;
   }
@@ -165,13 +173,62 @@ TEST(TopTrafficTest, TheRowOfTheRestIsApart) {
   TrafficRow other = Row("0.0.0.0", "0.0.0.0", kPortNotListed, 100, kOtherRowProtocol);
   const TopInterval interval = Interval(
       "gw", 15, 15, {other, Row("0.0.0.0", "0.0.0.0", 80, 50), Row("10.0.0.1", "0.0.0.0", -1, 10)});
-  for (const TopView view : {TopView::kPairs, TopView::kOrigins, TopView::kPorts}) {
+  for (const TopView view :
+       {TopView::kPairs, TopView::kOrigins, TopView::kPorts, TopView::kServices}) {
     const TopTable table = Table({&interval}, view);
     EXPECT_EQ(table.entries.size(), 3u);
     EXPECT_TRUE(IsOtherEntry(view, table.entries[0].key));
     EXPECT_FALSE(IsOtherEntry(view, table.entries[1].key));
     EXPECT_FALSE(IsOtherEntry(view, table.entries[2].key));
   }
+}
+
+// What was folded of an origin is added to its other rows, and shown apart of its destinations.
+TEST(TopTrafficTest, WhatWasFoldedIsItsOrigins) {
+  TrafficRow folded = Row("10.0.0.1", "0.0.0.0", kPortNotListed, 100, kOtherRowProtocol);
+  folded.flow_count = folded.unanswered_count = 7;
+  TrafficRow own = Row("10.0.0.1", "10.0.0.2", 80, 50);
+  own.flow_count = 2;
+  own.unanswered_count = 1;
+  const TopInterval interval = Interval("gw", 15, 15, {folded, own});
+  const TopTable origins = Table({&interval}, TopView::kOrigins);
+  ASSERT_EQ(origins.entries.size(), 1u);
+  EXPECT_EQ(origins.entries[0].sums.flows, 9u);
+  EXPECT_EQ(origins.entries[0].sums.unanswered, 8u);
+  const TopTable pairs = Table({&interval}, TopView::kPairs);
+  ASSERT_EQ(pairs.entries.size(), 2u);
+  const TopKey& key = pairs.entries[0].key;
+  EXPECT_EQ(OriginName(TopView::kPairs, key, pairs.masks), "10.0.0.1");
+  EXPECT_EQ(DestinationName(TopView::kPairs, key, pairs.masks), "(other)");
+}
+
+TEST(TopTrafficTest, NetworksHaveTheirMasks) {
+  const auto name = [](const TrafficRow& row, const std::vector<const TopInterval*>& others) {
+    TopInterval interval = Interval("gw", 15, 15, {row});
+    interval.masks = GroupMasks();
+    interval.masks->src = {255, 239, 255, 0};
+    interval.masks->dst = {255, 255, 255, 0};
+    interval.masks->src6 = {255, 255, 255, 255, 255, 255, 255, 255};
+    std::vector<const TopInterval*> all = {&interval};
+    all.insert(all.end(), others.begin(), others.end());
+    const TopTable table = Table(all, TopView::kPairs);
+    const TopKey& key = table.entries[0].key;
+    return OriginName(TopView::kPairs, key, table.masks) + " " +
+           DestinationName(TopView::kPairs, key, table.masks);
+  };
+  const TrafficRow ipv4 = Row("10.32.5.0", "10.33.6.0", 80, 100);
+  EXPECT_EQ(name(ipv4, {}), "10.32.5.0/255.239.255.0 10.33.6.0/24");
+  TrafficRow ipv6 = ipv4;
+  ipv6.family = AddressFamily::kIpv6;
+  ipv6.src = {0x20, 0x01, 0x0d, 0xb8};
+  ipv6.dst = {0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
+  EXPECT_EQ(name(ipv6, {}), "2001:db8::/64 2001:db8::1");
+  EXPECT_EQ(name(Row("0.0.0.0", "0.0.0.0", -1, 1, kOtherRowProtocol), {}), "(other) (other)");
+  // If another gateway has others, or CSV files do not say them, nobody knows whose an address is.
+  TopInterval other = Interval("gw2", 15, 15, {});
+  EXPECT_EQ(name(ipv4, {&other}), "10.32.5.0 10.33.6.0");
+  other.masks = GroupMasks();
+  EXPECT_EQ(name(ipv4, {&other}), "10.32.5.0 10.33.6.0");
 }
 
 TEST(TopTrafficTest, AGatewayThatFellSilentIsNotAddedUp) {

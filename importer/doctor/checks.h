@@ -42,6 +42,7 @@ struct Examination {
 [[nodiscard]] Finding CheckUntracked(Examination& examination);
 [[nodiscard]] Finding CheckMaskedEnds(Examination& examination);
 [[nodiscard]] Finding CheckFlowtables(Examination& examination);
+[[nodiscard]] Finding CheckTunnels(Examination& examination);
 [[nodiscard]] Finding CheckListeners(Examination& examination);
 [[nodiscard]] Finding CheckClock(Examination& examination);
 

@@ -23,8 +23,8 @@ class Child {
   // the environment the program gets nothing. Standard input is empty.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Start(
       const std::vector<std::string>& argv);
-  // A copy of this process runs `work`, in which nothing that other threads hold may be needed,
-  // and ends with the status that it returns.
+  // A copy of this process runs `work`, which must not need anything that other threads hold, and
+  // ends with the status that it returns.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Child>> Fork(absl::FunctionRef<int()> work);
 
   Child(const Child&) = delete;

@@ -29,13 +29,13 @@ constexpr double kClockSecondsWarn = 1;
 constexpr char kMissingRights[] =
     "SELECT privilege, 'TABLE ' || name AS object FROM (VALUES ('SELECT', 'ctacct_schema'), "
     "('SELECT', 'import_ledger'), ('INSERT', 'import_ledger'), ('INSERT', 'vpn_traffic'), "
-    "('INSERT', 'traffic_gaps')) AS wanted (privilege, name) "
+    "('INSERT', 'traffic_gaps'), ('INSERT', 'traffic_names_arriving')) AS wanted (privilege, name) "
     "WHERE to_regclass(name) IS NULL OR NOT has_table_privilege(to_regclass(name), privilege) "
     "UNION ALL "
     "SELECT 'EXECUTE', 'FUNCTION ' || proname FROM pg_proc "
     "WHERE pronamespace = current_schema()::regnamespace AND (proname IN "
     "('traffic_make_partitions', 'traffic_summarize', 'traffic_worth_sending', 'traffic_add', "
-    "'traffic_add_covered') OR "
+    "'traffic_add_covered', 'traffic_load_names') OR "
     "(proname = 'traffic_drop_partition' AND $1)) "
     "AND NOT has_function_privilege(oid, 'EXECUTE') ORDER BY 1, 2";
 
@@ -77,15 +77,12 @@ Place PlaceOf(const PgOptions& options) {
   return place;
 }
 
-// The importer makes or upgrades its tables when it starts, by a folder without files.
 std::string MigrationCommand(const DoctorOptions& options) {
   const std::string program =
       options.importer_program.empty() ? "ctacct-importer" : options.importer_program;
   std::string text = ShellQuoted(program);
   if (!options.importer_flags.empty()) {
-    // Without those that are given here: no flag may be given twice.
-    text = absl::StrCat("sed -E '/^[ -]*(watch|once)([ =]|$)/d' ",
-                        ShellQuoted(options.importer_flags), " | ", text, " -flagfile=/dev/stdin");
+    absl::StrAppend(&text, " -flagfile=", ShellQuoted(options.importer_flags));
   }
   // As given: with a password in it, it is not repeated.
   if (const std::string& conninfo = options.database.conninfo;
@@ -103,7 +100,7 @@ std::string MigrationCommand(const DoctorOptions& options) {
       absl::StrAppend(&text, flag, ShellQuoted(value));
     }
   }
-  return absl::StrCat(text, " -watch=\"$(mktemp -d)\" -once");
+  return absl::StrCat(text, " -migrate");
 }
 
 constexpr char kNoConnection[] = "no connection";
@@ -251,7 +248,7 @@ Finding CheckRole(Examination& examination) {
   }
   Place place = PlaceOf(examination.options.database);
   place.database = Value(names, 0, 1);
-  return Fail(absl::StrCat(role, " lacks ", absl::StrJoin(lacks, ", ")),
+  return Fail(absl::StrCat(role, " has no ", absl::StrJoin(lacks, ", ")),
               {absl::StrCat("psql", place.Arguments(Value(names, 0, 2)), " -c ",
                             ShellQuoted(absl::StrJoin(grants, "; ")))});
 }

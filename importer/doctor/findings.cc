@@ -81,15 +81,15 @@ std::string Summary(absl::Span<const Finding> findings, bool colours) {
   Verdict worst = Verdict::kOk;
   if (AnyFailed(findings)) {
     worst = Verdict::kFail;
-    text = absl::StrCat("This machine will NOT count right: ", NamesOf(findings, worst), ".");
+    text = absl::StrCat("This machine does NOT count correctly: ", NamesOf(findings, worst), ".");
   } else if (warnings != 0) {
     worst = Verdict::kWarn;
-    text = absl::StrCat("This machine counts, but look at: ", NamesOf(findings, worst), ".");
+    text = absl::StrCat("This machine counts, with warnings: ", NamesOf(findings, worst), ".");
   } else {
-    text = skipped == 0 ? "This machine will count right." : "Nothing is wrong in what was seen.";
+    text = skipped == 0 ? "This machine counts correctly." : "No problem found.";
   }
   if (skipped != 0) {
-    absl::StrAppend(&text, " Not looked at: ", CountText(skipped, "thing"), ".");
+    absl::StrAppend(&text, " Not checked: ", CountText(skipped, "check"), ".");
   }
   return Coloured(LookOf(worst).colour, Wrapped(text, 0), colours);
 }

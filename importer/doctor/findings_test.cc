@@ -33,7 +33,7 @@ TEST(DoctorReportTest, ALineHas80ColumnsAndACommandIsNotBroken) {
       "     > " +
           command +
           "\n"
-          "This machine will NOT count right: second.\n");
+          "This machine does NOT count correctly: second.\n");
 }
 
 TEST(DoctorReportTest, TheLastLineSaysTheWorst) {
@@ -41,11 +41,11 @@ TEST(DoctorReportTest, TheLastLineSaysTheWorst) {
   const Finding warn = Named(Warn("x", {}), "b");
   const Finding skip = Named(Skip("x"), "c");
   const Finding fail = Named(Fail("x", {}), "d");
-  EXPECT_THAT(ReportText({ok}, false), HasSubstr("\nThis machine will count right.\n"));
-  EXPECT_THAT(ReportText({ok, skip}, false), HasSubstr("\nNothing is wrong in what was seen. "));
-  EXPECT_THAT(ReportText({ok, warn}, false), HasSubstr("\nThis machine counts, but look at: b."));
+  EXPECT_THAT(ReportText({ok}, false), HasSubstr("\nThis machine counts correctly.\n"));
+  EXPECT_THAT(ReportText({ok, skip}, false), HasSubstr("\nNo problem found. "));
+  EXPECT_THAT(ReportText({ok, warn}, false), HasSubstr("\nThis machine counts, with warnings: b."));
   EXPECT_THAT(ReportText({fail, warn}, false),
-              HasSubstr("\nThis machine will NOT count right: d."));
+              HasSubstr("\nThis machine does NOT count correctly: d."));
   EXPECT_FALSE(AnyFailed({ok, warn, skip}));
   EXPECT_TRUE(AnyFailed({ok, fail}));
 }

@@ -23,32 +23,33 @@
 #include "importer/postgres/connection_flags.h"
 
 ABSL_FLAG(std::string, engine_flags, "/etc/ctacct/engine.flags",
-          "the engine's flag file; the default may be missing; empty: none");
+          "the engine's flag file; empty: none; the default file may be missing");
 ABSL_FLAG(std::string, importer_flags, "/etc/ctacct/importer.flags",
-          "the importer's flag file; the default may be missing; empty: none");
+          "the importer's flag file; empty: none; the default file may be missing");
 ABSL_FLAG(std::string, engine, "",
           "the engine's program (default: ctacct-engine or engine beside this one)");
 ABSL_FLAG(std::string, engine_user, "",
-          "user that the engine runs as (default: that of its flag file, else of its service, else "
-          "the one that it becomes: ctacct or nobody for root, the caller for others)");
+          "user that the engine runs as (default: from its flag file, otherwise from its service, "
+          "otherwise ctacct or nobody for root and the current user for others)");
 ABSL_FLAG(std::string, output, "", "spool folder; overrides the engine's flag file");
 ABSL_FLAG(std::string, mode, "", "precise or light; overrides the engine's flag file");
 ABSL_FLAG(int, workers, 0, "number of workers; overrides the engine's flag file");
 ABSL_FLAG(int, receive_buffer, 0, "receive buffer in bytes; overrides the engine's flag file");
-ABSL_FLAG(bool, probe, true,
-          "send a connection and a UDP flow over the loopback of a network namespace of its own, "
-          "and follow them through an engine into a spool file (root)");
+ABSL_FLAG(
+    bool, probe, true,
+    "send a connection and a UDP flow over the loopback of a new network namespace and follow "
+    "them through an engine into a spool file (needs root)");
 ABSL_FLAG(bool, json, false, "print findings as JSON");
 
 namespace ctacct {
 
 const char kDoctorUsage[] =
     "usage: doctor [FLAGS]\n"
-    "Says in one screen whether this machine will count right, and what to type if not.\n"
-    "Changes nothing. Exit status 0: it will, perhaps with warnings; 1: it will not; 2: bad "
-    "usage.\n"
+    "Checks whether this machine counts correctly, and prints a remedy for each problem.\n"
+    "Changes nothing. Exit status 0: it does, perhaps with warnings; 1: it does not; 2: invalid\n"
+    "flags.\n"
     "Each of -conninfo, -host, -db, -user and -pass overrides the importer's flag file.\n"
-    "Without root it does what it can, and says what it could not see.";
+    "Without root it names the checks that it cannot do.";
 
 namespace {
 
@@ -126,6 +127,8 @@ absl::Status FillEngine(const FlagValues& values, DoctorOptions* options) {
   if (mode.empty()) mode = ValueOr(values, "mode", "precise");
   if (mode != "precise" && mode != "light") return BadFlag("mode", "must be precise or light");
   options->light = mode == "light";
+  options->skips_local =
+      ValueOr(values, "local", "count") == "skip" || !ValueOr(values, "src", "").empty();
   options->workers = NumberOr(absl::GetFlag(FLAGS_workers), values, "workers", 0);
   options->receive_buffer_bytes = NumberOr(absl::GetFlag(FLAGS_receive_buffer), values,
                                            "receive_buffer", kReceiveBufferBytesDefault);

@@ -30,7 +30,8 @@ struct DoctorOptions {
   std::string importer_metrics;
   std::optional<UserAccount> engine_user;  // None: the engine runs as the caller.
   bool light = false;
-  size_t workers = 0;  // 0: the engine's own choice.
+  bool skips_local = false;  // -local=skip, or -src, which leaves out a tunnel's own packets.
+  size_t workers = 0;        // 0: the engine's own choice.
   size_t receive_buffer_bytes = 0;
   size_t interval_seconds = 0;
   bool has_database = false;

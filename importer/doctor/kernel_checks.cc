@@ -247,7 +247,7 @@ std::string GroupNames(uint64_t groups) {
   return absl::StrJoin(names, ", ");
 }
 
-// A text names so many, and says how many more there are.
+// A text names at most this number of rules, and says how many more there are.
 constexpr size_t kShownMax = 3;
 
 std::string FirstFew(const std::vector<RuleSource>& sources) {
@@ -283,8 +283,8 @@ Finding CheckKernel(Examination&) {
   }
   if (!MayBeLoaded("nf_conntrack_netlink")) {
     return Warn(absl::StrCat(shown,
-                             ": nf_conntrack_netlink is not loaded, and an engine without the "
-                             "right to load it hears nothing"),
+                             ": nf_conntrack_netlink is not loaded, and an engine that "
+                             "may not load it receives no events"),
                 {"modprobe nf_conntrack_netlink"});
   }
   int major = 0;
@@ -378,9 +378,9 @@ Finding CheckCapability(Examination& examination) {
   if (EngineFileHasNetAdmin(options)) return Ok("the engine's file gives it CAP_NET_ADMIN");
   if (EngineIsOfAnotherUser(options)) {
     return Skip(absl::StrCat("the engine runs as ", options.engine_user->name,
-                             "; only root can tell what that has"));
+                             "; only root can see its capabilities"));
   }
-  return Fail("no CAP_NET_ADMIN: an engine started like this hears nothing",
+  return Fail("no CAP_NET_ADMIN: an engine started like this receives no events",
               CapabilityRemedies(options));
 }
 
@@ -467,6 +467,30 @@ Finding CheckFlowtables(Examination& examination) {
                 : absl::StrCat(CountText(rules.findings.flowtables, "flowtable"), ", counted"));
 }
 
+Finding CheckTunnels(Examination& examination) {
+  std::vector<std::string> tunnels;
+  std::error_code error;
+  for (const auto& device : std::filesystem::directory_iterator("/sys/class/net", error)) {
+    bool is_tunnel = std::filesystem::exists(device.path() / "tun_flags", error);
+    std::ifstream uevent(device.path() / "uevent");
+    for (std::string line; std::getline(uevent, line);) {
+      is_tunnel = is_tunnel || line == "DEVTYPE=wireguard";
+    }
+    if (is_tunnel) tunnels.push_back(device.path().filename());
+  }
+  if (tunnels.empty()) return Ok("no WireGuard or tun interface");
+  std::sort(tunnels.begin(), tunnels.end());
+  const std::string names = absl::StrJoin(tunnels, ", ");
+  if (examination.options.skips_local) {
+    return Ok(absl::StrCat("the packets that carry ", names, " are left out"));
+  }
+  return Warn(absl::StrCat("what goes through ", names,
+                           " is counted twice: inside the tunnel, and as the tunnel's own packets"),
+              {examination.options.engine_flags.empty()
+                   ? "start the engine with -local=skip"
+                   : absl::StrCat("echo local=skip >> ", examination.options.engine_flags)});
+}
+
 Finding CheckListeners(Examination& examination) {
   const std::map<uint64_t, std::set<pid_t>> owners = SocketOwners();
   size_t engines = 0;
@@ -503,7 +527,7 @@ Finding CheckListeners(Examination& examination) {
     for (const auto& [name, groups] : others) {
       shown.push_back(absl::StrCat(name, " to ", GroupNames(groups)));
     }
-    return Warn(absl::StrCat("others listen too: ", absl::StrJoin(shown, "; "),
+    return Warn(absl::StrCat("other listeners: ", absl::StrJoin(shown, "; "),
                              "; each event costs the gateway again"),
                 remedies);
   }

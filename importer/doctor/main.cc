@@ -1,4 +1,4 @@
-// doctor: says in one screen whether this machine will count right, and what to type if not.
+// doctor: checks whether this machine counts correctly, and prints a remedy for each problem.
 // Changes nothing: what it tries, it tries in a network namespace of its own.
 #include <signal.h>
 #include <unistd.h>
@@ -41,6 +41,7 @@ constexpr Check kChecks[] = {
     {"untracked", CheckUntracked},
     {"event masks", CheckMaskedEnds},
     {"flowtables", CheckFlowtables},
+    {"tunnels", CheckTunnels},
     {"listeners", CheckListeners},
     {"capability", CheckCapability},
     {"receive buffer", CheckReceiveBuffer},

@@ -1,5 +1,6 @@
-// The doctor's last check: two flows of known size over the loopback of a new network namespace,
-// followed through this kernel's conntrack and the real engine into a spool file.
+// The doctor's last check: two flows of known size in each family over the loopback of a new
+// network namespace, followed through this kernel's conntrack and the real engine into a spool
+// file.
 #include <arpa/inet.h>
 #include <errno.h>
 #include <ftw.h>
@@ -16,6 +17,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
@@ -55,10 +57,9 @@ constexpr size_t kUdpRequestBytes = 100;
 constexpr size_t kUdpReplyBytes = 1000;
 constexpr size_t kTcpRequestBytes = 2000;
 constexpr size_t kTcpReplyBytes = 30'000;
-constexpr uint64_t kUdpHeaderBytes = 28;  // IPv4's and UDP's own.
 
 constexpr char kRule[] =
-    "table ip ctacct_doctor { chain output { type filter hook output priority 0; ct state new; }; "
+    "table inet ctacct_doctor { chain output { type filter hook output priority 0; ct state new; }; "
     "}";
 
 struct Sums {
@@ -68,12 +69,22 @@ struct Sums {
   uint64_t bytes_dst = 0;
   uint64_t connections = 0;
 
+  uint64_t packets() const { return packets_src + packets_dst; }
   std::string ToString() const {
     return absl::StrCat(packets_src, "+", packets_dst, " packets, ", bytes_src, "+", bytes_dst,
                         " bytes");
   }
   friend bool operator==(const Sums&, const Sums&) = default;
 };
+
+// One of the two families, each with flows of its own.
+struct Family {
+  const char* name;
+  int number;
+  uint64_t udp_header_bytes;  // IP's and UDP's own.
+};
+constexpr Family kIpv4 = {"IPv4", AF_INET, 28};
+constexpr Family kIpv6 = {"IPv6", AF_INET6, 48};
 
 struct Ports {
   uint16_t udp = 0;
@@ -117,36 +128,56 @@ absl::Status LoopbackUp() {
   return absl::OkStatus();
 }
 
+// An address of either family.
+struct SocketAddress {
+  sockaddr_storage storage{};
+  socklen_t bytes = 0;
+
+  sockaddr* generic() { return reinterpret_cast<sockaddr*>(&storage); }
+  const sockaddr* generic() const { return reinterpret_cast<const sockaddr*>(&storage); }
+  uint16_t port() const {  // In the same place in both.
+    return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
+  }
+};
+static_assert(offsetof(sockaddr_in, sin_port) == offsetof(sockaddr_in6, sin6_port));
+
 // Bound to the loopback's address, with a port of the kernel's choice; receiving ends in time.
-UniqueFd LoopbackSocket(int type, sockaddr_in* address) {
-  UniqueFd socket(::socket(AF_INET, type | SOCK_CLOEXEC, 0));
+UniqueFd LoopbackSocket(const Family& family, int type, SocketAddress* address) {
+  UniqueFd socket(::socket(family.number, type | SOCK_CLOEXEC, 0));
   const timeval at_most = {kReceiveSecondsMax, 0};
   setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &at_most, sizeof(at_most));
   setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &at_most, sizeof(at_most));
   *address = {};
-  address->sin_family = AF_INET;
-  address->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  socklen_t bytes = sizeof(*address);
-  auto* const generic = reinterpret_cast<sockaddr*>(address);
-  if (bind(socket.get(), generic, bytes) != 0 || getsockname(socket.get(), generic, &bytes) != 0) {
+  address->storage.ss_family = static_cast<sa_family_t>(family.number);
+  if (family.number == AF_INET) {
+    auto* const ipv4 = reinterpret_cast<sockaddr_in*>(&address->storage);
+    ipv4->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    address->bytes = sizeof(*ipv4);
+  } else {
+    auto* const ipv6 = reinterpret_cast<sockaddr_in6*>(&address->storage);
+    ipv6->sin6_addr = in6addr_loopback;
+    address->bytes = sizeof(*ipv6);
+  }
+  if (bind(socket.get(), address->generic(), address->bytes) != 0 ||
+      getsockname(socket.get(), address->generic(), &address->bytes) != 0) {
     return UniqueFd();
   }
   return socket;
 }
 
-bool Connect(const UniqueFd& socket, const sockaddr_in& to) {
-  return connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof(to)) == 0;
+bool Connect(const UniqueFd& socket, const SocketAddress& to) {
+  return connect(socket.get(), to.generic(), to.bytes) == 0;
 }
 
-absl::Status PassUdp(Ports* ports) {
-  sockaddr_in server_address, client_address;
-  const UniqueFd server = LoopbackSocket(SOCK_DGRAM, &server_address);
-  const UniqueFd client = LoopbackSocket(SOCK_DGRAM, &client_address);
+absl::Status PassUdp(const Family& family, Ports* ports) {
+  SocketAddress server_address, client_address;
+  const UniqueFd server = LoopbackSocket(family, SOCK_DGRAM, &server_address);
+  const UniqueFd client = LoopbackSocket(family, SOCK_DGRAM, &client_address);
   if (!server.valid() || !client.valid() || !Connect(client, server_address) ||
       !Connect(server, client_address)) {
     return Error("UDP over the loopback");
   }
-  ports->udp = ntohs(server_address.sin_port);
+  ports->udp = server_address.port();
   const std::string request(kUdpRequestBytes, 'q');
   const std::string reply(kUdpReplyBytes, 'r');
   std::string received(kUdpReplyBytes, '\0');
@@ -165,16 +196,16 @@ absl::Status PassUdp(Ports* ports) {
 }
 
 // One connection, closed by its client.
-absl::Status PassTcp(Ports* ports) {
-  sockaddr_in server_address, client_address;
-  const UniqueFd listener = LoopbackSocket(SOCK_STREAM, &server_address);
-  UniqueFd client = LoopbackSocket(SOCK_STREAM, &client_address);
+absl::Status PassTcp(const Family& family, Ports* ports) {
+  SocketAddress server_address, client_address;
+  const UniqueFd listener = LoopbackSocket(family, SOCK_STREAM, &server_address);
+  UniqueFd client = LoopbackSocket(family, SOCK_STREAM, &client_address);
   if (!listener.valid() || !client.valid() || listen(listener.get(), 1) != 0 ||
       !Connect(client, server_address)) {
     return Error("TCP over the loopback");
   }
   const UniqueFd server(accept4(listener.get(), nullptr, nullptr, SOCK_CLOEXEC));
-  ports->tcp = ntohs(server_address.sin_port);
+  ports->tcp = server_address.port();
   const auto pass = [](const UniqueFd& from, const UniqueFd& to, size_t bytes) {
     std::string text(bytes, 't');
     return send(from.get(), text.data(), bytes, MSG_NOSIGNAL) == static_cast<ssize_t>(bytes) &&
@@ -190,13 +221,26 @@ absl::Status PassTcp(Ports* ports) {
 }
 
 // The kernel's own counters of both flows, once it considers the connection closed.
-absl::StatusOr<BothFlows> KernelsCount(const Ports& ports) {
+absl::StatusOr<BothFlows> KernelsCount(const Family& family, const Ports& ports) {
   BothFlows flows;
   for (const absl::Duration deadline = MonotonicNow() + kKernelMax;;) {
     const absl::StatusOr<std::unique_ptr<DumpSocket>> dump = DumpSocket::Open();
     if (!dump.ok()) return dump.status();
     if (absl::Status status = (*dump)->Request(); !status.ok()) return status;
     bool has_udp = false, has_tcp = false, has_ended = false, counted = false;
+    const auto note = [&](const auto& event) {
+      const bool udp =
+          event.identity.protocol == IPPROTO_UDP && event.identity.dst_port == ports.udp;
+      const bool tcp =
+          event.identity.protocol == IPPROTO_TCP && event.identity.dst_port == ports.tcp;
+      if (!udp && !tcp) return;
+      has_udp = has_udp || udp;
+      has_tcp = has_tcp || tcp;
+      counted = event.has_counters;
+      has_ended = has_ended || (tcp && event.tcp_state == TcpState::kTimeWait);
+      (udp ? flows.udp : flows.tcp) = {event.original.packets, event.reply.packets,
+                                       event.original.bytes, event.reply.bytes, tcp ? 1u : 0u};
+    };
     for (bool done = false; !done;) {
       const absl::StatusOr<const Datagram*> chunk = (*dump)->Receive();
       if (!chunk.ok()) return chunk.status();
@@ -210,18 +254,13 @@ absl::StatusOr<BothFlows> KernelsCount(const Ports& ports) {
       for (NetlinkMessage message; cursor.Next(&message);) {
         if (message.type == NLMSG_DONE) done = true;
         FlowEvent event;
-        if (ParseFlowMessage(message, &event) != ParseResult::kFlow) continue;
-        const bool udp =
-            event.identity.protocol == IPPROTO_UDP && event.identity.dst_port == ports.udp;
-        const bool tcp =
-            event.identity.protocol == IPPROTO_TCP && event.identity.dst_port == ports.tcp;
-        if (!udp && !tcp) continue;
-        has_udp = has_udp || udp;
-        has_tcp = has_tcp || tcp;
-        counted = event.has_counters;
-        has_ended = has_ended || (tcp && event.tcp_state == TcpState::kTimeWait);
-        (udp ? flows.udp : flows.tcp) = {event.original.packets, event.reply.packets,
-                                         event.original.bytes, event.reply.bytes, tcp ? 1u : 0u};
+        Ipv6FlowEvent ipv6_event;
+        const ParseResult result = ParseFlowMessage(message, &event);
+        if (family.number == AF_INET && result == ParseResult::kFlow) note(event);
+        if (family.number == AF_INET6 && result == ParseResult::kIpv6 &&
+            ParseIpv6FlowMessage(message, &ipv6_event) == ParseResult::kFlow) {
+          note(ipv6_event);
+        }
       }
     }
     if (has_udp && has_tcp && has_ended) {
@@ -236,7 +275,10 @@ absl::StatusOr<BothFlows> KernelsCount(const Ports& ports) {
   }
 }
 
-absl::StatusOr<BothFlows> SpoolsCount(const std::string& folder, const Ports& ports) {
+absl::StatusOr<BothFlows> SpoolsCount(const std::string& folder, const Family& family,
+                                      const Ports& ports) {
+  const AddressFamily rows_family =
+      family.number == AF_INET ? AddressFamily::kIpv4 : AddressFamily::kIpv6;
   BothFlows flows;
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".spool") continue;
@@ -248,6 +290,7 @@ absl::StatusOr<BothFlows> SpoolsCount(const std::string& folder, const Ports& po
       if (!more.ok()) return more.status();
       if (!*more) break;
       for (const TrafficRow& row : rows) {
+        if (row.family != rows_family) continue;
         const bool udp = row.protocol == IPPROTO_UDP && row.port == ports.udp;
         if (!udp && (row.protocol != IPPROTO_TCP || row.port != ports.tcp)) continue;
         Sums& sums = udp ? flows.udp : flows.tcp;
@@ -283,6 +326,49 @@ std::string EngineEnded(const Child& engine, int status) {
   return absl::StrCat("the engine ended with status ", status, said.empty() ? "" : ": ", said);
 }
 
+// What was sent, and what conntrack has of it.
+struct Played {
+  const Family& family;
+  Ports ports;
+  BothFlows kernel;
+};
+
+absl::Status Play(Played* played) {
+  const Family& family = played->family;
+  if (absl::Status status = PassUdp(family, &played->ports); !status.ok()) return status;
+  if (absl::Status status = PassTcp(family, &played->ports); !status.ok()) return status;
+  const absl::StatusOr<BothFlows> kernel = KernelsCount(family, played->ports);
+  if (!kernel.ok()) return kernel.status();
+  played->kernel = *kernel;
+  const Sums sent = {kUdpRequests, kUdpReplies,
+                     kUdpRequests * (kUdpRequestBytes + family.udp_header_bytes),
+                     kUdpReplies * (kUdpReplyBytes + family.udp_header_bytes), 0};
+  if (kernel->udp == sent) return absl::OkStatus();
+  return absl::InternalError(absl::StrCat("udp over ", family.name, ": sent ", sent.ToString(),
+                                          "; conntrack has ", kernel->udp.ToString()));
+}
+
+absl::Status CompareWithSpool(const std::string& folder, const Played& played) {
+  const absl::StatusOr<BothFlows> spool = SpoolsCount(folder, played.family, played.ports);
+  if (!spool.ok()) return spool.status();
+  const std::pair<const char*, std::pair<const Sums&, const Sums&>> compared[] = {
+      {"udp", {played.kernel.udp, spool->udp}}, {"tcp", {played.kernel.tcp, spool->tcp}}};
+  for (const auto& [protocol, sums] : compared) {
+    const auto& [in_kernel, in_spool] = sums;
+    const std::string what = absl::StrCat(protocol, " over ", played.family.name);
+    if (in_kernel.connections != in_spool.connections) {
+      return absl::InternalError(absl::StrCat(what, ": ", in_kernel.connections,
+                                              " connections closed, ", in_spool.connections,
+                                              " in the spool"));
+    }
+    if (in_kernel != in_spool) {
+      return absl::InternalError(absl::StrCat(what, ": conntrack has ", in_kernel.ToString(),
+                                              "; the spool ", in_spool.ToString()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // In the namespace of the calling thread, which has no other process in it.
 absl::StatusOr<std::string> Probe(const DoctorOptions& options) {
   if (absl::Status status = LoopbackUp(); !status.ok()) return status;
@@ -310,40 +396,25 @@ absl::StatusOr<std::string> Probe(const DoctorOptions& options) {
       return absl::InternalError("the engine does not begin to account");
     }
   }
-  Ports ports;
-  if (absl::Status status = PassUdp(&ports); !status.ok()) return status;
-  if (absl::Status status = PassTcp(&ports); !status.ok()) return status;
-  const absl::StatusOr<BothFlows> kernel = KernelsCount(ports);
-  if (!kernel.ok()) return kernel.status();
-  const Sums sent = {kUdpRequests, kUdpReplies, kUdpRequests * (kUdpRequestBytes + kUdpHeaderBytes),
-                     kUdpReplies * (kUdpReplyBytes + kUdpHeaderBytes), 0};
-  if (kernel->udp != sent) {
-    return absl::InternalError(
-        absl::StrCat("udp: sent ", sent.ToString(), "; conntrack has ", kernel->udp.ToString()));
+  std::vector<Played> all = {{kIpv4, {}, {}}};
+  // A kernel without IPv6, or with none on the loopback, has no flows of it.
+  SocketAddress any;
+  const bool has_ipv6 = LoopbackSocket(kIpv6, SOCK_DGRAM, &any).valid();
+  if (has_ipv6) all.push_back({kIpv6, {}, {}});
+  uint64_t packets = 0;
+  for (Played& played : all) {
+    if (absl::Status status = Play(&played); !status.ok()) return status;
+    packets += played.kernel.udp.packets() + played.kernel.tcp.packets();
   }
   (*engine)->Signal(SIGTERM);
   const std::optional<int> status = (*engine)->Wait(kEngineMax);
   if (!status.has_value()) return absl::InternalError("the engine does not end");
   if (*status != 0) return absl::InternalError(EngineEnded(**engine, *status));
-  const absl::StatusOr<BothFlows> spool = SpoolsCount(folder.path(), ports);
-  if (!spool.ok()) return spool.status();
-  const std::pair<const char*, std::pair<const Sums&, const Sums&>> compared[] = {
-      {"udp", {kernel->udp, spool->udp}}, {"tcp", {kernel->tcp, spool->tcp}}};
-  for (const auto& [protocol, sums] : compared) {
-    const auto& [in_kernel, in_spool] = sums;
-    if (in_kernel.connections != in_spool.connections) {
-      return absl::InternalError(absl::StrCat(protocol, ": ", in_kernel.connections,
-                                              " connections closed, ", in_spool.connections,
-                                              " in the spool"));
-    }
-    if (in_kernel != in_spool) {
-      return absl::InternalError(absl::StrCat(protocol, ": conntrack has ", in_kernel.ToString(),
-                                              "; the spool ", in_spool.ToString()));
-    }
+  for (const Played& played : all) {
+    if (absl::Status same = CompareWithSpool(folder.path(), played); !same.ok()) return same;
   }
-  const uint64_t packets =
-      sent.packets_src + sent.packets_dst + kernel->tcp.packets_src + kernel->tcp.packets_dst;
-  return absl::StrCat("tcp and udp, ", packets, " packets: sent = conntrack = spool row");
+  return absl::StrCat("IPv4", has_ipv6 ? " and IPv6, " : " (no IPv6 here), ", packets,
+                      " packets: sent = conntrack = spool row");
 }
 
 }  // namespace

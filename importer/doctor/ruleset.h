@@ -25,7 +25,7 @@ struct RulesetFindings {
   std::vector<RuleSource> ct_targets;
   std::vector<RuleSource> uncounted_offload;  // Flowtables without `counter`.
   size_t flowtables = 0;
-  // The first rule for whose sake the kernel turns conntrack on in the namespace; empty: none.
+  // The first rule that makes the kernel turn conntrack on in the namespace; empty: none.
   std::string tracking;
 };
 

@@ -118,7 +118,7 @@ Finding CheckSpool(Examination& examination) {
   }
   if (geteuid() != 0 && options.engine_user.has_value() && options.engine_user->uid != geteuid()) {
     return Skip(
-        absl::StrCat(options.output, ": only root can tell whether ", user, " may write there"));
+        absl::StrCat(options.output, ": only root can see whether ", user, " may write there"));
   }
   const int error = ErrorForEngine(options);
   if (error < 0) return Skip(absl::StrCat(options.output, ": cannot look as user ", user));

@@ -13,8 +13,14 @@
 #include "engine/system/clock.h"
 #include "engine/system/durable_file.h"
 #include "importer/files/log.h"
+#include "importer/files/traffic_file.h"
 
 namespace ctacct {
+
+bool IsImportedName(absl::string_view name) {
+  return IsRowsFileName(name) || IsNamesFileName(name);
+}
+
 SpoolQueue::Fingerprint SpoolQueue::FingerprintOf(const struct stat& info) {
   return {info.st_ino, info.st_size, TimespecNs(info.st_mtim), info.st_mode};
 }
@@ -44,7 +50,7 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
   std::set<std::pair<bool, std::string>> first;  // false (CSV) sorts before true (spool).
   const absl::Status scanned = ForEachName(folder_fd_.get(), folder_, [&](const char* name) {
     struct stat info {};
-    if (!IsRowsFileName(name) || fstatat(folder_fd_.get(), name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (!IsImportedName(name) || fstatat(folder_fd_.get(), name, &info, AT_SYMLINK_NOFOLLOW) != 0) {
       return true;
     }
     const Fingerprint fingerprint = FingerprintOf(info);
@@ -81,7 +87,7 @@ void SpoolQueue::Wait(int stop_fd) const {
   pollfd fds[2] = {{inotify_fd_.get(), POLLIN, 0}, {stop_fd, POLLIN, 0}};
   if (poll(fds, 2, static_cast<int>(absl::ToInt64Milliseconds(kRescanPeriod))) <= 0) return;
   if (fds[0].revents == 0) return;
-  // What happened does not matter, that it happened does.
+  // It only matters that something happened.
   alignas(inotify_event) char events[16 * 1024];
   while (read(inotify_fd_.get(), events, sizeof(events)) > 0) {
   }

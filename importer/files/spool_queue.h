@@ -1,5 +1,5 @@
-// The files in a spool folder that wait for import: regular, not empty, named *.spool or
-// traffic_*.csv.
+// The files in a spool folder that wait for import: regular, not empty, named *.spool,
+// traffic_*.csv or *.names (but for current.names).
 //
 // Every scan reads the folder itself; inotify only says when to read it again. So no file is missed
 // when inotify's queue overflows, on file systems without it (the slow timer remains), or across a
@@ -22,6 +22,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "engine/system/unique_fd.h"
 
@@ -33,14 +34,17 @@ inline constexpr size_t kScanFilesMax = 10'000;
 // Finds files that inotify did not report, and deferred ones.
 inline constexpr absl::Duration kRescanPeriod = absl::Seconds(5);
 
+// Whether a file of this name is for import.
+[[nodiscard]] bool IsImportedName(absl::string_view name);
+
 class SpoolQueue {
  public:
   [[nodiscard]] static absl::StatusOr<SpoolQueue> Open(const std::string& folder);
   SpoolQueue(SpoolQueue&&) = default;
 
-  // What waits now: CSV files first (they are archives, older than the spool), then spool files,
-  // both by name, which is the order of writing. FailedPrecondition if the folder has been removed
-  // or replaced.
+  // What waits now: CSV files first (they are archives, older than the spool), then spool and
+  // names files, all by name, which is the order of writing. FailedPrecondition if the folder has
+  // been removed or replaced.
   [[nodiscard]] absl::StatusOr<std::vector<std::string>> Scan();
 
   // Not to be handed out again before `deadline` (of MonotonicNow), unless it changes.

@@ -61,6 +61,11 @@ EngineId KeyOfHash(const XXH128_hash_t& hash) {
 
 }  // namespace
 
+bool IsNamesFileName(absl::string_view name) {
+  return !absl::StartsWith(name, ".") && absl::EndsWith(name, kNamesFileEnd) &&
+         name != kCurrentNamesFile;
+}
+
 FileIdentity FileIdentity::Of(const struct stat& info) {
   return {info.st_dev, info.st_ino, info.st_size, TimespecNs(info.st_mtim)};
 }
@@ -109,6 +114,15 @@ absl::StatusOr<FileSummary> TrafficFile::Read(TakeRows take) const {
     }
   }
   return summary;
+}
+
+absl::StatusOr<NamesSnapshot> TrafficFile::ReadNames() const {
+  absl::StatusOr<NamesSnapshot> snapshot = ReadNamesFile(fd_.get(), place_.path);
+  // As for spool files: a torn file may be a copy that is still being made.
+  if (absl::IsDataLoss(snapshot.status())) {
+    if (absl::Status status = CheckWriter(); !status.ok()) return status;
+  }
+  return snapshot;
 }
 
 absl::Status TrafficFile::CheckWriter() const {

@@ -1,14 +1,13 @@
-// One file to import, a spool file or a CSV file (also one of the Go tool's), read as a stream of
-// rows.
+// One file to import: a spool file or a CSV file (also one of the Go tool's), read as a stream of
+// rows, or a names file.
 //
-// A file is read twice: once to find out what it is and whether it is sound, before the database
-// hears of it, and once to load it. Both passes return what they have seen, so that a file that
-// changed in between is noticed.
+// A file is read twice: first to find out what it is and whether it is sound, before anything is
+// sent to the database, then to load it. Both passes return what they have read, so that a file
+// that changed in between is noticed.
 //
 // Errors of reading name the file and a byte offset:
 //  - DataLoss: torn, corrupt, malformed or beyond the bounds of engine/rows/bounds.h (a CSV file
-//  may
-//    hold many intervals: its sums are those of each day), and not being written to
+//    may hold many intervals: its sums are those of each day), and not being written to
 //  - Unimplemented: a spool file of a newer version
 //  - Aborted: it is being written to, or may be, or was changed meanwhile
 //  - others: the file system
@@ -27,10 +26,12 @@
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/rows/gap.h"
 #include "engine/rows/traffic_row.h"
+#include "engine/spool/names_file.h"
 #include "engine/spool/spool_header.h"
 #include "engine/system/unique_fd.h"
 
@@ -82,13 +83,17 @@ inline constexpr absl::Duration kQuietTime = absl::Seconds(10);
 // has room for some thousand locks.
 inline constexpr size_t kDaysMax = 100;
 
+// Whether a file of this name is a names file to import. The newest snapshot under the name that
+// stays is for readers on the gateway.
+[[nodiscard]] bool IsNamesFileName(absl::string_view name);
+
 using TakeRows = absl::FunctionRef<absl::Status(absl::Span<const TrafficRow>)>;
 
 class TrafficFile {
  public:
-  // Names ending in ".csv" are CSV files, all others spool files. `csv_gateway` is the gateway of a
-  // CSV file's rows, which do not name one. NotFound if it is gone; FailedPrecondition if it is no
-  // regular file.
+  // Names ending in ".csv" are CSV files, those of IsNamesFileName names files, all others spool
+  // files. `csv_gateway` is the gateway of the rows of a CSV file, which do not name one. NotFound
+  // if the file is gone; FailedPrecondition if it is not a regular file.
   [[nodiscard]] static absl::StatusOr<TrafficFile> Open(const FilePlace& place,
                                                         const std::string& csv_gateway = "");
   TrafficFile(TrafficFile&&) = default;
@@ -96,6 +101,9 @@ class TrafficFile {
   // One pass over the whole file. `take` gets all rows, in blocks; its error ends the pass and is
   // returned.
   [[nodiscard]] absl::StatusOr<FileSummary> Read(TakeRows take) const;
+
+  // The snapshot of a names file. All of it is in memory.
+  [[nodiscard]] absl::StatusOr<NamesSnapshot> ReadNames() const;
 
   // The caller has seen this very state of the file for kQuietTime, whatever its time stamp says.
   void AssumeAtRest() { at_rest_ = true; }
@@ -105,6 +113,7 @@ class TrafficFile {
   [[nodiscard]] const std::string& name() const { return place_.name; }
   [[nodiscard]] const std::string& csv_gateway() const { return csv_gateway_; }
   [[nodiscard]] bool is_csv() const { return csv_; }
+  [[nodiscard]] bool is_names() const { return IsNamesFileName(place_.name); }
 
  private:
   TrafficFile() = default;

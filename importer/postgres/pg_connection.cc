@@ -23,9 +23,9 @@ constexpr size_t kSqlstateBytes = 5;
 constexpr absl::Duration kWaitSlice = absl::Seconds(1);
 constexpr size_t kMaskedPasswordBytesMin = 4;
 
-// SQLSTATEs, or classes of them (the first two characters), of errors that pass by themselves. All
-// others need an operator. None is a file's fault: readers refuse values that no column can hold.
-// (Appendix A of PostgreSQL's manual.)
+// SQLSTATEs, or classes of them (the first two characters), of errors that go away without an
+// operator. All others need one. None is a file's fault: readers refuse values that no column can
+// hold. (Appendix A of PostgreSQL's manual.)
 constexpr absl::StatusCode kWait = absl::StatusCode::kUnavailable;
 constexpr absl::StatusCode kStop = absl::StatusCode::kFailedPrecondition;
 constexpr absl::string_view kPassing[] = {
@@ -169,7 +169,7 @@ absl::Status PgConnection::Connect() {
     values.push_back(value);
   };
   add("fallback_application_name", options_.program.c_str());
-  // A peer that vanished without a word is noticed within a minute.
+  // A peer that vanished silently is noticed within a minute.
   add("keepalives_idle", "20");
   add("keepalives_interval", "10");
   add("keepalives_count", "3");
@@ -191,12 +191,12 @@ absl::Status PgConnection::Connect() {
         absl::StrContains(text, "could not translate host name")) {
       return error;
     }
-    // libpq has not got as far as the network: no other day will like these settings better.
+    // libpq has not even used the network: these settings will never work.
     return absl::FailedPreconditionError(error.message());
   }
   // The only way to learn the SQLSTATE of a refused connection.
   PQsetErrorVerbosity(connection, PQERRORS_VERBOSE);
-  // A server's notices can carry anything; none of it is ours to print.
+  // Notices of a server may contain anything, so they are not printed.
   PQsetNoticeProcessor(
       connection, [](void*, const char*) {}, nullptr);
 
@@ -249,7 +249,7 @@ absl::Status PgConnection::Flush() {
     const int left = PQflush(connection_.get());
     if (left < 0) return ConnectionError();
     if (left == 0) return absl::OkStatus();
-    // Also for reading: a server that has something to say may not read before it is heard.
+    // Also for reading: a server may not read on until its own messages have been read.
     absl::Status status = WaitForServer(POLLIN | POLLOUT, "taken nothing");
     if (!status.ok()) return status;
   }
@@ -276,7 +276,7 @@ absl::StatusOr<PgResult> PgConnection::Answer() {
       error = ResultError(result->get());
     }
     last = *std::move(result);
-    if (state == PGRES_COPY_IN) break;  // The command goes on, with our data.
+    if (state == PGRES_COPY_IN) break;  // The command continues with the data that we send.
   }
   if (!error.ok()) return error;
   if (last == nullptr) return ConnectionError();

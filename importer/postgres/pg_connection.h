@@ -44,8 +44,8 @@ struct PgOptions {
   int stop_fd = -1;                         // Readable: stop waiting.
   // Called at least each second while it waits or sends; empty: never.
   std::function<void()> while_waiting;
-  // The connection is given up after so long without a byte from or to the server. Longer than any
-  // checkpoint stalls a healthy server.
+  // The connection is given up after this long without a byte from or to the server. Longer than
+  // any checkpoint stalls a healthy server.
   absl::Duration answer_timeout = kAnswerTimeoutDefault;
 };
 
@@ -91,8 +91,8 @@ class PgConnection {
   // answer is text.
   [[nodiscard]] absl::StatusOr<PgResult> QueryBinary(const char* sql,
                                                      const std::vector<std::string>& parameters);
-  // From now on waits so long for each answer: for statements on which the server works for long
-  // without a word.
+  // From now on waits this long for each answer: for statements on which the server works long
+  // without sending anything.
   void set_answer_timeout(absl::Duration timeout) { options_.answer_timeout = timeout; }
 
   // COPY ... FROM STDIN: begin, data any number of times, end. CopyEnd returns the number of rows

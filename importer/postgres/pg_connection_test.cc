@@ -119,14 +119,14 @@ TEST(PgConnectionTest, SqlstatesDecide) {
       {"23514", kFailedPrecondition},  // No partition for a row, or somebody's own constraint.
       {"P0001", kFailedPrecondition},  // Somebody's own trigger.
       {"54000", kFailedPrecondition},  // A limit of the program.
-      {"25P02", kFailedPrecondition},  // Our own mistake.
-      {"22P04", kFailedPrecondition},  // Likewise.
-      {"22021", kFailedPrecondition},  // Likewise: the file's texts are checked before.
-      {"22P02", kFailedPrecondition},  // Likewise: all parameters are of our own making.
+      {"25P02", kFailedPrecondition},  // A bug of ours.
+      {"22P04", kFailedPrecondition},  // A bug of ours.
+      {"22021", kFailedPrecondition},  // A bug of ours: the file's texts are checked before.
+      {"22P02", kFailedPrecondition},  // A bug of ours: all parameters are made by us.
       {"22P03", kFailedPrecondition},
-      {"22P05", kFailedPrecondition},  // The database's encoding lacks a character.
-      {"22003", kFailedPrecondition},  // A number out of range: of another's trigger.
-      {"22008", kFailedPrecondition},  // A time out of range: likewise.
+      {"22P05", kFailedPrecondition},  // A character that the database's encoding does not have.
+      {"22003", kFailedPrecondition},  // A number out of range, from somebody's trigger.
+      {"22008", kFailedPrecondition},  // A time out of range, from somebody's trigger.
   };
   for (const auto& [sqlstate, code] : cases) EXPECT_EQ(CodeOfSqlstate(sqlstate), code) << sqlstate;
 }
@@ -172,7 +172,7 @@ TEST(PgConnectionTest, StopEndsEveryWait) {
   }
 }
 
-TEST(PgConnectionTest, ARefusedConnectionTellsItsSqlstate) {
+TEST(PgConnectionTest, ARefusedConnectionHasItsSqlstate) {
   const std::pair<const char*, absl::StatusCode> cases[] = {
       {"28P01", absl::StatusCode::kFailedPrecondition},
       {"3D000", absl::StatusCode::kFailedPrecondition},
@@ -205,7 +205,7 @@ TEST(PgConnectionTest, SettingsThatLibpqRefusesAreNotTriedAgain) {
   EXPECT_TRUE(absl::IsUnavailable(PgConnection::Open(options).status()));
 }
 
-TEST(PgConnectionTest, AShortPasswordIsNotToldByItsGaps) {
+TEST(PgConnectionTest, AShortPasswordIsNotRevealedByMasking) {
   PgOptions options;
   options.host = "/nowhere/at/all";
   options.password = "e";

@@ -25,7 +25,8 @@ constexpr char kProgram[] = "report";
 
 constexpr char kPage[] =
 #include "importer/report/report_page.inc"
-    ;  // NOLINT(whitespace/semicolon)
+    ;                          // NOLINT(whitespace/semicolon)
+constexpr int kExitFound = 1;  // Something is missing, or somebody is over -over.
 constexpr absl::string_view kDataPlace = "@DATA@";
 
 std::string FolderOf(const std::string& path) {
@@ -52,22 +53,32 @@ absl::Status CheckOutput(const std::string& path) {
   return absl::OkStatus();
 }
 
-absl::Status Write(const ReportConfig& config) {
+absl::StatusOr<Answer> Ask(const ReportConfig& config) {
+  if (config.check) return AskCheck(config);
+  if (config.format != Format::kPage) return AskTables(config);
+  const absl::StatusOr<std::string> data = AskPage(config);
+  if (!data.ok()) return data.status();
+  const absl::string_view page = kPage;
+  const size_t place = page.find(kDataPlace);
+  return Answer{absl::StrCat(page.substr(0, place), *data, page.substr(place + kDataPlace.size()))};
+}
+
+absl::Status Write(const ReportConfig& config, bool* found) {
   const bool to_file = config.output != "-";
   if (to_file) {
     if (absl::Status status = CheckOutput(config.output); !status.ok()) return status;
   }
-  const absl::StatusOr<std::string> data = AskDatabase(config);
-  if (!data.ok()) return data.status();
-  const absl::string_view page = kPage;
-  const size_t place = page.find(kDataPlace);
-  const std::string text =
-      absl::StrCat(page.substr(0, place), *data, page.substr(place + kDataPlace.size()));
-  if (!to_file) return WriteToStdout(text);
+  const absl::StatusOr<Answer> answer = Ask(config);
+  if (!answer.ok()) return answer.status();
+  *found = answer->found;
+  if (!to_file) return WriteToStdout(answer->text);
   absl::StatusOr<DurableFile> file =
       DurableFile::Create(FolderOf(config.output), std::filesystem::path(config.output).filename());
   if (!file.ok()) return file.status();
-  if (absl::Status status = file->Append(text); !status.ok()) return status;
+  if (absl::Status status = file->Append(answer->text); !status.ok()) return status;
+  if (config.mode.has_value()) {
+    if (absl::Status status = file->SetMode(*config.mode); !status.ok()) return status;
+  }
   return file->Replace();
 }
 
@@ -86,11 +97,12 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, config.status());
     return kExitUsageError;
   }
-  if (const absl::Status status = Write(*config); !status.ok()) {
+  bool found = false;
+  if (const absl::Status status = Write(*config, &found); !status.ok()) {
     PrintError(kProgram, status);
     return kExitOperatingError;
   }
-  return kExitOk;
+  return found ? kExitFound : kExitOk;
 }
 
 }  // namespace

@@ -42,8 +42,13 @@
     return '';
   };
 
-  const local = Intl.DateTimeFormat().resolvedOptions().timeZone || 'UTC';
-  const isUtc = new Date(data.asked.from).getTimezoneOffset() === 0 && new Date(data.asked.to).getTimezoneOffset() === 0;
+  // The report's zone, wherever the browser is.
+  let local = data.asked.zone;
+  try {
+    new Intl.DateTimeFormat('en-GB', {timeZone: local});
+  } catch {
+    local = 'UTC';  // The server knows one that this browser does not.
+  }
   const formats = {};
   const format = (zone, options) => {
     const key = zone + JSON.stringify(options);
@@ -55,10 +60,21 @@
   const day = (ms, zone) => format(zone, kDay).format(ms);
   const dayOfYear = (ms) => format(local, {day: 'numeric', month: 'short'}).format(ms);
   const clock = (ms, zone) => format(zone, kTime).format(ms);
+  const offset = (ms) => {
+    const part = Object.fromEntries(format(local, {...kTime, year: 'numeric', month: 'numeric', day: 'numeric'})
+      .formatToParts(ms).map(({type, value}) => [type, Number(value)]));
+    return Date.UTC(part.year, part.month - 1, part.day, part.hour, part.minute, part.second) - Math.floor(ms / 1000) * 1000;
+  };
+  const isUtc = offset(data.asked.from) === 0 && offset(data.asked.to) === 0;
   // "25 Nov 2026, 14:00:00 - 22:00:00", with the second day where it is another.
-  const span = (from, to, zone) => day(from, zone) === day(to, zone)
-    ? `${day(from, zone)}, ${clock(from, zone)}\u2009\u2013\u2009${clock(to, zone)}`
-    : `${day(from, zone)}, ${clock(from, zone)}\u2009\u2013\u2009${day(to, zone)}, ${clock(to, zone)}`;
+  // Where the clock is set back in between, an hour comes twice: each time says which.
+  const span = (from, to, zone) => {
+    const changed = zone !== 'UTC' && offset(from) !== offset(to);
+    const [first, last] = [from, to].map((ms) => changed ? format(zone, {...kTime, timeZoneName: 'shortOffset'}).format(ms) : clock(ms, zone));
+    return day(from, zone) === day(to, zone)
+      ? `${day(from, zone)}, ${first}\u2009\u2013\u2009${last}`
+      : `${day(from, zone)}, ${first}\u2009\u2013\u2009${day(to, zone)}, ${last}`;
+  };
   const spanInZones = (from, to) => isUtc ? `${span(from, to, 'UTC')} UTC`
     : `${span(from, to, local)} ${local} (${span(from, to, 'UTC')} UTC)`;
 
@@ -75,7 +91,7 @@
     made.style.background = `var(--${color})`;
     return made;
   };
-  // A cell that tells the exact figure, too.
+  // A cell that also contains the exact figure.
   const cell = (text, value, unit, kind = '') => {
     const made = element('td', {class: kind}, text);
     if (value !== undefined) {
@@ -95,6 +111,27 @@
 
   // ---- What is shown ----
 
+  // Addresses with their group masks. If the gateways' masks differ, or were changed, nobody knows an address' mask.
+  const {masks} = data.masks;
+  const suffixes = [0, 1, 2, 3].map((i) => {
+    const all = new Set(masks.map((each) => each[3][i]));
+    return all.size === 1 && !data.masks.csv ? [...all][0] ?? '' : '';
+  });
+  const isAddress = (text) => /^[0-9.]+$|^[0-9a-f:.]*:[0-9a-f:.]*$/.test(text);
+  const network = (side) => (address) => {
+    const suffix = suffixes[(address.includes(':') ? 2 : 0) + side];
+    // A name says its own; what was folded has no network.
+    if (data.asked.names && !isAddress(address)) return address;
+    return (address === '0.0.0.0' || address === '::') && suffix !== '/0' ? address : address + suffix;
+  };
+  const [origin, destination] = [network(0), network(1)];
+  document.body.classList.toggle('by-name', data.asked.names);
+  data.origins.keys = data.origins.keys.map(origin);
+  data.destinations.keys = data.destinations.keys.map(destination);
+  // [ms, gateway, the masks before, the masks from then on]
+  const maskChanges = masks.slice(1).map((each, i) => [each[1], each[0], masks[i][3], each[3], masks[i][0]])
+    .filter(([, gateway, , , before]) => gateway === before);
+
   // Points: [end ms, seconds, (place,) bytes sent, bytes replied, packets sent, packets replied,
   // connections, their durations, (open)].
   // Seconds are what was covered. Where that is not known (CSV files) they are the point's length; but the first point may
@@ -106,13 +143,21 @@
     }
   }
   const kEmpty = data.total.points.length === 0;
-  const whole = [data.total.from, Math.max(Math.min(data.total.to, data.held && !kEmpty ? data.held[1] : data.total.to),
+  // Up to the present: silence is seen.
+  const until = Math.min(data.asked.to, data.generated);
+  const whole = [data.total.from, Math.max(Math.min(data.total.to, data.held && !kEmpty ? Math.max(data.held[1], until) : data.total.to),
                                            data.total.from + 1000)];
   // The day where it is not plain from the page's head.
   const moment = (ms) => `${day(whole[0], local) === day(whole[1], local) ? '' : `${dayOfYear(ms)}, `}${clock(ms, local)}`;
   let shown = [...whole];
   const isWhole = () => shown[0] <= whole[0] && shown[1] >= whole[1];
   const middle = (end, width) => end - width / 2;
+  // Days and months are not all of one length.
+  for (const source of [data.total, data.origins, data.destinations, data.ports]) {
+    source.begins = new Map((source.ends ?? []).map((end, i) => [end, i > 0 ? source.ends[i - 1] : source.from]));
+  }
+  const beginOf = (source, end) => source.begins.get(end) ?? end - source.width;
+  const center = (source, end) => (beginOf(source, end) + end) / 2;
   const inView = (end, width) => isWhole() || (middle(end, width) >= shown[0] && middle(end, width) <= shown[1]);
 
   // Gaps that overlap become one region of the worst kind.
@@ -134,8 +179,10 @@
   const grid = (source) => {
     const ends = [];
     if (!data.held) return ends;
-    for (let end = source.from + source.width; end <= source.to + 1; end += source.width) {
-      if (end - source.width >= data.held[1] || end <= data.held[0]) continue;
+    const all = source.ends ?? [];
+    if (!source.ends) for (let end = source.from + source.width; end <= source.to + 1; end += source.width) all.push(end);
+    for (const end of all) {
+      if (beginOf(source, end) >= data.held[1] || end <= data.held[0]) continue;
       ends.push(end);
     }
     return ends;
@@ -165,6 +212,12 @@
       context.fillStyle = colors[`shade-${kind}`];
       context.fillRect(left, area.y, Math.max(right - left, 2), area.h);
     }
+    context.fillStyle = colors.muted;
+    for (const [ms] of maskChanges) {
+      const x = graph.toDomXCoord(ms);
+      if (x < area.x || x > area.x + area.w) continue;
+      for (let y = area.y; y < area.y + area.h; y += 6) context.fillRect(x, y, 1, 3);
+    }
   };
 
   const show = (from, to) => {
@@ -188,8 +241,38 @@
     const action = {ArrowLeft: () => move(-.25), ArrowRight: () => move(.25), '+': () => zoom(.5), '=': () => zoom(.5),
                     '-': () => zoom(2), 0: () => show(...whole), Escape: () => show(...whole)}[event.key];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
+    // A table that is wider than its place needs the arrows itself.
+    if (event.key.startsWith('Arrow') && event.target.matches('.table') && event.target.scrollWidth > event.target.clientWidth) return;
     event.preventDefault();
     action();
+  };
+
+  // Labels at round times of the report's zone.
+  const kTickSeconds = [1, 5, 15, 30, 60, 300, 600, 1800, 3600, 7200, 21600, 43200, 86400, 2 * 86400, 7 * 86400, 14 * 86400];
+  const ticks = (from, to, pixels) => {
+    const wanted = (to - from) / Math.max(2, Math.floor(pixels / 75));
+    const step = 1000 * (kTickSeconds.find((seconds) => 1000 * seconds >= wanted) ?? 0);
+    const made = [];
+    const add = (wall) => {
+      const v = wall - offset(wall - offset(wall));  // The clock's time as if it were UTC's.
+      if (v < from || v > to || (made.length > 0 && v <= made.at(-1).v)) return;
+      const label = wall % 86400000 === 0 ? dayOfYear(v)
+        : format(local, step < 60000 ? kTime : {hour: '2-digit', minute: '2-digit'}).format(v);
+      made.push({v, label});
+    };
+    const [first, last] = [from + offset(from), to + offset(to)];
+    if (step > 0) {
+      for (let wall = Math.ceil(first / step) * step; wall <= last; wall += step) add(wall);
+    } else {
+      const months = Math.ceil(wanted / (28 * 86400000));
+      const start = new Date(first);
+      for (let month = start.getUTCMonth(); ; month += months) {
+        const wall = Date.UTC(start.getUTCFullYear(), month, 1);
+        if (wall > last) break;
+        add(wall);
+      }
+    }
+    return made;
   };
 
   // One finger scrolls the page; a chart must not hold it. The buttons zoom there.
@@ -203,11 +286,11 @@
                                 'aria-describedby': `${id}-summary`});
     const summary = element('p', {class: 'hidden-text', id: `${id}-summary`});
     figure.prepend(heading, box, summary);
-    box.addEventListener('keydown', onKey);
     if (rows.length === 0) rows = [[whole[0], ...series.map(() => null)]];
     const legend = heading.querySelector('.legend');
+    const begins = new Map([...options.begins ?? []].map(([end, begin]) => [(begin + end) / 2, begin]));
     const showLegend = (values, x) => {
-      const parts = x === undefined ? [] : [element('span', {}, moment(x - width / 2))];
+      const parts = x === undefined ? [] : [element('span', {}, moment(begins.get(x) ?? x - width / 2))];
       series.forEach((one, i) => {
         // Of many only those that say something at this point: their names are in the table below.
         if (options.stacked && (values === undefined || !values[i])) return;
@@ -233,7 +316,7 @@
       gridLineWidth: 1,
       axisLineWidth: 1,
       includeZero: true,
-      // A few points are seen each by itself.
+      // Few points are drawn as dots.
       drawPoints: rows.length <= 40 && !options.stacked,
       pointSize: 2,
       highlightCircleSize: options.stacked ? 2 : 3.5,
@@ -249,7 +332,7 @@
       rangeSelectorAlpha: .5,
       interactionModel: mouseOnly,
       axes: {
-        x: {axisLabelWidth: 58, pixelsPerLabel: 60},
+        x: {axisLabelWidth: 58, ticker: ticks},
         y: {axisLabelWidth: 70, pixelsPerLabel: 27, axisLabelFormatter: (value) => value === 0 ? '0' : round(options.axis(value))},
       },
       xRangePad: 0,
@@ -312,6 +395,11 @@
                    element('div', {class: 'more'}, more || '\u00a0'));
   };
 
+  // Never rounded up to all.
+  const completeShare = (expected, wrong) => {
+    const share = 100 * (expected - wrong) / expected;
+    return wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`;
+  };
   const completeness = () => {
     const sums = data.gateways.gateways.reduce((all, gateway) => {
       for (let i = 7; i < 14; ++i) all[i] += gateway[i];
@@ -319,26 +407,41 @@
     }, new Array(14).fill(0));
     const [intervals, resynced, partial, dropped, lost, , missing] = sums.slice(7);
     if (intervals + missing === 0) {
-      return total('Complete', 'not told', 'from CSV files', {id: 'complete'});
+      return total('Complete', 'unknown', 'from CSV files', {id: 'complete'});
     }
     const wrong = resynced + partial + missing;
-    const share = 100 * (intervals + missing - wrong) / (intervals + missing);
     const losses = [dropped > 0 ? `${count(dropped)} events dropped` : '', lost > 0 ? `at least ${count(lost)} flows lost` : '']
       .filter(Boolean).join(', ');
     const more = wrong === 0 ? `all ${plural(intervals, 'interval')}`
       : [missing > 0 ? `${exact(missing)} missing` : '', partial > 0 ? `${exact(partial)} partial` : '',
          resynced > 0 ? `${exact(resynced)} resynced` : '']
         .filter(Boolean).join(', ');
-    const made = total(isWhole() ? 'Complete' : 'Complete (all)', wrong === 0 ? '100\u00a0%' : `${Math.min(share, 99.99).toFixed(share < 99 ? 1 : 2)}\u00a0%`, more,
+    const made = total(isWhole() ? 'Complete' : 'Complete (all)', completeShare(intervals + missing, wrong), more,
                        {id: 'complete', kind: partial + missing > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
+    return made;
+  };
+
+  // Up to the end of the range; without -to, up to the present. A gateway that stopped long before it is not expected.
+  const kSilentMs = 90000;
+  const isSilent = (gateway) => gateway[15] !== null || (data.open && gateway[7] > 0 && data.generated - gateway[14] > kSilentMs);
+  const silence = () => {
+    const all = data.gateways.gateways.filter((gateway) => gateway[14] !== null && (gateway[7] > 0 || gateway[15] !== null));
+    const silent = all.filter(isSilent);
+    const newest = Math.max(...all.map((gateway) => gateway[14]));
+    const made = total('Gateways', all.length === 0 ? 'unknown'
+      : silent.length > 0 ? `${exact(silent.length)} of ${exact(all.length)} silent` : `${exact(all.length)} sending`,
+      all.length > 0 ? `newest interval ${dayOfYear(newest)}, ${clock(newest, local)}` : 'from CSV files',
+      {id: 'silence', kind: silent.length > 0 ? 'partial' : 'good'});
+    made.title = silent.map((gateway) => gateway[0]).join(', ');
     return made;
   };
 
   // Of the range, by the gateway that observed most. Of a gateway that writes CSV files nobody knows.
   const coveredSeconds = () => {
     const covered = data.gateways.gateways.map((gateway) => gateway[12]);
-    return covered.length > 0 && covered.every((one) => one > 0) ? Math.max(...covered) : (whole[1] - whole[0]) / 1000;
+    return covered.length > 0 && covered.every((one) => one > 0) ? Math.max(...covered)
+      : (Math.min(whole[1], data.held[1]) - Math.max(whole[0], data.held[0])) / 1000;
   };
 
   const showTotals = () => {
@@ -358,15 +461,23 @@
     const figures = [
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
-      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${duration(width)} from ${moment(peak[1] - width)}` : ''),
+      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${duration(width)} from ${moment(beginOf(data.total, peak[1]))}` : ''),
       total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent + ${count(sums[3])}`,
             {exact: sums[2] + sums[3], unit: 'packets'}),
       total('Connections', count(sums[4]), `closed, ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
       total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
     ];
     if (data.total.open) figures.push(total('Open at most', count(openMost), `on average of ${duration(width)}`));
-    figures.push(completeness());
+    figures.push(silence(), completeness());
     $('totals').replaceChildren(...figures);
+  };
+
+  // A name and its addresses; a long one leaves room for these.
+  const named = (color, name, beside) => {
+    const made = element('th', {scope: 'row'}, element('div', {class: 'named'}, chip(color), element('span', {}, name),
+                                                        element('span', {class: 'beside'}, ` (${beside})`)));
+    made.title = `${name} (${beside})`;
+    return made;
   };
 
   const showTable = (id, source, name) => {
@@ -388,7 +499,8 @@
       const share = element('td', {class: 'share'}, bar);
       share.title = `${all > 0 ? (100 * (sent + replies) / all).toFixed(1) : 0} % of bytes`;
       return element('tr', {class: rest ? 'rest' : ''},
-        element('th', {scope: 'row'}, chip(seriesColor(place)), rest ? `${exact(source.others)} more` : source.keys[place]),
+        !rest && source.beside?.[place] ? named(seriesColor(place), source.keys[place], source.beside[place])
+          : element('th', {scope: 'row'}, chip(seriesColor(place)), rest ? `${exact(source.others)} more` : source.keys[place]),
         share, cell(bytes(sent), sent, 'bytes'), cell(bytes(replies), replies, 'bytes'),
         cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
         cell(count(connections), connections, 'connections closed'),
@@ -422,7 +534,9 @@
     : `whole hours: ${span(source.from, source.to, local)}`;
 
   const showPairs = () => {
-    const {origins, destinations, cells, busiest} = data.pairs;
+    const {cells, busiest} = data.pairs;
+    const origins = data.pairs.origins.map(origin);
+    const destinations = data.pairs.destinations.map(destination);
     const rowNames = [...origins, ...(data.pairs.other_origins > 0 ? [`${exact(data.pairs.other_origins)} more`] : [])];
     const columnNames = [...destinations,
                          ...(data.pairs.other_destinations > 0 ? [`${exact(data.pairs.other_destinations)} more`] : [])];
@@ -433,8 +547,8 @@
       // All others together are no pair, and would make everybody pale.
       if (row < origins.length && column < destinations.length) most = Math.max(most, sent + replies);
     }
-    const rows = rowNames.map((origin, row) => element('tr', {}, element('th', {scope: 'row'}, origin),
-      ...columnNames.map((destination, column) => {
+    const rows = rowNames.map((rowName, row) => element('tr', {}, element('th', {scope: 'row', title: rowName}, rowName),
+      ...columnNames.map((columnName, column) => {
         const [sent, replies] = values[row][column];
         const sum = sent + replies;
         const made = cell(sum > 0 ? si(sum, '', 2).replace('\u00a0', '') : '0', sum, 'bytes');
@@ -442,7 +556,7 @@
         made.style.setProperty('--level', level.toFixed(3));
         made.className = sum === 0 ? 'none' : row >= origins.length || column >= destinations.length ? 'others'
           : level > .85 ? 'strong' : '';
-        made.title = `${origin} \u2192 ${destination}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
+        made.title = `${rowName} \u2192 ${columnName}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
         return made;
       })));
     const section = $('pairs');
@@ -462,8 +576,9 @@
       .filter(Boolean).join(', ')));
     $('busiest').append(table([['Origin'], ['Destination', 'left'], ['Sent'], ['Replies'], ['Packets', 'minor'], ['Conn.', 'minor'],
                                ['Mean time', 'minor']],
-      busiest.map(([origin, destination, sent, replies, packetsSent, packetsReplies, connections, times]) => element('tr', {},
-        element('th', {scope: 'row'}, origin), element('td', {class: 'left'}, destination), cell(bytes(sent), sent, 'bytes'),
+      busiest.map(([src, dst, sent, replies, packetsSent, packetsReplies, connections, times]) => element('tr', {},
+        element('th', {scope: 'row', title: origin(src)}, origin(src)),
+        element('td', {class: 'left', title: destination(dst)}, destination(dst)), cell(bytes(sent), sent, 'bytes'),
         cell(bytes(replies), replies, 'bytes'), cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
         cell(count(connections), connections, 'connections closed', 'minor'),
         cell(duration(connections > 0 ? times / connections : NaN), undefined, '', 'minor')))));
@@ -472,19 +587,92 @@
   const showGateways = () => {
     const section = $('gateways');
     section.append(head('gateways', 'Gateways', 'data quality'));
-    section.append(table([['Gateway'], ['Sent'], ['Replies'], ['Intervals', 'minor'], ['Missing'], ['Resynced'], ['Partial'], ['Dropped', 'minor'],
-                          ['Flows lost, at least', 'minor']],
-      data.gateways.gateways.map(([gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered, missing, newest]) => element('tr', {},
-        element('th', {scope: 'row', title: covered > 0 ? `${gateway}: ${duration(covered * 1000)} observed` : gateway}, gateway === '' ? '(no name)' : gateway), cell(bytes(sent), sent, 'bytes'),
-        cell(bytes(replies), replies, 'bytes'), cell(intervals > 0 ? exact(intervals) : 'not told', intervals, '', 'minor'),
-        cell(missing > 0 ? `${exact(missing)}, newest ${moment(newest)}` : '0', missing, 'intervals', missing > 0 ? 'partial' : ''),
-        cell(exact(resynced), resynced, '', resynced > 0 ? 'resynced' : ''), cell(exact(partial), partial, '', partial > 0 ? 'partial' : ''),
-        cell(count(dropped), dropped, 'events', 'minor'), cell(count(lost), lost, 'flows', 'minor')))));
-    const changed = data.gateways.gateways.filter((row) => row[15] > 1).map(([gateway]) => gateway);
+    // [gateway, ...] as in gateways.sql.
+    section.append(table([['Gateway'], ['Sent', 'minor'], ['Replies', 'minor'], ['Newest interval'], ['Intervals'], ['Expected'], ['Missing', 'minor'],
+                          ['Resynced', 'minor'], ['Partial', 'minor'], ['Complete'], ['Dropped', 'minor'], ['Flows lost', 'minor']],
+      data.gateways.gateways.map((row) => {
+        const [gateway, sent, replies, , , , , intervals, resynced, partial, dropped, lost, covered, missing, newest] = row;
+        const expected = intervals + missing;
+        return element('tr', {},
+          element('th', {scope: 'row', title: covered > 0 ? `${gateway}: ${duration(covered * 1000)} observed` : gateway},
+                  gateway === '' ? '(no name)' : gateway),
+          cell(bytes(sent), sent, 'bytes', 'minor'), cell(bytes(replies), replies, 'bytes', 'minor'),
+          cell(newest === null ? 'unknown' : `${dayOfYear(newest)}, ${clock(newest, local)}`, undefined, '', isSilent(row) ? 'partial' : ''),
+          cell(newest === null ? 'unknown' : exact(intervals), intervals), cell(newest === null ? 'unknown' : exact(expected), expected),
+          cell(exact(missing), missing, 'intervals', `minor ${missing > 0 ? 'partial' : ''}`),
+          cell(exact(resynced), resynced, '', `minor ${resynced > 0 ? 'resynced' : ''}`),
+          cell(exact(partial), partial, '', `minor ${partial > 0 ? 'partial' : ''}`),
+          cell(newest === null ? 'unknown' : expected > 0 ? completeShare(expected, resynced + partial + missing) : '\u2013', undefined, '',
+               partial + missing > 0 ? 'partial' : resynced > 0 ? 'resynced' : ''),
+          cell(count(dropped), dropped, 'events', 'minor'), cell(lost > 0 ? `\u2265\u00a0${count(lost)}` : '0', lost, 'flows at least', 'minor'));
+      })));
+    const changed = [...new Set(maskChanges.map(([, gateway]) => gateway))];
     if (changed.length > 0) {
+      const fields = ['origins', 'destinations', 'IPv6 origins', 'IPv6 destinations'];
+      const maskText = (mask, i) => mask === null ? 'unknown' : mask || (i < 2 ? '/32' : '/128');
       section.append(element('p', {class: 'empty'}, 'The group masks of ', element('b', {}, changed.join(', ')),
-        ' were changed within this range: the same traffic has another address before and after. traffic_intervals has the masks.'));
+        ' were changed within this range (a dotted line in the charts): the same traffic has another address before and after.'));
+      section.append(element('ul', {class: 'empty'}, ...maskChanges.map(([ms, gateway, before, after]) => element('li', {},
+        `${moment(ms)} ${gateway}: `, fields.map((field, i) => before[i] === after[i] ? ''
+          : `${field} ${maskText(before[i], i)} \u2192 ${maskText(after[i], i)}`).filter(Boolean).join(', ')))));
+    } else if (data.masks.csv || masks.some((each) => String(each[3]) !== String(masks[0][3]))) {
+      section.append(element('p', {class: 'empty'}, data.masks.csv
+        ? 'Some rows came from CSV files, which do not contain group masks: networks are shown as addresses.'
+        : 'The group masks of these gateways differ: networks are shown as addresses.'));
     }
+  };
+
+  const percent = (part, all) => `${all > 0 ? (100 * part / all).toFixed(1) : 0}\u00a0%`;
+  const answered = (flows, unanswered) => {
+    const made = element('td', {}, percent(flows - unanswered, flows));
+    made.title = `${exact(flows - unanswered)} of ${plural(flows, 'flow')}`;
+    made.dataset.exact = String(unanswered);
+    return made;
+  };
+
+  const showUnanswered = () => {
+    const section = $('unanswered');
+    const {origins, count: all, no_origin: rest} = data.unanswered;
+    section.append(head('unanswered', 'Unanswered flows', [all > origins.length ? `the first ${origins.length} of ${plural(all, 'origin')}` : '',
+      'ended without a reply packet', asWidened(data.unanswered)].filter(Boolean).join('; ')));
+    if (origins.length === 0) {
+      section.append(element('p', {class: 'empty'}, 'None.'));
+      return;
+    }
+    section.append(table([['Origin'], ['Unanswered'], ['Of flows'], ['Share', 'minor'], ['Destinations']],
+      origins.map(([src, flows, unanswered, listed, folded]) => {
+        const destinations = element('td', {}, folded === null ? `at least ${exact(listed)}`
+          : folded > 0 ? `${exact(Math.max(listed, 1))} to ${exact(listed + folded)}` : exact(listed));
+        return element('tr', {}, element('th', {scope: 'row'}, origin(src)), cell(exact(unanswered), unanswered, 'flows'),
+          cell(exact(flows), flows, 'flows'), element('td', {class: 'minor'}, percent(unanswered, flows)), destinations);
+      })));
+    if (rest > 0) {
+      section.append(element('p', {class: 'empty'},
+        `${exact(rest)} more unanswered flows are of origins that -max-rows folded: an origin may have up to this number more.`));
+    }
+  };
+
+  const showServices = () => {
+    const section = $('services');
+    const {services, split, count: all, unlisted, from, to} = data.services;
+    section.append(head('services', 'Answered less', split === null ? '' : [
+      all > services.length ? `the first ${services.length} of ${plural(all, 'service')}` : 'services',
+      `from ${moment(split)} against before`].join(' ')));
+    section.append(element('p', {class: 'empty'}, split === null
+      ? 'The range is too short for a comparison: it needs 20 minutes.'
+      : 'The answered share of flows fell by 20 percentage points or more in the last quarter of ' +
+        `${span(from, to, local)}. At least 20 flows ended before and after. A refusal is an answer.` +
+        (unlisted ? ' Some small destinations are not listed, and not compared.' : '')));
+    if (split === null) return;
+    if (services.length === 0) {
+      section.append(element('p', {class: 'empty'}, 'None.'));
+      return;
+    }
+    section.append(table([['Destination'], ['Service', 'left'], ['Answered before'], ['Answered last'], ['Flows last', 'minor']],
+      services.map(([dst, service, flowsBefore, unansweredBefore, flowsLast, unansweredLast]) => element('tr', {},
+        element('th', {scope: 'row'}, destination(dst)), element('td', {class: 'left'}, service),
+        answered(flowsBefore, unansweredBefore), answered(flowsLast, unansweredLast),
+        cell(exact(flowsLast), flowsLast, 'flows', 'minor')))));
   };
 
   const showGaps = () => {
@@ -534,13 +722,14 @@
   });
 
   $('range').textContent = spanInZones(whole[0], whole[1]);
-  const names = {gateways: 'gateway', srcs: 'origin', dsts: 'destination', protos: 'protocol', ports: 'port'};
+  const names = {gateways: 'gateway', srcs: 'origin', dsts: 'destination', protos: 'protocol', ports: 'port',
+                 src_names: 'origin named', dst_names: 'destination named'};
   for (const [key, name] of Object.entries(names)) {
     if (data.asked[key]) $('filters').append(element('li', {}, `${name}: ${data.asked[key].join(', ')}`));
   }
   $('made').textContent = `Made by ctacct on ${day(data.generated, 'UTC')}, ${clock(data.generated, 'UTC')} UTC, ` +
     `out of PostgreSQL ${data.asked.server}. ` +
-    `Times are of ${isUtc ? 'UTC' : `${local}, the zone of this browser`}. SI units: 1 kB is 1000 bytes.`;
+    `Times are of ${isUtc ? 'UTC' : local}. SI units: 1 kB is 1000 bytes.`;
 
   if (kEmpty) {
     const notice = $('notice');
@@ -548,9 +737,11 @@
     notice.textContent = data.held
       ? `No traffic${filtered} in this range. The database has some from ${spanInZones(data.held[0], data.held[1])}.`
       : 'No traffic yet: the tables are there, and empty. The importer fills them.';
+    const silent = data.gateways.gateways.filter(isSilent).map((gateway) => gateway[0]);
+    if (silent.length > 0) notice.textContent += ` Silent: ${silent.join(', ')}.`;
     notice.hidden = false;
     $('content').hidden = $('totals').hidden = true;
-    // An interval may be known to lack all that it had.
+    // All of an interval may be missing.
     if (data.gaps.count > 0 || data.gateways.gateways.length > 0) {
       $('content').hidden = false;
       for (const card of $('content').querySelectorAll('.card')) card.hidden = card.id !== 'gaps' && card.id !== 'gateways';
@@ -566,21 +757,23 @@
   const {width} = data.total;
   const totalRows = grid(data.total).map((end) => {
     const point = byEnd.get(end);
-    if (point) return {x: middle(end, width), point};
-    return {x: middle(end, width), point: unknown(end - width, end) ? null : [end, width / 1000, 0, 0, 0, 0, 0, 0, 0]};
+    if (point) return {x: center(data.total, end), point};
+    return {x: center(data.total, end), point: unknown(beginOf(data.total, end), end) ? null : [end, width / 1000, 0, 0, 0, 0, 0, 0, 0]};
   });
   const rowsOf = (...values) => totalRows.map(({x, point}) => [x, ...values.map((value) => point && value(point))]);
   const direction = (unit) => [{name: 'sent', color: 'sent', unit}, {name: 'replies', color: 'replies', unit}];
   chart('bits', 'Throughput', direction(bits), rowsOf((p) => p[2] * 8 / p[1], (p) => p[3] * 8 / p[1]), width,
-        {axis: bits, rangeSelector: true, note: pointText(width) + (regions.length > 0 ? '; gaps are shaded' : '')});
+        {axis: bits, rangeSelector: true, begins: data.total.begins, note: pointText(width) + (regions.length > 0 ? '; gaps are shaded' : '')});
   const perSecond = (value) => `${count(value)}/s`;
-  chart('packets', 'Packets', direction(perSecond), rowsOf((p) => p[4] / p[1], (p) => p[5] / p[1]), width, {axis: perSecond});
+  chart('packets', 'Packets', direction(perSecond), rowsOf((p) => p[4] / p[1], (p) => p[5] / p[1]), width,
+        {axis: perSecond, begins: data.total.begins});
   if (data.total.open) {
     chart('connections', 'Connections', [{name: 'open', color: 'c4', unit: count}, {name: 'closed per second', color: 'c2', unit: perSecond}],
-          rowsOf((p) => p[8] ?? 0, (p) => p[6] / p[1]), width, {axis: count});
+          rowsOf((p) => p[8] ?? 0, (p) => p[6] / p[1]), width,
+          {axis: count, begins: data.total.begins});
   } else {
     chart('connections', 'Connections', [{name: 'closed', color: 'c2', unit: perSecond}], rowsOf((p) => p[6] / p[1]), width,
-          {axis: perSecond});
+          {axis: perSecond, begins: data.total.begins});
   }
   for (const [id, title] of [['origins', 'Origins'], ['destinations', 'Destinations'], ['ports', 'Protocols and ports']]) {
     const source = data[id];
@@ -588,18 +781,20 @@
     const rowOf = new Map(ends.map((end, i) => [end, i]));
     const places = Math.min(source.keys.length, kSeriesMax);
     const hasRest = source.keys.length > kSeriesMax || source.others > 0;
-    const rates = ends.map((end) => [middle(end, source.width), ...new Array(places + (hasRest ? 1 : 0)).fill(
-      unknown(end - source.width, end) ? null : 0)]);
+    const rates = ends.map((end) => [center(source, end), ...new Array(places + (hasRest ? 1 : 0)).fill(
+      unknown(beginOf(source, end), end) ? null : 0)]);
     for (const [end, seconds, place, sent, replies] of source.points) {
       const row = rates[rowOf.get(end)];
       if (row) row[1 + Math.min(place, places)] += (sent + replies) * 8 / seconds;
     }
     const series = source.keys.slice(0, places).map((name, i) => ({name, color: `c${i}`, unit: bits}));
     if (hasRest) series.push({name: 'all others', color: 'rest', unit: bits});
-    chart(id, title, series, rates, source.width, {axis: bits, stacked: true, note: `both ways; ${pointText(source.width)}`});
+    chart(id, title, series, rates, source.width, {axis: bits, stacked: true, begins: source.begins, note: `both ways; ${pointText(source.width)}`});
   }
   showPairs();
   showGateways();
+  showUnanswered();
+  showServices();
   showGaps();
   show(...whole);
 
@@ -608,5 +803,6 @@
   $('zoom-in').addEventListener('click', () => zoom(.5));
   $('zoom-out').addEventListener('click', () => zoom(2));
   $('whole').addEventListener('click', () => show(...whole));
+  document.addEventListener('keydown', onKey);
   document.documentElement.dataset.ready = Object.keys(drawn).join(' ');
 })();

@@ -12,7 +12,18 @@
 namespace ctacct {
 
 // JSON that can stand in a page's script: nothing in it ends the element that holds it.
-[[nodiscard]] absl::StatusOr<std::string> AskDatabase(const ReportConfig& config);
+[[nodiscard]] absl::StatusOr<std::string> AskPage(const ReportConfig& config);
+
+struct Answer {
+  std::string text;    // Whole lines.
+  bool found = false;  // What was looked for: the exit status.
+};
+
+// A table, or all of them, as CSV or JSON; with config.over only the origins that are over it.
+[[nodiscard]] absl::StatusOr<Answer> AskTables(const ReportConfig& config);
+
+// Whether intervals are missing or incomplete, where, and since when.
+[[nodiscard]] absl::StatusOr<Answer> AskCheck(const ReportConfig& config);
 
 }  // namespace ctacct
 

@@ -8,7 +8,7 @@
 namespace ctacct {
 namespace {
 
-constexpr int16_t kFields = 13;
+constexpr int16_t kFields = 15;
 constexpr char kSignature[] = "PGCOPY\n\377\r\n";  // With the closing NUL.
 
 }  // namespace
@@ -35,6 +35,8 @@ void CopyEncoder::Append(const TrafficRow& row, std::string* out) const {
   at = PutInt8(at, static_cast<int64_t>(row.connection_time_ms));
   at = PutInt4(at, static_cast<int32_t>(row.connection_count));
   at = PutInt4(at, static_cast<int32_t>(row.open_connections));
+  at = PutInt4(at, static_cast<int32_t>(row.flow_count));
+  at = PutInt4(at, static_cast<int32_t>(row.unanswered_count));
   at = PutInt4(at, row.port);
   at = PutInet(at, InetBytes(row.family, row.src));
   at = PutInet(at, InetBytes(row.family, row.dst));

@@ -19,9 +19,9 @@ namespace ctacct {
 // The columns that CopyEncoder::Append writes, in its order: for COPY vpn_traffic (...).
 inline constexpr char kCopyColumns[] =
     "time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, "
-    "connection_count, open_connections, port, src, dst, proto, gateway";
+    "connection_count, open_connections, flow_count, unanswered_count, port, src, dst, proto, gateway";
 
-// 98 bytes of numbers with their lengths, two addresses of 24, a protocol name of 13: 159, rounded
+// 114 bytes of numbers with their lengths, two addresses of 24, a protocol name of 13: 175, rounded
 // up. The gateway is not included.
 inline constexpr size_t kCopyRowBytesMax = 256;
 

@@ -24,6 +24,8 @@ TrafficRow MakeRow() {
   row.connection_time_ms = 5;
   row.connection_count = 6;
   row.open_connections = 7;
+  row.flow_count = 9;
+  row.unanswered_count = 8;
   return row;
 }
 
@@ -46,9 +48,10 @@ TEST(CopyEncoderTest, ARowByteForByte) {
   std::string bytes;
   CopyEncoder("gw").Append(MakeRow(), &bytes);
   const std::string expected =
-      std::string("\0\x0d", 2) + Int8(2'000'000) + Int8(1) + Int8(2) + Int8(3) +
+      std::string("\0\x0f", 2) + Int8(2'000'000) + Int8(1) + Int8(2) + Int8(3) +
       Int8(0x0001020304050607) + Int8(5) + std::string("\0\0\0\4\0\0\0\6", 8) +
-      std::string("\0\0\0\4\0\0\0\7", 8) + std::string("\0\0\0\4\377\377\377\377", 8) +
+      std::string("\0\0\0\4\0\0\0\7", 8) + std::string("\0\0\0\4\0\0\0\x09", 8) +
+      std::string("\0\0\0\4\0\0\0\x08", 8) + std::string("\0\0\0\4\377\377\377\377", 8) +
       std::string("\0\0\0\x08\2\x20\0\4\x0a\x20\xfb\0", 12) +
       std::string("\0\0\0\x08\2\x20\0\4\x0a\x20\xfa\7", 12) + std::string("\0\0\0\3tcp", 7) +
       std::string("\0\0\0\2gw", 6);

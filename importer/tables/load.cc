@@ -23,7 +23,7 @@
 namespace ctacct {
 namespace {
 
-// Its index may have the name of ours.
+// The name of its index may be the same as that of ours.
 constexpr char kRenameGoToolsTable[] =
     "ALTER INDEX IF EXISTS vpn_traffic_time RENAME TO vpn_traffic_time_reference; "
     "ALTER TABLE vpn_traffic RENAME TO vpn_traffic_reference";
@@ -459,7 +459,8 @@ absl::StatusOr<uint64_t> AdoptTable(PgConnection& connection, const std::string&
   });
   if (absl::StartsWith(status.message(), kSqlstateOutOfMemory)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        status.message(), " (so many days at once: raise the server's max_locks_per_transaction)"));
+        status.message(),
+        " (rows of too many days in one transaction: raise the server's max_locks_per_transaction)"));
   }
   if (!status.ok()) return status;
   if (rows.has_value()) return *rows;

@@ -19,7 +19,7 @@ namespace ctacct {
 
 struct RollupDefinition {
   const char* name;  // In traffic_rollups; nullptr: only a source of others.
-  uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProtoPort.
+  uint8_t columns;   // Besides time and gateway: kSrc, kDst, kProto, kPort.
   bool limited;      // Has room in traffic_rollups: may not list all keys.
   int source;        // Index of the rollup from which it is made, which comes before it; or kRows.
   int64_t step_ns;   // 0: the interval as it was measured.
@@ -30,7 +30,9 @@ namespace {
 constexpr uint8_t kNoColumns = 0;
 constexpr uint8_t kSrc = 1;
 constexpr uint8_t kDst = 2;
-constexpr uint8_t kProtoPort = 4;
+constexpr uint8_t kProto = 4;
+constexpr uint8_t kPort = 8;  // Never without the protocol.
+constexpr uint8_t kProtoPort = kProto | kPort;
 constexpr int kRows = -1;
 
 constexpr int64_t kMinuteNs = 60'000'000'000;
@@ -42,26 +44,32 @@ constexpr int64_t kHourNs = 60 * kMinuteNs;
 // memory at once.
 constexpr RollupDefinition kRollups[] = {
     /*0*/ {"port_fine", kProtoPort, false, kRows, 0},
-    /*1*/ {"total", kNoColumns, false, 0, 0},
-    /*2*/ {"port_1m", kProtoPort, false, 0, kMinuteNs},
-    /*3*/ {"port_10m", kProtoPort, false, 2, kTenMinutesNs},
-    /*4*/ {"port_1h", kProtoPort, false, 3, kHourNs},
-    /*5*/ {"origin_fine", kSrc, false, kRows, 0},
-    /*6*/ {"origin_1m", kSrc, false, 5, kMinuteNs},
-    /*7*/ {"origin_10m", kSrc, false, 6, kTenMinutesNs},
-    /*8*/ {"origin_1h", kSrc, false, 7, kHourNs},
-    /*9*/ {"destination_fine", kDst, true, kRows, 0},
-    /*10*/ {"destination_1m", kDst, true, 9, kMinuteNs},
-    /*11*/ {"destination_10m", kDst, true, 10, kTenMinutesNs},
-    /*12*/ {"destination_1h", kDst, true, 11, kHourNs},
-    /*13*/ {nullptr, kSrc | kDst | kProtoPort, false, kRows, kTenMinutesNs},
-    /*14*/ {"pair_30m", kSrc | kDst, true, 13, kHalfHourNs},
-    /*15*/ {"pair_1h", kSrc | kDst, true, 14, kHourNs},
-    /*16*/ {"origin_port_10m", kSrc | kProtoPort, false, 13, kTenMinutesNs},
-    /*17*/ {"origin_port_1h", kSrc | kProtoPort, false, 16, kHourNs},
-    /*18*/ {"destination_port_10m", kDst | kProtoPort, true, 13, kTenMinutesNs},
-    /*19*/ {"destination_port_1h", kDst | kProtoPort, true, 18, kHourNs},
-    /*20*/ {"pair_port_1h", kSrc | kDst | kProtoPort, true, 13, kHourNs},
+    /*1*/ {"protocol_fine", kProto, false, 0, 0},
+    /*2*/ {"total", kNoColumns, false, 1, 0},
+    /*3*/ {"protocol_1m", kProto, false, 1, kMinuteNs},
+    /*4*/ {"protocol_10m", kProto, false, 3, kTenMinutesNs},
+    /*5*/ {"protocol_1h", kProto, false, 4, kHourNs},
+    /*6*/ {"port_1m", kProtoPort, false, 0, kMinuteNs},
+    /*7*/ {"port_10m", kProtoPort, false, 6, kTenMinutesNs},
+    /*8*/ {"port_1h", kProtoPort, false, 7, kHourNs},
+    /*9*/ {"origin_fine", kSrc, false, kRows, 0},
+    /*10*/ {"origin_1m", kSrc, false, 9, kMinuteNs},
+    /*11*/ {"origin_10m", kSrc, false, 10, kTenMinutesNs},
+    /*12*/ {"origin_1h", kSrc, false, 11, kHourNs},
+    /*13*/ {"destination_fine", kDst, true, kRows, 0},
+    /*14*/ {"destination_1m", kDst, true, 13, kMinuteNs},
+    /*15*/ {"destination_10m", kDst, true, 14, kTenMinutesNs},
+    /*16*/ {"destination_1h", kDst, true, 15, kHourNs},
+    /*17*/ {nullptr, kSrc | kDst | kProtoPort, false, kRows, kTenMinutesNs},
+    /*18*/ {"pair_30m", kSrc | kDst, true, 17, kHalfHourNs},
+    /*19*/ {"pair_1h", kSrc | kDst, true, 18, kHourNs},
+    /*20*/ {"origin_port_10m", kSrc | kProtoPort, false, 17, kTenMinutesNs},
+    /*21*/ {"origin_protocol_10m", kSrc | kProto, false, 20, kTenMinutesNs},
+    /*22*/ {"origin_protocol_1h", kSrc | kProto, false, 21, kHourNs},
+    /*23*/ {"origin_port_1h", kSrc | kProtoPort, false, 20, kHourNs},
+    /*24*/ {"destination_port_10m", kDst | kProtoPort, true, 17, kTenMinutesNs},
+    /*25*/ {"destination_port_1h", kDst | kProtoPort, true, 24, kHourNs},
+    /*26*/ {"pair_port_1h", kSrc | kDst | kProtoPort, true, 17, kHourNs},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
@@ -71,10 +79,11 @@ constexpr size_t kKeysPerStatement = 50'000;
 constexpr char kAddSql[] =
     "SELECT traffic_add($1::text, $2::timestamptz[], $3::text[], $4::inet[], $5::inet[], "
     "$6::text[], $7::int4[], $8::int8[], $9::int8[], $10::int8[], $11::int8[], $12::int8[], "
-    "$13::int8[], $14::int8[], $15::int8[], $16::int8[])";
+    "$13::int8[], $14::int8[], $15::int8[], $16::int8[], $17::int8[], $18::int8[])";
 
 constexpr char kWorthSendingSql[] =
-    "SELECT array_to_string(traffic_worth_sending($1::text, $2::timestamptz[], $3::text[]), ',')";
+    "SELECT array_to_string(traffic_worth_sending($1::text, $2::timestamptz[], $3::text[], "
+    "$4::int8[]), ',')";
 
 // The end of the step that contains a time, also before 1970. Times are the ends of intervals, so
 // a time on a boundary belongs to the step that ends there.
@@ -104,10 +113,8 @@ Rollup::Key Rollup::KeyOf(const Key& key, const RollupDefinition& rollup) {
   if ((rollup.columns & kSrc) != 0) result.src = key.src;
   if ((rollup.columns & kDst) != 0) result.dst = key.dst;
   if ((rollup.columns & (kSrc | kDst)) != 0) result.family = key.family;
-  if ((rollup.columns & kProtoPort) != 0) {
-    result.protocol = key.protocol;
-    result.port = key.port;
-  }
+  if ((rollup.columns & kProto) != 0) result.protocol = key.protocol;
+  if ((rollup.columns & kPort) != 0) result.port = key.port;
   return result;
 }
 
@@ -145,7 +152,8 @@ void Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) 
         static_cast<int64_t>(row.packets_src),        static_cast<int64_t>(row.bytes_src),
         static_cast<int64_t>(row.packets_dst),        static_cast<int64_t>(row.bytes_dst),
         static_cast<int64_t>(row.connection_time_ms), static_cast<int64_t>(row.connection_count),
-        static_cast<int64_t>(row.open_connections),   1};
+        static_cast<int64_t>(row.open_connections),   static_cast<int64_t>(row.flow_count),
+        static_cast<int64_t>(row.unanswered_count),   1};
     for (size_t i = 0; i < kRollupCount; ++i) {
       if (kRollups[i].source == kRows) AddTo(i, key, counters);
     }
@@ -190,12 +198,15 @@ absl::StatusOr<std::vector<size_t>> Rollup::WorthSending(PgConnection& connectio
                                                          const std::vector<Step>& steps) const {
   PgArray times(PgType::kTimestamptz, steps.size());
   PgArray gateways(PgType::kText, steps.size());
+  PgArray counts(PgType::kInt8, steps.size());
   for (const Step& step : steps) {
     times.AppendTime(step.time_ns);
     gateways.AppendText(gateways_[step.gateway]);
+    counts.AppendInt8(step.keys);
   }
   const absl::StatusOr<PgResult> result = connection.QueryBinary(
-      kWorthSendingSql, {rollup.name, std::move(times).bytes(), std::move(gateways).bytes()});
+      kWorthSendingSql, {rollup.name, std::move(times).bytes(), std::move(gateways).bytes(),
+                         std::move(counts).bytes()});
   if (!result.ok()) return result.status();
   std::vector<size_t> numbers;
   for (const absl::string_view text :
@@ -229,8 +240,9 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
   if (!rollup.limited || sorted.empty()) return sorted;
   std::vector<Step> steps;
   for (const Sum& sum : sorted) {
-    const Step step = {sum.entry->first.time_ns, sum.entry->first.gateway};
-    if (steps.empty() || !(steps.back() == step)) steps.push_back(step);
+    const Key& key = sum.entry->first;
+    if (steps.empty() || !steps.back().Has(key)) steps.push_back({key.time_ns, key.gateway, 0});
+    ++steps.back().keys;
   }
   const absl::StatusOr<std::vector<size_t>> worth = WorthSending(connection, rollup, steps);
   if (!worth.ok()) return worth.status();
@@ -240,9 +252,7 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
     Sums& other = others->emplace_back();
     double largest = 0;
     size_t named = 0;
-    for (; sum != sorted.end() &&
-           Step{sum->entry->first.time_ns, sum->entry->first.gateway} == steps[i];
-         ++sum) {
+    for (; sum != sorted.end() && steps[i].Has(sum->entry->first); ++sum) {
       Key key = sum->entry->first;
       const bool has_name = key.dst != AddressBytes{};
       if (has_name && named < (*worth)[i]) {
@@ -252,9 +262,10 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
       }
       // If it has no name, it is a sum already: of a mask of 0.0.0.0, or of -max-rows.
       if (has_name) {
-        largest = std::max(largest, Bytes(sum->entry->second));
+        // At least 1: 0 says that all are listed.
+        largest = std::max({largest, Bytes(sum->entry->second), 1.0});
         key.dst = {};
-        if ((rollup.columns & kProtoPort) != 0) {
+        if ((rollup.columns & kPort) != 0) {
           key.protocol = kOtherRowProtocol;
           key.port = kPortNotListed;
         }
@@ -281,7 +292,6 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
       for (size_t i = 0; present && i < count; ++i) append(*sorted[begin + i].entry, &array);
       parameters.push_back(std::move(array).bytes());
     };
-    const bool port = (rollup.columns & kProtoPort) != 0;
     using Entry = Sums::value_type;
     add_array(PgType::kTimestamptz, true,
               [](const Entry& e, PgArray* out) { out->AppendTime(e.first.time_ns); });
@@ -294,10 +304,10 @@ absl::Status Rollup::Send(PgConnection& connection, const RollupDefinition& roll
     add_array(PgType::kInet, (rollup.columns & kDst) != 0, [](const Entry& e, PgArray* out) {
       out->AppendInet(InetBytes(static_cast<AddressFamily>(e.first.family), e.first.dst));
     });
-    add_array(PgType::kText, port, [](const Entry& e, PgArray* out) {
+    add_array(PgType::kText, (rollup.columns & kProto) != 0, [](const Entry& e, PgArray* out) {
       out->AppendText(ProtocolName(e.first.protocol));
     });
-    add_array(PgType::kInt4, port,
+    add_array(PgType::kInt4, (rollup.columns & kPort) != 0,
               [](const Entry& e, PgArray* out) { out->AppendInt4(e.first.port); });
     for (size_t counter = 0; counter < kCounters; ++counter) {
       add_array(PgType::kInt8, true,

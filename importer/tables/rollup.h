@@ -64,7 +64,7 @@ class Rollup {
   struct KeyHash {
     size_t operator()(const Key& key) const;
   };
-  static constexpr size_t kCounters = 8;  // The seven of a row, and the number of rows.
+  static constexpr size_t kCounters = 10;  // The nine of a row, and the number of rows.
   using Counters = std::array<int64_t, kCounters>;
   using Sums = absl::flat_hash_map<Key, Counters, KeyHash>;
 
@@ -83,7 +83,10 @@ class Rollup {
   struct Step {
     int64_t time_ns;
     uint16_t gateway;
-    friend bool operator==(const Step&, const Step&) = default;
+    int64_t keys;
+    [[nodiscard]] bool Has(const Key& key) const {
+      return key.time_ns == time_ns && key.gateway == gateway;
+    }
   };
   [[nodiscard]] absl::StatusOr<std::vector<size_t>> WorthSending(
       PgConnection& connection, const RollupDefinition& rollup,

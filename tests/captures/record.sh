@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Records tests/captures/gateway.pcap and gateway.sent.csv anew: a real gateway, our own `record`, about 25 s. Root.
+# Records tests/captures/gateway.pcap and gateway.sent.csv again, with a real gateway and our own `record`; about 25 s.
+# Needs root.
 #
 # The capture holds TCP (closed by FIN and by reset, and some that stay open over several intervals), UDP and ICMP flows,
 # a baseline dump, a dump at each boundary of 5 s, ends by time-out and, at the end, by `conntrack -F`. gateway.sent.csv

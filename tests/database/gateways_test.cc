@@ -46,7 +46,7 @@ std::string ToString(const Totals& totals) {
 }
 
 // TCP connections that open and close within the capture.
-std::string MakeCapture(uint64_t seed, Totals* totals) {
+std::string MakeCapture(uint64_t seed, Totals* totals, int64_t begin_ns = kBeginNs) {
   std::mt19937_64 random(seed);
   std::vector<std::pair<int64_t, std::string>> datagrams;
   for (int i = 0; i < kFlows; ++i) {
@@ -60,7 +60,7 @@ std::string MakeCapture(uint64_t seed, Totals* totals) {
     const int64_t stop_ms =
         start_ms + 1 +
         static_cast<int64_t>(random() % static_cast<uint64_t>(kSeconds * 1000 - start_ms - 1));
-    const auto ns = [](int64_t ms) { return kBeginNs + ms * 1'000'000; };
+    const auto ns = [begin_ns](int64_t ms) { return begin_ns + ms * 1'000'000; };
 
     TestMessage opened = flow;
     opened.kind = TestMessage::Kind::kNew;
@@ -88,7 +88,7 @@ std::string MakeCapture(uint64_t seed, Totals* totals) {
   std::stable_sort(datagrams.begin(), datagrams.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   CaptureBuilder capture;
-  for (const auto& [ms, datagram] : datagrams) capture.Add(kBeginNs + ms * 1'000'000, datagram);
+  for (const auto& [ms, datagram] : datagrams) capture.Add(begin_ns + ms * 1'000'000, datagram);
   return capture.bytes();
 }
 
@@ -167,6 +167,73 @@ TEST_F(GatewaysTest, ThreeEnginesAndThreeImportersFillOneDatabase) {
   EXPECT_TRUE(again.exit.ok()) << again.err;
   EXPECT_THAT(again.err, HasSubstr(absl::StrCat(", ", moved, " done before")));
   expect_all();
+}
+
+// A gateway was replaced: the new one's records follow those of the old one, also within a step of
+// a rollup.
+TEST_F(GatewaysTest, AGatewayIsRenamed) {
+  std::array<Totals, 2> sent{};
+  for (size_t i = 0; i < sent.size(); ++i) {
+    const std::string capture = absl::StrCat(folder_, "/", i, ".pcap");
+    WriteFile(capture,
+              MakeCapture(i, &sent[i],
+                          kBeginNs + static_cast<int64_t>(i) * 2 * kSeconds * 1'000'000'000));
+    const auto replayed = RunProcessOrError(
+        {DataPath("engine/engine"), "-replay=" + capture, absl::StrCat("-gateway=", i),
+         absl::StrCat("-interval=", kIntervalSeconds), "-src-group-mask=/24", "-dst-group-mask=/24",
+         "-output=" + watch_},
+        kAtMost);
+    ASSERT_TRUE(replayed.ok()) << replayed.status();
+  }
+  const Finished run = Run({"-watch=" + watch_, "-once"});
+  ASSERT_TRUE(run.exit.ok()) << run.err;
+  Totals both{};
+  for (size_t i = 0; i < both.size(); ++i) both[i] = sent[0][i] + sent[1][i];
+  const std::string range = "'2020-09-13 23:00+00', '2020-09-14 01:00+00'";
+  Sql("INSERT INTO traffic_names VALUES"
+      " ('0', '10.32.0.0/24', 'old', 'file', '(2020-09-13 23:00Z,2020-09-14 01:00Z]', now()),"
+      " ('1', '10.32.0.0/24', 'new', 'file', '(2020-09-14 00:00Z,2020-09-14 02:00Z]', now())");
+  const auto rename = [&](const std::string& from, const std::string& to) {
+    return postgres->Sql(
+        database_, absl::StrCat("SELECT * FROM traffic_rename_gateway(", from, ", ", to, ")"));
+  };
+  const auto refused = [&](const std::string& from, const std::string& to) {
+    return std::string(rename(from, to).status().message());
+  };
+  EXPECT_THAT(refused("'0'", "'0'"), HasSubstr("must be another one"));
+  EXPECT_THAT(refused("'0'", "E'a\\nb'"), HasSubstr("must be another one"));
+  EXPECT_THAT(refused("'0'", "NULL"), HasSubstr("must be another one"));
+  EXPECT_THAT(refused("'0'", "''"), HasSubstr("must be another one"));
+  EXPECT_THAT(refused("'2'", "'1'"), HasSubstr("no file of a gateway '2' was imported"));
+  const std::string rows = Sql("SELECT count(*) FROM vpn_traffic WHERE gateway = '0'");
+  const auto said = rename("'0'", "'1'");
+  ASSERT_TRUE(said.ok()) << said.status();
+  EXPECT_THAT(*said, HasSubstr(absl::StrCat("vpn_traffic|", rows, "\n")));
+  for (const std::string by : {"{gateway}", "{gateway,src}", "{gateway,src,dst,proto,port}"}) {
+    for (const std::string step : {"NULL", "'1 min'", "'10 min'", "'1 h'"}) {
+      SCOPED_TRACE(by + step);
+      EXPECT_EQ(Sql(absl::StrCat("SELECT gateway, ", kTotalsSql, " FROM traffic(", range, ", ",
+                                 step, ", '", by, "') GROUP BY gateway")),
+                "1|" + ToString(both));
+    }
+  }
+  EXPECT_EQ(Sql("SELECT * FROM traffic_check('2020-09-13', '2020-09-15')"), "");
+  // Observed for as long as before, and each address has one name at a time.
+  EXPECT_EQ(Sql("SELECT DISTINCT gateway FROM import_ledger"), "1");
+  EXPECT_EQ(Sql("SELECT bool_and(covered <= '30 min') AND count(*) = 2 FROM traffic_covered"), "t");
+  EXPECT_EQ(Sql("SELECT string_agg(name, ',' ORDER BY valid), count(DISTINCT gateway) FROM "
+                "traffic_names"),
+            "old,new|1");
+  // Two that observe the same time are not one, however short it was.
+  Sql("INSERT INTO import_ledger (engine, sequence, checksum, row_count, gateway, source_file, "
+      "interval_end, covered_from, covered_to) SELECT gen_random_uuid(), 1, 0, 0, 'third', '', "
+      "max(interval_end), max(covered_to) - interval '1 s', max(covered_to) FROM import_ledger");
+  EXPECT_THAT(refused("'1'", "'third'"), HasSubstr("'1' and 'third' both observed 2020-09-1"));
+  EXPECT_THAT(refused("'third'", "'1'"), HasSubstr("'third' and '1' both observed 2020-09-1"));
+  // CSV files do not say what was observed.
+  Sql("UPDATE import_ledger SET covered_from = NULL, covered_to = NULL WHERE gateway = 'third'");
+  EXPECT_TRUE(rename("'third'", "'fourth'").ok());
+  EXPECT_EQ(Sql("SELECT DISTINCT gateway FROM vpn_traffic"), "1");
 }
 
 }  // namespace

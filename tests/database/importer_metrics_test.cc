@@ -52,7 +52,7 @@ class ImporterMetricsTest : public ImporterTest {
     const auto it = metrics.find(name);
     return it == metrics.end() ? -1 : it->second;
   }
-  // The file is written anew though nothing happens.
+  // The file is rewritten even if nothing happens.
   bool StaysFresh() {
     const double before = Get("updated_timestamp_seconds");
     return Eventually([&] { return Get("updated_timestamp_seconds") >= before + 1; });
@@ -96,7 +96,7 @@ TEST_F(ImporterMetricsTest, OnceSaysHowItEnded) {
   ExpectSums();
 }
 
-TEST_F(ImporterMetricsTest, AnEndWithoutDatabaseIsToldToo) {
+TEST_F(ImporterMetricsTest, AnEndWithoutADatabaseIsReported) {
   WriteSpool(1, 10);
   const Finished run =
       Run({"-host=" + folder_, "-watch=" + watch_, "-once", flag()}, /*connect=*/false);
@@ -109,7 +109,7 @@ TEST_F(ImporterMetricsTest, AnEndWithoutDatabaseIsToldToo) {
 }
 
 // The file is for monitoring. Without it there is a log line, and all is imported.
-TEST_F(ImporterMetricsTest, ABadPathIsOneLineAndImportingGoesOn) {
+TEST_F(ImporterMetricsTest, ABadPathIsOneLineAndImportingContinues) {
   uint64_t number = 0;
   for (const std::string& bad : {folder_ + "/absent/importer.prom", watch_,
                                  std::string("/dev/null"), std::string("/proc/importer.prom")}) {
@@ -118,7 +118,7 @@ TEST_F(ImporterMetricsTest, ABadPathIsOneLineAndImportingGoesOn) {
     EXPECT_TRUE(run.exit.ok()) << run.err;
     const std::vector<std::string> said = absl::StrSplit(run.err, "metrics file " + bad + ": ");
     EXPECT_EQ(said.size(), 2u) << run.err;
-    EXPECT_THAT(run.err, testing::HasSubstr("; importing goes on without it"));
+    EXPECT_THAT(run.err, testing::HasSubstr("; importing continues without it"));
   }
   EXPECT_TRUE(Names(watch_).empty());
   ExpectSums();

@@ -30,6 +30,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
@@ -79,6 +80,8 @@ TEST_F(ImporterTest, EveryColumnArrivesAsItWas) {
   row.connection_count = 1;
   row.connection_time_ms = uint64_t{1} << 40;
   row.open_connections = 3;
+  row.flow_count = 5;
+  row.unanswered_count = 4;
   TrafficRow ipv6 = row;
   ipv6.family = AddressFamily::kIpv6;
   ipv6.src = {0x20, 0x01, 0x0d, 0xb8};
@@ -89,10 +92,11 @@ TEST_F(ImporterTest, EveryColumnArrivesAsItWas) {
   ASSERT_TRUE(WriteSpoolFile(watch_, header, {row, ipv6}).ok());
   EXPECT_TRUE(Drain().exit.ok());
   EXPECT_EQ(Sql("SELECT time, src, dst, proto, port, src_packets, src_bytes, dst_packets, "
-                "dst_bytes, connection_times, connection_count, open_connections, gateway "
+                "dst_bytes, connection_times, connection_count, open_connections, flow_count, "
+                "unanswered_count, gateway "
                 "FROM vpn_traffic WHERE src IN ('10.32.251.0') AND proto = 'tcp'"),
             "2020-09-13 12:27:00+00|10.32.251.0|10.32.250.0|tcp|-1|16|3220|13|1884|1099511627776|"
-            "1|3|gw1");
+            "1|3|5|4|gw1");
   EXPECT_EQ(Sql("SELECT src, proto FROM vpn_traffic WHERE src = '2001:db8::'"), "2001:db8::|99");
   EXPECT_EQ(Sql("SELECT completeness, events_dropped, interval_end FROM import_ledger"),
             "partial|42|2020-09-13 12:27:00+00");
@@ -226,14 +230,14 @@ TEST_F(ImporterTest, AnIntervalIsAsGoodAsTheWorstOfItsFiles) {
             "gw1|2020-09-13 12:27:00+00|resynced|5|0|100\n"
             "gw1|2020-09-13 12:27:30+00|partial|0|6|100\n"
             "gw2|2020-09-13 12:27:00+00|complete|5|0|0");
-  // The file that tells no gap, and the gaps of the other one.
+  // The gap of the file that has no gap records, and the gaps of the other files.
   EXPECT_EQ(Sql("SELECT began, ended, text FROM traffic_gap_regions WHERE text LIKE 'resynced%'"),
             "2020-09-13 12:26:45+00|2020-09-13 12:27:00+00|resynced: 5 events dropped");
   EXPECT_EQ(Sql("SELECT count(*) FROM traffic_gap_regions"), "5");
   EXPECT_NE(first, engine_id_);
 }
 
-// The most that a file may tell, and then what an operator asks.
+// The most gaps that a file may contain, and then the operator's query.
 TEST_F(ImporterTest, AFileFullOfGapsAndTheOperatorsQuestion) {
   SpoolHeader header = MakeHeader(1);
   header.completeness = Completeness::kResynced;
@@ -258,10 +262,10 @@ TEST_F(ImporterTest, AFileFullOfGapsAndTheOperatorsQuestion) {
   EXPECT_EQ(
       Sql(question),
       "2020-09-13 12:27:15+00|2020-09-13 12:27:30+00|gw1|partial|00:00:00|0|6|"
-      "allocation, overrun, restart|0.002 s|2020-09-13 12:27:15+00|0 bytes|0\n" +
+      "allocation, overrun, restart|0.002 s|2020-09-13 12:27:15+00|0 B|0\n" +
           Sql("SELECT '2020-09-13 12:26:45+00', time, 'gw1', 'resynced', '00:00:00', '4,096', '4,096', "
               "'overrun', '4.096 s', '2020-09-13 12:26:45+00', "
-              "pg_size_pretty(sum(src_bytes + dst_bytes)), "
+              "traffic_bytes(sum(src_bytes + dst_bytes)), "
               "to_char(sum(connection_count), 'FM999,999,999') FROM vpn_traffic "
               "WHERE time = '2020-09-13 12:27:00+00' GROUP BY time"));
 }
@@ -320,8 +324,8 @@ TEST_F(ImporterTest, ACopyOfACsvFileUnderAnotherNameIsNotLoadedAgain) {
   ExpectSums();
 }
 
-// Two gateways without traffic of their own write equal lines. Whether this is a copy or another
-// gateway's file nobody can know, so it is neither loaded nor deleted.
+// Two gateways without traffic of their own write equal lines. It is unknown whether this is a copy
+// or another gateway's file, so it is neither loaded nor deleted.
 TEST_F(ImporterTest, AnEqualCsvFileOfNoNamedGatewayIsKeptAndNamed) {
   const std::string text = CsvText(1, true);
   WriteFile(watch_ + "/traffic_a.csv", text);
@@ -446,7 +450,7 @@ TEST_F(ImporterTest, BadFilesAreQuarantinedAndTheNextOnesLoad) {
               HasSubstr("line 1 at byte 0: column 6 (packets_src): more than 9007199254740992"));
   EXPECT_THAT(Contents(failed + "traffic_$(touch pwned)';--\n.csv.reason"),
               HasSubstr("traffic_$(touch pwned)';--\\x0a.csv: line 1"));
-  // A second time round there is nothing left to complain of.
+  // A second run has nothing left to complain about.
   EXPECT_TRUE(Drain().exit.ok());
 }
 
@@ -512,7 +516,7 @@ TEST_F(ImporterTest, ACsvFileThatIsBeingWrittenWaits) {
   ExpectSums();
 }
 
-// Where no lease can be had, only rest tells that a file is whole.
+// If no lease can be had, only the time since the last write shows that a file is complete.
 TEST_F(ImporterTest, AnothersCsvFileThatMayBeBeingWrittenWaits) {
   if (getuid() != 0) GTEST_SKIP() << "takes root to be two users";
   const std::string path = watch_ + "/traffic_now.csv";
@@ -714,8 +718,8 @@ TEST_F(ImporterTest, TwoImportersOnOneFolder) {
   EXPECT_TRUE(fs::is_empty(watch_));
 }
 
-// Faults 14 and 15, on the importer's side. CTACCT_KILLS asks for more moments, CTACCT_SEED for
-// those of a run before (as far as the machine's own timing repeats).
+// Faults 14 and 15, on the importer's side. CTACCT_KILLS sets the number of kills, CTACCT_SEED
+// repeats a run (as far as the machine's timing repeats).
 TEST_F(ImporterTest, KilledAtRandomMoments) {
   const uint64_t kills_wanted = NumberFromEnvironment("CTACCT_KILLS", 20);
   constexpr uint64_t kFiles = 200;
@@ -733,8 +737,8 @@ TEST_F(ImporterTest, KilledAtRandomMoments) {
     if (fs::is_empty(watch_)) {
       for (uint64_t i = 0; i < kFiles; ++i) WriteSpool(++sequence, 1500);
     }
-    // After so many files of this run, or none, and then within some file's way: sometimes the
-    // moment falls into the start, mostly between two of open, ledger, COPY, COMMIT and rename.
+    // After up to 7 files of this run, and then somewhere within a file: sometimes during the
+    // start, mostly between two of open, ledger, COPY, COMMIT and rename.
     const size_t files = Names(watch_).size();
     const size_t until = files - std::min<size_t>(files, random() % 8);
     const auto importer = StartImporter(arguments);
@@ -782,8 +786,8 @@ TEST_F(ImporterTest, PostgresKilledWhileDraining) {
   EXPECT_TRUE(fs::is_empty(watch_));
 }
 
-// Stands between importer and server, and cuts the connection at a COMMIT of files: before the
-// server hears of it, or after it has done it and before the importer hears of that.
+// A proxy that cuts the connection at a COMMIT of files: before the server receives it, or after
+// the server has committed and before the importer receives the answer.
 class CuttingProxy {
  public:
   enum class Cut { kBeforeServerHears, kBeforeClientHears };
@@ -912,7 +916,7 @@ TEST_F(ImporterTest, AnUnreachableDatabaseIsOneLine) {
   EXPECT_THAT(Names(watch_), UnorderedElementsAre(name));
 }
 
-TEST_F(ImporterTest, WhatOnlyAnOperatorCanMendStopsAtOnceAndTouchesNothing) {
+TEST_F(ImporterTest, ErrorsThatNeedAnOperatorStopAtOnceAndTouchNothing) {
   const std::string name = WriteSpool(1, 10, false);
   ExpectFails(Run({"-watch=" + watch_, "-db=no_such_database"}), 1,
               "database \"no_such_database\" does not exist");
@@ -985,7 +989,7 @@ TEST_F(ImporterTest, AServerThatNeverAnswersTimesOut) {
   const std::string name = WriteSpool(1, 10, false);
   ExpectFails(Run({"-conninfo=" + server.Conninfo(), "-watch=" + watch_, "-once"}, false), 1,
               "the database has not answered within 1s");
-  // Without -once it tries again, and still ends when it is told to.
+  // Without -once it tries again, and still ends on SIGTERM.
   const auto importer =
       StartImporter({"-conninfo=" + server.Conninfo(), "-watch=" + watch_}, false);
   const absl::Status waited = importer->WaitForOutput("trying again", kAtMost);
@@ -1013,7 +1017,7 @@ TEST_F(ImporterTest, SecretsAreInNoProcessListAndNoLog) {
 }
 
 TEST_F(ImporterTest, WrongCommandLines) {
-  ExpectFails(Run({}), 2, "nothing to import");
+  ExpectFails(Run({}), 2, "nothing to load");
   ExpectFails(Run({"-no-such-flag=1", "-watch=" + watch_}), 2, "unknown flag '-no-such-flag'");
   ExpectFails(Run({"-once=perhaps", "-watch=" + watch_}), 2, "flag -once: bad value 'perhaps'");
   ExpectFails(Run({"-watch"}), 2, "flag -watch: needs a value");
@@ -1023,10 +1027,14 @@ TEST_F(ImporterTest, WrongCommandLines) {
   ExpectFails(Run({"-watch=" + watch_, "-db=host=elsewhere"}), 2, "flag -db: ");
   ExpectFails(Run({"-watch=" + folder_ + "/none", "-once"}), 1,
               "cannot open folder " + folder_ + "/none: No such file or directory");
-  ExpectFails(Run({"-watch=" + watch_, "-move=" + folder_ + "/none"}), 1,
+  ExpectFails(Run({"-watch=" + folder_ + "/none", "-once", "-move=" + folder_ + "/new"}), 1,
               "cannot open folder " + folder_ + "/none: No such file or directory");
-  ExpectFails(Run({"-watch=" + watch_, "-move=" + watch_ + "/."}), 1,
-              "-move names the watched folder itself");
+  EXPECT_FALSE(fs::exists(folder_ + "/new"));
+  ExpectFails(Run({"-watch=" + watch_, "-move=" + folder_ + "/none/none"}), 1,
+              "cannot make folder " + folder_ + "/none/none: No such file or directory");
+  ExpectFails(Run({"-migrate", watch_ + "/x.spool"}), 2, "flag -migrate: cannot be combined");
+  ExpectFails(Run({"-watch=" + watch_, "-move=" + watch_ + "/."}), 2,
+              "flag -move: names the watched folder");
   ExpectFails(Run({"-watch=" + watch_, "-gateway=\xfc"}), 2, "flag -gateway: ");
   const Finished help = Run({"--help"});
   EXPECT_TRUE(help.exit.ok());
@@ -1034,6 +1042,47 @@ TEST_F(ImporterTest, WrongCommandLines) {
        {"-host", "-db", "-user", "-pass", "-conninfo", "-watch", "-move", "-once", "-gateway"}) {
     EXPECT_THAT(help.out, HasSubstr(absl::StrCat("\n  ", flag, "\n")));
   }
+}
+
+TEST_F(ImporterTest, MigrateMakesTheTablesAndNothingElse) {
+  WriteSpool(1, 10, false);
+  for (int times = 0; times < 2; ++times) {
+    // As with the service's flag file.
+    const Finished run = Run({"-migrate", "-watch=" + watch_});
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+    EXPECT_EQ(run.err, "");
+    EXPECT_EQ(Sql("SELECT count(*) FROM vpn_traffic"), "0");
+    EXPECT_EQ(Names(watch_).size(), 1u);
+  }
+}
+
+TEST_F(ImporterTest, AFolderForLoadedFilesIsMade) {
+  WriteSpool(1);
+  EXPECT_TRUE(Run({"-watch=" + watch_, "-once", "-move=" + folder_ + "/made"}).exit.ok());
+  EXPECT_EQ(Names(folder_ + "/made").size(), 1u);
+  EXPECT_EQ(fs::status(folder_ + "/made").permissions() & fs::perms::others_all, fs::perms::none);
+  ExpectSums();
+}
+
+// What it says first, and a rate that does not count the time in which there was nothing to do.
+TEST_F(ImporterTest, AWatcherSaysWhatItLoadsAndHowFastItWas) {
+  const auto importer = StartImporter({"-watch=" + watch_});
+  const absl::Status begun = importer->WaitForOutput("loading files from " + watch_, kAtMost);
+  ASSERT_TRUE(begun.ok()) << begun;
+  const absl::Time idle = absl::Now();
+  WriteSpool(1, 1000);
+  ASSERT_TRUE(Eventually([&] { return fs::is_empty(watch_); }));
+  const absl::Duration loading = absl::Now() - idle;
+  absl::SleepFor(loading + absl::Seconds(1));
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  ASSERT_TRUE(importer->Wait(kAtMost).ok());
+  const std::string log = importer->Stderr();
+  const size_t at = log.find(" rows in ");
+  ASSERT_NE(at, std::string::npos) << log;
+  double seconds = 0;
+  ASSERT_TRUE(absl::SimpleAtod(log.substr(at + 9, log.find(" s (", at) - at - 9), &seconds)) << log;
+  EXPECT_GT(seconds, 0);
+  EXPECT_LE(seconds, absl::ToDoubleSeconds(loading) + 0.01);
 }
 
 TEST_F(ImporterTest, ARemovedFolderIsSaid) {

@@ -58,7 +58,7 @@ LOOK = """(() => {
   for (const figure of document.querySelectorAll('.total')) {
     result.totals[figure.dataset.name] = Number(figure.querySelector('.value').dataset.exact ?? NaN);
   }
-  for (const id of ['origins', 'destinations', 'ports', 'busiest', 'gateways']) {
+  for (const id of ['origins', 'destinations', 'ports', 'busiest', 'gateways', 'unanswered', 'services']) {
     const rows = [...document.querySelectorAll(`#${id} tbody tr`)];
     if (rows.length === 0) continue;
     const wide = Math.max(...rows.map((row) => row.children.length));
@@ -234,6 +234,16 @@ def main():
             browser.settle()
             seen["keys"] = browser.evaluate(LOOK)
             browser.evaluate("document.getElementById('whole').click()")
+            # Wherever the focus is: nowhere, on a button, on a table.
+            seen["keys_anywhere"] = []
+            for focus in ("document.activeElement.blur()", "document.getElementById('theme').focus()",
+                          "document.querySelector('#pairs .table').focus()"):
+                browser.evaluate(focus)
+                browser.key("+")
+                browser.settle()
+                seen["keys_anywhere"].append(browser.evaluate("document.getElementById('shown').textContent"))
+                browser.key("0")
+                browser.settle()
         browser.evaluate("document.getElementById('theme').click()")
         browser.settle()
         seen["toggled"] = browser.evaluate(LOOK)

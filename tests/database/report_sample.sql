@@ -1,5 +1,6 @@
--- A game as a report shows it: HOURS hours of 24 teams that attack each other's services through two gateways, with an
--- overrun and a restart in between. Made up, the same each time. Into tables that the importer has made, and empty.
+-- A game as a report shows it: HOURS hours of 24 teams that attack each other's services through two gateways, in both
+-- families, with an overrun and a restart in between. Made up, the same each time. Into tables that the importer has made,
+-- and empty.
 CREATE FUNCTION pg_temp.chance(VARIADIC numbers bigint[]) RETURNS double precision LANGUAGE sql IMMUTABLE AS $$
     SELECT (hash_array_extended(numbers, 7) & 1048575) / 1048576.0
 $$;
@@ -32,25 +33,33 @@ WITH settings AS (
 SELECT began + i * interval '15 s' AS time, ceil(weight * 40)::bigint AS requests, 10 * ceil(weight * 40)::bigint AS src_packets,
        ceil(weight * 40)::bigint * request * 9 AS src_bytes, ceil(weight * 40)::bigint * (4 + reply / 1300) AS dst_packets,
        ceil(weight * 40)::bigint * reply * 9 AS dst_bytes, duration, port, proto,
-       ('10.32.' || origin || '.0')::inet AS src, ('10.33.' || destination || '.0')::inet AS dst,
+       -- Nobody answers what scans, nor where a service is down.
+       CASE WHEN origin = 2 AND place = 4 THEN ceil(weight * 30)
+            WHEN destination = 5 AND place = 1 AND share > 0.8 THEN ceil(weight * 35)
+            ELSE ceil(weight) END::bigint AS unanswered,
+       (CASE WHEN place IN (2, 3, 6) AND (origin + destination) % 2 = 0
+             THEN '2001:db8:32:' || origin || '::' ELSE '10.32.' || origin || '.0' END)::inet AS src,
+       (CASE WHEN place IN (2, 3, 6) AND (origin + destination) % 2 = 0
+             THEN '2001:db8:33:' || destination || '::' ELSE '10.33.' || destination || '.0' END)::inet AS dst,
        CASE WHEN destination % 3 = 0 THEN 'gw-north' ELSE 'gw-south' END AS gateway
 FROM busy, settings;
 
 SELECT traffic_make_partitions((SELECT array_agg(DISTINCT date_bin('1 day', time, 'epoch')) ||
                                        array_agg(DISTINCT date_bin('1 day', time, 'epoch') + interval '23 h') FROM sample));
 INSERT INTO vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count,
-                         open_connections, port, src, dst, proto, gateway)
+                         open_connections, flow_count, unanswered_count, port, src, dst, proto, gateway)
 SELECT time, src_packets, src_bytes, dst_packets, dst_bytes, CASE WHEN proto = 'tcp' THEN requests * duration ELSE 0 END,
        CASE WHEN proto = 'tcp' THEN requests ELSE 0 END, CASE WHEN proto = 'tcp' THEN requests * duration / 15000 ELSE 0 END,
-       port, src, dst, proto, gateway
+       requests, unanswered, port, src, dst, proto, gateway
 FROM sample;
 SELECT traffic_roll_up('vpn_traffic');
 
 INSERT INTO import_ledger (engine, sequence, checksum, row_count, events_dropped, flows_lost, interval_end, interval_length,
-                           completeness, gateway, source_file)
+                           completeness, gateway, source_file, src_mask, dst_mask, src_mask6, dst_mask6)
 SELECT md5(gateway)::uuid, row_number() OVER (PARTITION BY gateway ORDER BY time), 0, count(*),
        CASE WHEN overrun THEN 4711 ELSE 0 END, CASE WHEN restart THEN 1893 ELSE 0 END, time, '15 s',
-       CASE WHEN restart THEN 'partial' WHEN overrun THEN 'resynced' ELSE 'complete' END, gateway, 'sample'
+       CASE WHEN restart THEN 'partial' WHEN overrun THEN 'resynced' ELSE 'complete' END, gateway, 'sample',
+       '255.255.255.0', '255.255.255.0', 'ffff:ffff:ffff:ffff::', 'ffff:ffff:ffff:ffff::'
 FROM (SELECT time, gateway,
              gateway = 'gw-north' AND time > timestamptz '2026-11-21 12:00Z' + 0.31 * interval 'HOURS h'
                AND time <= timestamptz '2026-11-21 12:00Z' + 0.31 * interval 'HOURS h' + interval '1 min' AS overrun,

@@ -16,6 +16,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
@@ -51,6 +52,12 @@ class ReportTest : public ImporterTest {
           return absl::StartsWith(argument, "-conninfo=");
         })) {
       arguments.push_back("-conninfo=" + postgres->Conninfo(database_, "ctacct_reader"));
+    }
+    // This machine's zone may be any.
+    if (std::none_of(arguments.begin(), arguments.end(), [](const std::string& argument) {
+          return absl::StartsWith(argument, "-timezone=");
+        })) {
+      arguments.push_back("-timezone=UTC");
     }
     arguments.insert(arguments.begin(), DataPath("importer/report/report"));
     absl::StatusOr<Finished> finished = RunProcess(arguments, kAtMost);
@@ -168,13 +175,15 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
   // The ten busiest by name and the others, in the order of SQL.
   EXPECT_EQ(seen["tables"]["origins"]["rows"], 11);
   EXPECT_EQ(seen["tables"]["origins"]["names"][0],
-            Sql("SELECT host(src) FROM vpn_traffic GROUP BY src ORDER BY "
+            Sql("SELECT host(src) || CASE family(src) WHEN 4 THEN '/24' ELSE '/64' END FROM "
+                "vpn_traffic GROUP BY src ORDER BY "
                 "sum(src_bytes + dst_bytes) DESC LIMIT 1"));
-  const json& gateways =
-      seen["tables"]["gateways"]["sums"];  // Name, sent, replies, intervals, missing ...
-  EXPECT_EQ(absl::StrCat(gateways[3].get<int64_t>(), "|", gateways[4].get<int64_t>(), "|",
-                         gateways[5].get<int64_t>(), "|", gateways[6].get<int64_t>(), "|",
-                         gateways[7].get<int64_t>()),
+  // Name, sent, replies, newest, intervals, expected, missing ...
+  const json& gateways = seen["tables"]["gateways"]["sums"];
+  EXPECT_EQ(gateways[5].get<int64_t>(), gateways[4].get<int64_t>() + gateways[6].get<int64_t>());
+  EXPECT_EQ(absl::StrCat(gateways[4].get<int64_t>(), "|", gateways[6].get<int64_t>(), "|",
+                         gateways[7].get<int64_t>(), "|", gateways[8].get<int64_t>(), "|",
+                         gateways[10].get<int64_t>()),
             Sql("SELECT count(*), (SELECT sum(extract(epoch FROM (SELECT max(time) FROM "
                 "traffic_intervals) - first) / 15 - n)::integer FROM (SELECT min(time - "
                 "interval_length) AS first, count(*) AS n FROM traffic_intervals GROUP BY gateway) "
@@ -194,13 +203,16 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
   // With the keyboard.
   EXPECT_NE(seen["keys"]["shown"], "");
   EXPECT_LT(seen["keys"]["totals"]["Sent"].get<int64_t>(), seen["totals"]["Sent"].get<int64_t>());
-  // The theme's button repaints the charts, too.
+  ASSERT_EQ(seen["keys_anywhere"].size(), 3u);
+  for (const json& shown : seen["keys_anywhere"]) EXPECT_NE(shown, "");
+  // The theme's button also repaints the charts.
   EXPECT_EQ(seen["toggled"]["theme"], "dark");
   EXPECT_NE(seen["toggled"]["canvases"]["bits"]["most"], seen["canvases"]["bits"]["most"]);
   ExpectShowsSums(seen["toggled"]);
 
-  // A phone at night, elsewhere.
-  const json phone = Open({"--size=390x844", "--dark", "--zone=Asia/Tokyo"});
+  // A phone at night; the page's zone is the report's, not the browser's.
+  WritePage({"-timezone=Asia/Tokyo"});
+  const json phone = Open({"--size=390x844", "--dark", "--zone=America/New_York"});
   EXPECT_EQ(phone["theme"], "dark");
   EXPECT_THAT(phone["range"].get<std::string>(),
               AllOf(HasSubstr("21:00:00"), HasSubstr("Asia/Tokyo"), HasSubstr("12:00:00"),
@@ -229,7 +241,8 @@ TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
   EXPECT_EQ(SumsInData(),
             TotalsInSql("time > '2026-11-21 12:05Z' AND time <= '2026-11-21 12:10Z'"));
 
-  // Within an interval the sums are those of the whole one, and so is what is told of it.
+  // If a range begins or ends within an interval, its sums and completeness are those of the whole
+  // interval.
   Sql("UPDATE import_ledger SET completeness = 'partial' WHERE interval_end = '2026-11-21 "
       "12:10Z'");
   WritePage({"-from=2026-11-21T12:05:00Z", "-to=2026-11-21T12:09:57Z"});
@@ -306,7 +319,13 @@ TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
   // The other gateway's intervals are not needed for that.
   WritePage({"-from=" + from, "-gateway=b"});
   EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][13], 3);
-  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("3, newest "));
+  json seen = Open();
+  EXPECT_THAT(seen["notice"].get<std::string>(), HasSubstr("Silent: b."));
+  EXPECT_EQ(seen["tables"]["gateways"]["sums"][4], 0);
+  EXPECT_EQ(seen["tables"]["gateways"]["sums"][5], 3);
+  // Without -to: the page is made now, and the newest interval is years old.
+  WritePage({"-gateway=a"});
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("1 of 1 silent"));
   // Intervals without traffic have been seen.
   engine_id_ = NewEngineId().value();
   SpoolHeader header = MakeHeader(9);
@@ -318,6 +337,246 @@ TEST_F(ReportTest, AGatewayThatSendsNothingIsNotComplete) {
   WritePage({"-gateway=a"});
   EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][7], 9);
   EXPECT_EQ(DataInPage()["gateways"]["gateways"][0][13], 0);
+}
+
+TEST_F(ReportTest, CheckSaysWhatIsMissingWhereAndSinceWhen) {
+  Finished run = Report({"-check"});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_THAT(run.out, HasSubstr("No gateway has sent an interval"));
+  const auto send = [&](const std::string& gateway, std::vector<uint64_t> intervals,
+                        Completeness completeness = Completeness::kComplete) {
+    engine_id_ = NewEngineId().value();
+    for (const uint64_t i : intervals) {
+      SpoolHeader header = MakeHeader(i);
+      header.gateway = gateway;
+      header.completeness = completeness;
+      header.covered_from_ns = header.interval_end_ns - kIntervalNs;
+      header.covered_to_ns = header.interval_end_ns;
+      ASSERT_TRUE(WriteSpoolFile(watch_, header, {}).ok());
+    }
+  };
+  send("a", {1, 2, 3, 4, 5, 6, 7, 8});
+  ASSERT_TRUE(Drain().exit.ok());
+  const auto time = [&](uint64_t i) {
+    return absl::FormatTime("%Y-%m-%dT%H:%M:%SZ",
+                            absl::FromUnixNanos(MakeHeader(i).interval_end_ns),
+                            absl::UTCTimeZone());
+  };
+  const auto check = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.end(), {"-check", "-from=" + time(0), "-to=" + time(8)});
+    return Report(arguments);
+  };
+  run = check({});
+  EXPECT_EQ(run.exit.ToString(), "exit status 0") << run.out << run.err;
+  EXPECT_THAT(run.out, testing::StartsWith("a: complete, 8 intervals; newest "));
+  EXPECT_EQ(Lines(run.out), 1u) << run.out;
+  // A hole, and silence since then.
+  send("b", {1, 2, 5, 6});
+  ASSERT_TRUE(Drain().exit.ok());
+  run = check({});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  const auto stretch = [&](uint64_t from, uint64_t to, const char* text) {
+    return Sql(absl::StrFormat(
+        "SET timezone = 'UTC'; SELECT format('    %%s to %%s: %s', timestamptz '%s', "
+        "timestamptz '%s')",
+        text, time(from), time(to)));
+  };
+  EXPECT_THAT(run.out, AllOf(HasSubstr("b: silent since "), HasSubstr("4 of 8 intervals missing"),
+                             HasSubstr(stretch(2, 4, "no intervals (2)")),
+                             HasSubstr(stretch(6, 8, "no intervals (2)"))));
+  EXPECT_EQ(Lines(run.out), 4u) << run.out;
+  EXPECT_EQ(check({"-gateway=a"}).exit.ToString(), "exit status 0");
+  EXPECT_EQ(check({"-gateway=b"}).exit.ToString(), "exit status 1");
+  // Who is asked for by name, and unknown.
+  run = check({"-gateway=a,nobody"});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_THAT(run.out, HasSubstr("nobody: no interval known"));
+  // What is there but not complete.
+  send("c", {1, 2, 3, 4, 5, 6, 7}, Completeness::kComplete);
+  send("c", {8}, Completeness::kPartial);
+  ASSERT_TRUE(Drain().exit.ok());
+  run = check({"-gateway=c"});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_THAT(run.out, HasSubstr("c: 1 partial; newest "));
+  // Up to now, and a gateway that has not sent for more than a week is expected only by its name.
+  run = Report({"-check"});
+  EXPECT_THAT(run.out, AllOf(HasSubstr("No gateway has sent"), HasSubstr("a: not expected")));
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  run = Report({"-check", "-gateway=a"});
+  EXPECT_THAT(run.out, HasSubstr("a: silent since 2020-09-13 12:"));
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  // Errors are one line, and no answer.
+  ExpectReportFails(Report({"-check", "-conninfo=host=" + folder_}), 1, "connect");
+}
+
+TEST_F(ReportTest, TablesAreThoseOfThePage) {
+  LoadSample("0.2");
+  const auto query = [&](const std::string& key, int limit, const std::string& condition) {
+    return Sql(absl::StrFormat(
+        "SELECT string_agg(line, '\n') FROM (SELECT concat_ws(',', %s, sum(src_bytes + dst_bytes), "
+        "sum(src_bytes), sum(dst_bytes), sum(src_packets), sum(dst_packets), sum(connection_count), "
+        "sum(connection_times), sum(flow_count), sum(unanswered_count), 0) AS line FROM "
+        "vpn_traffic WHERE %s GROUP BY %s ORDER BY sum(src_bytes + dst_bytes) DESC, %s LIMIT %d) "
+        "AS lines",
+        key, condition, key, key, limit));
+  };
+  // Without the times, which come first.
+  const auto table = [&](std::vector<std::string> arguments) {
+    const Finished run = Report(arguments);
+    EXPECT_TRUE(run.exit.ok()) << run.err;
+    std::vector<std::string> lines;
+    for (const absl::string_view line : absl::StrSplit(run.out, '\n', absl::SkipEmpty())) {
+      lines.push_back(
+          std::vector<std::string>(absl::StrSplit(line, absl::MaxSplits(',', 2))).back());
+    }
+    return lines;
+  };
+  const std::string counters =
+      ",bytes,src_bytes,dst_bytes,src_packets,dst_packets,connection_count,connection_times,"
+      "flow_count,unanswered_count,unlisted_bytes";
+  const std::string other = "proto = 'tcp' AND gateway = 'gw-north'";
+  for (const auto& [name, columns, key] : std::vector<std::array<std::string, 3>>{
+           {"origins", "origin", "host(src)"},
+           {"destinations", "destination", "host(dst)"},
+           {"ports", "proto,port", "proto, port"},
+           {"pairs", "origin,destination", "host(src), host(dst)"}}) {
+    std::vector<std::string> lines = table({"-table=" + name, "-top=100000"});
+    EXPECT_EQ(lines[0], columns + counters);
+    lines.erase(lines.begin());
+    EXPECT_EQ(absl::StrJoin(lines, "\n"), query(key, 100'000, "true")) << name;
+    lines = table({"-format=csv", "-table=" + name, "-top=2", "-proto=tcp", "-gateway=gw-north"});
+    ASSERT_EQ(lines.size(), 4u) << name;
+    EXPECT_EQ(lines[1] + "\n" + lines[2], query(key, 2, other)) << name;
+    EXPECT_THAT(lines[3], testing::StartsWith("(others),")) << name;
+  }
+  // The rows themselves, of a minute.
+  const Finished rows = Report({"-table=rows", "-from=2026-11-21T12:03", "-to=2026-11-21T12:04"});
+  EXPECT_EQ(absl::StrCat(Lines(rows.out) - 1),
+            Sql("SELECT count(*) FROM vpn_traffic WHERE time > '2026-11-21 12:03Z' AND time <= "
+                "'2026-11-21 12:04Z'"));
+  const std::string src = Sql("SELECT host(min(src)) FROM vpn_traffic WHERE proto = 'tcp'");
+  EXPECT_EQ(
+      absl::StrCat(Lines(Report({"-table=rows", "-from=2026-11-21T12:00", "-src=" + src}).out) - 1),
+      Sql("SELECT count(*) FROM vpn_traffic WHERE src = '" + src + "'"));
+  // All tables as JSON; of a name with everything that CSV must quote.
+  const std::string hostile = "=\"a\" 'b' \\ <\xe2\x82\xac>";
+  Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, '" + src + "/24'::cidr, $q$" + hostile +
+      "$q$, 'file', tstzrange(NULL, NULL), now() FROM vpn_traffic");
+  const json document =
+      json::parse(Report({"-format=json", "-names", "-src-name=" + hostile}).out, nullptr, false);
+  ASSERT_TRUE(document.is_object());
+  for (const char* const name : {"total", "origins", "destinations", "ports", "pairs", "unanswered",
+                                 "services", "gateways", "gaps"}) {
+    EXPECT_TRUE(document[name].is_array()) << name;
+  }
+  EXPECT_FALSE(document.contains("rows"));
+  ASSERT_EQ(document["origins"].size(), 1u);
+  EXPECT_EQ(document["origins"][0]["origin"], hostile);
+  EXPECT_EQ(document["origins"][0]["addresses"], src);
+  EXPECT_EQ(absl::StrCat(document["origins"][0]["bytes"].get<int64_t>()),
+            Sql("SELECT sum(src_bytes + dst_bytes) FROM vpn_traffic WHERE src = '" + src + "'"));
+  int64_t total = 0;
+  for (const json& point : document["total"]) {
+    total += point["src_bytes"].get<int64_t>() + point["dst_bytes"].get<int64_t>();
+  }
+  EXPECT_EQ(total, document["origins"][0]["bytes"]);
+  EXPECT_THAT(Report({"-table=origins", "-names", "-src-name=" + hostile}).out,
+              HasSubstr(absl::StrCat("\"", absl::StrReplaceAll(hostile, {{"\"", "\"\""}}), "\",",
+                                     src, ",")));
+  // A file is written as a page is.
+  ASSERT_TRUE(Report({"-table=ports", "-output=" + folder_ + "/ports.csv"}).exit.ok());
+  EXPECT_EQ(Contents(folder_ + "/ports.csv"), Report({"-table=ports"}).out);
+}
+
+TEST_F(ReportTest, MonthsAndDaysAreThoseOfTheTimeZone) {
+  // A row each half hour; the clock is set back on 25 October in Berlin.
+  Sql("CREATE TABLE made AS SELECT time, 1::bigint AS src_packets, (1000 + number)::bigint AS src_bytes, 2::bigint AS "
+      "dst_packets, 5::bigint AS dst_bytes, 0::bigint AS connection_times, 0 AS connection_count, 0 AS open_connections, "
+      "443 AS port, ('10.32.' || number % 3 || '.0')::inet AS src, '10.33.0.0'::inet AS dst, 'tcp' AS proto "
+      "FROM (SELECT timestamptz '2025-09-28 00:00Z' + number * interval '30 min' AS time, number "
+      "      FROM generate_series(1, 37 * 48) AS number) AS numbers");
+  Sql("SELECT traffic_adopt('made', 'gw')");
+  const std::string october =
+      "(time - interval '1 us') AT TIME ZONE 'Europe/Berlin' >= '2025-10-01' AND (time - interval '1 us') AT "
+      "TIME ZONE 'Europe/Berlin' < '2025-11-01'";
+  const Finished invoice = Report({"-month=2025-10", "-timezone=Europe/Berlin", "-table=origins"});
+  ASSERT_TRUE(invoice.exit.ok()) << invoice.err;
+  EXPECT_EQ(
+      invoice.out.substr(invoice.out.find('\n') + 1),
+      Sql("SELECT string_agg(concat_ws(',', '2025-10-01 00:00:00+02,2025-11-01 00:00:00+01', src, bytes, "
+          "sent, received, n, 2 * n, 0, 0, 0, 0, 0), '\n' ORDER BY bytes DESC) FROM (SELECT host(src) AS src, "
+          "sum(src_bytes + dst_bytes) AS bytes, sum(src_bytes) AS sent, sum(dst_bytes) AS received, "
+          "count(*) AS n FROM vpn_traffic WHERE " +
+          october + " GROUP BY 1) AS sums") +
+          "\n");
+  // The same in SQL, as the documentation has it.
+  EXPECT_EQ(
+      Sql("SET timezone = 'Europe/Berlin'; SELECT sum(src_bytes)::bigint FROM traffic('2025-10-01', "
+          "'2025-11-01', '1 month', '{src}')"),
+      Sql("SELECT sum(src_bytes) FROM vpn_traffic WHERE " + october));
+  // Days in a chart of a year: each is whole, and named by its beginning.
+  const Finished days =
+      Report({"-from=2025-01-01", "-to=2025-12-31", "-timezone=Europe/Berlin", "-table=total"});
+  EXPECT_THAT(days.out, AllOf(HasSubstr("\n2025-10-25 00:00:00+02,2025-10-26 00:00:00+02,86400,"),
+                              HasSubstr("\n2025-10-26 00:00:00+02,2025-10-27 00:00:00+01,90000,")));
+  WritePage({"-from=2025-01-01", "-to=2025-12-31", "-timezone=Europe/Berlin"});
+  json seen = Open({"--zone=Asia/Tokyo"});
+  EXPECT_EQ(Totals(seen), TotalsInSql());
+  EXPECT_THAT(seen["hovered"].get<std::string>(), AllOf(HasSubstr("00:00:00"), HasSubstr("bit/s")));
+  // In the hour that comes twice.
+  WritePage({"-from=2025-10-25T23:30Z", "-to=2025-10-26T01:30Z", "-timezone=Europe/Berlin"});
+  EXPECT_THAT(Open()["range"].get<std::string>(),
+              HasSubstr("26 Oct 2025, 01:30:00 GMT+2\u2009\u2013\u200902:30:00 GMT+1"));
+  // Times of flags are of the zone, unless they say otherwise; this machine's is the default.
+  const auto range = [&](std::vector<std::string> arguments) {
+    arguments.push_back("-format=json");
+    const json document = json::parse(Report(arguments).out, nullptr, false);
+    return document["from"].get<std::string>() + " " + document["to"].get<std::string>();
+  };
+  EXPECT_EQ(range({"-timezone=America/New_York", "-from=2025-10-01", "-to=2025-10-02T00:00Z"}),
+            "2025-10-01T04:00:00+00:00 2025-10-02T00:00:00+00:00");
+  EXPECT_EQ(
+      range({"-timezone=Asia/Tokyo", "-month=last"}),
+      Sql("SELECT string_agg(to_char(month AT TIME ZONE 'Asia/Tokyo' AT TIME ZONE 'UTC', "
+          "'YYYY-MM-DD\"T\"HH24:MI:SS\"+00:00\"'), ' ' ORDER BY month) FROM (SELECT date_trunc('month', now() AT "
+          "TIME ZONE 'Asia/Tokyo') - n * interval '1 month' AS month FROM generate_series(0, 1) AS n) AS months"));
+  const absl::StatusOr<std::string> machine =
+      RunProcessOrError({"env", "TZ=Asia/Tokyo", DataPath("importer/report/report"), "-format=json",
+                         "-from=2025-10-01", "-to=2025-10-02",
+                         "-conninfo=" + postgres->Conninfo(database_, "ctacct_reader")},
+                        kAtMost);
+  ASSERT_TRUE(machine.ok()) << machine.status();
+  EXPECT_THAT(*machine, HasSubstr("\"from\":\"2025-09-30T15:00:00+00:00\""));
+}
+
+TEST_F(ReportTest, WhoIsOverAQuota) {
+  LoadSample("0.1");
+  const std::string bytes =
+      "SELECT %s FROM (SELECT host(src) AS src, sum(src_bytes + dst_bytes) AS bytes "
+      "FROM vpn_traffic GROUP BY src ORDER BY 2 DESC LIMIT 1 OFFSET 1) AS second";
+  const std::string quota = Sql(absl::StrReplaceAll(bytes, {{"%s", "bytes"}}));
+  // More than the second, that is one; as much is not over it.
+  Finished run = Report({"-over=" + quota});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_EQ(Lines(run.out), 2u) << run.out;
+  EXPECT_EQ(run.err, "");
+  run = Report({"-over=" + absl::StrCat(std::stoll(quota) - 1), "-top=1"});
+  EXPECT_EQ(Lines(run.out), 3u) << run.out;
+  EXPECT_THAT(run.out, HasSubstr(Sql(absl::StrReplaceAll(bytes, {{"%s", "src"}}))));
+  run = Report({"-over=1.5TB"});
+  EXPECT_EQ(run.exit.ToString(), "exit status 0");
+  EXPECT_EQ(run.out + run.err, "");
+  EXPECT_EQ(json::parse(Report({"-over=1kB", "-format=json"}).out)["origins"].size(),
+            std::stoull(Sql("SELECT count(*) FROM (SELECT FROM vpn_traffic GROUP BY src HAVING "
+                            "sum(src_bytes + dst_bytes) > 1000) AS origins")));
+  // By name: its networks together.
+  Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, cidr '10.32.0.0/16', 'all of them', 'file', "
+      "tstzrange(NULL, NULL), now() FROM vpn_traffic");
+  run = Report({"-names", "-over=" + Sql("SELECT sum(src_bytes + dst_bytes) - 1 FROM vpn_traffic "
+                                         "WHERE src << '10.32.0.0/16'")});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_EQ(Lines(run.out), 2u) << run.out;
+  EXPECT_THAT(run.out, HasSubstr(",all of them,"));
 }
 
 TEST_F(ReportTest, AChangeOfGroupMasksIsSaid) {
@@ -335,7 +594,138 @@ TEST_F(ReportTest, AChangeOfGroupMasksIsSaid) {
   ASSERT_TRUE(WriteSpoolFile(watch_, header, MakeRows(3, 10)).ok());
   ASSERT_TRUE(Drain().exit.ok());
   WritePage();
-  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr(text));
+  const json seen = Open();
+  EXPECT_THAT(seen["text"].get<std::string>(),
+              AllOf(HasSubstr(text), HasSubstr("gw1: origins /32 \u2192 /24")));
+  // It is unknown which of the two an address has.
+  EXPECT_THAT(seen["tables"]["origins"]["names"].dump(), Not(HasSubstr("/")));
+  EXPECT_THAT(seen["tables"]["destinations"]["names"].dump(), Not(HasSubstr("/")));
+}
+
+TEST_F(ReportTest, NetworksHaveTheirMasks) {
+  SpoolHeader header = MakeHeader(1);
+  header.src_mask = {255, 255, 255, 0};
+  header.dst_mask = {255, 239, 255, 0};
+  header.src_mask6 = {255, 255, 255, 255, 255, 255, 255, 255};
+  std::vector<TrafficRow> rows = MakeRows(1, 1);
+  rows[0].src = {10, 32, 5, 0};
+  rows[0].dst = {10, 0x21, 6, 0};
+  TrafficRow ipv6 = rows[0];
+  ipv6.family = AddressFamily::kIpv6;
+  ipv6.src = {0x20, 0x01, 0x0d, 0xb8};
+  ipv6.dst = {0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9};
+  rows.push_back(ipv6);
+  TrafficRow folded = rows[0];
+  folded.src = folded.dst = {};
+  folded.protocol = kOtherRowProtocol;
+  folded.port = kPortNotListed;
+  rows.push_back(folded);
+  ASSERT_TRUE(WriteSpoolFile(watch_, header, rows).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  json seen = Open();
+  EXPECT_THAT(seen["tables"]["origins"]["names"],
+              testing::UnorderedElementsAre("10.32.5.0/24", "2001:db8::/64", "0.0.0.0"));
+  EXPECT_THAT(seen["tables"]["destinations"]["names"],
+              testing::UnorderedElementsAre("10.33.6.0/255.239.255.0", "2001:db8::9", "0.0.0.0"));
+  EXPECT_THAT(seen["tables"]["busiest"]["names"],
+              testing::UnorderedElementsAre("10.32.5.0/24", "2001:db8::/64", "0.0.0.0"));
+  EXPECT_THAT(seen["text"].get<std::string>(), Not(HasSubstr("group masks")));
+  // CSV files do not say their masks.
+  WriteFile(watch_ + "/traffic_2020-09-13T12_27_00.csv", CsvText(2, false));
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  seen = Open();
+  EXPECT_THAT(seen["tables"]["origins"]["names"].dump(), Not(HasSubstr("/")));
+  EXPECT_THAT(seen["text"].get<std::string>(), HasSubstr("do not contain group masks"));
+}
+
+// Of an hour and of eight: the last quarter begins at a whole step.
+TEST_F(ReportTest, NamesWhoScansAndWhatIsDown) {
+  const auto flows = [](const TrafficRow& from, uint8_t src, uint8_t dst, int32_t port,
+                        uint64_t ended, uint64_t unanswered) {
+    TrafficRow row = from;
+    row.protocol = 6;
+    row.port = port;
+    row.src = {10, 32, 0, src};
+    row.dst = {10, 33, 0, dst};
+    row.flow_count = ended;
+    row.unanswered_count = unanswered;
+    return row;
+  };
+  constexpr uint64_t kLast = 8 * 240;
+  for (const uint64_t sequence : {uint64_t{1}, kLast - 230, kLast - 200, kLast}) {
+    const TrafficRow any = MakeRows(sequence, 1)[0];
+    std::vector<TrafficRow> rows;
+    const bool last = sequence == kLast;
+    for (uint8_t dst = 0; dst < 200; ++dst) rows.push_back(flows(any, 1, dst, 23, 3, 2));
+    for (uint8_t src = 2; src < 8; ++src) rows.push_back(flows(any, src, 1, 22, 40, src));
+    rows.push_back(flows(any, 9, 50, 80, 100, last ? 100 : 0));             // Is down.
+    rows.push_back(flows(any, 9, 51, 80, 1000, last ? 300 : 100));          // Fell by 20 points.
+    rows.push_back(flows(any, 9, 52, 80, 1000, last ? 299 : 100));          // By less.
+    rows.push_back(flows(any, 9, 53, 80, last ? 19 : 100, last ? 19 : 0));  // Too few to say.
+    rows.push_back(flows(any, 9, 54, 80, 100, last ? 0 : 100));             // Is up again.
+    ASSERT_TRUE(WriteSpoolFile(watch_, MakeHeader(sequence), rows).ok());
+  }
+  ASSERT_TRUE(Drain().exit.ok());
+  for (const char* const from : {"-from=-1h", "-from=-8h"}) {
+    WritePage({from});
+    const json data = DataInPage();
+    const std::string condition = absl::StrFormat(
+        "time > timestamptz 'epoch' + %d * interval '1 ms' AND time <= timestamptz 'epoch' + "
+        "%d * interval '1 ms'",
+        data["unanswered"]["from"].get<int64_t>(), data["unanswered"]["to"].get<int64_t>());
+    EXPECT_EQ(
+        data["unanswered"]["origins"],
+        json::parse(
+            Sql("SELECT coalesce(json_agg(json_build_array(host(src), flows, unanswered, dsts, 0) "
+                "ORDER BY unanswered DESC, src), '[]')::jsonb FROM (SELECT src, sum(flow_count) "
+                "AS flows, sum(unanswered_count) AS unanswered, count(DISTINCT dst) FILTER "
+                "(WHERE unanswered_count > 0) AS dsts FROM vpn_traffic WHERE " +
+                condition + " GROUP BY src ORDER BY 3 DESC, src LIMIT 5) AS origins")))
+        << from;
+    EXPECT_EQ(data["unanswered"]["count"], 8);
+    const json seen = Open();
+    EXPECT_EQ(seen["tables"]["unanswered"]["names"][0], "10.32.0.9");
+    EXPECT_EQ(seen["tables"]["unanswered"]["names"][1], "10.32.0.1");
+    EXPECT_EQ(seen["tables"]["unanswered"]["rows"], 5);
+    // In two hours it is not enough for the one that fell by exactly 20 points in the last quarter
+    // of an hour. Flows and unanswered flows before, and in the last quarter.
+    EXPECT_EQ(data["services"]["services"].dump(),
+              absl::EndsWith(from, "1h") ? R"([["10.33.0.51","tcp/80",2000,200,1000,300],)"
+                                           R"(["10.33.0.50","tcp/80",200,0,100,100]])"
+                                         : R"([["10.33.0.50","tcp/80",100,0,300,100]])");
+    EXPECT_EQ(seen["tables"]["services"]["rows"], data["services"]["count"]);
+  }
+  // A filter by protocol may leave out what was folded.
+  WritePage({"-proto=tcp"});
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("at least 200"));
+  WritePage({"-from=-15s"});
+  EXPECT_THAT(Open()["text"].get<std::string>(), HasSubstr("too short for a comparison"));
+}
+
+// What -max-rows folded has a bound.
+TEST_F(ReportTest, DestinationsOfAScanThatWasFoldedAreAtLeastAndAtMost) {
+  std::vector<TrafficRow> rows = MakeRows(1, 2);
+  for (TrafficRow& row : rows) {
+    row.src = {10, 32, 0, 1};
+    row.flow_count = row.unanswered_count = 10;
+  }
+  rows[0].dst = {10, 33, 0, 1};
+  rows[1].dst = {};
+  rows[1].protocol = kOtherRowProtocol;
+  rows[1].port = kPortNotListed;
+  rows[1].flow_count = rows[1].unanswered_count = 1'000'000;
+  TrafficRow nobody = rows[1];
+  nobody.src = {};
+  nobody.flow_count = nobody.unanswered_count = 77;
+  rows.push_back(nobody);
+  ASSERT_TRUE(WriteSpoolFile(watch_, MakeHeader(1), rows).ok());
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  const std::string text = Open()["text"].get<std::string>();
+  EXPECT_THAT(text, AllOf(HasSubstr("1,000,010"), HasSubstr("1 to 1,000,001"),
+                          HasSubstr("77 more unanswered flows")));
 }
 
 TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
@@ -364,6 +754,29 @@ TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
   EXPECT_EQ(seen["images"], 2);
   std::vector<std::string> shown = seen["tables"]["gateways"]["names"];
   EXPECT_THAT(shown, testing::UnorderedElementsAreArray(names));
+}
+
+// Names are shown only where they are asked for, and as text whatever they are.
+TEST_F(ReportTest, NamesFirstAddressesBeside) {
+  LoadSample("0.2");
+  const std::string src = Sql(
+      "SELECT host(src) FROM vpn_traffic GROUP BY src ORDER BY sum(src_bytes + dst_bytes) DESC LIMIT 1");
+  const std::string hostile = "<img src=x onerror=alert(1)> \"'\\ & co";
+  Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, '" + src + "/24'::cidr, $q$" + hostile +
+      "$q$, 'file', tstzrange(NULL, NULL), now() FROM vpn_traffic");
+  WritePage({});
+  json seen = Open();
+  EXPECT_EQ(SumsInData(), TotalsInSql("true"));
+  EXPECT_THAT(seen["text"].get<std::string>(), testing::Not(HasSubstr(hostile)));
+  WritePage({"-names"});
+  seen = Open();
+  EXPECT_EQ(SumsInData(), TotalsInSql("true"));
+  EXPECT_EQ(seen["tables"]["origins"]["names"][0], hostile + " (" + src + ")");
+  EXPECT_EQ(seen["images"], 2);
+  WritePage({"-names", "-src-name=" + hostile});
+  seen = Open();
+  EXPECT_EQ(SumsInData(), TotalsInSql("src = '" + src + "'"));
+  EXPECT_THAT(seen["text"].get<std::string>(), HasSubstr("origin named: " + hostile));
 }
 
 TEST_F(ReportTest, AnEmptyDatabaseIsSaid) {
@@ -408,6 +821,10 @@ TEST_F(ReportTest, ReplacesFilesAndNothingElse) {
   struct stat info {};
   ASSERT_EQ(stat(page_.c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0007, 0u);  // Who talked to whom is not for everybody.
+  // Unless it is said, for a web server.
+  WritePage({"-mode=644"});
+  ASSERT_EQ(stat(page_.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0644u);
 
   const Finished to_stdout = Report({"-output", "-"});
   EXPECT_TRUE(to_stdout.exit.ok());
@@ -435,6 +852,16 @@ TEST_F(ReportTest, WrongFlagsAreOneLine) {
            {"-proto=tcpp", "flag -proto: bad value 'tcpp'"},
            {"-port=65536", "flag -port: bad value '65536'"},
            {"-top=0", "flag -top: 1 to 50"},
+           {"-format=xml", "flag -format: html, csv or json"},
+           {"-format=csv", "flag -format: csv needs -table"},
+           {"-table=nothing", "flag -table: one of total, origins"},
+           {"-table=rows", "flag -table: rows needs -from"},
+           {"-mode=888", "flag -mode: an octal mode such as 644"},
+           {"-mode=4755", "flag -mode: an octal mode such as 644"},
+           {"-month=2026-13", "flag -month: this, last, or a month"},
+           {"-month=2026", "flag -month: this, last, or a month"},
+           {"-timezone=Mars/Olympus", "flag -timezone: no such time zone: 'Mars/Olympus'"},
+           {"-over=1GiB", "flag -over: a number of bytes such as 100GB, not '1GiB'"},
            {"-gateway=a\nb", "flag -gateway: bad value 'a\\x0ab'"},
            {"-output=", "flag -output: a file's name"},
            {"file.html", "not a flag: 'file.html'"},
@@ -443,6 +870,7 @@ TEST_F(ReportTest, WrongFlagsAreOneLine) {
   }
   ExpectReportFails(Report({"-from=2026-11-02", "-to=2026-11-01"}), 2,
                     "flag -from: not before -to");
+  ExpectReportFails(Report({"-from=2026-11-02", "-month=this"}), 2, "flag -month: stands for");
   const Finished help = Report({"--help"});
   EXPECT_TRUE(help.exit.ok());
   EXPECT_THAT(help.out,

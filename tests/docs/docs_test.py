@@ -8,8 +8,8 @@ flags (those named exist; those that exist are named), metrics, and that no comm
 
 A comment before a block says what is special about it. Several may stand there:
 
-  <!-- test: until: COMMAND -->          it goes on for ever: once COMMAND succeeds (and, if it is an engine, traffic was
-                                         played), SIGTERM has to end it well. $LOG is a file with its output
+  <!-- test: until: COMMAND -->          it runs until it is stopped: once COMMAND succeeds (and, if it is an engine, traffic was
+                                         played), SIGTERM has to end it with status 0. $LOG is a file with its output
   <!-- test: gives: REGEX -->            its output must match
   <!-- test: fails: STATUS -->           its exit status must be this
   <!-- test: before: COMMAND -->         is run first: what the page takes for granted
@@ -32,11 +32,12 @@ import time
 import xml.sax.saxutils
 
 SOURCES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.realpath(__file__))))
-PAGES = ["README.md", "CONTRIBUTING.md"] + sorted(
+PAGES = ["README.md", "CHANGELOG.md", "CONTRIBUTING.md"] + sorted(
     os.path.relpath(path, SOURCES) for path in glob.glob(SOURCES + "/docs/*.md"))
 # Bazel's label, and where its program lies below the folder of built ones.
 PROGRAMS = {
     "//engine": "engine/engine",
+    "//engine:names": "engine/names/names",
     "//engine:spooldump": "engine/spool/spooldump",
     "//engine:top": "engine/top/top",
     "//importer": "importer/importer",
@@ -133,7 +134,7 @@ class Page:
         return seen
 
 
-# ---- what can be told without running a page ----
+# ---- checks that need no run of a page ----
 
 
 def check_links(pages):
@@ -216,8 +217,9 @@ def check_functions():
         except OSError as exception:
             errors.append(f"docs/design.md: {exception}")
             continue
-        # The line that begins its definition.
-        defined = re.search(rf"^\w.*\b{of_class + '::' if of_class else ''}{function}\(", code, re.M)
+        # The line that begins its definition, also that of a template.
+        prefix = rf"{of_class}(?:<\w+>)?::" if of_class else ""
+        defined = re.search(rf"^\w.*\b{prefix}{function}\(", code, re.M)
         if not defined:
             errors.append(f"docs/design.md: {path} does not define {of_class + '::' if of_class else ''}{function}")
     return errors
@@ -228,6 +230,133 @@ def check_alarms(pages):
     alarms = set(re.findall(r"alert: (\w+)", source("configs/prometheus/alerts.yml")))
     named = {word for page in pages for word in page.code() if re.match(r"^Ctacct\w+$", word)}
     return [f"the alarm {name} is only in alerts.yml or only in the documentation" for name in sorted(alarms ^ named)]
+
+
+def check_reference(built):
+    """docs/reference.md is what the programs and the schema say now."""
+    made = subprocess.run([os.path.join(SOURCES, "tests/docs/reference.py"), SOURCES, built], capture_output=True, text=True,
+                          timeout=SECONDS_MAX, check=True).stdout
+    return [] if made == source("docs/reference.md") else ["docs/reference.md is not up to date: ./dev reference"]
+
+
+def check_version():
+    """CHANGELOG.md begins with the version of the package."""
+    package = re.match(r"\w+ \(([\d.]+)\)", source("configs/debian/changelog"))[1]
+    newest = re.search(r"^## ([\d.]+)$", source("CHANGELOG.md"), re.M)[1]
+    return [] if package == newest else [f"CHANGELOG.md begins with {newest}, configs/debian/changelog with {package}"]
+
+
+def check_disk():
+    """The tables of disk space in docs/tuning.md are the products of their own figures."""
+    page = source("docs/tuning.md")
+    number = r"([\d.,]+)"
+    kinds = re.search(rf"^\| rows per 15 s \| {number} \| {number} \|$", page, re.M)
+    days = re.findall(r"^\| a (?:game|provider), as above \| (\d+) B \| (\d+) B \| (\d+) GB \|$", page, re.M)
+    if not kinds or len(days) != 2:
+        return ["docs/tuning.md has no table of bytes per row"]
+    errors = []
+
+    def compare(what, row_count, bytes_per_row, kept_days, said):
+        gigabytes = row_count * 5760 * bytes_per_row * kept_days / 1e9
+        text = f"{gigabytes / 1000:.1f} TB" if gigabytes >= 1000 else f"{gigabytes:.0f} GB"
+        if text != said:
+            errors.append(f"docs/tuning.md: {what}: {said} should be {text}")
+
+    def whole(text):
+        return int(text.replace(",", ""))
+
+    for rows, (row, rollups, said) in zip(kinds.groups(), days):
+        compare(f"a day of {rows} rows", whole(rows), int(row) + int(rollups), 1, f"{said} GB")
+    table = re.findall(rf"^\| {number} \| {number} (GB|TB) \| {number} (GB|TB) \| {number} (GB|TB) \|$", page, re.M)
+    if not table:
+        errors.append("docs/tuning.md has no table of disk space by rows and days")
+    for rows, *cells in table:
+        for kept_days, said, unit in zip((30, 90, 365), cells[::2], cells[1::2]):
+            compare(f"{rows} rows, {kept_days} days", whole(rows), int(days[0][0]) + int(days[0][1]), kept_days, f"{said} {unit}")
+    return errors
+
+
+def check_tested_on():
+    """What README says it is tested on is what CI runs on: this machine and Debian's stock kernels."""
+    claim = re.search(r"Tested on Debian (\d+) with Linux ([\d., and]+)\.\s", source("README.md"))
+    if not claim:
+        return ["README.md does not say on which Debian and which kernels it is tested"]
+    errors = []
+    if "./dev kernels --ci" not in source(".ci/run").splitlines():
+        errors.append(".ci/run does not run the stock kernels")
+    claimed = set(re.findall(r"\d+\.\d+", claim[2]))
+    run = set(re.search(r"VERSIONS=\((.*?)\)", source("tests/kernels/kernels.sh"))[1].split())
+    errors += [f"README.md does not name the kernel {version}" for version in sorted(run - claimed)]
+    if os.environ.get("CI") == "true":
+        run.add(re.match(r"\d+\.\d+", os.uname().release)[0])
+        errors += [f"README.md names the kernel {version}, and CI does not run it" for version in sorted(claimed - run)]
+        errors += [f"README.md does not name CI's kernel {version}" for version in sorted(run - claimed)]
+        with open("/etc/os-release", encoding="utf-8") as file:
+            if f'VERSION_ID="{claim[1]}"' not in file.read():
+                errors.append(f"CI does not run on Debian {claim[1]}")
+    return errors
+
+
+# Words that make readers stop, and what to write instead. Whole words, in any case; each rule has no known false alarm.
+STYLE = {
+    r"tells?|telling|told": "report, contain, say or log",
+    r"mend(s|ed|ing)?": "repair or correct",
+    r"go(es)? on|going on|went on": "continue",
+    r"so many": "the number of",
+    r"whoever": "say who",
+    r"how (it|they|the engine) do(es)?": "state or health",
+    r"com(e|es|ing) to (an|its|their) end": "end",
+    r"by (itself|themselves)": "alone, separately or automatically",
+    r"(?-i:where not)": "otherwise",
+    r"too(?=[.;:)])": "also",
+    r"likewise": "also",
+    r"(may|might|can|still) lack(?=[ .,;:)])": "may be missing",
+    r"for good": "permanently",
+    r"in vain": "without an answer",
+    r"such as (did|do|are|is|have|were|lack)": "those that",
+    r"anew": "again",
+    r"hears? (of|nothing)": "receive or know",
+    r"for want of": "because there is no",
+    r"sign of life": "say which file or message is expected",
+}
+SENTENCE_WORDS_MAX = 35
+
+
+def user_texts():
+    """(where, text) of all that users read and the pages do not contain: strings of programs, files of configs/."""
+    for folder in ("engine", "importer", "netlink"):
+        for path in sorted(glob.glob(f"{SOURCES}/{folder}/**/*.cc", recursive=True)):
+            if path.endswith("_test.cc"):
+                continue
+            for number, line in enumerate(source(path).splitlines(), 1):
+                if not re.match(r"\s*(#include|//)", line):
+                    for text in re.findall(r'"((?:[^"\\]|\\.)*)"', line):
+                        yield f"{os.path.relpath(path, SOURCES)}:{number}", text
+    for path in sorted(glob.glob(f"{SOURCES}/configs/**/*", recursive=True)):
+        if re.search(r"\.(flags|service|conf|yml|yaml|json|h2m|Debian)$|/control$", path):
+            for number, line in enumerate(source(path).splitlines(), 1):
+                yield f"{os.path.relpath(path, SOURCES)}:{number}", line
+
+
+def check_style(pages):
+    errors = []
+    rules = [(re.compile(rf"\b(?:{words})(?!\w)", re.I), instead) for words, instead in STYLE.items()]
+    texts = list(user_texts())
+    for page in pages:
+        prose = re.sub(r"`[^`\n]*`", "`code`", page.prose)  # What programs print is theirs.
+        prose = re.sub(r"<!--.*?-->", "", prose)
+        texts += [(f"{page.path}:{number}", line) for number, line in enumerate(prose.splitlines(), 1)]
+        for paragraph in re.split(r"\n\s*\n|\n(?=\s*(?:[-*|#]|\d+\. ))", re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", prose)):
+            if paragraph.lstrip().startswith("|"):
+                continue
+            for sentence in re.split(r"(?<=[.:;!?])\s", paragraph):
+                if len(sentence.split()) > SENTENCE_WORDS_MAX:
+                    errors.append(f"{page.path}: a sentence of {len(sentence.split())} words: {' '.join(sentence.split())[:80]}...")
+    for where, text in texts:
+        for rule, instead in rules:
+            if found := rule.search(text):
+                errors.append(f"{where}: '{found[0]}': write {instead}")
+    return errors
 
 
 # ---- the environment ----
@@ -464,6 +593,11 @@ def main():
     report.add("commands in sentences", "\n".join(check_inline_commands(pages)))
     report.add("functions", "\n".join(check_functions()))
     report.add("alarms", "\n".join(check_alarms(pages)))
+    report.add("disk", "\n".join(check_disk()))
+    report.add("tested_on", "\n".join(check_tested_on()))
+    report.add("reference", "\n".join(check_reference(built)))
+    report.add("version", "\n".join(check_version()))
+    report.add("style", "\n".join(check_style(pages)))
     print("Not run here:")
     for page in pages:
         for block in page.blocks:

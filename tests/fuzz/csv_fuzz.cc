@@ -22,6 +22,8 @@ void ReadLine(absl::string_view line) {
   ctacct::ExpectWithinBounds(row);
   std::string once;
   ctacct::AppendCsvLine(row, has_open, &once);
+  ctacct::Expect(once.empty() != ctacct::HasCsvLine(row));
+  if (once.empty()) return;
   ctacct::TrafficRow again;
   bool again_open = false;
   ctacct::Expect(

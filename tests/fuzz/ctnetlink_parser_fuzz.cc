@@ -13,7 +13,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t bytes) {
     if (message.data < data || message.data + message.bytes > data + bytes) std::abort();
     if (++messages > bytes / 16) std::abort();  // Each has a header of 16 bytes.
     ctacct::FlowEvent event;
-    (void)ctacct::ParseFlowMessage(message, &event);
+    ctacct::Ipv6FlowEvent ipv6;
+    if (ctacct::ParseFlowMessage(message, &event) == ctacct::ParseResult::kIpv6) {
+      (void)ctacct::ParseIpv6FlowMessage(message, &ipv6);
+    }
     (void)ctacct::MessageError(message);
   }
   return 0;

@@ -106,9 +106,9 @@ class EngineFaultTest : public EngineTest {
                                     flags}));
   }
 
-  // Has strace inject a fault into the running engine, until RemoveFault. It counts the calls of
-  // each thread by itself; of write only those of the main thread, which writes files: others write
-  // only to wake each other.
+  // Has strace inject a fault into the running engine, until RemoveFault. strace counts the calls
+  // of each thread separately. Of write it counts only the main thread's calls, which write files:
+  // other threads write only to wake each other.
   void Inject(const std::string& calls, const std::string& fault) {
     trace_ = folder_ + "/trace";
     std::vector<std::string> argv = {
@@ -190,10 +190,10 @@ TEST_F(EngineFaultTest, KilledAtEveryStepOfACommit) {
       if (survived || !SpoolFilesIn(SeenSpool()).empty()) {
         EXPECT_EQ(Difference(sent_, Written()), "");
       }
-      // What it left behind harms nobody, and nothing comes twice.
+      // Its leftovers do no harm, and nothing is written twice.
       ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=86400"}));
       ASSERT_NO_FATAL_FAILURE(StopEngine());
-      // A file without rows tells the gap.
+      // If there are no rows, a file without rows contains the gap.
       const Traffic rows = Written();
       if (survived || !rows.empty()) {
         EXPECT_EQ(Difference(sent_, rows), "");
@@ -206,7 +206,8 @@ TEST_F(EngineFaultTest, KilledAtEveryStepOfACommit) {
             6);  // At the least: writes of header, rows and end; the file, its name, its folder.
 }
 
-// Fault 3. All that the kernel has told before the signal, however far behind the engine is.
+// Fault 3. Everything that the kernel reported before the signal is written, however far behind the
+// engine is.
 TEST_F(EngineFaultTest, TerminatedWhileFarBehind) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
   ASSERT_TRUE(engine_->Signal(SIGSTOP).ok());
@@ -220,7 +221,7 @@ TEST_F(EngineFaultTest, TerminatedWhileFarBehind) {
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
 }
 
-// The same while more comes: at least what was sent before, at most all.
+// The same while more traffic comes: at least what was sent before the signal, at most all.
 TEST_F(EngineFaultTest, TerminatedUnderLoad) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
   ASSERT_NO_FATAL_FAILURE(Play({"--tcp=5000", "--udp=5000"}));
@@ -407,7 +408,7 @@ TEST_F(EngineFaultTest, FifoReadersComeAndDie) {
   ASSERT_TRUE((*reader)->Wait(kPatience).ok());
   const std::string read = (*reader)->Stdout();
   EXPECT_GT(CountLines(read), 0u);
-  // Whole lines of rows that the spool has, too.
+  // Whole lines, and the spool has the same rows.
   const std::string rows = Spooldump(spool());
   const std::set<std::string> known = absl::StrSplit(rows, '\n');
   for (const std::string& line : std::vector<std::string>(absl::StrSplit(read, '\n'))) {
@@ -428,7 +429,8 @@ TEST_F(EngineFaultTest, FifoReadersComeAndDie) {
   EXPECT_GT(lines_dropped, 0u);
 }
 
-// Fault 28. Whatever becomes of the port list: the last good one stays, and rows go on.
+// Fault 28. Whatever happens to the port list, the last good one stays in force and rows are
+// written.
 TEST_F(EngineFaultTest, PortListOfRubbish) {
   const std::string ports = folder_ + "/ports";
   const auto replace = [&](const std::string& text) {

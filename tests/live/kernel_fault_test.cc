@@ -1,5 +1,7 @@
 // What the kernel, other programs or the clock may do to a live engine, done for real: overruns,
-// zeroed counters, dumps that fail, a clock that is set. The oracle is the generator's own count.
+// zeroed counters, dumps that fail, a full table, a clock that is set. The oracle is the
+// generator's own count.
+#include <linux/if_ether.h>
 #include <signal.h>
 
 #include <algorithm>
@@ -23,6 +25,7 @@
 #include "gtest/gtest.h"
 #include "tests/support/engine_output.h"
 #include "tests/support/engine_test.h"
+#include "tests/support/lowered_table_limit.h"
 
 namespace ctacct {
 namespace {
@@ -74,7 +77,21 @@ class KernelFaultTest : public EngineTest {
         << Difference(sent, ReadSpool(spool()).traffic) << engine_->Stderr();
   }
 
-  // Gaps of this cause alone, partial, of so many flows; in the end the intervals are complete.
+  // "packets" or "bytes" that left the gateway.
+  uint64_t Forwarded(const std::string& what) const {
+    uint64_t sum = 0;
+    for (const char* interface : {"to-client", "to-server"}) {
+      const auto text = gateway_->Run(
+          {"cat", absl::StrCat("/sys/class/net/", interface, "/statistics/tx_", what)});
+      uint64_t count = 0;
+      EXPECT_TRUE(text.ok() && absl::SimpleAtoi(*text, &count)) << text.status();
+      sum += count;
+    }
+    return sum;
+  }
+
+  // All gaps are partial, have the cause `unreported` and lost `flows` in total; later intervals
+  // are complete.
   void ExpectUnreported(uint64_t flows) const {
     const auto lost = [&] {
       uint64_t all = 0;
@@ -158,7 +175,7 @@ TEST_F(KernelFaultTest, OverrunByForce) {
   EXPECT_GT(rows.gaps.back().ended_ns, deleting_ns);
 }
 
-// Fault 22, by the program that does it in the wild.
+// Fault 22, caused by the program that does it in practice.
 TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
   const auto flows =
@@ -277,13 +294,12 @@ TEST_F(KernelFaultTest, ARuleMasksTheEnds) {
 
 // Born while nobody listened: the kernel never reports their ends.
 TEST_F(KernelFaultTest, FlowsOlderThanTheEngineEndUnreported) {
-  ASSERT_TRUE(gateway_
-                  ->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_events=2",
-                         "net.netfilter.nf_conntrack_udp_timeout=4",
-                         "net.netfilter.nf_conntrack_udp_timeout_stream=4"})
-                  .ok());
+  ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_events=2"}).ok());
   Play({"--udp=200", "--rate=10000"});
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  // A dump has shown them.
+  ASSERT_TRUE(Eventually([&] { return !ReadSpool(spool()).headers.empty(); }));
+  FlushConntrack();
   ExpectUnreported(200);
   StopEngine();
 }
@@ -307,8 +323,8 @@ TEST_F(KernelFaultTest, StoppedWhileFlowsComeAndGo) {
   }
 }
 
-// Fault 24: what came of a dump is used, and nothing is declared dead. An interval whose dump
-// failed is partial: what it lacks is in the next one.
+// Fault 24: entries of an incomplete dump are used, and no flow is declared dead. An interval whose
+// dump failed is partial: the missing traffic is in the next one.
 TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-track-open"}));
   const auto flows =
@@ -316,7 +332,7 @@ TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   ASSERT_NE(flows, nullptr);
   ASSERT_TRUE(Eventually([&] { return ReadSpool(spool()).traffic.size() > 1000; }));
   const std::string pid = absl::StrCat(engine_->pid());
-  // Every seventh answer is an error; then none comes at all, for longer than the engine waits.
+  // Every seventh answer is an error; then there is none for longer than the engine waits.
   for (const std::string fault : {"error=EIO:when=7+7", "error=EAGAIN:when=60+"}) {
     auto tracer = Subprocess::Start({"strace", "-f", "-q", "-o", "/dev/null", "-p", pid, "-e",
                                      "trace=recvmsg", "-e", "inject=recvmsg:" + fault});
@@ -343,8 +359,8 @@ TEST_F(KernelFaultTest, DumpsThatFailOrNeverEnd) {
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("whose end was not reported")));
 }
 
-// Fault 23: the engine's clock jumps a day forward, and back. (The kernel's stays: a test that sets
-// the machine's clock would be no good neighbour. Replays have the kernel's own times jump, too.)
+// Fault 23: the engine's clock jumps a day forward, and back. (The kernel's clock stays: setting it
+// would disturb other programs on this machine. In replays the kernel's own times also jump.)
 TEST_F(KernelFaultTest, TheClockIsSet) {
   ASSERT_TRUE(std::filesystem::exists(kFakeClock)) << "needs the package libfaketime";
   const std::string clock = folder_ + "/clock";
@@ -394,6 +410,92 @@ TEST_F(KernelFaultTest, TheClockIsSet) {
     EXPECT_EQ(rows.headers[i].interval_end_ns % kIntervalNs, 0);
     EXPECT_TRUE(ends.insert(rows.headers[i].interval_end_ns).second) << "one interval twice";
   }
+}
+
+// The kernel drops packets of flows that find no room, and flows to make room. What it let through
+// is accounted.
+TEST_F(KernelFaultTest, TheTableIsFull) {
+  constexpr uint64_t kFlowsMax = 3000;
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  {
+    const LoweredTableLimit limit(kFlowsMax);
+    // The generator says that packets were lost.
+    EXPECT_FALSE(gateway_->Play({"--udp=10000", "--rate=10000"}).ok());
+    uint64_t flows = 0;
+    ASSERT_TRUE(gateway_->KernelCounters(&flows).ok());
+    EXPECT_GT(flows, kFlowsMax / 2);
+    EXPECT_LE(flows, kFlowsMax);
+    FlushConntrack();
+  }
+  // With room again nothing is lost.
+  const Traffic sent = Play({"--udp=10000", "--rate=10000"});
+  FlushConntrack();
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  const TrafficTotals total = Total(rows.traffic);
+  EXPECT_GT(total.packets_src, Total(sent).packets_src);
+  // An answer whose flow had to make room begins a flow of its own: only the sums are the same.
+  const uint64_t packets = total.packets_src + total.packets_dst;
+  EXPECT_EQ(packets, Forwarded("packets"));
+  EXPECT_EQ(total.bytes_src + total.bytes_dst, Forwarded("bytes") - packets * ETH_HLEN);
+  EXPECT_TRUE(rows.gaps.empty());
+}
+
+// The network namespace loses its name, as when a container is removed; it lives as long as the
+// engine does.
+TEST_F(KernelFaultTest, ItsNamespaceIsRemoved) {
+  ASSERT_NO_FATAL_FAILURE(StartEngine({}));
+  const Traffic sent = Play({"--tcp=1000", "--udp=1000", "--open-tcp=100"});
+  ASSERT_TRUE(
+      RunProcessOrError({"ip", "netns", "delete", gateway_->gateway_namespace()}, kPatience).ok());
+  const size_t intervals = ReadSpool(spool()).headers.size();
+  EXPECT_TRUE(Eventually([&] { return ReadSpool(spool()).headers.size() >= intervals + 2; }));
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(WithoutConnections(sent), WithoutConnections(rows.traffic)), "");
+  EXPECT_TRUE(rows.gaps.empty());
+}
+
+// Two hours of the kernel's own timeouts in a minute: flows expire while they are silent, and their
+// later packets are new flows that conntrack picks up in the middle.
+TEST_F(KernelFaultTest, FlowsExpireAndAreSeenAgain) {
+  constexpr uint64_t kCompression = 120;
+  constexpr int kRounds = 4;
+  constexpr uint64_t kOpen = 200;
+  ASSERT_NO_FATAL_FAILURE(BringUp({.timeouts = Timeouts::kKernel}));
+  const auto settings = gateway_->Run({"sysctl", "-a", "-r", "nf_conntrack_.*_timeout"});
+  ASSERT_TRUE(settings.ok()) << settings.status();
+  int compressed = 0;
+  for (absl::string_view line : absl::StrSplit(*settings, '\n', absl::SkipEmpty())) {
+    const std::vector<std::string> parts = absl::StrSplit(line, " = ");
+    uint64_t seconds = 0;
+    ASSERT_TRUE(parts.size() == 2 && absl::SimpleAtoi(parts[1], &seconds)) << line;
+    // Five days of silence are not possible here: established connections time out after two
+    // seconds.
+    seconds = parts[0].find("tcp_timeout_established") != std::string::npos
+                  ? 2
+                  : std::max<uint64_t>(seconds / kCompression, 1);
+    ASSERT_TRUE(gateway_->Run({"sysctl", "-q", absl::StrCat(parts[0], "=", seconds)}).ok());
+    ++compressed;
+  }
+  ASSERT_GT(compressed, 10);
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-include-icmp"}));
+  const auto flows =
+      StartPlay({"--tcp=2000", "--udp=2000", "--icmp=500", absl::StrCat("--open-tcp=", kOpen),
+                 absl::StrCat("--rounds=", kRounds), "--round-seconds=6", "--close-open=false"});
+  ASSERT_NE(flows, nullptr);
+  ASSERT_NO_FATAL_FAILURE(WaitForPlay(*flows));
+  ASSERT_TRUE(Eventually([&] {
+    uint64_t left = 0;
+    return gateway_->KernelCounters(&left).ok() && left == 0;
+  }));
+  StopEngine();
+  const SpoolRows rows = ReadSpool(spool());
+  EXPECT_EQ(Difference(WithoutConnections(Sent()), WithoutConnections(rows.traffic)), "")
+      << engine_->Stderr();
+  // Each silence ended the connections that were open.
+  EXPECT_EQ(Total(rows.traffic).connection_count, 2000 + kOpen * kRounds);
+  EXPECT_TRUE(rows.gaps.empty());
 }
 
 }  // namespace

@@ -1,6 +1,6 @@
-// The whole way on the real thing: a kernel gateway in network namespaces, the engine, spool files,
-// FIFO, a recording and its replay, the importer, PostgreSQL. The oracle is the generator's own
-// count of what it sent.
+// The whole way with real parts: a kernel gateway in network namespaces, the engine, spool files,
+// FIFO, a recording and its replay, the importer, PostgreSQL. The expected counts are the
+// generator's own.
 #include <signal.h>
 
 #include <algorithm>
@@ -182,7 +182,7 @@ TEST_F(LiveTest, LightIsAsExactAsPrecise) {
 
 TEST_F(LiveTest, ConnectionsOpenOverFiveIntervals) {
   StartEngine({"-interval=1", "-track-open", "-record=" + recording()});
-  const Traffic sent = Play({"--open-tcp=3000", "--tcp=500", "--rounds=7", "--round-seconds=1"});
+  const Traffic sent = Play({"--open-tcp=3000", "--tcp=500", "--rounds=9", "--round-seconds=1"});
   StopEngine();
   const Traffic expected = AllClosed(Group(sent, kGrouped));
   const Rows rows = Written();
@@ -238,10 +238,10 @@ TEST_F(LiveTest, FlowsOlderThanTheEngineAreBaselined) {
   EXPECT_EQ(Difference(Group(grown, kGrouped), actual), "");
 }
 
-// Tuples that come back at once, each with the id it had (a SYN that takes over a connection in
-// TIME_WAIT), while dumps run all the time, under an engine that is stopped now and then, so that
-// it is far behind the kernel. The oracle is a second engine that is left in peace: of some packets
-// only the kernel knows whether it took them for part of a connection.
+// Tuples that come back at once, each with its old id (a SYN that takes over a connection in
+// TIME_WAIT), while dumps run all the time. The engine is stopped repeatedly, so that it is far
+// behind the kernel. It is compared with a second engine that is not stopped: for some packets only
+// the kernel knows whether it counted them to a connection.
 TEST_F(LiveTest, RecreatedTuplesUnderAnEngineThatIsBehind) {
   StartEngine({"-interval=1", "-receive-buffer=1073741824"});
   const auto calm = StartSecondEngine({"-interval=1", "-receive-buffer=1073741824"});
@@ -293,7 +293,7 @@ TEST_F(LiveTest, OverrunAtMassDestroyIsSurvived) {
   StartEngine({"-interval=1", "-receive-buffer=32768", "-track-open"});
   Play({"--udp=30000", "--open-tcp=10000", "--close-open=false"});
   FlushConntrack();
-  // Ghosts go after two dumps.
+  // Flows that the kernel no longer has are forgotten after two dumps.
   WaitForEngine("overrun");
   absl::SleepFor(absl::Seconds(4));
   ASSERT_TRUE(engine_->Running());

@@ -112,12 +112,12 @@ class MetricsTest : public EngineTest {
 };
 
 // The numbers are those of the capture and of the files, and the summary has the same ones.
-TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
+TEST_F(MetricsTest, AReplaysMetricsEqualItsSummary) {
   const CaptureCounts counts = CountMessages(ReadFile(DataPath("tests/captures/gateway.pcap")));
   const std::string unlimited = folder_ + "/unlimited";
   std::filesystem::create_directory(unlimited);
   ASSERT_TRUE(Replay({}, unlimited).exit.ok());
-  const size_t all_rows = CountLines(Spooldump(unlimited));
+  const size_t all_rows = ReadSpool(unlimited).rows;
   for (const std::string workers : {"1", "3"}) {
     SCOPED_TRACE(workers + " workers");
     const std::string output = folder_ + "/limited" + workers;
@@ -127,9 +127,10 @@ TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
     ASSERT_TRUE(finished.exit.ok()) << finished.err;
     Metrics metrics = Read();
     const size_t intervals = SpoolFilesIn(output).size();
-    const size_t rows = CountLines(Spooldump(output));
-    // Of each interval one row is the sum of those that are too many.
-    const size_t folded = all_rows - (rows - intervals);
+    const SpoolRows limited = ReadSpool(output);
+    const size_t rows = limited.rows;
+    EXPECT_GE(limited.others, intervals);
+    const size_t folded = all_rows - (rows - limited.others);
     const std::map<std::string, size_t> expected = {
         {"ctacct_intervals_written_total", intervals},
         {"ctacct_rows_written_total", rows},
@@ -137,18 +138,19 @@ TEST_F(MetricsTest, AReplayTellsWhatItsSummaryTells) {
         {"ctacct_events_total{kind=\"update\"}", counts.updated},
         {"ctacct_events_total{kind=\"destroy\"}", counts.destroyed},
         {"ctacct_dump_entries_total", counts.dumped},
-        {"ctacct_filtered_total", counts.icmp},
+        {"ctacct_filtered_total{cause=\"rules\"}", counts.icmp},
         {"ctacct_rows_folded_total", folded},
     };
     for (const auto& [name, number] : expected) {
       EXPECT_GT(number, 0u) << name;
       EXPECT_EQ(metrics.at(name), static_cast<double>(number)) << name;
     }
-    EXPECT_THAT(finished.err,
-                HasSubstr(absl::StrCat(
-                    intervals, " intervals, ", rows, " rows; events: ", counts.created, " new, ",
-                    counts.updated, " update, ", counts.destroyed, " destroy; ", counts.dumped,
-                    " dump entries; ", counts.icmp, " filtered; ", folded, " rows summed as one")));
+    EXPECT_THAT(
+        finished.err,
+        HasSubstr(absl::StrCat(intervals, " intervals, ", rows, " rows; events: ", counts.created,
+                               " new, ", counts.updated, " update, ", counts.destroyed,
+                               " destroy; ", counts.dumped, " dump entries; ", counts.icmp,
+                               " filtered; ", folded, " rows summed by origin")));
     EXPECT_EQ(metrics.at("ctacct_intervals_total{completeness=\"complete\"}"),
               static_cast<double>(intervals));
     EXPECT_EQ(metrics.at("ctacct_spool_write_failing"), 0);
@@ -197,7 +199,7 @@ TEST_F(MetricsTest, ABadPathIsOneLineAndAccountingGoesOn) {
     const Finished finished = Replay({"-metrics-file=" + bad}, output);
     EXPECT_TRUE(finished.exit.ok()) << bad << finished.err;
     EXPECT_THAT(finished.err, testing::MatchesRegex("engine: metrics file " + bad +
-                                                    ": [^\n]*; accounting goes on without it\n"
+                                                    ": [^\n]*; accounting continues without it\n"
                                                     "engine: [0-9]+ intervals, [^\n]*\n"));
     EXPECT_EQ(Difference(expected, ReadSpool(output).traffic), "");
   }
@@ -211,7 +213,8 @@ class LiveMetricsTest : public MetricsTest {
   void SetUp() override { EngineTest::SetUp(); }
 };
 
-// Another user's folder, then a full disk: each is said once and counted, and rows come meanwhile.
+// Another user's folder, then a full disk: each is logged once and counted, and rows are written
+// meanwhile.
 TEST_F(LiveMetricsTest, AFileThatCannotBeWrittenStopsNothing) {
   const std::string folder = folder_ + "/metrics";
   std::filesystem::create_directory(folder);
@@ -232,7 +235,7 @@ TEST_F(LiveMetricsTest, AFileThatCannotBeWrittenStopsNothing) {
       StartEngine({DataPath("engine/engine"), "-interval=1", "-workers=1", "-output=" + spool(),
                    "-gateway=gw", "-metrics-file=" + file}));
   ASSERT_NO_FATAL_FAILURE(
-      WaitForEngine("metrics file " + file + ": Permission denied (the engine is user "));
+      WaitForEngine("metrics file " + file + ": Permission denied (the program is user "));
   rows_go_on();
   std::filesystem::permissions(folder, std::filesystem::perms(0777));
   ASSERT_NO_FATAL_FAILURE(WaitForEngine("the metrics file can be written again"));
@@ -256,7 +259,7 @@ TEST_F(LiveMetricsTest, AFileThatCannotBeWrittenStopsNothing) {
   EXPECT_TRUE(Eventually([&] { return failures() > denied; }));
   StopEngine();
   const std::vector<std::string> said =
-      absl::StrSplit(engine_->Stderr(), "; accounting goes on without it");
+      absl::StrSplit(engine_->Stderr(), "; accounting continues without it");
   EXPECT_EQ(said.size(), 3u) << engine_->Stderr();
 }
 
@@ -271,7 +274,7 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
                    "-state=" + state.path(), "-ports=" + ports, "-metrics-file=" + path()}));
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_spool_write_failing 0"));
 
-  // It counts what the kernel has, too.
+  // The figures include the kernel's own.
   Play({"--tcp=100", "--udp=100"});
   uint64_t flows = 0;
   ASSERT_TRUE(gateway_->KernelCounters(&flows).ok());
@@ -308,7 +311,7 @@ TEST_F(LiveMetricsTest, AnAlarmComesAndGoes) {
   std::ofstream(ports) << "tcp:443\n";
   ASSERT_NO_FATAL_FAILURE(WaitFor("ctacct_port_list_failing 0"));
 
-  // Where its own folder is gone, the engine goes on, and says so once.
+  // If the folder of the metrics file is gone, the engine continues and logs it once.
   const std::string moved = folder_ + ".moved";
   std::filesystem::rename(folder_, moved);
   WaitForEngine("metrics file " + path());

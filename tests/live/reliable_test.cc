@@ -1,66 +1,24 @@
-// Reliable delivery on a real gateway: nothing is lost where the receive buffer is far too small,
-// and the table is never filled up for it.
-#include <fcntl.h>
+// Reliable delivery on a real gateway: nothing is lost although the receive buffer is much smaller
+// than needed, and the table never fills up because of it.
 #include <signal.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include <fstream>
 #include <iostream>
 #include <string>
 #include <vector>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "engine/system/unique_fd.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/engine_output.h"
 #include "tests/support/engine_test.h"
+#include "tests/support/lowered_table_limit.h"
 
 namespace ctacct {
 namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-constexpr char kMaxPath[] = "/proc/sys/net/netfilter/nf_conntrack_max";
-
-// The most flows of the whole machine, lower than it was while this lives. A process of its own
-// puts it back, whatever becomes of the test.
-class LoweredTableLimit {
- public:
-  explicit LoweredTableLimit(uint64_t flows) {
-    std::string old;
-    std::ifstream(kMaxPath) >> old;
-    int ends[2];
-    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
-    alive_ = UniqueFd(ends[1]);
-    keeper_ = fork();
-    if (keeper_ == 0) {
-      // Not of the test's group, or it would go with it.
-      setsid();
-      signal(SIGTERM, SIG_IGN);
-      signal(SIGINT, SIG_IGN);
-      close(ends[1]);
-      char byte = 0;
-      [[maybe_unused]] ssize_t ignored = read(ends[0], &byte, 1);
-      const int fd = open(kMaxPath, O_WRONLY | O_CLOEXEC);
-      ignored = write(fd, old.data(), old.size());
-      _exit(0);
-    }
-    close(ends[0]);
-    std::ofstream(kMaxPath) << flows << std::endl;
-  }
-  ~LoweredTableLimit() {
-    alive_ = UniqueFd();
-    waitpid(keeper_, nullptr, 0);
-  }
-
- private:
-  UniqueFd alive_;
-  pid_t keeper_ = -1;
-};
 
 class ReliableTest : public EngineTest {
  protected:
@@ -124,14 +82,14 @@ TEST_F(ReliableTest, GivesWayBeforeTheTableIsFull) {
   {
     const LoweredTableLimit limit(kFlowsMax);
     ASSERT_NO_FATAL_FAILURE(WaitForEngine("reliable delivery is off for now"));
-    // Nobody reads, and yet the dead do not stay: as many new ones as the table can hold.
+    // Nobody reads, and yet ended flows do not stay: as many new ones come as the table can hold.
     ASSERT_EQ(kill(engine_->pid(), SIGSTOP), 0);
     FlushConntrack();
     const auto fresh = gateway_->Play({absl::StrCat("--udp=", kFlows)});
     EXPECT_TRUE(fresh.ok()) << "new connections were dropped: " << fresh.status();
     EXPECT_GE(Flows(), kFlows);
     ASSERT_EQ(kill(engine_->pid(), SIGCONT), 0);
-    // What that costs is told.
+    // The events lost meanwhile are logged.
     ASSERT_NO_FATAL_FAILURE(WaitForEngine("netlink overrun"));
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("on again")));
   }

@@ -60,8 +60,8 @@ class StateTest : public EngineTest {
   Traffic sent_;
 };
 
-// Somebody removes the state folder, and another engine begins anew in its place. The first one,
-// which has the same events in its sockets, reveals nothing more.
+// Somebody removes the state folder, and another engine starts in its place. The first engine has
+// the same events in its sockets; it must reveal nothing more.
 TEST_F(StateTest, AnEngineWithoutItsLockEnds) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-interval=1"}));
   Play({"--tcp=100", "--udp=100"});
@@ -112,9 +112,12 @@ TEST_F(StateTest, TwoEnginesNeedAStateEach) {
   const auto exit = (*second)->Wait(kPatience);
   ASSERT_TRUE(exit.ok()) << exit.status();
   EXPECT_EQ(*exit, (ExitStatus{.code = 1}));
-  EXPECT_EQ((*second)->Stderr(), "engine: another engine uses the state folder " + spool() +
-                                     "/.ctacct; give each engine its own with -state\n");
-  // With that both account the same, each under its own name, and leave each other's files alone.
+  EXPECT_EQ(
+      (*second)->Stderr(),
+      "engine: another engine uses the state folder " + spool() +
+          "/.ctacct: stop it. Only an engine of another network namespace may run beside it, with its own -state\n");
+  // With separate states both account the same, each under its own name, and leave each other's
+  // files alone.
   const std::unique_ptr<Subprocess> first = std::move(engine_);
   ASSERT_NO_FATAL_FAILURE(
       StartEngine({"-interval=1", "-gateway=other", "-state=" + folder_ + "/other"}));

@@ -1,10 +1,10 @@
 // The promise of docs/accounting.md, against a model of the kernel that knows what really moved.
 //
-// The model has a small table of flows that come, move packets and go; event sockets that overflow
-// as the kernel's do; dumps made in pieces while all that goes on. It drives the real Worker,
-// IntervalMerge, Checkpoint and Restart, as EventLoop, Collector and Flusher would. Against them it
-// repeats and suppresses events, cuts dumps short, lets them miss or repeat flows, switches
-// settings off, sets the clock, stops reading, and kills the engine between any two steps.
+// The model has a small table of flows that are born, move packets and die; event sockets that
+// overflow as the kernel's do; and dumps made in pieces meanwhile. It drives the real Worker,
+// IntervalMerge, Checkpoint and Restart as EventLoop, Collector and Flusher would. It repeats and
+// suppresses events, cuts dumps short, lets them miss or repeat flows, switches settings off, sets
+// the clock, stops reading, and kills the engine between any two steps.
 //
 // Two assertions: an interval that is complete or resynced has exactly the packets that were due in
 // it, and no flow and no close is ever counted twice. "Due" is what the kernel has reported or
@@ -55,15 +55,15 @@ struct Life {
   int64_t birth = 0;  // How many births there were, this one included.
   int64_t start_ns = 0;
   int64_t born_ns = 0;       // Monotonic.
-  int64_t new_ns = 0;        // Likewise: when its last NEW was sent.
-  int64_t read_ns = 0;       // Likewise: when the engine read its last event.
-  uint64_t packets = 0;      // That have really moved.
-  uint64_t due = 0;          // Of these, that must be in rows.
+  int64_t new_ns = 0;        // Monotonic: when its last NEW was sent.
+  int64_t read_ns = 0;       // Monotonic: when the engine read its last event.
+  uint64_t packets = 0;      // Really moved.
+  uint64_t due = 0;          // That must be in rows.
   bool counted = true;       // nf_conntrack_acct was on at its birth.
-  bool stamped = true;       // nf_conntrack_timestamp, likewise.
-  bool reports = true;       // nf_conntrack_events, likewise.
+  bool stamped = true;       // nf_conntrack_timestamp was on at its birth.
+  bool reports = true;       // nf_conntrack_events was on at its birth.
   bool reports_end = true;   // No rule masks its DESTROY.
-  bool older = false;        // Than the engine, and no dump has shown it.
+  bool older = false;        // Older than the engine, and no dump has shown it.
   bool told = false;         // The engine knows of it.
   bool shown = false;        // By a dump.
   bool new_pending = false;  // The kernel repeats its NEW with each packet.
@@ -75,7 +75,7 @@ struct Life {
 };
 using LifePtr = std::shared_ptr<Life>;
 using Packets =
-    std::array<uint64_t, kSlots>;  // By the flow's slot, which its source address tells.
+    std::array<uint64_t, kSlots>;  // By the flow's slot, which its source address contains.
 
 uint64_t NumberFrom(const char* variable, uint64_t otherwise) {
   const char* const text = std::getenv(variable);
@@ -104,7 +104,7 @@ class Model {
     rates_.twice = rate(0.1);
     rates_.cut = rate(0.2);
     rates_.settings = rate(0.002);
-    // Without start times nobody can tell incarnations apart whose ends are not reported.
+    // Without start times, incarnations whose ends are not reported cannot be distinguished.
     (Chance(0.5) ? rates_.settings : rates_.mask) = 0;
     rates_.clock = rate(0.001);
     rates_.kill = rate(0.002);
@@ -312,7 +312,7 @@ class Model {
   }
 
   // Two lives of a tuple that begin within 10 ms, of which the first ends unreported, cannot be
-  // told apart.
+  // distinguished.
   bool MayEnd(const Life& life) const {
     return monotonic_ns_ - life.born_ns > 20 * kMilli &&
            (life.reports_end || !life.told || KnownBefore(life));
@@ -355,14 +355,15 @@ class Model {
       SetDue(life.packets, &life);
       if (Chance(rates_.repeat)) repeats_.push_back({destroy, slot.life});
     } else if (life.told && KnownBefore(life)) {
-      // If it was given up, the interval of that was partial, and nothing tells that it lived on.
+      // If it was given up, the interval of that was partial; nothing reports that it lived longer.
       if (!life.given_up) ghosts_.push_back(slot.life);
     } else if (!life.reports && life.birth > births_at_check_) {
-      // Nothing of it was reported, and no dump has shown it: the engine knows that this can be
-      // when it next looks at the settings.
+      // Nothing reported it, and no dump has shown it: the engine learns that this is possible when
+      // it next checks the settings.
       deferred_.push_back(slot.life);
     } else if (!life.older && !life.missed && !(kind_.light && life.reports && !life.reports_end)) {
-      // Likewise, because of an overrun. (Of the others nobody can know.)
+      // Nothing reported it because of an overrun, which the engine notices. (It cannot know about
+      // the others.)
       SetDue(life.packets, &life);
       if (life.told) ghosts_.push_back(slot.life);  // Its NEW is still to be read.
     }
@@ -438,7 +439,7 @@ class Model {
       share.over_ns = 0;
       share.resync_index = 0;
       share.handoff = std::make_unique<AccountingHandoff>();
-      share.stream = std::make_unique<SnapshotStream>();
+      share.stream = std::make_unique<SnapshotStream>(Worker::kFlowTables);
       Worker::Options options;
       options.rules.interval_ns = kIntervalNs;
       options.snapshots = share.stream.get();
@@ -792,7 +793,7 @@ class Model {
   std::vector<Slot> slots_;
   std::vector<Event> repeats_;
   std::vector<LifePtr> deferred_;
-  std::vector<LifePtr> ghosts_;  // Ended, and the engine was not told.
+  std::vector<LifePtr> ghosts_;  // Ended, but the engine does not know it.
   Packets due_{};
   Packets truth_{};
   Packets ends_{};  // Of connections.
@@ -852,14 +853,14 @@ void Model::RestartCheckpoint(bool events_kept) {
     shares_[i].worker = std::move(workers[i]);
     if (resumed->drained_ns != 0) shares_[i].drained_ns = resumed->drained_ns;
   }
-  // The rows that the checkpoint covers are revealed, the others are accounted anew.
+  // The rows that the checkpoint covers are revealed; the traffic of the others is accounted again.
   while (!prepared_.empty() && prepared_.front().sequence <= committed_) RevealOldest();
   prepared_.clear();
   committed_ = 0;
   deferred_.clear();
   if (continued && events_kept) return;  // All was committed.
   if (continued) {
-    // What was accounted since then is accounted anew.
+    // What was accounted since the checkpoint is accounted again.
     due_ = committed_due_->packets;
     const auto back = [&](const LifePtr& life) {
       const auto it = committed_due_->of_life.find(life);

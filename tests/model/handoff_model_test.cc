@@ -1,7 +1,7 @@
-// TableHandoff, the one way between threads without a lock, under all interleavings of small
-// scenarios and the memory orders that the headers ask for. The headers are those of the engine;
-// only their atomics and memory are the checker's. That the checks can fail is checked too: each
-// memory order weakened, each wake-up left out, steps swapped, and it must find every one.
+// TableHandoff, the only lock-free path between threads, under all interleavings of small scenarios
+// and the memory orders that the headers ask for. The headers are the engine's; only their atomics
+// and memory are the checker's. The checks themselves are tested: it must find each weakened memory
+// order, each missing wake-up and each pair of swapped steps.
 
 // The code's assertions are part of what is checked, in every build: a failed one is a finding of
 // the model checker (its __assert_fail), not the end of the process.
@@ -135,7 +135,7 @@ struct HandoffSuite : rl::test_suite<Derived, 2> {
   }
 };
 
-// A live gateway: the worker never waits, and goes on adding where there is no spare.
+// A live gateway: the worker never waits; if there is no spare, it continues adding.
 struct LiveHandoff : HandoffSuite<LiveHandoff, 4> {
   void thread(unsigned index) {
     if (index == 0) {
@@ -193,7 +193,7 @@ TEST(TableHandoffModelTest, SwappedStepsAreFound) {
   // The table goes back before it is cleared.
   EXPECT_NE(Check<LiveHandoff>({Kind::kStoreEarly, kSpare}), rl::test_result_success);
   EXPECT_NE(Check<ReplayHandoff>({Kind::kStoreEarly, kSpare}), rl::test_result_success);
-  // The flusher goes on with a table that is the worker's again.
+  // The flusher continues to use a table that belongs to the worker again.
   EXPECT_NE(Check<LiveHandoff>({Kind::kTestMisuses}), rl::test_result_success);
 }
 

@@ -36,8 +36,8 @@ TEST_F(ReplayTest, DestroyWithoutNewCountsWhole) {
   EXPECT_THAT(Replay(script), ElementsAre(TcpLine(5, "4,3,400,300,1,1500")));
 }
 
-// A flow without a start time, where others have one, is older than the capture, whoever accounts
-// it.
+// A flow without a start time, where others have one, is older than the capture, whichever worker
+// accounts it.
 TEST_F(ReplayTest, AFlowWithoutAStartTimeAmongOthers) {
   for (const char* workers : {"--workers=1", "--workers=2", "--workers=5"}) {
     Script script(Stamps::kFlows);
@@ -80,7 +80,7 @@ TEST_F(ReplayTest, FlowsInTheTableAtStartAreBaselined) {
     const Lines lines = Replay(script);
     ASSERT_THAT(lines, SizeIs(2));
     EXPECT_EQ(lines[0], TcpLine(5, "2,1,300,100,0,0"));
-    // Without any timestamp nobody knows how long it has been open.
+    // Without any timestamp it is unknown how long it has been open.
     if (stamps == Stamps::kNone) {
       EXPECT_THAT(lines[1], HasSubstr("tcp,10.1.0.1,10.2.0.1,443,8,0,700,0,1,"));
     } else {
@@ -90,7 +90,8 @@ TEST_F(ReplayTest, FlowsInTheTableAtStartAreBaselined) {
 }
 
 TEST_F(ReplayTest, FlowBornBeforeTheFirstDumpIsDoneCountsWhole) {
-  // Events are listened to before the first dump is asked for: no baseline for what they announce.
+  // Events are subscribed to before the first dump is requested: a flow that they announce has no
+  // baseline.
   for (const Stamps stamps : kAllStamps) {
     Script script(stamps);
     Flow before = UdpFlow({.src = "10.1.0.1", .id = 1});
@@ -211,7 +212,7 @@ TEST_F(ReplayTest, ProtocolNamesAndPorts) {
   for (const auto& [number, name, has_ports] : protocols) {
     Flow flow = {{.protocol = static_cast<uint8_t>(number),
                   .dst_port = 1234,
-                  // GRE's keys come in the ports' attributes; they are none.
+                  // GRE's keys come in the attributes for ports; they are not ports.
                   .has_ports = has_ports || number == 47}};
     script.New(1000, flow);
     script.Destroy(2000, flow, {1, 100}, {1, 200});
@@ -351,7 +352,7 @@ TEST_F(ReplayTest, OtherStatesDoNotClose) {
 }
 
 TEST_F(ReplayTest, SctpAndDccpCloseAtDestroy) {
-  // Their states have the numbers of TCP's closing ones and mean something else.
+  // Their states have the same numbers as TCP's closing ones, with another meaning.
   Script script;
   Flow sctp = {{.protocol = 132, .id = 1, .sctp_state = 3}};
   Flow dccp = {{.protocol = 33, .id = 2, .dccp_state = 3}};
@@ -410,8 +411,8 @@ TEST_F(ReplayTest, ClosedBeforeTheStartIsNotCountedAgain) {
 }
 
 TEST_F(ReplayTest, ClosesWhileTheFirstDumpRuns) {
-  // Events are listened to before the dump is asked for: this one tells of a close after the start,
-  // even if the dump shows the flow only afterwards.
+  // The events are subscribed to before the dump is requested. So this one reports a close after
+  // the start, even if the dump shows the flow only afterwards.
   for (const uint8_t dumped : {kTestTcpCloseWait, kTestTcpEstablished}) {
     Script script;
     Flow flow = TcpFlow();
@@ -427,7 +428,7 @@ TEST_F(ReplayTest, ClosesWhileTheFirstDumpRuns) {
 }
 
 TEST_F(ReplayTest, KernelTimesGoBeforePacketTimes) {
-  // The capture was read a while after: durations are the kernel's own.
+  // The capture was read some time afterwards: durations are the kernel's own.
   Script script;
   Flow flow = TcpFlow();
   TestMessage message = script.NewMessage(1000, flow);
@@ -448,7 +449,7 @@ TEST_F(ReplayTest, TrackOpenAddsTheColumn) {
   script.New(1000, udp);
   script.Destroy(12000, tcp, {4, 400}, {3, 300});
   script.Destroy(12001, udp, {1, 100}, {0, 0});
-  // Open, and nothing else to tell, is a row too.
+  // A key with open connections has a row even if nothing else happened.
   const std::string pair = ",10.1.0.1,10.2.0.1,443,";
   EXPECT_THAT(Replay(script, {"--track-open"}),
               UnorderedElementsAre(Line(5, "tcp" + pair + "0,0,0,0,0,0,1"),
@@ -471,7 +472,7 @@ TEST_F(ReplayTest, BaselinedConnectionsAreOpen) {
               ElementsAre(TcpLine(5, "0,0,0,0,0,0,1"), TcpLine(10, "0,0,0,0,1,7000,0")));
 }
 
-TEST_F(ReplayTest, Ipv6IsSkipped) {
+TEST_F(ReplayTest, BothFamiliesAreAccounted) {
   Script script;
   Flow v6 = TcpFlow({.src = "2001:db8::1", .dst = "2001:db8::2"});
   Flow v4 = TcpFlow({.id = 2});
@@ -479,8 +480,43 @@ TEST_F(ReplayTest, Ipv6IsSkipped) {
   script.New(1000, v4);
   script.Destroy(2000, v6, {4, 400}, {3, 300});
   script.Destroy(2000, v4, {1, 100}, {0, 0});
-  script.Dump(5010, {script.Entry(v6, {4, 400}, {3, 300})});
-  EXPECT_THAT(Replay(script, {"--track-open"}), ElementsAre(TcpLine(5, "1,0,100,0,1,1000,0")));
+  Flow lives = TcpFlow({.src = "2001:db8::1", .dst = "2001:db8::9", .id = 3});
+  script.New(3000, lives);
+  script.Dump(5010, {script.Entry(lives, {5, 500}, {2, 200})});
+  const std::string v4_line = TcpLine(5, "1,0,100,0,1,1000,0");
+  const std::vector<std::string> v6_lines = {
+      Line(5, "tcp,2001:db8::1,2001:db8::2,443,4,3,400,300,1,1000,0"),
+      Line(5, "tcp,2001:db8::1,2001:db8::9,443,5,2,500,200,0,0,1")};
+  // Of the interval that ends with the dump.
+  const auto rows = [&](const Lines& flags) {
+    Lines lines = Sorted(Replay(script, Joined({{"--track-open"}, flags})));
+    std::erase_if(lines, [](const std::string& line) { return !line.starts_with(Line(5, "")); });
+    return lines;
+  };
+  for (const char* workers : {"--workers=1", "--workers=3"}) {
+    EXPECT_THAT(rows({workers}), ElementsAre(v4_line, v6_lines[0], v6_lines[1]));
+  }
+  // A filter that names networks of one family admits that family.
+  EXPECT_THAT(rows({"-src=10.0.0.0/8"}), ElementsAre(v4_line));
+  EXPECT_THAT(rows({"-src=2001:db8::/32"}), ElementsAre(v6_lines[0], v6_lines[1]));
+  EXPECT_THAT(rows({"-src=10.0.0.0/8,2001:db8::/32"}),
+              ElementsAre(v4_line, v6_lines[0], v6_lines[1]));
+  EXPECT_THAT(rows({"-dst=10.2.0.0/16,2001:db8::8/126"}), testing::SizeIs(2));
+  EXPECT_THAT(rows({"-exclude-ip=2001:db8::2,10.9.0.1"}), ElementsAre(v4_line, v6_lines[1]));
+  EXPECT_THAT(rows({"-dst-group-mask6=/64"}),
+              ElementsAre(v4_line, Line(5, "tcp,2001:db8::1,2001:db8::,443,9,5,900,500,1,1000,1")));
+  EXPECT_THAT(rows({"-src-group-mask6=ffff::"}),
+              ElementsAre(v4_line, Line(5, "tcp,2001::,2001:db8::2,443,4,3,400,300,1,1000,0"),
+                          Line(5, "tcp,2001::,2001:db8::9,443,5,2,500,200,0,0,1")));
+}
+
+TEST_F(ReplayTest, Icmpv6IsLeftOutUnlessItIsWanted) {
+  Script script;
+  Flow ping = UdpFlow({.src = "fd00::1", .dst = "fd00::2"});
+  ping.tuple.protocol = 58;
+  script.Life(1000, 2000, ping, {3, 300});
+  EXPECT_THAT(Replay(script), IsEmpty());
+  EXPECT_THAT(Replay(script, {"-include-icmp"}), testing::SizeIs(1));
 }
 
 TEST_F(ReplayTest, NothingButZerosMakesNoRow) {
@@ -500,8 +536,8 @@ TEST_F(ReplayTest, LargeCounters) {
   EXPECT_THAT(Replay(script), ElementsAre(UdpLine(5, "6000000000,0,9000000000001,0,0,0")));
 }
 
-// No kernel counts so much. What an interval's rows can say has an end, and every reader takes the
-// file: a sum neither wraps nor is more than a file may hold.
+// No kernel counts this much. The sums of an interval are limited, and every reader accepts the
+// file: a sum neither wraps nor exceeds what a file may hold.
 TEST_F(ReplayTest, CountersBeyondAllBoundsAreCut) {
   constexpr uint64_t kAll = ~uint64_t{0};
   constexpr uint64_t kHalf = uint64_t{1} << 63;

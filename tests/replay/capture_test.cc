@@ -1,4 +1,4 @@
-// Files of captures: every format, cut off, damaged, and none at all.
+// Capture files: every format, cut off, damaged, and files that are not captures.
 #include <string>
 #include <utility>
 #include <vector>
@@ -104,7 +104,7 @@ TEST_F(ReplayTest, TwiceTheSame) {
 }
 
 TEST_F(ReplayTest, CaptureFromStandardInput) {
-  // `zcat x.pcap.gz | engine --replay=/dev/stdin` and the like read what cannot be rewound.
+  // Input that cannot be rewound, as with `zcat x.pcap.gz | engine --replay=/dev/stdin`.
   const Script script = Mixture();
   const std::string path = WriteFile("capture.pcap", script.bytes());
   const Finished piped = Shell("cat " + path + " | $engine --interval=5 --replay=/dev/stdin");

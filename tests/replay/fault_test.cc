@@ -1,4 +1,4 @@
-// What a kernel, or the way that its messages take, does to them: repeated, late, stale and missing
+// What a kernel, or the path to the engine, does to messages: repeated, late, stale and missing
 // messages, counters that fall, dumps that fail. (Numbers are those of tests/FAULTS.md.)
 #include <cerrno>
 #include <map>
@@ -83,8 +83,8 @@ TEST_F(ReplayTest, LateCopyOfADestroyDoesNotEndTheNextIncarnation) {
 }
 
 TEST_F(ReplayTest, AnIncarnationWhoseEndWasMissedIsNotSubtracted) {
-  // Its DESTROY was lost, the successor shows in a dump with another start and lower counters, or
-  // with higher ones: it is new either way.
+  // Its DESTROY was lost, and a dump shows its successor with another start and lower or higher
+  // counters: it is new in both cases.
   for (const uint64_t packets : {3, 300}) {
     Script script;
     Flow flow = UdpFlow();
@@ -155,7 +155,7 @@ TEST_F(ReplayTest, AFlowOfTheFirstDumpWithAStartInTheFutureIsOld) {
 }
 
 TEST_F(ReplayTest, NewThatArrivesAfterTheDumpShowedTheFlow) {
-  // Events and dumps come by two sockets: their order is not the kernel's.
+  // Events and dumps come by two sockets, so their order differs from the kernel's.
   for (const Stamps stamps : kAllStamps) {
     Script script(stamps);
     Flow other = UdpFlow({.src = "10.9.0.9", .id = 9});
@@ -240,7 +240,7 @@ TEST_F(ReplayTest, StaleDumpEntryOfTheIncarnationBefore) {
 }
 
 TEST_F(ReplayTest, StaleDumpEntryOfAFlowDestroyedUnseen) {
-  // Its DESTROY was the first word of it; then the dump shows it.
+  // Its DESTROY was the first message about it; then a dump shows it.
   Script script;
   Flow flow = UdpFlow();
   script.Dump(100, {});
@@ -253,7 +253,7 @@ TEST_F(ReplayTest, StaleDumpEntryOfAFlowDestroyedUnseen) {
   EXPECT_THAT(Replay(script), ElementsAre(UdpLine(5, "10,7,1000,700,0,0")));
 }
 
-TEST_F(ReplayTest, ADumpThatMissesALivingFlow) {  // Fault 24: absence is not death.
+TEST_F(ReplayTest, ADumpThatMissesALivingFlow) {  // Fault 24: missing from a dump is not dead.
   for (const Stamps stamps : kAllStamps) {
     Script script(stamps);
     Flow flow = TcpFlow();
@@ -287,7 +287,7 @@ TEST_F(ReplayTest, OldFlowThatSeveralDumpsMiss) {  // Fault 24, for a flow older
 }
 
 TEST_F(ReplayTest, RecreatedFlowGrowsAtOnce) {
-  // Without timestamps too: the dump began after the DESTROY, so its entry is no stale one.
+  // Also without timestamps: the dump began after the DESTROY, so its entry is not stale.
   for (const Stamps stamps : kAllStamps) {
     Script script(stamps);
     Flow flow = UdpFlow();
@@ -305,7 +305,7 @@ TEST_F(ReplayTest, RecreatedFlowGrowsAtOnce) {
   }
 }
 
-TEST_F(ReplayTest, ADumpWithoutDone) {  // Fault 24: what came is used.
+TEST_F(ReplayTest, ADumpWithoutDone) {  // Fault 24: the entries that came are used.
   Script script;
   Flow a = UdpFlow({.src = "10.1.0.1", .id = 1});
   Flow b = UdpFlow({.src = "10.1.0.2", .id = 2});
@@ -376,8 +376,8 @@ TEST_F(ReplayTest, EachEventTwiceAsWithTwoListeners) {
 }
 
 TEST_F(ReplayTest, TwoProgramsDumpAtOnce) {
-  // Two dumps interleaved, as nlmon would show them: told apart by port and sequence number. What
-  // they say of the counters is true in either.
+  // Two dumps interleaved, as nlmon would show them; port and sequence number distinguish them. The
+  // counters in both are valid.
   Script script;
   Flow flow = UdpFlow();
   Flow late = UdpFlow({.src_port = 2, .dst_port = 53, .id = 2});
@@ -439,7 +439,7 @@ TEST_F(ReplayTest, ClockThatJumpsADay) {
   }
 }
 
-// The kernel's start times jump, too: flows that start after the clock was set back are new, and
+// The kernel's start times jump as well: flows that start after the clock was set back are new, and
 // their durations are the kernel's.
 TEST_F(ReplayTest, FlowsBornAfterTheClockWasSetBack) {
   constexpr int64_t kDayMs = 86'400'000;
@@ -447,7 +447,7 @@ TEST_F(ReplayTest, FlowsBornAfterTheClockWasSetBack) {
   Flow before = TcpFlow({.id = 1});
   script.Dump(1000, {});
   script.New(2000, before);
-  // A day back. The old flow ends, and a new one lives that only dumps and its DESTROY tell of.
+  // A day back. The old flow ends; a new one appears only in dumps and its DESTROY.
   script.Destroy(4000 - kDayMs, before, {5, 500}, {4, 400});
   Flow after = TcpFlow({.src_port = 2, .id = 2});
   after.start_ns = At(4100 - kDayMs);

@@ -67,14 +67,23 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--src=10.0.0.256/8"}, "src"},
       {{"--src=10.0.0.0/8 "}, "src"},
       {{"--src=10.0.0.0/8x"}, "src"},
-      {{"--dst=2001:db8::/32"}, "dst"},
+      {{"--src=10.33.0.1/11"}, "the network is 10.32.0.0/11"},
+      {{"--src=10.0.0.0/8,2001:db8::1/32"}, "the network is 2001:db8::/32"},
+      {{"--src=10.0.0.0/8,"}, "src"},
+      {{"--src=1.0.0.0,2.0.0.0,3.0.0.0,4.0.0.0,5.0.0.0,6.0.0.0,7.0.0.0,8.0.0.0,9.0.0.0,10.0.0.0,"
+        "11.0.0.0,12.0.0.0,13.0.0.0,14.0.0.0,15.0.0.0,16.0.0.0,17.0.0.0"},
+       "more than 16"},
+      {{"--dst=2001:db8::/129"}, "dst"},
       {{"--dst=10.0.0/8"}, "dst"},
       {{"--src-group-mask=255.255.255"}, "src-group-mask"},
       {{"--src-group-mask=/33"}, "src-group-mask"},
       {{"--src-group-mask=/"}, "src-group-mask"},
       {{"--dst-group-mask=255.255.255.256"}, "dst-group-mask"},
       {{"--dst_group_mask=x"}, "dst-group-mask"},
+      {{"--src-group-mask6=/129"}, "src-group-mask6"},
+      {{"--dst-group-mask6=255.255.255.0"}, "dst-group-mask6"},
       {{"--exclude-ip=10.0.0"}, "exclude-ip"},
+      {{"--exclude-ip=10.0.0.1;fd00::1"}, "exclude-ip"},
       {{"--exclude-ip=10.0.0.0/8"}, "exclude-ip"},
       {{"--interval=0"}, "interval"},
       {{"--interval=-5"}, "interval"},
@@ -92,9 +101,10 @@ TEST_F(ReplayTest, WrongUsage) {
       {{"--max-rows=0"}, "max-rows"},
       {{"--max-rows=10000001"}, "max-rows"},
       {{"--workers=0"}, "workers"},
-      {{"--workers=13"}, "workers"},
+      {{"--workers=9"}, "workers"},
       {{"--workers=two"}, "workers"},
       {{"--mode=heavy"}, "mode"},
+      {{"--local=no"}, "local"},
       {{"--mode="}, "mode"},
       {{"positional"}, "positional"},
       {{"--", "positional"}, "positional"},
@@ -113,7 +123,7 @@ TEST_F(ReplayTest, WrongUsage) {
   };
   for (const auto& [flags, name] : cases) {
     SCOPED_TRACE(absl::StrJoin(flags, " ").substr(0, 100));
-    // The wrong one comes last: what stands before it is fine, and must not have been acted on.
+    // The wrong flag comes last: the flags before it are right, and must not have had an effect.
     const Finished finished =
         Engine(Joined({{"--replay=" + capture, "--pipe=" + Path("fifo"), "--output=" + output,
                         "--record=" + Path("record.pcap")},
@@ -126,8 +136,8 @@ TEST_F(ReplayTest, WrongUsage) {
   }
 }
 
-// Its lines would be taken for others, and by no two databases for the same.
-TEST_F(ReplayTest, AGatewayThatInfluxLinesCannotTell) {
+// Its lines would be taken for those of another gateway, differently by each database.
+TEST_F(ReplayTest, AGatewayNameThatInfluxLinesCannotHold) {
   const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
   const Lines flags = {"--replay=" + capture, "--pipe=" + Path("fifo"), "--gateway=a\\"};
   ExpectError(Engine(Joined({flags, {"--pipe-format=influx"}})), 2, "gateway");
@@ -135,11 +145,17 @@ TEST_F(ReplayTest, AGatewayThatInfluxLinesCannotTell) {
   EXPECT_EQ(Engine(flags).exit.ToString(), "exit status 0");
 }
 
+TEST_F(ReplayTest, ACaptureDoesNotSayWhatIsLocal) {
+  const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
+  ExpectError(Engine({"--replay=" + capture, "--local=skip"}), 2, "-local=skip: a capture");
+  EXPECT_EQ(Engine({"--replay=" + capture, "--local=count"}).exit.ToString(), "exit status 0");
+}
+
 TEST_F(ReplayTest, ErrorsDoNotEchoControlCharacters) {
   ExpectError(Engine({"--replay=" + Path("a\nb")}), 1, "a");
   ExpectError(Engine({"--replay=" + Path("a\x1b[31mb")}), 1, "a");
   ExpectError(Spooldump({Path("a\nb")}), 1, "a");
-  // C1 controls, which terminals obey too; a bidirectional one; and what is not UTF-8.
+  // C1 controls, which terminals also obey; a bidirectional control; and invalid UTF-8.
   const std::pair<std::string, std::string> others[] = {
       {"a\u009b2Jb", "a\\xc2\\x9b2Jb"},
       {"a\u0085b", "a\\xc2\\x85b"},

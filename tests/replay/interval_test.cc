@@ -86,8 +86,8 @@ TEST_F(ReplayTest, LastIntervalIsFlushedAtTheCapturesEnd) {
 }
 
 TEST_F(ReplayTest, SilenceOverSeveralIntervalsWithDumps) {
-  // The machine slept: the dump of 5 s comes at 17 s. Where in between its rows go is open, that
-  // they are all there is not; the next interval goes on as ever.
+  // The machine slept: the dump of 5 s comes at 17 s. It does not matter which interval up to then
+  // has its rows, but there must be no others; the next interval is as usual.
   Script script;
   Flow flow = UdpFlow();
   script.Dump(100, {});

@@ -1,5 +1,5 @@
-// Messages that no kernel sends, and those that are for somebody else: rejected one by one, with
-// all others counted.
+// Messages that no kernel sends, and those for other programs: rejected one by one, while all
+// others are counted.
 #include <functional>
 #include <set>
 #include <string>
@@ -122,7 +122,7 @@ TEST_F(ReplayTest, MalformedMessagesBetweenGoodOnes) {  // Fault 25
   // Each alone, so that a failure has a name; the good ones around it are all counted.
   int i = 0;
   for (const auto& [name, datagram] : malformed) {
-    // The many truncations only in the run of all.
+    // The many truncations run only in the test of all.
     if (name.starts_with("datagram cut") && ++i % 16 != 0) continue;
     Script script;
     script.Life(1000, 1400, UdpFlow({.id = 1}), {1, 100});
@@ -147,7 +147,7 @@ TEST_F(ReplayTest, MalformedMessagesBetweenGoodOnes) {  // Fault 25
 }
 
 TEST_F(ReplayTest, BrokenTupleIsNoFlow) {
-  // Of these nothing at all may be accounted: whom would it be accounted to?
+  // Nothing of these may be accounted: it is unknown to whom.
   static const std::set<std::string> kNoFlow = {"empty datagram",
                                                 "one byte",
                                                 "half a netlink header",
@@ -263,7 +263,7 @@ TEST_F(ReplayTest, OtherNetlinkFamiliesAreIgnored) {
 }
 
 TEST_F(ReplayTest, RequestsOfUserSpaceAreIgnored) {
-  // nlmon records both directions: what programs ask for looks like what the kernel says.
+  // nlmon records both directions: programs' requests look like the kernel's reports.
   Script script;
   Flow flow = UdpFlow();
   Flow other = UdpFlow({.src = "10.66.0.1", .id = 66});

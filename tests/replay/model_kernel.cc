@@ -72,11 +72,19 @@ ModelKernel::Slot ModelKernel::MakeSlot(int i) {
   t.dst_port = kPorts[Below(4)];
   if (Chance(0.2)) t.zone = static_cast<uint16_t>(Below(3) + 1);
   if (Chance(0.3)) t.reply_dst = "198.51.100.1";
-  if (Chance(0.02)) t.src = "2001:db8::1", t.dst = "2001:db8::2";
+  // Some of these are outside of 2001:db8:40::/42.
+  const bool ipv6 = Chance(0.2);
+  if (ipv6) {
+    t.src = absl::StrCat("2001:db8:", net, "::", src_host);
+    t.dst = excluded ? "fd00::99" : absl::StrCat("fd00:", dst_net, "::", i % 5);
+    if (t.reply_dst.has_value()) t.reply_dst = "fd01::1";
+    if (protocol == 1) t.protocol = 58;
+  }
   // A hash of the tuple: stays the same whenever the tuple comes back, and collides a little.
   t.id = static_cast<uint32_t>(i / 2 * 2654435761u);
-  const bool inside = net >= 32 && net <= 63;
-  if (inside && !excluded && t.src[0] == '1') {
+  // The number of an IPv6 network is in hexadecimal.
+  const bool inside = ipv6 ? net >= 40 && net <= 79 : net >= 32 && net <= 63;
+  if (inside && !excluded) {
     std::string port = std::to_string(t.dst_port);
     if (protocol == 47 || protocol == 1) {
       port = "0";
@@ -84,7 +92,9 @@ ModelKernel::Slot ModelKernel::MakeSlot(int i) {
                !(protocol == 17 && t.dst_port == 53)) {
       port = "-1";
     }
-    slot.key = absl::StrCat(name, ",10.", net & 0xef, ".7.0,192.0.", dst_net, ".0,", port);
+    slot.key = ipv6 ? absl::StrCat(protocol == 1 ? "ipv6-icmp" : name, ",2001:db8:", net,
+                                   "::,fd00:", dst_net, "::,", port)
+                    : absl::StrCat(name, ",10.", net & 0xef, ".7.0,192.0.", dst_net, ".0,", port);
   }
   return slot;
 }
@@ -263,7 +273,7 @@ std::vector<ModelKernel::DumpEntry> ModelKernel::ReadPiece(size_t* next, bool ba
   for (; *next < end; ++*next) {
     Slot& slot = slots_[*next];
     if (!slot.alive) continue;
-    // Without timestamps nobody can tell whether this life or the one before is shown: an engine
+    // Without timestamps it is unknown whether this life or the previous one is shown: an engine
     // that never counts twice has to wait for the next dump.
     if (options_.stamps == Stamps::kNone && slot.begun_in == sequence_) continue;
     // Missed; never twice in a row (see OldFlowThatSeveralDumpsMiss).
@@ -292,7 +302,7 @@ void ModelKernel::RecordPiece(const std::vector<DumpEntry>& piece, bool baseline
   for (const DumpEntry& read : piece) {
     Slot& slot = *read.slot;
     const bool current = slot.alive && slot.incarnation == read.incarnation;
-    // Of a flow that has ended since and come back, only a timestamp tells.
+    // Only a timestamp shows that the entry is of a flow that has ended since and come back.
     if (!current && slot.alive && options_.stamps == Stamps::kNone) continue;
     datagram += BuildMessage(read.message);
     if (!current) continue;

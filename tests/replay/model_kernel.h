@@ -1,7 +1,7 @@
-// The oracle of replays: a small kernel with a table of flows that come, grow, change their state
-// and go. It makes the capture of the events and dumps that it would send, and the rows that
-// docs/accounting.md asks for. It shares no code and no idea with the engine's flow table: it knows
-// the truth and does not have to infer it.
+// The oracle of replays: a small kernel with a table of flows that begin, grow, change state and
+// end. It makes the capture of the events and dumps that it would send, and the rows that
+// docs/accounting.md asks for. It shares neither code nor method with the engine's flow table: it
+// knows the truth and does not have to infer it.
 //
 // Deterministic by its seed. Among what it does to the messages: repeated and late events, dumps in
 // pieces with events in between, dumps that miss or repeat an entry, tuples that come back at once
@@ -40,10 +40,14 @@ class ModelKernel {
   using Counters = std::array<uint64_t, 4>;
 
   // What the engine must be given for the same rows, with a port list of tcp:443, tcp:80, udp:53.
-  static constexpr const char* kEngineFlags[] = {
-      "--src=10.32.0.0/11",   "--src-group-mask=255.239.255.0",
-      "--dst-group-mask=/24", "--exclude-ip=192.0.2.99",
-      "--include-icmp",       "--track-open"};
+  static constexpr const char* kEngineFlags[] = {"--src=10.32.0.0/11,2001:db8:40::/42",
+                                                 "--src-group-mask=255.239.255.0",
+                                                 "--dst-group-mask=/24",
+                                                 "--src-group-mask6=/48",
+                                                 "--dst-group-mask6=ffff:ffff::",
+                                                 "--exclude-ip=192.0.2.99,fd00::99",
+                                                 "--include-icmp",
+                                                 "--track-open"};
 
   explicit ModelKernel(const Options& options);
 

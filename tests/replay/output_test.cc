@@ -37,7 +37,7 @@ Script ContractExample() {
     open.push_back(script.Entry(flow, {1, 40}, {0, 0}));
   }
   script.Destroy(2000, closing, {113, 13'100}, {113, 11'884});
-  // Outside, and excluded: nothing of it may show.
+  // Outside the networks, and excluded: nothing of it may appear.
   Flow outside = TcpFlow({.src = "10.64.0.1", .dst = "10.32.250.80", .id = 7});
   Flow excluded = TcpFlow({.src = "10.32.251.9", .dst = "10.32.250.1", .id = 8});
   for (Flow* flow : {&outside, &excluded}) {
@@ -85,7 +85,7 @@ TEST_F(ReplayTest, SpoolFolder) {
   }
 }
 
-TEST_F(ReplayTest, SpooldumpOfAFileThatIsNone) {
+TEST_F(ReplayTest, SpooldumpOfWhatIsNotASpoolFile) {
   ExpectError(Spooldump({WriteFile("text", "not a spool file\n")}), 1, Path("text"));
   ExpectError(Spooldump({WriteFile("empty", "")}), 1, Path("empty"));
   ExpectError(Spooldump({Path("absent")}), 1, Path("absent"));
@@ -114,7 +114,7 @@ TEST_F(ReplayTest, SpooldumpFindsAnyFlippedBit) {  // Faults 8 and 9
   }
 }
 
-// Also those that pass in silence: a missing file means that no engine ran.
+// Also intervals without traffic: a missing file means that no engine ran.
 TEST_F(ReplayTest, EveryIntervalHasASpoolFileAndOnlyRowsHaveACsvFile) {
   Script script(Stamps::kNone);
   Flow first = UdpFlow({.src_port = 1, .id = 1});
@@ -172,13 +172,13 @@ TEST_F(ReplayTest, PipeAndFolderTogether) {
 TEST_F(ReplayTest, PipeWithoutReaderDoesNotHang) {
   const Script script = Mixture();
   EXPECT_THAT(Replay(script, {"--pipe=" + Path("made")}), IsEmpty());
-  // Whether it stays is open; that it is nothing but a FIFO is not.
+  // The FIFO may or may not stay, but it must not have become anything else.
   if (std::filesystem::exists(Path("made"))) {
     EXPECT_TRUE(std::filesystem::is_fifo(Path("made")));
   }
 }
 
-// Lines that nobody took are counted at the end as well: each row is written or dropped.
+// Lines that nobody read are also counted at the end: each row is written or dropped.
 TEST_F(ReplayTest, WithoutAReaderOfThePipeEveryRowIsDropped) {
   Script script;
   for (int interval = 0; interval < 3; ++interval) {
@@ -208,13 +208,14 @@ Script ManyRows(int rows) {
 }
 
 // The line of the FIFO that belongs to a line of CSV.
+// Of one flow, which has ended.
 std::string InfluxLine(const std::string& csv, const std::string& gateway) {
   const Lines c = absl::StrSplit(csv, ',');
   EXPECT_EQ(c.size(), 11u) << csv;
   return absl::StrCat("traffic,dst=", c[3], ",gateway=", gateway, ",port=", c[4], ",proto=", c[1],
                       ",src=", c[2], " src_packets=", c[5], "i,dst_packets=", c[6],
                       "i,src_bytes=", c[7], "i,dst_bytes=", c[8], "i,connection_count=", c[9],
-                      "i,connection_times=", c[10], "i ", c[0]);
+                      "i,connection_times=", c[10], "i,flow_count=1i,unanswered_count=0i ", c[0]);
 }
 
 class PipeFormatTest : public ReplayTest, public testing::WithParamInterface<std::string> {};
@@ -252,7 +253,7 @@ TEST_P(PipeFormatTest, PipeReaderThatDies) {  // Fault 27
   EXPECT_THAT(SplitLines(FolderText(output)), SizeIs(20'000));
 }
 
-TEST_F(ReplayTest, PipeThatIsNone) {
+TEST_F(ReplayTest, InvalidPipe) {
   const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
   const std::string file = WriteFile("important", "do not touch\n");
   ExpectError(Engine({"--replay=" + capture, "--pipe=" + file}), 1, file);
@@ -261,7 +262,7 @@ TEST_F(ReplayTest, PipeThatIsNone) {
   ExpectError(Engine({"--replay=" + capture, "--pipe=" + Path("no/such")}), 1, Path("no/such"));
 }
 
-TEST_F(ReplayTest, OutputThatIsNone) {
+TEST_F(ReplayTest, InvalidOutput) {
   const std::string capture = WriteFile("capture.pcap", Mixture().bytes());
   const std::string file = WriteFile("file", "do not touch\n");
   for (const std::string format : {"spool", "csv"}) {

@@ -51,7 +51,7 @@ Lines Sorted(Lines lines) {
 
 bool ParseRow(const std::string& line, Row* row) {
   static const std::regex* const kLine = new std::regex(
-      "([1-9][0-9]*),([a-z0-9-]+,[0-9.]+,[0-9.]+,(?:-1|0|[1-9][0-9]{0,4}))((?:,(?:0|[1-9][0-9]*))"
+      "([1-9][0-9]*),([a-z0-9-]+,[0-9a-f.:]+,[0-9a-f.:]+,(?:-1|0|[1-9][0-9]{0,4}))((?:,(?:0|[1-9][0-9]*))"
       "{6,7})");
   std::smatch match;
   if (!std::regex_match(line, match, *kLine)) return false;

@@ -22,7 +22,7 @@ namespace ctacct {
 
 using Lines = std::vector<std::string>;
 
-// No replay takes a second; this is for a machine in trouble.
+// A replay takes less than a second; this is for an overloaded machine.
 inline constexpr absl::Duration kReplayMax = absl::Seconds(20);
 
 // The row of the interval that ends `seconds` after kEpoch: "tcp,10.1.0.1,10.2.0.1,443,4,3,..."

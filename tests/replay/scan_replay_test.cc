@@ -28,7 +28,7 @@ using ::testing::HasSubstr;
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kEpoch = 1'600'000'000 * kSecond;
 constexpr uint32_t kPairs = 5'000'000;
-// Every so many pairs there is one that moves more than a scan does.
+// One in this many pairs moves more than a scan does.
 constexpr uint32_t kHeavyEvery = 50'000;
 // Small packets to many hosts come in bundles here, so that the file stays small.
 constexpr uint32_t kMessagesPerPacket = 256;
@@ -57,7 +57,7 @@ class ScanReplayTest : public testing::Test {
   std::string capture() const { return folder_ + "/scan.pcap"; }
   std::string spool() const { return folder_ + "/spool"; }
 
-  // A DESTROY of each pair, made of one message by setting what tells the pairs apart.
+  // A DESTROY for each pair, made from one message by setting the fields that differ.
   void WriteCapture() {
     TestMessage flow;
     flow.kind = TestMessage::Kind::kDestroy;
@@ -81,7 +81,7 @@ class ScanReplayTest : public testing::Test {
 
     std::ofstream file(capture(), std::ios::binary);
     CaptureBuilder packets;
-    // A dump tells how intervals end, and that flows have start times.
+    // Because the capture has a dump, dumps end its intervals and its flows have start times.
     TestMessage entry = flow;
     entry.kind = TestMessage::Kind::kDump;
     entry.id = 1;
@@ -182,8 +182,9 @@ TEST_F(ScanReplayTest, FiveMillionPairsInOneInterval) {
     ASSERT_NO_FATAL_FAILURE(Replay({"-max-rows=10000", workers}, &totals, &log));
     ExpectNothingLost(totals);
     EXPECT_EQ(totals.rows, 10'000u);
-    EXPECT_EQ(totals.others, 1u);
-    EXPECT_THAT(log, HasSubstr("; 4990001 rows summed as one"));
+    EXPECT_GE(totals.others, 1u);
+    EXPECT_LE(totals.others, 5'001u);  // Each pair is of another origin.
+    EXPECT_THAT(log, HasSubstr(" rows summed by origin"));
   }
   const int64_t small_kib = MostResidentKib();
   Totals totals;
@@ -191,8 +192,8 @@ TEST_F(ScanReplayTest, FiveMillionPairsInOneInterval) {
   ASSERT_NO_FATAL_FAILURE(Replay({"-workers=1"}, &totals, &log));
   ExpectNothingLost(totals);
   EXPECT_EQ(totals.rows, 1'000'000u);
-  EXPECT_EQ(totals.others, 1u);
-  EXPECT_THAT(log, HasSubstr("; 4000001 rows summed as one"));
+  EXPECT_LE(totals.others, 500'001u);
+  EXPECT_THAT(log, HasSubstr(" rows summed by origin"));
   const int64_t default_kib = MostResidentKib();
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   // Five million rows and the tables they come from would take more than 1 GiB.

@@ -1,4 +1,4 @@
-// The language in which tests write captures: what a kernel would have told a listener, message by
+// The language in which tests write captures: what a kernel would have sent a listener, message by
 // message.
 //
 //   Script script;                                  // Timestamps as of a recent kernel.
@@ -65,7 +65,7 @@ class Script {
   void Destroy(int64_t ms, const Flow& flow, TestCounters original, TestCounters reply) {
     Add(ms, DestroyMessage(ms, flow, original, reply));
   }
-  // New and Destroy of one that nothing else is told of.
+  // NEW and DESTROY of a flow that no other message reports.
   void Life(int64_t born_ms, int64_t ended_ms, Flow flow, TestCounters original,
             TestCounters reply = {}) {
     New(born_ms, flow);

@@ -1,5 +1,5 @@
-// The doctor passes a sound gateway, and finds what was really planted there: each by its name,
-// with the right exit status, and with a remedy that, typed as it stands, mends it.
+// The doctor passes a sound gateway, and finds faults that were really planted: each by its name,
+// with the right exit status and with a remedy that, typed as printed, fixes it.
 #include <poll.h>
 #include <sys/mount.h>
 #include <sys/socket.h>
@@ -43,7 +43,7 @@ using ::testing::SizeIs;
 using ::testing::StartsWith;
 
 constexpr absl::Duration kAtMost = absl::Seconds(60);
-constexpr char kUser[] = "daemon";  // Of every Debian: whom the engine runs as here.
+constexpr char kUser[] = "daemon";  // Exists on every Debian; the engine's user here.
 constexpr char kStranger[] = "nobody";
 constexpr char kImporterRole[] = "adds_rows";
 
@@ -57,7 +57,7 @@ struct Diagnosis {
   int exit_code = -1;
   std::map<std::string, Found> findings;
 
-  // Those that are not ok, but for what no test machine is asked for.
+  // Those that are not ok, except what no test machine can have.
   std::map<std::string, std::string> Troubles() const {
     std::map<std::string, std::string> troubles;
     for (const auto& [name, found] : findings) {
@@ -71,7 +71,7 @@ struct Diagnosis {
 
 class DoctorTest : public testing::Test {
  protected:
-  // One gateway and one server for all: a fault is planted and mended within its test.
+  // One gateway and one server for all tests: each test plants its fault and removes it.
   static void TearDownTestSuite() {
     delete gateway;
     delete postgres;
@@ -174,7 +174,7 @@ class DoctorTest : public testing::Test {
     return argv;
   }
 
-  // Faults but the probe's own are looked for without it: quicker.
+  // Faults other than those of the probe are looked for without it, which is faster.
   Diagnosis Examine(const std::vector<std::string>& more = {"-probe=false"},
                     const std::vector<std::string>& before = {}) {
     std::vector<std::string> argv = before;
@@ -260,7 +260,8 @@ TEST_F(DoctorTest, ASoundMachinePassesAndStaysAsItWas) {
   const Diagnosis diagnosis = Examine({});
   EXPECT_THAT(diagnosis.Troubles(), IsEmpty());
   EXPECT_EQ(diagnosis.exit_code, 0);
-  EXPECT_THAT(diagnosis.findings.at("probe").text, HasSubstr("sent = conntrack = spool row"));
+  EXPECT_THAT(diagnosis.findings.at("probe").text,
+              AllOf(HasSubstr("IPv4 and IPv6, "), HasSubstr("sent = conntrack = spool row")));
   EXPECT_EQ(all(), before);
   EXPECT_TRUE(fs::is_empty(spool()));
 
@@ -268,7 +269,9 @@ TEST_F(DoctorTest, ASoundMachinePassesAndStaysAsItWas) {
   const auto screen = gateway->Start(Command({}));
   ASSERT_TRUE(screen.ok()) << screen.status();
   ASSERT_TRUE((*screen)->Wait(kAtMost).ok());
-  const std::vector<std::string> lines = absl::StrSplit((*screen)->Stdout(), '\n');
+  std::vector<std::string> lines = absl::StrSplit((*screen)->Stdout(), '\n');
+  EXPECT_EQ(lines.back(), "");
+  lines.pop_back();
   // Long paths of a test, and perhaps the remedies of clock and reboot.
   EXPECT_LE(lines.size(), 30u) << (*screen)->Stdout();
   for (const std::string& line : lines) EXPECT_LE(line.size(), 80u) << line;
@@ -294,6 +297,14 @@ TEST_F(DoctorTest, EventsNotAlways) {
   ExpectFoundAndMended("events", "warn", "nf_conntrack_events is 2");
   Sysctl("events", 0);
   ExpectFoundAndMended("events", "fail", "nf_conntrack_events is 0");
+}
+
+TEST_F(DoctorTest, ATunnelThatIsCountedTwice) {
+  Migrate();
+  const auto added = gateway->Run({"ip", "tuntap", "add", "dev", "tun7", "mode", "tun"});
+  ASSERT_TRUE(added.ok()) << added.status();
+  ExpectFoundAndMended("tunnels", "warn", "tun7 is counted twice");
+  ASSERT_TRUE(gateway->Run({"ip", "link", "del", "tun7"}).ok());
 }
 
 TEST_F(DoctorTest, TableNearlyFull) {
@@ -376,7 +387,7 @@ TEST_F(DoctorTest, AnotherListener) {
 
 TEST_F(DoctorTest, NoCapability) {
   Migrate();
-  // Root, as of a container without it.
+  // Root, but without the capability, as in a container.
   const Diagnosis ill =
       Examine({}, {"setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"});
   EXPECT_EQ(ill.exit_code, 1);
@@ -419,7 +430,7 @@ TEST_F(DoctorTest, WithoutRoot) {
     }
     return diagnosis;
   };
-  // Not whom the engine runs as: nothing is wrong, much unseen.
+  // Not the user of the engine: nothing is wrong, but much is skipped.
   Diagnosis stranger = examine(kStranger);
   EXPECT_EQ(stranger.exit_code, 0) << testing::PrintToString(stranger.Troubles());
   for (const char* const name :
@@ -428,7 +439,7 @@ TEST_F(DoctorTest, WithoutRoot) {
   }
   EXPECT_EQ(stranger.findings.at("acct").verdict, "ok");
   EXPECT_EQ(stranger.findings.at("flag files").verdict, "ok");
-  // Whom it runs as: an engine that this user starts hears nothing.
+  // As the user of the engine: an engine that this user starts receives no events.
   const Diagnosis ill = examine(kUser);
   EXPECT_EQ(ill.exit_code, 1);
   EXPECT_EQ(ill.findings.at("capability").verdict, "fail");
@@ -524,7 +535,7 @@ TEST_F(DoctorTest, MetricsFilesOfOneName) {
   ExpectOnly(Examine(), "metrics files", "fail", "engine and importer both write ");
 }
 
-TEST_F(DoctorTest, ADatabaseThatLacksCharacters) {
+TEST_F(DoctorTest, ADatabaseOfAnUnsuitableEncoding) {
   const auto made = postgres->Sql(
       "postgres",
       "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
@@ -608,7 +619,7 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
   WriteFlags(EngineFlags(), absl::StrCat("conninfo=", postgres->Conninfo(database_, kImporterRole),
                                          "\nwatch=", spool(), "\nretention-rows=30\n"));
   ExpectFoundAndMended("role", "fail",
-                       "adds_rows lacks EXECUTE on traffic_add, EXECUTE on traffic_add_covered, "
+                       "adds_rows has no EXECUTE on traffic_add, EXECUTE on traffic_add_covered, "
                        "EXECUTE on traffic_drop_partition");
   Sql(absl::StrCat("REVOKE SELECT ON ctacct_schema FROM ", kImporterRole));
   const Diagnosis ill = Examine();
@@ -616,7 +627,7 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
   EXPECT_THAT(ill.findings.at("role").text, HasSubstr("lacks SELECT on ctacct_schema"));
 }
 
-TEST_F(DoctorTest, AnEngineThatIsNoneOrLosesRows) {
+TEST_F(DoctorTest, AnEngineThatFailsOrLosesRows) {
   Migrate();
   const std::vector<std::string> flags = {"-engine-flags=", "-output=" + spool(),
                                           absl::StrCat("-engine-user=", kUser)};
@@ -635,8 +646,9 @@ TEST_F(DoctorTest, AnEngineThatIsNoneOrLosesRows) {
   more.back() = "-engine=" + deaf;
   ill = Examine(more);
   EXPECT_EQ(ill.exit_code, 1);
-  EXPECT_THAT(ill.findings.at("probe").text,
-              HasSubstr("udp: conntrack has 7+3 packets, 896+3084 bytes; the spool 0+0 packets"));
+  EXPECT_THAT(
+      ill.findings.at("probe").text,
+      HasSubstr("udp over IPv4: conntrack has 7+3 packets, 896+3084 bytes; the spool 0+0 packets"));
 }
 
 // While it waits for a server that takes connections and never answers.

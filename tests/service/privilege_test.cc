@@ -129,7 +129,7 @@ class PrivilegeTest : public EngineTest {
     EXPECT_EQ(info.st_mode & 020, 0u) << path << ": the group may write";
   }
 
-  // Makes the next dump fail: an error that bears its number waits in its socket already.
+  // Makes the next dump fail: an error with its sequence number is already queued in its socket.
   void BreakNextDump() {
     for (const auto& [inode, socket] : NetlinkSockets(engine_->pid())) {
       if (HasFilter(socket.get())) continue;
@@ -153,8 +153,8 @@ class PrivilegeTest : public EngineTest {
     }
   }
 
-  // An engine of that user, by the flag or by itself (nullptr), in root's own folder: what it needs
-  // there, it makes.
+  // An engine that becomes this user (nullptr: the one that it chooses without the flag), in a
+  // folder of root's: it makes what it needs there.
   void StartEngineAs(const char* user, const std::string& fifo, const std::string& ports) {
     std::filesystem::remove(spool());
     std::filesystem::permissions(folder_, std::filesystem::perms(0755));
@@ -213,14 +213,18 @@ class PrivilegeTest : public EngineTest {
     return inodes;
   }
 
-  // After a dump that fails the engine opens another socket, which is as good as the first.
+  // After a dump that fails the engine opens another socket, with the same rights.
   void ReplaceDumpSocket() {
     const std::set<std::string> before = NetlinkInodes();
     BreakNextDump();
     ASSERT_NO_FATAL_FAILURE(WaitForEngine("conntrack dump: Invalid argument"));
-    const std::set<std::string> after = NetlinkInodes();
-    EXPECT_EQ(after.size(), before.size());
-    EXPECT_NE(after, before);
+    // It says so before it opens the next one.
+    std::set<std::string> after;
+    EXPECT_TRUE(Eventually([&] {
+      after = NetlinkInodes();
+      return after != before && after.size() == before.size();
+    })) << before.size()
+        << " sockets, then " << after.size();
   }
 
   void ExpectRowsOf(const Traffic& sent) {
@@ -248,7 +252,7 @@ class PrivilegeTest : public EngineTest {
     if (account->uid != 0) {
       std::filesystem::permissions(ports, std::filesystem::perms(0600));
       ASSERT_TRUE(engine_->Signal(SIGHUP).ok());
-      WaitForEngine(absl::StrCat("Permission denied (the engine is user ", account->name));
+      WaitForEngine(absl::StrCat("Permission denied (the program is user ", account->name));
     }
     auto reader = Subprocess::Start({"cat", fifo});
     ASSERT_TRUE(reader.ok()) << reader.status();
@@ -256,7 +260,7 @@ class PrivilegeTest : public EngineTest {
     ASSERT_TRUE((*reader)->WaitForOutput("tcp", absl::Seconds(10)).ok());
     FlushConntrack();
 
-    // What was made before the engine became the user, and what since, is the user's.
+    // Files made before the engine became the user, and those made since, belong to the user.
     for (const auto& [path, mode] :
          {std::pair(fifo, 0640u), {spool(), 0750u}, {spool() + "/.ctacct", 0700u}}) {
       struct stat info {};
@@ -281,7 +285,7 @@ class PrivilegeTest : public EngineTest {
     }
     StopEngine();
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("CAP_NET_ADMIN")));
-    // Whose traffic it was is nobody's business but the rows'.
+    // The log contains no addresses: only rows show whose traffic it was.
     EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("10.32.")));
     ExpectRowsOf(sent);
   }
@@ -304,7 +308,7 @@ TEST_F(PrivilegeTest, RootDoesNotStayRoot) {
   LiveAs(nullptr);
 }
 
-TEST_F(PrivilegeTest, RootThatIsToldToStayKeepsNetAdminAlone) { LiveAs("root"); }
+TEST_F(PrivilegeTest, RootThatIsAskedToStayKeepsOnlyNetAdmin) { LiveAs("root"); }
 
 TEST_F(PrivilegeTest, AnotherUserWithNetAdminAlone) { LiveAs(kUser); }
 
@@ -326,8 +330,8 @@ TEST_F(PrivilegeTest, StrangersReadNoRecording) {
   EXPECT_TRUE(replayed.ok()) << replayed.status();
 }
 
-// What its user cannot use is refused before anything is touched, with the remedy: root is not used
-// to that.
+// What its user cannot use is refused before anything is touched, with the remedy, because root
+// expects to be able to use it.
 TEST_F(PrivilegeTest, WhatIsOutOfReachIsRefusedWithTheRemedy) {
   ASSERT_NO_FATAL_FAILURE(BringUp());
   ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "net.netfilter.nf_conntrack_acct=0"}).ok());
@@ -397,7 +401,7 @@ TEST_F(PrivilegeTest, UsersThatItCannotBecome) {
               HasSubstr("user daemon: cannot become it"));
 }
 
-// A replay has no use for anything: it is done with no capability at all, as another user too.
+// A replay needs no privilege: it runs without any capability, and as another user.
 TEST_F(PrivilegeTest, ReplayNeedsNothing) {
   const std::string capture = folder_ + "/gateway.pcap";
   std::filesystem::copy_file(DataPath("tests/captures/gateway.pcap"), capture);

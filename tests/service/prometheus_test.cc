@@ -1,6 +1,6 @@
 // What monitoring makes of both programs' metrics files, by Prometheus' own tools: the files of a
 // live engine and its importer are sound, every PromQL of the dashboards finds something in them,
-// and the alarms ask for nothing that is not there, and ring when they should and not else
+// and the alarms use only metrics that exist, and fire when they should and only then
 // (alerts_test.yml).
 
 #include <arpa/inet.h>
@@ -101,7 +101,8 @@ TEST_F(PrometheusTest, AlarmsRingWhenTheyShould) {
   Expect({"promtool", "check", "rules", DataPath("configs/prometheus/alerts.yml")},
          absl::StrCat("SUCCESS: ", alarms.size(), " rules found"));
   Expect({"promtool", "test", "rules", DataPath("tests/service/alerts_test.yml")}, "SUCCESS");
-  // And each is tried. That it is silent otherwise is in the same tests: they name all that ring.
+  // Each alarm is tried. The same tests check that it is silent otherwise: they name all alarms
+  // that fire.
   const std::string tests = ReadFile(DataPath("tests/service/alerts_test.yml"));
   for (const Alarm& alarm : alarms) {
     EXPECT_THAT(tests, testing::HasSubstr(absl::StrCat("alertname=\"", alarm.name, "\"")));
@@ -162,7 +163,7 @@ TEST_F(PrometheusTest, TwoEnginesShareATextfileFolder) {
   EXPECT_THAT((*exporter)->Stderr(), testing::Not(testing::HasSubstr("level=error")));
 }
 
-// A live gateway with all there is to tell of.
+// A live gateway with a value for every metric.
 class LivePrometheusTest : public PrometheusTest {
  protected:
   void SetUp() override {
@@ -220,6 +221,8 @@ class LivePrometheusTest : public PrometheusTest {
     FlushConntrack();
     ASSERT_NO_FATAL_FAILURE(WaitFor(engine_path(), "ctacct_events_total{kind=\"destroy\"}", "0"));
     StopEngine();
+    // An importer that leaves a file behind says so with its exit status.
+    ASSERT_TRUE(Eventually([this] { return VisibleFilesIn(spool()).empty(); }));
     Stop(**importer);
   }
 };
@@ -236,7 +239,7 @@ TEST_F(LivePrometheusTest, FindsWhatPanelsAndAlarmsAskFor) {
     EXPECT_EQ(checked->out + checked->err, "");
   }
 
-  // As if they grew. The name of the gateway is told as it is.
+  // All samples, as if they grew. The gateway's name is kept as it is.
   json series = json::array();
   std::set<std::string> told;
   for (const absl::string_view sample : absl::StrSplit(both, '\n', absl::SkipEmpty())) {

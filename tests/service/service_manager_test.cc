@@ -68,7 +68,7 @@ uint32_t MemInfo(int socket, size_t which) {
   return info[which];
 }
 
-// The number before `what` in the engine's last words; 0 if they say nothing of it.
+// The number before `what` in the engine's last log lines; 0 if they do not contain it.
 uint64_t Counted(const std::string& log, const std::string& what) {
   const size_t end = log.rfind(" " + what);
   if (end == std::string::npos) return 0;
@@ -78,7 +78,8 @@ uint64_t Counted(const std::string& log, const std::string& what) {
   return number;
 }
 
-// As systemd does it: a socket on which services tell things, and a store of what they hand over.
+// What systemd provides: a socket for notifications of services, and a store for the descriptors
+// that they hand over.
 class Manager {
  public:
   explicit Manager(const std::string& path)
@@ -94,7 +95,19 @@ class Manager {
 
   const std::string& path() const { return path_; }
 
-  // Takes all that was told so far.
+  // Nothing more can be sent until something is read.
+  void FillTheQueue() const {
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    memcpy(address.sun_path, path_.data(), path_.size());
+    const UniqueFd sender(socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    while (sendto(sender.get(), "X=1", 3, 0, reinterpret_cast<const sockaddr*>(&address),
+                  sizeof(address)) > 0) {
+    }
+    EXPECT_EQ(errno, EAGAIN) << strerror(errno);
+  }
+
+  // Reads all notifications so far.
   void Take() {
     for (;;) {
       char text[4096];
@@ -214,6 +227,7 @@ class ServiceManagerTest : public EngineTest {
   }
 
   void StopEngine() {
+    manager_.Take();  // Makes room for what the engine says at its end.
     ASSERT_NO_FATAL_FAILURE(EngineTest::StopEngine());
     EXPECT_TRUE(manager_.WaitFor("STOPPING=1"));
     // Its last writes may take longer than a watchdog waits.
@@ -237,7 +251,7 @@ class ServiceManagerTest : public EngineTest {
 
 constexpr char kKept[] = "events were kept since an earlier engine";
 
-// What conntrack tells while no engine runs is read by the next one, from the very same sockets.
+// What conntrack reports while no engine runs is read by the next engine, from the same sockets.
 TEST_F(ServiceManagerTest, EventsWaitWhileNoEngineRuns) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr(kKept)));
@@ -303,7 +317,23 @@ TEST_F(ServiceManagerTest, ARestartMissesNothing) {
   }
 }
 
-// Killed, the events that it had read and not yet accounted for good are lost, and that is said.
+// A manager that does not read (it is busy, or hangs) stops neither accounting nor the end.
+TEST_F(ServiceManagerTest, AManagerThatDoesNotReadStopsNothing) {
+  watchdog_us_ = 1'000'000;
+  ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
+  manager_.FillTheQueue();
+  Traffic sent;
+  for (int i = 0; i < 2; ++i) {
+    const Traffic more = Play({"--udp=100"});
+    sent += more;
+    EXPECT_TRUE(Eventually([&] { return Written() == sent; }, absl::Seconds(20)))
+        << Difference(sent, Written());
+  }
+  ASSERT_NO_FATAL_FAILURE(EngineTest::StopEngine());
+}
+
+// If the engine is killed, the events that it has read since the last checkpoint are lost, and a
+// gap says so.
 TEST_F(ServiceManagerTest, AKillIsAGapAllTheSame) {
   const std::vector<std::string> flags = {"-workers=2", kSpoolFiles};
   ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
@@ -320,7 +350,7 @@ TEST_F(ServiceManagerTest, AKillIsAGapAllTheSame) {
   EXPECT_EQ(rows.gaps[0].flows_lost, 0u);
 }
 
-// Killed, too: nobody shuts the sockets.
+// Even if the engine is killed: nobody closes the sockets.
 TEST_F(ServiceManagerTest, EventsSurviveAKilledEngine) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   const std::set<ino_t> sockets = manager_.StoredInodes();
@@ -334,7 +364,7 @@ TEST_F(ServiceManagerTest, EventsSurviveAKilledEngine) {
   EXPECT_EQ(Difference(sent, Written()), "") << engine_->Stderr();
 }
 
-// Sockets of other settings are given up, lest the kernel go on filling them.
+// Sockets of other settings are removed, so that the kernel does not continue to fill them.
 TEST_F(ServiceManagerTest, SocketsOfOtherSettingsAreRemoved) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   std::set<ino_t> before = manager_.StoredInodes();
@@ -359,7 +389,7 @@ TEST_F(ServiceManagerTest, SocketsOfOtherSettingsAreRemoved) {
   }
 }
 
-// One of several is gone: flows of one worker would be known and others not. All are new then.
+// One of several is gone: some flows would be known and others not. So all sockets are new.
 TEST_F(ServiceManagerTest, AllOrNone) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=3"}));
   StopEngine();
@@ -401,7 +431,7 @@ TEST_F(ServiceManagerTest, ImpostorsAreRefused) {
   }
 }
 
-// The right name and kind, and nobody's filter on it: flows would count for every worker.
+// The right name and kind, but without its filter: flows would count for every worker.
 TEST_F(ServiceManagerTest, ASocketWithoutTheFilterIsRefused) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2"}));
   StopEngine();
@@ -413,8 +443,8 @@ TEST_F(ServiceManagerTest, ASocketWithoutTheFilterIsRefused) {
   StopEngine();
 }
 
-// Nobody reads, the buffer is full, and the kernel drops: every one of them is counted, once, by
-// the engine that comes next.
+// Nobody reads, the buffer is full, and the kernel drops events: the next engine counts each of
+// them once.
 TEST_F(ServiceManagerTest, DropsWhileNoEngineRanAreCounted) {
   const std::vector<std::string> flags = {"-workers=1", "-receive-buffer=65536"};
   ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
@@ -443,7 +473,7 @@ TEST_F(ServiceManagerTest, DropsWhileNoEngineRanAreCounted) {
   EXPECT_THAT(engine_->Stderr(), Not(HasSubstr("overrun")));
 }
 
-// Without start times an old flow's end looks like that of one that came and went meanwhile.
+// Without start times an old flow's end looks like that of a flow that came and went meanwhile.
 TEST_F(ServiceManagerTest, WithoutStartTimesNothingIsCountedTwice) {
   const std::string folder = "/proc/sys/net/netfilter/";
   ASSERT_TRUE(gateway_
@@ -463,8 +493,8 @@ TEST_F(ServiceManagerTest, WithoutStartTimesNothingIsCountedTwice) {
   EXPECT_EQ(Difference(sent, Written()), "") << engine_->Stderr();
 }
 
-// Reliable delivery to a socket that nobody reads would fill conntrack's table: such sockets are
-// kept only by an engine that has come to its end and left the mode.
+// Reliable delivery to a socket that nobody reads would fill conntrack's table: the engine stores
+// such sockets only when it stops, after leaving the mode.
 TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
   const std::vector<std::string> flags = {"-workers=2", "-reliable", "-receive-buffer=65536"};
   ASSERT_NO_FATAL_FAILURE(StartEngine(flags));
@@ -480,7 +510,7 @@ TEST_F(ServiceManagerTest, ReliableSocketsAreKeptAtAGoodEndOnly) {
       EXPECT_EQ(on, 0);
     }
   }
-  // Far more than the sockets hold: the dead do not stay in the table.
+  // Far more than the sockets hold: ended flows do not stay in the table.
   Play({"--udp=5000"});
   FlushConntrack();
   const auto flows = gateway_->Run({"cat", "/proc/sys/net/netfilter/nf_conntrack_count"});
@@ -513,8 +543,8 @@ class StoppedThread {
   const pid_t thread_;
 };
 
-// Signs of life come while nothing happens, and while a disk keeps the writing thread. They stay
-// away as soon as a thread that reads stands still.
+// Signs of life come while nothing happens, and while a disk holds up the writing thread. They stop
+// as soon as a thread that reads stands still.
 TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
   constexpr char kAlive[] = "WATCHDOG=1";
   watchdog_us_ = 2'000'000;
@@ -546,7 +576,7 @@ TEST_F(ServiceManagerTest, AHungReaderIsSeen) {
   StopEngine();
 }
 
-TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
+TEST_F(ServiceManagerTest, TheStatusReportsTheLastInterval) {
   // The spool folder must not take the state with it when it goes.
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-workers=2", "-state=" + folder_ + "/state"}));
   Play({"--udp=100"});
@@ -563,7 +593,7 @@ TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
   EXPECT_TRUE(becomes("; 100 rows written, 0 wait; 100 flows")) << status();
   EXPECT_THAT(status(), HasSubstr("last interval ended "));
 
-  // It cannot write any more, and goes on.
+  // It cannot write any more, and continues.
   std::filesystem::rename(spool(), spool() + ".away");
   Play({"--udp=100"});
   EXPECT_TRUE(becomes("rows cannot be written")) << status();
@@ -571,7 +601,7 @@ TEST_F(ServiceManagerTest, TheStatusTellsOfTheLastInterval) {
   StopEngine();
 }
 
-// Nobody is there to tell, or to hand anything back.
+// Nobody takes notifications or hands sockets back.
 TEST_F(ServiceManagerTest, WithoutAManagerNothingIsDifferent) {
   ASSERT_NO_FATAL_FAILURE(EngineTest::StartEngine({DataPath("engine/engine"), "-interval=1"}));
   ASSERT_NO_FATAL_FAILURE(EngineTest::StopEngine());

@@ -68,16 +68,17 @@ absl::StatusOr<std::unique_ptr<SystemdContainer>> SystemdContainer::Boot(const G
   static std::atomic<int> number = 0;
   const std::string name = absl::StrCat("ctacct-test-", getpid(), "-", number++);
   // Process 1 in there does not die with what started it; in a process namespace of ours it does.
-  std::vector<std::string> argv = {"unshare",
-                                   "--mount",
-                                   "--pid",
-                                   "--mount-proc",
-                                   "--kill-child",
-                                   DataPath("tests/service/systemd_container.sh"),
-                                   name,
-                                   "/run/netns/" + gateway.gateway_namespace(),
-                                   DataPath("configs/ctacct.deb"),
-                                   options.files};
+  std::vector<std::string> argv = {
+      "unshare",
+      "--mount",
+      "--pid",
+      "--mount-proc",
+      "--kill-child",
+      DataPath("tests/service/systemd_container.sh"),
+      name,
+      "/run/netns/" + gateway.gateway_namespace(),
+      DataPath("configs/ctacct.deb") + " " + DataPath("configs/ctacct-names.deb"),
+      options.files};
   for (const std::string& bind : options.bind) argv.push_back("--bind=" + bind);
   auto nspawn = Subprocess::Start(argv);
   if (!nspawn.ok()) return nspawn.status();

@@ -40,13 +40,13 @@ class SystemdContainer {
   [[nodiscard]] absl::StatusOr<std::string> RunOrError(
       const std::vector<std::string>& argv, absl::Duration at_most = absl::Seconds(60)) const;
 
-  // A property of a unit as `systemctl show` tells it.
+  // A property of a unit, as `systemctl show` prints it.
   [[nodiscard]] std::string Property(const std::string& unit, const std::string& name) const;
-  // Of this machine; 0: it does not run.
+  // The process id on this machine; 0 if the unit does not run.
   [[nodiscard]] pid_t MainPid(const std::string& unit) const;
-  // What a unit and systemd about it have written.
+  // What a unit, and systemd about it, has logged.
   [[nodiscard]] std::string Journal(const std::string& unit) const;
-  // Path by which this machine sees a file inside.
+  // The path on this machine of a file inside.
   [[nodiscard]] std::string Inside(const std::string& path) const;
 
  private:

@@ -1,18 +1,19 @@
 #!/bin/bash
-# A throwaway system that systemd has booted, with our package installed: this machine's own files under an overlay in
+# A throwaway system that systemd has booted, with our packages installed: this machine's own files under an overlay in
 # memory, and the network namespace of a test's gateway. It ends with this process, and nothing of it stays.
 #
-# usage: unshare --mount --pid --mount-proc --kill-child systemd_container.sh NAME NETNS PACKAGE FILES [NSPAWN-OPTION...]
-#   NAME     of its control groups; whoever started it removes them
+# usage: unshare --mount --pid --mount-proc --kill-child systemd_container.sh NAME NETNS PACKAGES FILES [NSPAWN-OPTION...]
+#   NAME     of its control groups; the caller removes them
 #   NETNS    path of the network namespace
-#   PACKAGE  our Debian package
-#   FILES    copied over its root at last: a test's own settings
+#   PACKAGES our Debian packages, separated by spaces
+#   FILES    copied over its root last: a test's own settings
 #
-# What systemd says goes to standard output. Must be in namespaces of its own.
+# What systemd prints goes to standard output. Must run in namespaces of its own.
 set -euo pipefail
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 
-name=$1 netns=$2 package=$3 files=$4
+name=$1 netns=$2 files=$4
+read -ra packages <<< "$3"
 shift 4
 
 mount --make-rprivate /
@@ -21,11 +22,12 @@ mount -t tmpfs -o mode=755 none "$work"
 mkdir "$work"/{upper,work,root}
 mount -t overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" overlay "$work/root"
 
-# Another package's triggers (the manual's index) have no part in this.
+# Triggers of other packages (the manual's index) are not needed here.
 mount -t proc proc "$work/root/proc"
 mount --bind /dev "$work/root/dev"
-cp "$package" "$work/root/ctacct.deb"
-DEBIAN_FRONTEND=noninteractive chroot "$work/root" dpkg --force-unsafe-io --no-triggers --install /ctacct.deb \
+mkdir "$work/root/ctacct-packages"
+cp "${packages[@]}" "$work/root/ctacct-packages/"
+DEBIAN_FRONTEND=noninteractive chroot "$work/root" dpkg --force-unsafe-io --no-triggers --install --recursive /ctacct-packages \
   > "$work/installed" 2>&1 || { cat "$work/installed" >&2; exit 1; }
 umount "$work/root/dev" "$work/root/proc"
 cp -rT "$files" "$work/root"

@@ -30,18 +30,19 @@ using ::testing::Not;
 
 constexpr char kEngine[] = "ctacct-engine.service";
 constexpr char kImporter[] = "ctacct-importer.service";
+constexpr char kNames[] = "ctacct-names.service";
 constexpr char kPassword[] = "hunter2hunter2";
-// Tenths: 0 is closed in a box, 100 is root.
+// In tenths: 0 is fully confined, 100 is root.
 constexpr int kExposureMax = 13;
 
-// Makes the folders above it too.
+// Also makes the folders above it.
 void WriteFileBelow(const std::string& path, const std::string& text) {
   std::filesystem::create_directories(std::filesystem::path(path).parent_path());
   WriteFile(path, text);
 }
 
 TEST(SystemdUnitTest, LittleIsLeftOpen) {
-  for (const char* unit : {kEngine, kImporter}) {
+  for (const char* unit : {kEngine, kImporter, kNames}) {
     const auto run = RunProcess({"systemd-analyze", "security", "--no-pager", "--offline=true",
                                  absl::StrCat("--threshold=", kExposureMax),
                                  DataPath(absl::StrCat("configs/systemd/", unit))},
@@ -67,7 +68,7 @@ std::set<ino_t> Sockets(pid_t pid) {
   return sockets;
 }
 
-// Packets, bytes and connections, as both tell them.
+// Packets, bytes and connections, in the same form for both.
 std::string SumsOf(const TrafficTotals& total) {
   return absl::StrCat(total.packets_src, "|", total.packets_dst, "|", total.bytes_src, "|",
                       total.bytes_dst, "|", total.connection_count);
@@ -147,6 +148,30 @@ class SystemdTest : public EngineTest {
   }
 };
 
+TEST_F(SystemdTest, NamesReachTheSpool) {
+  AddFlags("names", "file=/etc/ctacct/teams.csv\nwireguard=all\n");
+  WriteFileBelow(files() + "/etc/ctacct/teams.csv", "10.32.1.0/24,team 1\n");
+  WriteFileBelow(absl::StrCat(files(), "/etc/systemd/system/", kNames, ".d/test.conf"),
+                 "[Service]\nSystemCallErrorNumber=kill\n");
+  WantUnits({kNames});
+  auto booted = SystemdContainer::Boot(*gateway_, {.files = files()});
+  ASSERT_TRUE(booted.ok()) << booted.status();
+  const SystemdContainer& system = **booted;
+  ASSERT_EQ(system.Property(kNames, "ActiveState"), "active") << system.Journal(kNames);
+  const std::string status = ReadFile(absl::StrCat("/proc/", system.MainPid(kNames), "/status"));
+  EXPECT_THAT(status, HasSubstr("CapEff:\t0000000000001000"));
+  EXPECT_THAT(status, HasSubstr("CapBnd:\t0000000000001000"));
+  const auto names = system.RunOrError({"cat", "/var/spool/ctacct/current.names"});
+  ASSERT_TRUE(names.ok()) << names.status();
+  EXPECT_THAT(*names, HasSubstr("\n10.32.1.0/24\tteam 1\tfile\t\t\n"));
+  const auto owner =
+      system.RunOrError({"stat", "-c", "%U %G %a", "/var/spool/ctacct/current.names"});
+  ASSERT_TRUE(owner.ok()) << owner.status();
+  EXPECT_EQ(*owner, "ctacct-names ctacct 640\n");
+  ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kNames}).ok());
+  EXPECT_EQ(system.Property(kNames, "Result"), "success") << system.Journal(kNames);
+}
+
 TEST_F(SystemdTest, BothServicesDoTheirWork) {
   ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());
   auto postgres = StartDatabase();
@@ -157,7 +182,7 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
       *gateway_, {.files = files(), .bind = {(*postgres)->folder() + ":/run/database"}});
   ASSERT_TRUE(booted.ok()) << booted.status();
   const SystemdContainer& system = **booted;
-  const auto verified = system.Run({"systemd-analyze", "verify", kEngine, kImporter});
+  const auto verified = system.Run({"systemd-analyze", "verify", kEngine, kImporter, kNames});
   ASSERT_TRUE(verified.ok()) << verified.status();
   EXPECT_TRUE(verified->exit.ok());
   EXPECT_EQ(verified->out + verified->err, "");
@@ -185,6 +210,8 @@ TEST_F(SystemdTest, BothServicesDoTheirWork) {
   FlushConntrack();
   // Its state is no business of the importer's, which may rename anything in the spool folder.
   const std::string state = system.Inside("/var/lib/ctacct");
+  // With its first interval.
+  EXPECT_TRUE(Eventually([&] { return std::filesystem::exists(state + "/checkpoint"); }));
   EXPECT_THAT(NamesIn(state), testing::IsSupersetOf({"checkpoint", "lock"}));
   EXPECT_EQ(static_cast<int>(std::filesystem::status(state).permissions()) & 07777, 0700);
   for (const char* const name : {"", "/lock", "/checkpoint"}) {
@@ -290,8 +317,8 @@ TEST_F(SystemdTest, HungServicesAreStartedAgain) {
   EXPECT_EQ(RowSums(**postgres), SumsOf(Total(all))) << log();
 }
 
-// Active means: at work, or waiting for what will come by itself.
-TEST_F(SystemdTest, TheImporterIsReadyOnceNothingIsToBeMended) {
+// A unit is active if it works, or waits for something that needs no operator.
+TEST_F(SystemdTest, TheImporterIsReadyOnceNoOperatorIsNeeded) {
   auto postgres = StartDatabase();
   ASSERT_TRUE(postgres.ok()) << postgres.status();
   WriteFileBelow(files() + "/etc/ctacct/pgpass", "*:*:traffic:ctacct:wrong\n");
@@ -322,7 +349,7 @@ TEST_F(SystemdTest, TheImporterIsReadyOnceNothingIsToBeMended) {
   ASSERT_TRUE(system.RunOrError({"systemctl", "stop", kImporter}).ok());
 }
 
-// systemd keeps the event sockets over a restart, a crash, and an overrun: what conntrack tells
+// systemd keeps the event sockets over a restart, a crash and an overrun: what conntrack reports
 // meanwhile is in the rows.
 TEST_F(SystemdTest, EventsSurviveARestart) {
   ASSERT_TRUE(gateway_->Run({"sysctl", "-q", "-p", DataPath("configs/sysctl.d/ctacct.conf")}).ok());

@@ -1,5 +1,6 @@
 #include "tests/support/engine_output.h"
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "engine/rows/csv.h"
 #include "engine/rows/protocol_names.h"
@@ -11,20 +12,28 @@
 namespace ctacct {
 namespace {
 
-uint32_t HostOrder(const AddressBytes& bytes) {
+uint32_t HostOrder(const uint8_t* bytes) {
   return uint32_t{bytes[0]} << 24 | uint32_t{bytes[1]} << 16 | uint32_t{bytes[2]} << 8 | bytes[3];
 }
 
 }  // namespace
 
 void Rows::Add(const TrafficRow& row) {
+  ++rows;
+  others += static_cast<size_t>(IsOtherRow(row));
   open_connections[row.time_ns] += row.open_connections;
   connection_time_ms += row.connection_time_ms;
   const TrafficTotals sums = {row.packets_src, row.packets_dst, row.bytes_src, row.bytes_dst,
                               row.connection_count};
-  if (sums == TrafficTotals() && row.open_connections != 0) return;
-  traffic[{std::string(ProtocolName(row.protocol)), HostOrder(row.src), HostOrder(row.dst),
-           row.port}] += sums;
+  flow_count += row.flow_count;
+  unanswered_count += row.unanswered_count;
+  if (sums == TrafficTotals() && (row.open_connections | row.flow_count) != 0) return;
+  // As the generator's sums: it plays within one network of 96 bits.
+  const bool ipv6 = row.family == AddressFamily::kIpv6;
+  const uint8_t* const src = row.src.data() + (ipv6 ? 12 : 0);
+  const uint8_t* const dst = row.dst.data() + (ipv6 ? 12 : 0);
+  traffic[{absl::StrCat(ProtocolName(row.protocol), ipv6 ? "6" : ""), HostOrder(src),
+           HostOrder(dst), row.port}] += sums;
 }
 
 Rows ReadCsv(const std::string& csv) {

@@ -19,7 +19,12 @@ struct Rows {
   Traffic traffic;  // Without rows that only report open connections.
   // By the interval's end, nanoseconds since the Unix epoch.
   std::map<int64_t, uint64_t> open_connections;
-  uint64_t connection_time_ms = 0;  // In all.
+  uint64_t connection_time_ms = 0;  // In all, like the next two.
+  uint64_t flow_count = 0;          // None in CSV.
+  uint64_t unanswered_count = 0;
+
+  size_t rows = 0;    // All.
+  size_t others = 0;  // Of these, sums of what -max-rows folded.
 
   void Add(const TrafficRow& row);
 };

@@ -28,7 +28,8 @@ namespace {
 constexpr absl::Duration kScriptMax = absl::Seconds(60);
 // `conntrack -L` of two million flows takes some eight seconds.
 constexpr absl::Duration kListMax = absl::Seconds(60);
-// Names are "ctt<pid>x<number>": the process tells whose it is, and whether it is still wanted.
+// Names are "ctt<pid>x<number>": the process is the owner, and a gateway whose owner has ended is
+// removed.
 constexpr const char* kNamePrefix = "ctt";
 // A difference has more lines than anybody reads.
 constexpr int kDifferencesShown = 5;
@@ -80,7 +81,7 @@ std::vector<std::string> Inside(const std::string& network_namespace,
   return inside;
 }
 
-// Bazel's PATH for tests lacks the folders of conntrack and nft.
+// Bazel's PATH for tests does not include the folders of conntrack and nft.
 SubprocessOptions WithAdministratorsPath(SubprocessOptions options) {
   const char* path = std::getenv("PATH");
   options.environment.try_emplace(
@@ -193,7 +194,7 @@ Traffic WithoutConnections(Traffic traffic) {
 Traffic Group(const Traffic& traffic, const GroupOptions& options) {
   Traffic grouped;
   for (const auto& [key, sums] : traffic) {
-    const bool icmp = key.protocol == "icmp";
+    const bool icmp = key.protocol == "icmp" || key.protocol == "ipv6-icmp6";
     if (icmp && !options.include_icmp) continue;
     TrafficKey group = key;
     group.src &= options.src_mask;
@@ -271,6 +272,7 @@ absl::StatusOr<std::unique_ptr<Gateway>> Gateway::Up(const GatewayOptions& optio
   const std::string name = absl::StrCat(kNamePrefix, getpid(), "x", number++);
   std::vector<std::string> argv = Script("up", name);
   if (options.nat) argv.push_back("--nat");
+  if (options.ipv6) argv.push_back("--ipv6");
   argv.push_back(options.timeouts == Timeouts::kLong    ? "--timeouts=long"
                  : options.timeouts == Timeouts::kShort ? "--timeouts=short"
                                                         : "--timeouts=kernel");

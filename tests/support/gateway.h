@@ -27,8 +27,8 @@ namespace ctacct {
 
 // Addresses and port in host byte order.
 struct TrafficKey {
-  std::string protocol;  // "tcp", "udp", "icmp", ...
-  uint32_t src = 0;      // Of the original direction.
+  std::string protocol;  // "tcp", "udp", "icmp", ...; of IPv6 with a 6: "tcp6", "ipv6-icmp6".
+  uint32_t src = 0;      // Of the original direction; of IPv6 the last 32 bits.
   uint32_t dst = 0;
   int32_t port = 0;  // As in CSV: -1 not listed, 0 where the protocol has none.
 
@@ -59,11 +59,11 @@ using Traffic = std::map<TrafficKey, TrafficTotals>;
 
 Traffic& operator+=(Traffic& traffic, const Traffic& more);
 
-// What rows report of traffic that was sent: a connection that is still open is in no count of
-// closed ones, and all are once their flows are destroyed.
+// What rows report of traffic that was sent: while the connections left open are open (they are not
+// counted as closed), and once all flows are destroyed (they are).
 [[nodiscard]] Traffic WhileOpen(Traffic traffic);
 [[nodiscard]] Traffic AllClosed(Traffic traffic);
-// Packets and bytes alone, for tables that do not tell closed connections from open ones.
+// Packets and bytes alone, for tables that do not distinguish closed connections from open ones.
 [[nodiscard]] Traffic WithoutConnections(Traffic traffic);
 
 // "10.32.0.1" to host order and back.
@@ -96,6 +96,7 @@ enum class Timeouts { kLong, kShort, kKernel };  // As gateway.sh --timeouts.
 
 struct GatewayOptions {
   bool nat = false;
+  bool ipv6 = false;  // Besides IPv4.
   Timeouts timeouts = Timeouts::kLong;
 };
 
@@ -109,7 +110,7 @@ class Gateway {
   Gateway& operator=(const Gateway&) = delete;
   ~Gateway();
 
-  // Takes it down before the destructor, with the error told. Ends the processes inside.
+  // Takes it down before the destructor does, and returns the error. Ends the processes inside.
   [[nodiscard]] absl::Status Down();
 
   const std::string& name() const { return name_; }
@@ -122,9 +123,9 @@ class Gateway {
   [[nodiscard]] absl::StatusOr<std::string> Run(const std::vector<std::string>& argv,
                                                 absl::Duration at_most = absl::Seconds(30)) const;
 
-  // Plays traffic (flags of traffic_generator, spelled "--tcp=1000") and returns what was sent. An
-  // error also if a packet was lost. Successive calls use fresh tuples by themselves, as long as
-  // all have the same --clients.
+  // Plays traffic (flags of traffic_generator, spelled "--tcp=1000") and returns what was sent. It
+  // is also an error if a packet was lost. Successive calls use fresh tuples automatically if all
+  // have the same --clients.
   [[nodiscard]] absl::StatusOr<Traffic> Play(const std::vector<std::string>& flags,
                                              absl::Duration at_most = absl::Seconds(120));
 

@@ -7,10 +7,10 @@
 # The gateway forwards between clients (10.32.0.0/13, 10.48.0.0/13) and servers (10.40.0.0/13, 10.56.0.0/13), all of
 # 10.32.0.0/11; each side spans both values of the bit that the mask 255.239.255.0 leaves out. Conntrack is on, with
 # counters and timestamps. Nobody has an address: both ends are raw packet sockets (tests/support/traffic_generator), neighbours
-# are static, IPv6 is off, so no packet appears that nobody sent.
+# are static, IPv6 is off unless asked for, so no packet appears that nobody sent.
 #
-# Everything is inside the namespaces but three limits that the kernel keeps once per machine. They are raised where too
-# small, under a lock, and put back when the last gateway goes down (state: see STATE below).
+# Everything is inside the namespaces except three limits that the kernel keeps once per machine. If they are too small they
+# are raised, under a lock, and restored when the last gateway goes down (state: see STATE below).
 #
 # Exit status: 0 done, 1 failed (nothing is left behind), 2 bad usage, 77 not possible here (not root, a tool is missing).
 set -euo pipefail
@@ -19,7 +19,7 @@ export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
 # Shared by all gateways of this machine: the lock, the old values, one empty file per gateway that is up.
 readonly STATE=/run/ctacct-gateways
 
-# Too small a limit drops packets, and a dropped packet makes the generator's counts no oracle.
+# If a limit is too small, packets are dropped, and the generator's counts are wrong.
 # Two tests of a few 100,000 flows; an entry takes 320 bytes.
 readonly CONNTRACK_ENTRIES_MIN=2000000
 # Both directions of each entry are in the table; chains beyond 50 entries are dropped as hash attacks.
@@ -29,20 +29,21 @@ readonly CONNTRACK_ENTRIES_PER_BUCKET=4
 # Packets a CPU may hold between two veth ends: a generator's burst, when ksoftirqd has to wait for its turn.
 readonly BACKLOG_PACKETS_MIN=100000
 
-# Longer than any test: no flow ends but by its packets or by `conntrack -F`.
+# Longer than any test: flows end only by their packets or by `conntrack -F`.
 readonly LONG_SECONDS=3600
-# Flows end within a test. 0 is not taken: an entry must outlive the round trip.
+# Flows end within a test. Not 0: an entry must outlive the round trip.
 readonly SHORT_SECONDS=2
 
 usage() {
   cat <<'TEXT'
-usage: gateway.sh up NAME [--nat] [--timeouts=long|short|kernel] [--entries=N]
+usage: gateway.sh up NAME [--nat] [--ipv6] [--timeouts=long|short|kernel] [--entries=N]
        gateway.sh down NAME
        gateway.sh check
 
 up    makes the namespaces NAME-client, NAME-gw and NAME-server
   --nat       the gateway also translates 10.32.0.0/11 to 100.64.0.0/11, address by address: sources and destinations
               of connections that come from the clients (the generator's --nat answers from there)
+  --ipv6      the gateway forwards the same addresses within fd00::/96 as well (and translates them to fd01::/96)
   --timeouts  long (default): flows end by `conntrack -F` only; short: closed TCP, UDP and ICMP flows end after 2 s;
               kernel: its defaults
   --entries   room for so many conntrack entries, at least 2,000,000
@@ -66,9 +67,13 @@ impossible() {
   exit 77
 }
 
-# The machine's own limits, raised for as long as a gateway is up. Takes the conntrack entries wanted.
+# The machine's own limits, raised for as long as a gateway is up. Takes the conntrack entries wanted. Where the machine allows more
+# of them, its buckets must do for these.
 machine_limits() {
-  local buckets=$(($1 / CONNTRACK_ENTRIES_PER_BUCKET))
+  local entries buckets
+  read -r entries < /proc/sys/net/netfilter/nf_conntrack_max
+  ((entries > $1)) || entries=$1
+  buckets=$((entries / CONNTRACK_ENTRIES_PER_BUCKET))
   echo "net/netfilter/nf_conntrack_max $1"
   echo "net/netfilter/nf_conntrack_buckets $((buckets > CONNTRACK_BUCKETS_MIN ? buckets : CONNTRACK_BUCKETS_MIN))"
   echo "net/core/netdev_max_backlog $BACKLOG_PACKETS_MIN"
@@ -140,7 +145,7 @@ TEXT
   # Under short timeouts an established connection still lives: a test decides when it ends.
   echo "net/netfilter/nf_conntrack_tcp_timeout_established $LONG_SECONDS"
   for name in tcp_timeout_fin_wait tcp_timeout_close_wait tcp_timeout_last_ack tcp_timeout_time_wait \
-    tcp_timeout_close tcp_timeout_syn_sent tcp_timeout_syn_recv udp_timeout udp_timeout_stream icmp_timeout; do
+    tcp_timeout_close tcp_timeout_syn_sent tcp_timeout_syn_recv udp_timeout udp_timeout_stream icmp_timeout icmpv6_timeout; do
     echo "net/netfilter/nf_conntrack_$name $seconds"
   done
 }
@@ -166,6 +171,60 @@ route add 10.48.0.0/13 via 169.254.0.1 dev to-client onlink
 route add 10.40.0.0/13 via 169.254.0.2 dev to-server onlink
 route add 10.56.0.0/13 via 169.254.0.2 dev to-server onlink
 route add 100.64.0.0/11 via 169.254.0.2 dev to-server onlink
+TEXT
+}
+
+# No address of any link, and so no neighbour discovery; the reports of multicast listeners are dropped.
+ipv6_sysctls() {
+  cat <<'TEXT'
+net/ipv6/conf/all/disable_ipv6 0
+net/ipv6/conf/default/disable_ipv6 0
+net/ipv6/conf/to-client/addr_gen_mode 1
+net/ipv6/conf/to-server/addr_gen_mode 1
+net/ipv6/conf/all/accept_dad 0
+net/ipv6/conf/to-client/accept_dad 0
+net/ipv6/conf/to-server/accept_dad 0
+net/ipv6/conf/all/forwarding 1
+TEXT
+}
+
+ipv6_network() {
+  cat <<'TEXT'
+neigh add fe80::c lladdr 02:ff:00:00:00:01 nud permanent dev to-client
+neigh add fe80::5 lladdr 02:ff:00:00:00:02 nud permanent dev to-server
+route add fd00::10.32.0.0/109 via fe80::c dev to-client onlink
+route add fd00::10.48.0.0/109 via fe80::c dev to-client onlink
+route add fd00::10.40.0.0/109 via fe80::5 dev to-server onlink
+route add fd00::10.56.0.0/109 via fe80::5 dev to-server onlink
+route add fd01::10.32.0.0/107 via fe80::5 dev to-server onlink
+TEXT
+}
+
+ipv6_rules() {
+  cat <<'TEXT'
+table ip6 gateway {
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    ct state invalid,untracked counter drop
+  }
+  chain output {
+    type filter hook output priority filter; policy drop;
+    oifname "lo" accept
+  }
+}
+TEXT
+  [[ $1 == yes ]] || return 0
+  cat <<'TEXT'
+table ip6 translation {
+  chain prerouting {
+    type nat hook prerouting priority dstnat; policy accept;
+    iifname "to-client" dnat ip6 prefix to ip6 daddr map { fd00::a20:0/107 : fd01::a20:0/107 }
+  }
+  chain postrouting {
+    type nat hook postrouting priority srcnat; policy accept;
+    oifname "to-server" snat ip6 prefix to ip6 saddr map { fd00::a20:0/107 : fd01::a20:0/107 }
+  }
+}
 TEXT
 }
 
@@ -209,7 +268,7 @@ wait_for_links() {
 }
 
 up() {
-  local name=$1 nat=$2 timeouts=$3 entries=$4 end
+  local name=$1 nat=$2 timeouts=$3 entries=$4 ipv6=$5 end
   for end in client gw server; do
     [[ ! -e /run/netns/$name-$end ]] || fail "namespace $name-$end exists; gateway.sh down $name removes it"
   done
@@ -222,10 +281,16 @@ up() {
   with_state_locked raise_limits "$name" "$entries"
   links "$name" | ip -batch -
   gateway_sysctls "$timeouts" | set_sysctls "$name-gw"
+  if [[ $ipv6 == yes ]]; then
+    # The rules first: they drop what the kernel itself would send.
+    ipv6_rules "$nat" | ip netns exec "$name-gw" nft -f -
+    ipv6_sysctls | set_sysctls "$name-gw"
+  fi
   for end in client server; do
     ip -n "$name-$end" link set to-gw up
   done
   gateway_network | ip -n "$name-gw" -batch -
+  [[ $ipv6 == no ]] || ipv6_network | ip -n "$name-gw" -6 -batch -
   gateway_rules "$nat" | ip netns exec "$name-gw" nft -f -
   wait_for_links "$name"
   trap - EXIT
@@ -257,7 +322,7 @@ check() {
 }
 
 main() {
-  local action=${1:-} name=${2:-} nat=no timeouts=long entries=$CONNTRACK_ENTRIES_MIN argument
+  local action=${1:-} name=${2:-} nat=no ipv6=no timeouts=long entries=$CONNTRACK_ENTRIES_MIN argument
   case $action in
     -h | --help)
       usage
@@ -277,6 +342,7 @@ main() {
   for argument in "${@:3}"; do
     case $action,$argument in
       up,--nat) nat=yes ;;
+      up,--ipv6) ipv6=yes ;;
       up,--timeouts=long | up,--timeouts=short | up,--timeouts=kernel) timeouts=${argument#*=} ;;
       up,--entries=*)
         entries=${argument#*=}
@@ -288,7 +354,7 @@ main() {
   done
   check
   if [[ $action == up ]]; then
-    up "$name" "$nat" "$timeouts" "$entries"
+    up "$name" "$nat" "$timeouts" "$entries" "$ipv6"
   else
     down "$name"
   fi

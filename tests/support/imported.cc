@@ -1,5 +1,8 @@
 #include "tests/support/imported.h"
 
+#include <arpa/inet.h>
+#include <sys/socket.h>
+
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
 #include "gmock/gmock.h"
@@ -19,11 +22,24 @@ void Import(const PrivatePostgres& postgres, const std::string& spool) {
   EXPECT_THAT(VisibleNamesIn(spool), testing::IsEmpty());
 }
 
+namespace {
+
+// In host order: of an IPv6 address the last 32 bits, which are the number of the generator's host.
+uint32_t LastWord(const std::string& address) {
+  uint8_t bytes[16];
+  const bool ipv6 = inet_pton(AF_INET6, address.c_str(), bytes) == 1;
+  if (!ipv6) return ParseAddress(address).value();
+  return uint32_t{bytes[12]} << 24 | uint32_t{bytes[13]} << 16 | uint32_t{bytes[14]} << 8 |
+         bytes[15];
+}
+
+}  // namespace
+
 Traffic ImportedTraffic(const PrivatePostgres& postgres) {
   Traffic traffic;
   const auto rows = postgres.Sql(
       "postgres",
-      "SELECT proto, host(src), host(dst), port, sum(src_packets), sum(dst_packets),"
+      "SELECT proto || CASE family(src) WHEN 6 THEN '6' ELSE '' END, host(src), host(dst), port, sum(src_packets), sum(dst_packets),"
       " sum(src_bytes), sum(dst_bytes), sum(connection_count) FROM vpn_traffic"
       " GROUP BY 1, 2, 3, 4 HAVING sum(src_packets + dst_packets + connection_count) > 0");
   EXPECT_TRUE(rows.ok()) << rows.status();
@@ -38,8 +54,8 @@ Traffic ImportedTraffic(const PrivatePostgres& postgres) {
     EXPECT_TRUE(sound) << line;
     if (!sound) continue;
     key.protocol = fields[0];
-    key.src = ParseAddress(fields[1]).value();
-    key.dst = ParseAddress(fields[2]).value();
+    key.src = LastWord(fields[1]);
+    key.dst = LastWord(fields[2]);
     traffic[key] += sums;
   }
   return traffic;

@@ -53,20 +53,20 @@ inline constexpr int64_t kIntervalNs = 15'000'000'000;
 
 inline PrivatePostgres* postgres = nullptr;
 
-// What must come out: rows and the sums of every counter, and gaps likewise, in the order of
-// kSumsSql.
+// What the database must contain: the numbers of rows and gaps, and the sums of all their counters,
+// in the order of kSumsSql.
 struct Sums {
   uint64_t rows = 0;
-  std::array<uint64_t, 7> counters{};
+  std::array<uint64_t, 9> counters{};
   uint64_t gaps = 0;
   uint64_t events_dropped = 0;
   uint64_t flows_lost = 0;
 
   void Add(const TrafficRow& row) {
     ++rows;
-    const uint64_t values[] = {row.packets_src,     row.packets_dst,      row.bytes_src,
-                               row.bytes_dst,       row.connection_count, row.connection_time_ms,
-                               row.open_connections};
+    const uint64_t values[] = {row.packets_src,      row.packets_dst,      row.bytes_src,
+                               row.bytes_dst,        row.connection_count, row.connection_time_ms,
+                               row.open_connections, row.flow_count,       row.unanswered_count};
     for (size_t i = 0; i < counters.size(); ++i) counters[i] += values[i];
   }
   void Add(const Gap& gap) {
@@ -86,7 +86,8 @@ inline constexpr char kSumsSql[] =
     "SELECT * FROM (SELECT count(*), coalesce(sum(src_packets), 0), coalesce(sum(dst_packets), 0), "
     "coalesce(sum(src_bytes), 0), coalesce(sum(dst_bytes), 0), "
     "coalesce(sum(connection_count), 0), coalesce(sum(connection_times), 0), "
-    "coalesce(sum(open_connections), 0) FROM vpn_traffic) AS traffic, "
+    "coalesce(sum(open_connections), 0), coalesce(sum(flow_count), 0), "
+    "coalesce(sum(unanswered_count), 0) FROM vpn_traffic) AS traffic, "
     "(SELECT count(*), coalesce(sum(events_dropped), 0), coalesce(sum(flows_lost), 0) "
     "FROM traffic_gaps) AS gaps, "
     "(SELECT coalesce(sum(flows_lost), 0) FROM import_ledger) AS files";
@@ -147,6 +148,8 @@ class ImporterTest : public ::testing::Test {
       row.connection_count = random() % 1000;
       row.connection_time_ms = random() % (uint64_t{1} << 33);
       row.open_connections = random() % 1000;
+      row.flow_count = row.connection_count + random() % 1000;
+      row.unanswered_count = random() % (row.flow_count + 1);
     }
     return rows;
   }
@@ -192,6 +195,7 @@ class ImporterTest : public ::testing::Test {
     std::string text;
     for (TrafficRow& row : MakeRows(seed, rows)) {
       if (!track_open) row.open_connections = 0;
+      row.flow_count = row.unanswered_count = 0;  // CSV has no columns for them.
       AppendCsvLine(row, track_open, &text);
       if (expect) expected_.Add(row);
     }
@@ -259,11 +263,11 @@ class ImporterTest : public ::testing::Test {
     EXPECT_TRUE(started.ok()) << started.status();
     return *std::move(started);
   }
-  // Asks again and again until it is so: for events that nobody announces.
+  // Polls until it is so: for events that nobody announces.
   static bool Eventually(const std::function<bool()>& is_so) {
     return ctacct::Eventually(is_so, kAtMost);
   }
-  // Both end by themselves, with status 0.
+  // Both end without a signal, with status 0.
   static void ExpectBothEnd(Subprocess* one, Subprocess* two) {
     for (Subprocess* const each : {one, two}) {
       const absl::StatusOr<ExitStatus> exit = each->Wait(kAtMost);
@@ -280,7 +284,11 @@ class ImporterTest : public ::testing::Test {
     EXPECT_EQ(Sql("SELECT count(*), sum(src_bytes) FROM vpn_traffic"),
               Sql("SELECT coalesce(sum(row_count), 0), sum(src_bytes) FROM traffic_total"));
   }
-  static size_t Lines(const std::string& text) { return CountLines(text); }
+  // Without the one that a watcher begins with.
+  static size_t Lines(const std::string& text) {
+    const bool begun = text.find("importer: connected to the database; ") != std::string::npos;
+    return CountLines(text) - (begun ? 1 : 0);
+  }
   void ExpectFails(const Finished& run, int code, const std::string& message) {
     EXPECT_EQ(run.exit.ToString(), absl::StrCat("exit status ", code)) << run.err;
     EXPECT_THAT(run.err, ::testing::StartsWith("importer: "));

@@ -34,8 +34,8 @@ as_owner() {
     (cd "$dir" && setpriv --reuid="$owner" --regid="$(id -g "$owner")" --clear-groups -- "$@")
 }
 
-# Processes of this cluster, also such as have outlived their postmaster: all of them live in its data folder. (A killed
-# one that nobody has reaped yet has no folder any more; pg_ctl would take it for alive.)
+# Processes of this cluster, including those that have outlived their postmaster: all of them run in its data folder. (A
+# killed one that is not yet reaped has no folder any more; pg_ctl would take it for alive.)
 processes() {
     for process in /proc/[0-9]*; do
         [ "$(readlink "$process/cwd" 2>/dev/null)" = "$dir/data" ] && echo "${process#/proc/}"

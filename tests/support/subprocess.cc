@@ -71,7 +71,7 @@ struct ChildPlan {
   int stdin_fd;
   int stdout_fd;
   int stderr_fd;
-  int error_fd;  // Gets errno if it comes to no exec; closes by itself on exec.
+  int error_fd;  // Receives errno if exec fails; closed by exec.
   pid_t parent;
 };
 

@@ -37,7 +37,7 @@ struct SubprocessOptions {
 // How a process ended: with an exit code, or by a signal.
 struct ExitStatus {
   int code = 0;    // Meaningful if signal is 0.
-  int signal = 0;  // 0: it exited by itself.
+  int signal = 0;  // 0: it was not killed by a signal.
 
   bool ok() const { return code == 0 && signal == 0; }
   std::string ToString() const;  // "exit status 1", "killed by signal 9"

@@ -62,7 +62,7 @@ TEST(SubprocessTest, TakesItsChildrenAlong) {
     grandchild = std::stoi((*child)->Stdout());
     EXPECT_EQ(kill(grandchild, 0), 0);
   }
-  // Whoever inherits it reaps it in a moment: until then its number still answers.
+  // Its new parent reaps it in a moment; until then its process id still exists.
   const std::string stat = "/proc/" + std::to_string(grandchild) + "/stat";
   const auto state = RunProcess(
       {"sh", "-c", "sleep 0.2; cat " + stat + " 2>/dev/null | cut -d' ' -f3"}, absl::Seconds(10));

@@ -20,7 +20,9 @@
 #include <linux/if_ether.h>
 #include <linux/if_packet.h>
 #include <net/if.h>
+#include <netinet/icmp6.h>
 #include <netinet/ip.h>
+#include <netinet/ip6.h>
 #include <netinet/ip_icmp.h>
 #include <netinet/tcp.h>
 #include <netinet/udp.h>
@@ -59,6 +61,9 @@
 ABSL_FLAG(std::string, gateway, "", "NAME that `gateway.sh up NAME` was given");
 ABSL_FLAG(bool, nat, false,
           "answer from and to translated addresses, for a gateway made with --nat");
+ABSL_FLAG(bool, ipv6, false,
+          "play IPv6, for a gateway made with --ipv6: the same addresses within fd00::/96 (behind "
+          "translation, fd01::/96); protocols have a 6 at the end in the sums");
 ABSL_FLAG(uint64_t, tcp, 0, "TCP connections that open and close, about 10 packets each");
 ABSL_FLAG(uint64_t, udp, 0, "UDP flows, some of them without an answer");
 ABSL_FLAG(uint64_t, icmp, 0, "ICMP echo flows, some of them without an answer");
@@ -99,7 +104,7 @@ constexpr uint32_t kHostsPerNetwork = 8;
 constexpr uint32_t kAddressesMax = 4096 * kHostsPerNetwork;
 constexpr uint32_t kServerPortsMax = 10'000;
 // Data of one packet of the veth pairs' MTU, 1500, below IP and TCP headers.
-constexpr uint32_t kPayloadBytesMax = 1460;
+constexpr uint32_t kPayloadBytesMax = 1460;  // IPv6: 20 less.
 constexpr uint32_t kUdpPacketsMax = 4;
 constexpr int kRoundsMax = 10'000;
 constexpr double kRoundSecondsMax = 3600;
@@ -116,7 +121,8 @@ constexpr double kBatchesPerSecond = 200;
 // moved for so long is lost.
 constexpr absl::Duration kSettle = absl::Seconds(1);
 
-constexpr uint32_t kIpHeaderBytes = 20;
+constexpr uint32_t kIpv4HeaderBytes = 20;
+constexpr uint32_t kIpv6HeaderBytes = 40;
 constexpr uint32_t kTcpHeaderBytes = 20;
 constexpr uint32_t kShortHeaderBytes = 8;  // UDP and ICMP echo.
 
@@ -193,7 +199,13 @@ absl::Status ErrnoStatus(const std::string& what) {
   return absl::InternalError(absl::StrCat(what, ": ", std::strerror(errno)));
 }
 
+bool Ipv6() { return absl::GetFlag(FLAGS_ipv6); }
+uint32_t IpHeaderBytes() { return Ipv6() ? kIpv6HeaderBytes : kIpv4HeaderBytes; }
+
 const char* ProtocolName(uint8_t protocol) {
+  if (Ipv6()) {
+    return protocol == IPPROTO_TCP ? "tcp6" : protocol == IPPROTO_UDP ? "udp6" : "ipv6-icmp6";
+  }
   return protocol == IPPROTO_TCP ? "tcp" : protocol == IPPROTO_UDP ? "udp" : "icmp";
 }
 
@@ -308,7 +320,8 @@ absl::StatusOr<PathCounters> ReadPath(const std::string& gateway) {
   return path;
 }
 
-// Waits until everything sent has passed all places; else tells where it did not.
+// Waits until all places have passed everything that was sent; otherwise the error says which have
+// not.
 absl::Status CheckNothingLost(const std::string& gateway, const PathCounters& before,
                               const Counts& sent) {
   absl::Time deadline = absl::Now() + kSettle;
@@ -325,7 +338,7 @@ absl::Status CheckNothingLost(const std::string& gateway, const PathCounters& be
         absl::StrAppend(&differences, "; ", end == kClient ? "client" : "server", " to ",
                         end == kClient ? "server" : "client", ": ", passed, " instead of ",
                         expected, " at the ", kPlaces[i]);
-        expected = passed;  // Further places are told only for what they lose themselves.
+        expected = passed;  // Further places are reported only for their own losses.
       }
     }
     if (differences.empty()) return absl::OkStatus();
@@ -348,7 +361,7 @@ absl::Status CheckNothingLost(const std::string& gateway, const PathCounters& be
 struct Packet {
   // Ethernet, IP, and the longest of TCP, UDP and ICMP headers; written as bytes because IP starts
   // unaligned.
-  std::array<uint8_t, sizeof(ethhdr) + kIpHeaderBytes + kTcpHeaderBytes> header;
+  std::array<uint8_t, sizeof(ethhdr) + kIpv6HeaderBytes + kTcpHeaderBytes> header;
   std::array<iovec, 2> parts;  // The header, and zeros.
 };
 
@@ -396,7 +409,7 @@ class EndSocket {
       ethhdr ethernet = {};
       std::copy(gateway_mac.begin(), gateway_mac.end(), ethernet.h_dest);
       ethernet.h_source[0] = 0x02;  // Locally administered; nobody answers to it.
-      ethernet.h_proto = htons(ETH_P_IP);
+      ethernet.h_proto = htons(ipv6_ ? ETH_P_IPV6 : ETH_P_IP);
       std::memcpy(packet.header.data(), &ethernet, sizeof ethernet);
       static std::array<uint8_t, kPayloadBytesMax> zeros = {};
       packet.parts[0].iov_base = packet.header.data();
@@ -414,6 +427,7 @@ class EndSocket {
     Packet& packet = packets_[waiting_++];
     uint8_t* const position = packet.header.data() + sizeof(ethhdr);
     const bool from_client = step.from == kClient;
+    const uint32_t ip_bytes = ipv6_ ? kIpv6HeaderBytes : kIpv4HeaderBytes;
     const uint32_t offset = translated && !from_client ? kTranslation : 0;
     const uint16_t ports[2] = {htons(flow.client_port), htons(flow.server_port)};
     uint32_t transport_bytes = kShortHeaderBytes;
@@ -429,7 +443,7 @@ class EndSocket {
       tcp.window = htons(65535);
       // No checksum: nobody receives the segment, and the gateway's conntrack does not verify
       // (nf_conntrack_checksum=0). Forwarding and translation never do.
-      std::memcpy(position + kIpHeaderBytes, &tcp, sizeof tcp);
+      std::memcpy(position + ip_bytes, &tcp, sizeof tcp);
       flow.tcp_sequence[step.from] +=
           step.payload_bytes + ((step.tcp_flags & (TH_SYN | TH_FIN)) != 0 ? 1 : 0);
     } else if (flow.protocol == IPPROTO_UDP) {
@@ -437,21 +451,35 @@ class EndSocket {
       udp.source = ports[step.from];
       udp.dest = ports[Other(step.from)];
       udp.len = htons(static_cast<uint16_t>(kShortHeaderBytes + step.payload_bytes));
-      std::memcpy(position + kIpHeaderBytes, &udp,
-                  sizeof udp);  // A checksum of 0 says there is none.
+      std::memcpy(position + ip_bytes, &udp, sizeof udp);  // A checksum of 0 says there is none.
     } else {
       icmphdr icmp = {};
-      icmp.type = from_client ? ICMP_ECHO : ICMP_ECHOREPLY;
+      icmp.type = ipv6_ ? (from_client ? ICMP6_ECHO_REQUEST : ICMP6_ECHO_REPLY)
+                        : (from_client ? ICMP_ECHO : ICMP_ECHOREPLY);
       icmp.un.echo.id = ports[kClient];
       icmp.un.echo.sequence = htons(flow.echo_sequence[step.from]++);
       icmp.checksum = InternetChecksum(&icmp, sizeof icmp);  // The payload's zeros add nothing.
-      std::memcpy(position + kIpHeaderBytes, &icmp, sizeof icmp);
+      std::memcpy(position + ip_bytes, &icmp, sizeof icmp);
+    }
+    packet.parts[0].iov_len = sizeof(ethhdr) + ip_bytes + transport_bytes;
+    packet.parts[1].iov_len = step.payload_bytes;
+    if (ipv6_) {
+      ip6_hdr ip = {};
+      ip.ip6_flow = htonl(6u << 28);
+      ip.ip6_plen = htons(static_cast<uint16_t>(transport_bytes + step.payload_bytes));
+      ip.ip6_nxt = flow.protocol == IPPROTO_ICMP ? uint8_t{IPPROTO_ICMPV6} : flow.protocol;
+      ip.ip6_hlim = 64;
+      const uint8_t network = offset == 0 ? 0x00 : 0x01;
+      ip.ip6_src = Ipv6Address(network, from_client ? flow.client : flow.server);
+      ip.ip6_dst = Ipv6Address(network, from_client ? flow.server : flow.client);
+      std::memcpy(position, &ip, sizeof ip);
+      return;
     }
     iphdr ip = {};
     ip.version = 4;
-    ip.ihl = kIpHeaderBytes / 4;
+    ip.ihl = kIpv4HeaderBytes / 4;
     ip.tot_len =
-        htons(static_cast<uint16_t>(kIpHeaderBytes + transport_bytes + step.payload_bytes));
+        htons(static_cast<uint16_t>(kIpv4HeaderBytes + transport_bytes + step.payload_bytes));
     ip.frag_off = htons(IP_DF);
     ip.ttl = 64;
     ip.protocol = flow.protocol;
@@ -459,8 +487,6 @@ class EndSocket {
     ip.daddr = htonl((from_client ? flow.server : flow.client) + offset);
     ip.check = InternetChecksum(&ip, sizeof ip);
     std::memcpy(position, &ip, sizeof ip);
-    packet.parts[0].iov_len = sizeof(ethhdr) + kIpHeaderBytes + transport_bytes;
-    packet.parts[1].iov_len = step.payload_bytes;
   }
 
   absl::Status Send() {
@@ -478,6 +504,17 @@ class EndSocket {
   }
 
  private:
+  // Within fd00::/96, or fd01::/96.
+  static in6_addr Ipv6Address(uint8_t network, uint32_t host) {
+    in6_addr address = {};
+    address.s6_addr[0] = 0xfd;
+    address.s6_addr[1] = network;
+    const uint32_t last = htonl(host);
+    std::memcpy(address.s6_addr + 12, &last, sizeof last);
+    return address;
+  }
+
+  const bool ipv6_ = Ipv6();
   FileDescriptor socket_;
   std::vector<Packet> packets_;  // Never resized after Open: messages_ point into it.
   std::vector<mmsghdr> messages_;
@@ -807,7 +844,7 @@ class Generator {
   void Account(const Flow& flow, const Script& script, uint64_t closed, uint64_t left_open) {
     Counts& counts = sums_[Key(flow.protocol, flow.client, flow.server, flow.server_port)];
     const uint32_t headers_bytes =
-        kIpHeaderBytes + (flow.protocol == IPPROTO_TCP ? kTcpHeaderBytes : kShortHeaderBytes);
+        IpHeaderBytes() + (flow.protocol == IPPROTO_TCP ? kTcpHeaderBytes : kShortHeaderBytes);
     for (size_t i = 0; i < script.size(); ++i) {
       counts.packets[script[i].from] += 1;
       counts.bytes[script[i].from] += headers_bytes + script[i].payload_bytes;
@@ -858,7 +895,8 @@ absl::Status CheckFlags() {
         between("clients", absl::GetFlag(FLAGS_clients), 1, kAddressesMax),
         between("servers", absl::GetFlag(FLAGS_servers), 1, kAddressesMax),
         between("ports", absl::GetFlag(FLAGS_ports), 1, kServerPortsMax),
-        between("payload-max", absl::GetFlag(FLAGS_payload_max), 1, kPayloadBytesMax),
+        between("payload-max", absl::GetFlag(FLAGS_payload_max), 1,
+                kPayloadBytesMax + kIpv4HeaderBytes - IpHeaderBytes()),
         between("udp-packets-max", absl::GetFlag(FLAGS_udp_packets_max), 1, kUdpPacketsMax),
         between("tcp-refused-percent", absl::GetFlag(FLAGS_tcp_refused_percent), 0, 100),
         between("first-flow", number(first), 0, 1e12),

@@ -1,6 +1,6 @@
 -- Who talks to whom: a table of the busiest origins and destinations, and the busiest pairs.
 , pairs AS (
-    SELECT host(src) AS origin, host(dst) AS destination, src_bytes, dst_bytes, src_packets, dst_packets,
+    SELECT coalesce(src_name, host(src)) AS origin, coalesce(dst_name, host(dst)) AS destination, src_bytes, dst_bytes, src_packets, dst_packets,
            connection_count, connection_times
     FROM points
 ), origins AS (

@@ -24,10 +24,10 @@ COMMENT ON COLUMN traffic_gaps.cause IS
     'unreported: the kernel did not report the end of flows; settings: nf_conntrack_acct, nf_conntrack_events or '
     'nf_conntrack_timestamp was off, or flows had no counters; renamed: the gateway was given another name.';
 COMMENT ON COLUMN traffic_gaps.completeness IS
-    'resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
+    'resynced: packets and bytes are exact, some closes may be missing; partial: some traffic may be missing.';
 COMMENT ON COLUMN traffic_gaps.events_dropped IS 'Events that the kernel dropped, exact; 0 also if it is not known.';
 COMMENT ON COLUMN traffic_gaps.flows_lost IS
-    'Flows that ended in the gap and whose last traffic was not reported. A lower bound: at least so many were lost.';
+    'Flows that ended in the gap and whose last traffic was not reported. A lower bound.';
 COMMENT ON COLUMN traffic_gaps.interval_end IS 'Time of the rows in the file that reports the gap.';
 COMMENT ON COLUMN traffic_gaps.sequence IS 'With engine, the file: import_ledger.';
 COMMENT ON COLUMN traffic_gaps.number IS 'Within the file, from 1.';
@@ -64,7 +64,7 @@ COMMENT ON COLUMN traffic_intervals.events_dropped IS
 COMMENT ON COLUMN traffic_intervals.src_mask IS
     'The group mask of src for IPv4, as in import_ledger, like dst_mask, src_mask6 and dst_mask6. NULL: it was changed within '
     'the interval, whose rows are of both masks.';
-COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound: at least so many flows were lost.';
+COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound.';
 
 CREATE VIEW traffic_gap_regions AS
 SELECT gateway, began, ended,

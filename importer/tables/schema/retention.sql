@@ -33,13 +33,15 @@ BEGIN
         EXECUTE format(
             'SELECT EXISTS (SELECT FROM (SELECT time, gateway, count(*) AS row_count, sum(src_packets) AS src_packets, '
             '  sum(src_bytes) AS src_bytes, sum(dst_packets) AS dst_packets, sum(dst_bytes) AS dst_bytes, '
-            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count '
+            '  sum(connection_times) AS connection_times, sum(connection_count) AS connection_count, '
+            '  sum(flow_count) AS flow_count, sum(unanswered_count) AS unanswered_count '
             '  FROM @extschema@.%I GROUP BY time, gateway) AS facts '
             'LEFT JOIN @extschema@.traffic_total AS held USING (time, gateway) '
             'WHERE (held.row_count >= facts.row_count AND %s) IS NOT TRUE)', oldest.name,
             -- A sum that did not fit stayed at its maximum.
             (SELECT string_agg(format('held.%1$s >= least(facts.%1$s, 9223372036854775807)', name), ' AND ')
-             FROM unnest('{src_packets,src_bytes,dst_packets,dst_bytes,connection_times,connection_count}'::text[])
+             FROM unnest('{src_packets,src_bytes,dst_packets,dst_bytes,connection_times,connection_count,flow_count,'
+                         'unanswered_count}'::text[])
                   AS name))
         INTO differs;
     END IF;

@@ -23,10 +23,15 @@ COMMENT ON COLUMN traffic_rollups.range_max IS
 COMMENT ON COLUMN traffic_rollups.room IS
     'Number of keys that a step lists for each gateway before it lists only the largest new ones; NULL: no limit.';
 
--- With 100 origins and 100 destinations, range_max keeps a query below about 200,000 rows of a rollup.
+-- With 100 origins and 100 destinations, range_max keeps a query below about 200,000 rows of a rollup. The rooms hold all
+-- that such a game uses, and keep a query of eight hours below half a second.
 INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max, room) VALUES
     -- Kept as long as the coarsest: it has few rows, and the number of intervals within a step is counted from it.
     ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days', NULL),
+    ('protocol_fine',        '{proto}',              '1 us',  'fine', '1 day',   '3 h', NULL),
+    ('protocol_1m',          '{proto}',              '1 min', 'fine', '1 day',   '16 h', NULL),
+    ('protocol_10m',         '{proto}',              '10 min', '10m', '8 days',  '30 days', NULL),
+    ('protocol_1h',          '{proto}',              '1 h',   '1h',   '32 days', '1000000 days', NULL),
     ('port_fine',            '{proto,port}',         '1 us',  'fine', '1 day',   '3 h', NULL),
     ('port_1m',              '{proto,port}',         '1 min', 'fine', '1 day',   '16 h', NULL),
     ('port_10m',             '{proto,port}',         '10 min', '10m', '8 days',  '30 days', NULL),
@@ -35,17 +40,19 @@ INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width
     ('origin_1m',            '{src}',                '1 min', 'fine', '1 day',   '16 h', NULL),
     ('origin_10m',           '{src}',                '10 min', '10m', '8 days',  '14 days', NULL),
     ('origin_1h',            '{src}',                '1 h',   '1h',   '32 days', '1000000 days', NULL),
-    ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h', 1000),
-    ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h', 2000),
+    ('destination_fine',     '{dst}',                '1 us',  'fine', '1 day',   '3 h', 1500),
+    ('destination_1m',       '{dst}',                '1 min', 'fine', '1 day',   '16 h', 3000),
     ('destination_10m',      '{dst}',                '10 min', '10m', '8 days',  '14 days', 10000),
     ('destination_1h',       '{dst}',                '1 h',   '1h',   '32 days', '1000000 days', 20000),
-    ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h', 50000),
-    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '1000000 days', 100000),
+    ('pair_30m',             '{src,dst}',            '30 min', '10m', '1 day',   '3 h', 20000),
+    ('pair_1h',              '{src,dst}',            '1 h',   '1h',   '8 days',  '1000000 days', 40000),
+    ('origin_protocol_10m',  '{src,proto}',          '10 min', '10m', '8 days',  '14 days', NULL),
+    ('origin_protocol_1h',   '{src,proto}',          '1 h',   '1h',   '32 days', '1000000 days', NULL),
     ('origin_port_10m',      '{src,proto,port}',     '10 min', '10m', '8 days',  '16 h', NULL),
     ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', NULL),
-    ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h', 20000),
-    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', 40000),
-    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days', 200000);
+    ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h', 10000),
+    ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', 20000),
+    ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days', 80000);
 
 DO $$
 DECLARE
@@ -58,7 +65,8 @@ BEGIN
         EXECUTE format(
             'CREATE TABLE %I (time timestamptz NOT NULL, src_packets bigint NOT NULL, src_bytes bigint NOT NULL, '
             'dst_packets bigint NOT NULL, dst_bytes bigint NOT NULL, connection_times bigint NOT NULL, '
-            'connection_count bigint NOT NULL, open_connections bigint NOT NULL, row_count bigint NOT NULL'
+            'connection_count bigint NOT NULL, open_connections bigint NOT NULL, flow_count bigint NOT NULL, '
+            'unanswered_count bigint NOT NULL, row_count bigint NOT NULL'
             '%s%s%s, gateway text NOT NULL) PARTITION BY RANGE (time)',
             'traffic_' || rollup.name,
             CASE WHEN 'port' = ANY (rollup.grouping_columns) THEN ', port integer NOT NULL' END,
@@ -72,7 +80,8 @@ BEGIN
 END $$;
 
 -- If destinations do not come back, a rollup by destination would be as large as the rows. So a step lists all keys of a
--- gateway while it has room. After that, each statement adds its largest new keys, at most a hundredth of the room. All
+-- gateway while all new ones fit. A statement whose new keys do not fit adds its largest: a quarter of the room that is
+-- left, or a thousandth of the room if that is more. So what comes first does not take all of the room. All
 -- other keys become one sum for each origin in the key: destination 0.0.0.0 (::), protocol 0, port -1, as in the row of
 -- -max-rows. Sums over all destinations stay exact. This table bounds what can be missing from a listed key.
 CREATE TABLE traffic_unlisted (
@@ -82,27 +91,46 @@ CREATE TABLE traffic_unlisted (
     listed bigint NOT NULL,
     one_key_bytes double precision NOT NULL,
     all_bytes double precision NOT NULL,
-    PRIMARY KEY (time, rollup, gateway)
+    PRIMARY KEY (rollup, time, gateway)
 );
 COMMENT ON TABLE traffic_unlisted IS 'Bounds on what is missing from the keys that a rollup lists, by step and gateway; see traffic_rollups.room.';
 COMMENT ON COLUMN traffic_unlisted.listed IS 'Upper bound of the number of keys listed.';
-COMMENT ON COLUMN traffic_unlisted.one_key_bytes IS 'Upper bound of the bytes of any one key, both directions, in the sums of 0.0.0.0 and ::.';
+COMMENT ON COLUMN traffic_unlisted.one_key_bytes IS 'Upper bound of the bytes of any one key, both directions, in the sums of 0.0.0.0 and ::. 0: all keys are listed.';
 COMMENT ON COLUMN traffic_unlisted.all_bytes IS 'Bytes of all keys, both directions, in the sums of 0.0.0.0 and ::.';
 
--- How many keys of each of these steps an importer should send to a rollup, the largest first: its room; a tenth of it if
--- the step was full before, because then most keys do not come back.
-CREATE FUNCTION traffic_worth_sending(rollup_name text, times timestamptz[], gateways text[]) RETURNS bigint[]
+-- How many of a number of keys of each of these steps an importer should send to a rollup, the largest first: all, or a quarter
+-- of the room if they are more than the room or the step was full before, because then most keys do not come back.
+CREATE FUNCTION traffic_worth_sending(rollup_name text, times timestamptz[], gateways text[], counts bigint[])
+RETURNS bigint[]
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' AS $$
-    SELECT array_agg(coalesce(CASE WHEN held.one_key_bytes > 0 THEN rollup.room / 10 ELSE rollup.room END,
-                              9223372036854775807) ORDER BY number)
+    SELECT array_agg(CASE WHEN count > rollup.room OR held.one_key_bytes > 0 THEN least(count, rollup.room / 4) ELSE count END
+                     ORDER BY number)
     FROM @extschema@.traffic_rollups AS rollup
-    CROSS JOIN unnest(times, gateways) WITH ORDINALITY AS new (time, gateway, number)
+    CROSS JOIN unnest(times, gateways, counts) WITH ORDINALITY AS new (time, gateway, count, number)
     LEFT JOIN @extschema@.traffic_unlisted AS held
         ON held.rollup = rollup.name AND held.time = new.time AND held.gateway = new.gateway
     WHERE rollup.name = rollup_name
 $$;
 REVOKE ALL ON FUNCTION traffic_worth_sending FROM PUBLIC;
+
+-- The keys that these steps of a limited rollup list. A function of its own, because Citus would send a query with this
+-- table in it to a worker as a whole, and there nothing keeps other people's functions from taking the place of ours.
+CREATE FUNCTION traffic_listed(rollup_name text, times timestamptz[], gateways text[])
+RETURNS TABLE ("time" timestamptz, gateway text, src inet, dst inet, proto text, port integer)
+LANGUAGE plpgsql STABLE ROWS 100000 SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+DECLARE
+    key constant text[] := (SELECT grouping_columns FROM @extschema@.traffic_rollups WHERE name = rollup_name);
+BEGIN
+    RETURN QUERY EXECUTE format(
+        'SELECT time, gateway, %s, dst, %s FROM @extschema@.%I '
+        'WHERE time = ANY ($1) AND gateway = ANY ($2) AND dst <> ALL (ARRAY[inet ''0.0.0.0'', inet ''::''])',
+        CASE WHEN 'src' = ANY (key) THEN 'src' ELSE 'NULL::inet' END,
+        CASE WHEN 'port' = ANY (key) THEN 'proto, port' ELSE 'NULL::text, NULL::integer' END, 'traffic_' || rollup_name)
+    USING times, gateways;
+END $$;
+REVOKE ALL ON FUNCTION traffic_listed FROM PUBLIC;
 
 -- Adds sums to a rollup, and returns their number. A sum that does not fit stays at the column's maximum, so that
 -- no file is refused because of others. Every array has one element for each key; arrays for columns that the
@@ -110,7 +138,8 @@ REVOKE ALL ON FUNCTION traffic_worth_sending FROM PUBLIC;
 CREATE FUNCTION traffic_add(
     rollup_name text, times timestamptz[], gateways text[], srcs inet[], dsts inet[], protos text[], ports integer[],
     src_packets bigint[], src_bytes bigint[], dst_packets bigint[], dst_bytes bigint[], connection_times bigint[],
-    connection_count bigint[], open_connections bigint[], row_count bigint[], unlisted bigint[] DEFAULT '{}')
+    connection_count bigint[], open_connections bigint[], flow_count bigint[], unanswered_count bigint[], row_count bigint[],
+    unlisted bigint[] DEFAULT '{}')
 RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' SET work_mem = '64MB'
@@ -123,16 +152,16 @@ DECLARE
     is_full boolean := false;
     steps constant timestamptz[] := ARRAY(SELECT DISTINCT step FROM unnest(times) AS each (step));
     their_gateways constant text[] := ARRAY(SELECT DISTINCT gateway FROM unnest(gateways) AS each (gateway));
-    -- Of each key: it keeps its name; it is listed already, as one of so many.
+    -- Of each key: it keeps its name; it is listed already.
     named boolean[];
     known boolean[];
     known_count bigint[];
     counters constant text := 'src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
-                              'open_connections, row_count';
+                              'open_connections, flow_count, unanswered_count, row_count';
     added bigint;
 BEGIN
     IF 0 > ANY (src_packets || src_bytes || dst_packets || dst_bytes || connection_times || connection_count ||
-                open_connections || row_count || unlisted) THEN
+                open_connections || flow_count || unanswered_count || row_count || unlisted) THEN
         RAISE EXCEPTION 'a sum is negative' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT array_to_string('{time,gateway}'::text[] || grouping_columns, ', '), room INTO STRICT key, rollup_room
@@ -154,23 +183,24 @@ BEGIN
         EXECUTE format(
             'WITH new AS (SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8) WITH ORDINALITY '
             '             AS new (time, gateway, src, dst, proto, port, sent, received, number)), '
-            'held AS MATERIALIZED (SELECT %1$s FROM @extschema@.%2$I '
-            '                      WHERE time = ANY ($11) AND gateway = ANY ($12) AND dst <> ALL ($9)), '
+            'held AS MATERIALIZED (SELECT %1$s FROM @extschema@.traffic_listed(%2$L, $11, $12)), '
             'counts AS (SELECT time, gateway, count(*) AS listed FROM held GROUP BY time, gateway), '
             'marked AS (SELECT new.*, held.time IS NOT NULL OR dst = ANY ($9) AS is_known FROM new LEFT JOIN held USING (%1$s)), '
             'ranked AS (SELECT *, row_number() OVER (PARTITION BY time, gateway, is_known '
-            '                                        ORDER BY sent::double precision + received DESC, number) AS rank '
+            '                                        ORDER BY sent::double precision + received DESC, number) AS rank, '
+            '             count(*) FILTER (WHERE NOT is_known) OVER (PARTITION BY time, gateway) AS unknown '
             '           FROM marked) '
-            'SELECT array_agg(is_known OR rank <= greatest($10 - coalesce(listed, 0), $10 / 100) ORDER BY number), '
+            'SELECT array_agg(is_known OR rank <= CASE WHEN unknown <= $10 - coalesce(listed, 0) THEN unknown '
+            '                  ELSE greatest(($10 - coalesce(listed, 0)) / 4, $10 / 1000) END ORDER BY number), '
             '       array_agg(is_known ORDER BY number), array_agg(coalesce(listed, 0) ORDER BY number) '
-            'FROM ranked LEFT JOIN counts USING (time, gateway)', key, 'traffic_' || rollup_name)
+            'FROM ranked LEFT JOIN counts USING (time, gateway)', key, rollup_name)
         USING times, gateways, srcs, dsts, protos, ports, src_bytes, dst_bytes, others, rollup_room, steps,
               their_gateways
         INTO named, known, known_count;
         UPDATE @extschema@.traffic_unlisted AS held
         SET listed = new.listed, one_key_bytes = held.one_key_bytes + new.one, all_bytes = held.all_bytes + new.bytes
         FROM (SELECT step, gateway, max(before) + count(*) FILTER (WHERE is_named AND NOT is_known) AS listed,
-                     coalesce(max(bytes) FILTER (WHERE NOT is_named), 0) AS one,
+                     coalesce(max(greatest(bytes, 1)) FILTER (WHERE NOT is_named), 0) AS one,
                      coalesce(sum(bytes) FILTER (WHERE NOT is_named), 0) AS bytes
               FROM unnest(times, gateways, named, known, known_count, src_bytes, dst_bytes)
                    AS new (step, gateway, is_named, is_known, before, sent, received)
@@ -186,7 +216,7 @@ BEGIN
     END IF;
     EXECUTE format(
         'INSERT INTO @extschema@.%1$I AS held (%2$s, %3$s) SELECT %2$s, %4$s '
-        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) '
+        'FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) '
         'AS new (time, gateway, src, dst, proto, port, %3$s) %5$s ON CONFLICT (%2$s) DO UPDATE SET %6$s',
         'traffic_' || rollup_name, key, counters,
         (SELECT string_agg(CASE WHEN is_full THEN format('least(sum(%I), 9223372036854775807)::bigint', name)
@@ -197,7 +227,7 @@ BEGIN
                                   'THEN held.%1$s + excluded.%1$s ELSE 9223372036854775807 END', name), ', ')
          FROM regexp_split_to_table(counters, ', ') AS name))
     USING times, gateways, srcs, dsts, protos, ports, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
-          connection_count, open_connections, row_count;
+          connection_count, open_connections, flow_count, unanswered_count, row_count;
     GET DIAGNOSTICS added = ROW_COUNT;
     IF is_full AND added = (SELECT count(*) FROM (SELECT DISTINCT * FROM unnest(times, gateways, srcs, dsts, protos, ports)
                                                        AS new (step, gateway, src, dst, proto, port)) AS keys) THEN
@@ -216,7 +246,7 @@ DECLARE
     rollup @extschema@.traffic_rollups;
     key text;
     counters constant text[] := ARRAY['src_packets', 'src_bytes', 'dst_packets', 'dst_bytes', 'connection_times',
-                                      'connection_count', 'open_connections'];
+                                      'connection_count', 'open_connections', 'flow_count', 'unanswered_count'];
     sums text;
     additions text;
     -- Times are the ends of steps.
@@ -257,7 +287,7 @@ DECLARE
     each @extschema@.traffic_rollups;
     key text;
     counters constant text := 'sum(src_packets), sum(src_bytes), sum(dst_packets), sum(dst_bytes), '
-        'sum(connection_times), sum(connection_count), sum(open_connections)';
+        'sum(connection_times), sum(connection_count), sum(open_connections), sum(flow_count), sum(unanswered_count)';
     lower timestamptz;
     upper timestamptz;
     rows_from timestamptz;
@@ -279,7 +309,7 @@ BEGIN
             'WITH facts AS (SELECT %1$s, count(*) AS n, ARRAY[%2$s] AS sums FROM (SELECT '
             '  date_bin(%3$L, time - interval ''1 us'', ''epoch'') + %3$L::interval AS time, gateway, src, dst, proto, '
             '  port, src_packets, src_bytes, dst_packets, dst_bytes, connection_times, connection_count, '
-            '  open_connections FROM @extschema@.vpn_traffic WHERE time > $1 AND time <= $2) AS stepped GROUP BY %1$s), '
+            '  open_connections, flow_count, unanswered_count FROM @extschema@.vpn_traffic WHERE time > $1 AND time <= $2) AS stepped GROUP BY %1$s), '
             'held AS (SELECT %1$s, sum(row_count)::bigint AS n, ARRAY[%2$s] AS sums FROM @extschema@.%4$I '
             '  WHERE time > $1 AND time <= $2 GROUP BY %1$s) '
             'SELECT %5$L::text, time, gateway, sum(coalesce(facts.n, 0))::bigint, sum(coalesce(held.n, 0))::bigint, '

@@ -6,7 +6,7 @@
 -- reason a function of ours gets arguments of exactly its types. The other settings: a Citus coordinator sends times to
 -- its workers as text in these styles.
 
--- Columns of eight bytes first, then of four, then those of variable length: no padding between them. About 120 bytes a
+-- Columns of eight bytes first, then of four, then those of variable length: no padding between them. About 128 bytes a
 -- row, of which 28 are PostgreSQL's own. Partitions are made by traffic_make_partitions().
 CREATE TABLE vpn_traffic (
     time timestamptz NOT NULL,
@@ -17,6 +17,8 @@ CREATE TABLE vpn_traffic (
     connection_times bigint NOT NULL,
     connection_count integer NOT NULL DEFAULT 0,
     open_connections integer NOT NULL DEFAULT 0,
+    flow_count integer NOT NULL DEFAULT 0,
+    unanswered_count integer NOT NULL DEFAULT 0,
     port integer NOT NULL,
     src inet NOT NULL,
     dst inet NOT NULL,
@@ -29,10 +31,12 @@ COMMENT ON COLUMN vpn_traffic.time IS 'End of the interval.';
 COMMENT ON COLUMN vpn_traffic.src IS 'The peer that opened the connection, masked.';
 COMMENT ON COLUMN vpn_traffic.dst IS 'The other peer, masked.';
 COMMENT ON COLUMN vpn_traffic.port IS 'Destination port; -1: not on the port list; 0: the protocol has none.';
-COMMENT ON COLUMN vpn_traffic.src_packets IS 'Packets in the original direction; dst_packets: replies. Bytes likewise.';
+COMMENT ON COLUMN vpn_traffic.src_packets IS 'Packets in the original direction; dst_packets: replies. src_bytes and dst_bytes: their IP bytes.';
 COMMENT ON COLUMN vpn_traffic.connection_count IS 'Connections closed within the interval (TCP, DCCP, SCTP).';
 COMMENT ON COLUMN vpn_traffic.connection_times IS 'Sum of their durations, milliseconds.';
 COMMENT ON COLUMN vpn_traffic.open_connections IS 'Connections open at the interval''s end; 0 if they were not tracked.';
+COMMENT ON COLUMN vpn_traffic.flow_count IS 'Flows of any protocol that ended within the interval; 0 in CSV files.';
+COMMENT ON COLUMN vpn_traffic.unanswered_count IS 'Of these flows, those without a single reply packet.';
 
 -- Rows arrive in the order of time, and within an interval sorted by src, so block ranges find an interval, and in it an
 -- origin; btrees would cost more than the rows. Every question reads the index of its days completely: with smaller ranges
@@ -63,19 +67,20 @@ CREATE TABLE import_ledger (
     dst_mask6 inet,
     mode text CHECK (mode IN ('precise', 'light')),
     source_identity text,
+    names_time timestamptz,
     PRIMARY KEY (engine, sequence)
 );
 COMMENT ON TABLE import_ledger IS
-    'One row for each file whose rows are in vpn_traffic, written in the same transaction as the rows.';
-COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine; for CSV files a hash of gateway and contents.';
+    'One row for each file that is in the database, written in the same transaction as its rows or names.';
+COMMENT ON COLUMN import_ledger.engine IS 'Run of the engine, or of `names`; for CSV files a hash of gateway and contents.';
 COMMENT ON COLUMN import_ledger.sequence IS 'Number of the file within that run; 0 for CSV files.';
 COMMENT ON COLUMN import_ledger.checksum IS '64 bits, as a signed number.';
 COMMENT ON COLUMN import_ledger.interval_end IS
-    'NULL for CSV files, like interval_length, completeness, covered_from, covered_to, the masks and mode.';
+    'NULL for CSV and names files, like interval_length, completeness, covered_from, covered_to, the masks and mode.';
 COMMENT ON COLUMN import_ledger.completeness IS
-    'complete; resynced: totals of living flows are right, some closes may be missing; partial: traffic is missing.';
+    'complete; resynced: packets and bytes are exact, some closes may be missing; partial: some traffic may be missing.';
 COMMENT ON COLUMN import_ledger.events_dropped IS 'Events that the kernel dropped within the interval.';
-COMMENT ON COLUMN import_ledger.flows_lost IS 'Sum over the file''s gaps. A lower bound: at least so many flows were lost.';
+COMMENT ON COLUMN import_ledger.flows_lost IS 'Sum over the file''s gaps. A lower bound.';
 COMMENT ON COLUMN import_ledger.covered_from IS
     'What the engine observed: the rows contain what moved from covered_from to covered_to. Rates are over this time.';
 COMMENT ON COLUMN import_ledger.ports_checksum IS
@@ -85,6 +90,8 @@ COMMENT ON COLUMN import_ledger.src_mask IS 'The group mask of src for IPv4; dst
 COMMENT ON COLUMN import_ledger.mode IS 'The engine''s -mode.';
 COMMENT ON COLUMN import_ledger.source_identity IS
     'Of CSV files without a named gateway: device, inode and time of change. Another file with equal contents is not the same.';
+COMMENT ON COLUMN import_ledger.names_time IS
+    'Of names files: when the snapshot was true. Such a file has no rows and no interval.';
 COMMENT ON COLUMN import_ledger.source_file IS 'The file''s name, unusual bytes escaped.';
 
 -- An hour of a season without reading the season, for traffic_intervals; and for traffic() without reading the table.
@@ -92,6 +99,12 @@ CREATE INDEX import_ledger_interval ON import_ledger (interval_end, gateway) INC
 WHERE interval_end IS NOT NULL;
 -- The few intervals that are not complete, for traffic_gap_regions.
 CREATE INDEX import_ledger_incomplete ON import_ledger (interval_end) WHERE completeness <> 'complete';
+
+-- The next snapshot of a gateway.
+CREATE INDEX import_ledger_names ON import_ledger (gateway, names_time) WHERE names_time IS NOT NULL;
+-- The group masks that a gateway has had, without reading the ledger.
+CREATE INDEX import_ledger_masks ON import_ledger (gateway, src_mask, dst_mask, src_mask6, dst_mask6)
+WHERE interval_end IS NOT NULL;
 
 COMMENT ON TABLE ctacct_schema IS 'Versions of the schema that the importer has applied.';
 
@@ -116,13 +129,14 @@ BEGIN
         'CREATE TEMPORARY VIEW traffic_adopted AS SELECT time::timestamptz AS time, src_packets::bigint, '
         'src_bytes::bigint, dst_packets::bigint, dst_bytes::bigint, coalesce(connection_times, 0)::bigint AS '
         'connection_times, coalesce(connection_count, 0)::integer AS connection_count, coalesce(open_connections, 0)'
-        '::integer AS open_connections, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
+        '::integer AS open_connections, 0 AS flow_count, 0 AS unanswered_count, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
         gateway_name, source);
     PERFORM @extschema@.traffic_make_partitions(
         (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
          FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_adopted) AS days));
     INSERT INTO @extschema@.vpn_traffic (time, src_packets, src_bytes, dst_packets, dst_bytes, connection_times,
-                                         connection_count, open_connections, port, src, dst, proto, gateway)
+                                         connection_count, open_connections, flow_count, unanswered_count, port, src,
+                                         dst, proto, gateway)
     SELECT * FROM pg_temp.traffic_adopted;
     GET DIAGNOSTICS adopted = ROW_COUNT;
     PERFORM @extschema@.traffic_roll_up('pg_temp.traffic_adopted'::regclass);
