@@ -510,6 +510,7 @@ absl::StatusOr<std::vector<ImportOutcome>> Importer::Load(absl::Span<const Ready
 
 absl::Status Importer::WithDatabase(absl::FunctionRef<absl::Status(PgConnection&)> load) {
   while (true) {
+    const bool idle_before = connection_.has_value();
     absl::Status status = ConnectIfNeeded();
     if (status.ok()) {
       const absl::Duration begun = MonotonicNow();
@@ -524,9 +525,15 @@ absl::Status Importer::WithDatabase(absl::FunctionRef<absl::Status(PgConnection&
         NoteDatabaseBack();
         return status;
       }
+      // The server may also close an idle connection at the very moment that it is used again.
+      const bool closed = idle_before && absl::IsUnavailable(status) && connection_->Lost();
       // Within a transaction, perhaps within a COPY: closing the connection rolls back.
       connection_.reset();
       known_days_.clear();  // Citus does not say if a missing partition was the cause.
+      if (closed) {
+        ++metrics_.database_retries;
+        continue;
+      }
     }
     if (!absl::IsUnavailable(status)) return status;
     if (absl::Status pause = PauseAfter(status); !pause.ok()) return pause;

@@ -239,9 +239,32 @@ TEST_F(ServerFaultTest, AConnectionThatWasClosedWhileIdleIsNoNews) {
   }
   ExpectEndsWell(*importer);
   EXPECT_THAT(importer->Stderr(), Not(HasSubstr("unavailable")));
-  EXPECT_EQ(Lines(importer->Stderr()), 1u) << importer->Stderr();  // The summary.
+  EXPECT_EQ(Lines(importer->Stderr()), 1u) << importer->Stderr();
   // Not for the test's own sessions on a busy machine.
   Sql(here + "ALTER DATABASE " + database_ + " RESET idle_session_timeout", "postgres");
+  ExpectSums();
+}
+
+// Whatever it is doing then: the file is loaded again at once, on another connection.
+TEST_F(ServerFaultTest, AConnectionThatIsClosedWhenItIsUsedAgainIsNoNews) {
+  const auto importer = StartImporter({"-watch=" + watch_});
+  WriteSpool(1, 10);
+  ASSERT_TRUE(Eventually([&] { return fs::is_empty(watch_); })) << importer->Stderr();
+  const auto lock = Subprocess::Start(
+      {"psql", "-qAtX", postgres->Conninfo(database_), "-c",
+       "BEGIN; LOCK TABLE import_ledger IN EXCLUSIVE MODE; SELECT pg_sleep(100)"});
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  ASSERT_TRUE(Eventually([&] {
+    return Sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'") == "1";
+  }));
+  WriteSpool(2, 10);
+  const std::string waits = "FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+  ASSERT_TRUE(Eventually([&] { return Sql("SELECT count(*) " + waits) == "1"; }));
+  Sql("SELECT pg_terminate_backend(pid) " + waits);
+  Sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'PgSleep'");
+  ASSERT_TRUE(Eventually([&] { return fs::is_empty(watch_); })) << importer->Stderr();
+  ExpectEndsWell(*importer);
+  EXPECT_EQ(Lines(importer->Stderr()), 1u) << importer->Stderr();
   ExpectSums();
 }
 

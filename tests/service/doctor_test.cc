@@ -624,7 +624,7 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
   Sql(absl::StrCat("REVOKE SELECT ON ctacct_schema FROM ", kImporterRole));
   const Diagnosis ill = Examine();
   EXPECT_EQ(ill.exit_code, 1);
-  EXPECT_THAT(ill.findings.at("role").text, HasSubstr("lacks SELECT on ctacct_schema"));
+  EXPECT_THAT(ill.findings.at("role").text, HasSubstr("adds_rows has no SELECT on ctacct_schema"));
 }
 
 TEST_F(DoctorTest, AnEngineThatFailsOrLosesRows) {
