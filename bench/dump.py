@@ -12,7 +12,8 @@ Fills a gateway's conntrack table with UDP flows, starts the engine on it, and t
 All of them may use all CPUs: the engine reads on one thread and accounts on others.
 
 Also once: the first dump, into an empty flow table, from the start of the engine's process to "accounting live"; and
-resident memory (VmRSS) of the engine with an empty table and with all flows, after the last dump.
+resident memory of the engine with an empty table and with all flows after the last dump (VmRSS), and its peak (VmHWM). A
+checkpoint of all flows is written at each interval's end.
 """
 import os
 import time
@@ -85,6 +86,7 @@ def run():
             print(f"round {number + 1} " + ", ".join(f"{who} {figures[-1][0]:.2f} s ({figures[-1][1]:.2f} s CPU)"
                                                      for who, figures in runs.items()), flush=True)
         full_bytes = engine.resident_bytes()
+        peak_bytes = engine.resident_bytes(peak=True)
         engine.stop()
         # Those that trickled were counted from zero; what older flows had before the engine came is nobody's.
         harness.check_account(gateway, spool, sent, "engine")
@@ -95,12 +97,13 @@ def run():
     print(f"\nmedian of {args.rounds}, {entries} flows: engine {medians['engine']['seconds']:.2f} s, floor "
           f"{medians['floor']['seconds']:.2f} s, conntrack -L {medians['conntrack']['seconds']:.2f} s; engine {ratio:.2f} of "
           f"the floor, its CPU {cpu_ratio:.2f}\nresident: {empty_bytes >> 10} KiB empty, {full_bytes >> 10} KiB full: "
-          f"{(full_bytes - empty_bytes) / entries:.1f} B per flow, {full_bytes / entries:.1f} B with all else")
+          f"{(full_bytes - empty_bytes) / entries:.1f} B per flow, {full_bytes / entries:.1f} B with all else; at its peak "
+          f"{peak_bytes >> 10} KiB, {peak_bytes / entries:.1f} B per flow with all else")
     harness.write_json(args, {"flows": entries, "rounds": args.rounds, "workers": args.workers, "medians": medians, "runs": runs,
                               "first_dump_seconds": first_seconds, "ratio": ratio, "cpu_ratio": cpu_ratio,
                               "resident_empty_bytes": empty_bytes, "resident_full_bytes": full_bytes,
                               "bytes_per_flow_more": (full_bytes - empty_bytes) / entries,
-                              "bytes_per_flow_in_all": full_bytes / entries})
+                              "bytes_per_flow_in_all": full_bytes / entries, "peak_bytes_per_flow_in_all": peak_bytes / entries})
     return 0
 
 

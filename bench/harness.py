@@ -142,9 +142,9 @@ class Listener:
         """Conntrack entries of its namespace, without starting a program."""
         return int(pathlib.Path(f"/proc/{self.pid}/net/stat/nf_conntrack").read_text().splitlines()[1].split()[0], 16)
 
-    def resident_bytes(self):
+    def resident_bytes(self, peak=False):
         for line in pathlib.Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("VmHWM:" if peak else "VmRSS:"):
                 return int(line.split()[1]) * 1024
         raise BenchError(f"{self.program} has ended: {self.text().strip()}")
 

@@ -276,6 +276,56 @@ def check_disk():
     return errors
 
 
+# Where a page states a measured figure: the words around it, the row of bench/RESULTS.md, and the words around it there. A page may
+# give fewer digits, in a unit of its own (a factor).
+FIGURES = [
+    ("README.md", r"(\d+) bytes of memory for an IPv4 flow", "resident memory per flow, 1 M flows", r"\| (\d+) B;"),
+    ("docs/tuning.md", r"(\d+) bytes in the engine, 128 for IPv6", "resident memory per flow, 1 M flows", r"\| (\d+) B;"),
+    ("docs/tuning.md", r"one million IPv4 flows: (\d+) MB in total", "resident memory per flow, 1 M flows", r"(\d+) B with all else"),
+    ("docs/tuning.md", r"do ([\d.]+) times the work of one", "two workers against one", r"\| ([\d.]+) x"),
+    ("docs/tuning.md", r"One worker accounts (\d+) million events", "two workers against one", r"one ([\d.]+) M/s"),
+    ("docs/tuning.md", r"million events per second \((\d+) ns each\)", "two workers against one", r"one ([\d.]+) M/s", lambda rate: 1000 / rate),
+    ("docs/tuning.md", r"engine, `-mode=precise` .*?\| (\d+) %", "connection rate, precise", r"\| ([\d.]+) %"),
+    ("docs/tuning.md", r"engine, `-mode=precise` .*?\| ([\d.]+) us", "CPU per TCP connection, live, precise, a dump", r"\| ([\d.]+) us"),
+    ("docs/tuning.md", r"only receives them \| the same \| (\d+) %", "connection rate, precise", r"receive-only ([\d.]+) %"),
+    ("docs/tuning.md", r"only receives them \| the same \| \d+ % \| ([\d.]+) us", "CPU per TCP connection, live, precise, a dump",
+     r"receive-only ([\d.]+) us"),
+    ("docs/tuning.md", r"engine, `-mode=light` .*?\| (\d+) %", "connection rate, light", r"\| ([\d.]+) %"),
+    ("docs/tuning.md", r"engine, `-mode=light` .*?\| ([\d.]+) us", "CPU per TCP connection, live, light, a dump", r"\| ([\d.]+) us"),
+    ("docs/tuning.md", r"only receives them \| the same \| (\d+) % \| 3", "connection rate, light", r"receive-only ([\d.]+) %"),
+    ("docs/tuning.md", r"only receives them \| the same \| \d+ % \| (3[\d.]+) us", "CPU per TCP connection, live, light, a dump",
+     r"receive-only ([\d.]+) us"),
+    ("docs/tuning.md", r"ulogd2 .*?\| (\d+) %", "CPU per TCP connection, live, against ulogd2", r"rate ([\d.]+) %"),
+    ("docs/tuning.md", r"ulogd2 .*?\| ([\d.]+) us", "CPU per TCP connection, live, against ulogd2", r"us \| ([\d.]+) us"),
+    ("docs/tuning.md", r"`conntrack -E` .*?\| (\d+) %", "CPU per TCP connection, live, against conntrack -E", r"rate ([\d.]+) %"),
+    ("docs/tuning.md", r"`conntrack -E` .*?\| ([\d.]+) us", "CPU per TCP connection, live, against conntrack -E", r"us \| ([\d.]+) us"),
+    ("docs/tuning.md", r"`conntrack -E` .*\| ([\d,]+) \|", "CPU per TCP connection, live, against conntrack -E", r"dropped (\d+) events"),
+    ("docs/tuning.md", r"rows loaded per second, with all rollups, on a busy machine \| .*?\| ([\d,]+) ", "load 36.0 M rows",
+     r"\| ([\d,]+) rows/s;", lambda rate: round(rate, -3)),
+    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| (\d+) ms", "slowest panel over 1 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels over 8 hours \| (\d+) ms", "slowest panel over 8 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"(\d+) MB while it loads a provider's backlog", "the importer's peak memory", r"\| (\d+) MB"),
+]
+
+
+def check_figures():
+    """Figures of the pages are those of bench/RESULTS.md, rounded."""
+    errors = []
+    rows = source("bench/RESULTS.md").splitlines()
+    for page, words, work, there, *convert in FIGURES:
+        said = re.search(words, source(page))
+        measured = [found[1].replace(",", "") for row in rows if row.startswith(f"| {work}") for found in re.finditer(there, row)][:1]
+        if not said or not measured:
+            errors.append(f"{page} has no {words!r}" if not said else f"bench/RESULTS.md has no {there!r} in a row {work!r}")
+            continue
+        text = said[1].replace(",", "")
+        decimals = len(text.partition(".")[2])
+        value = convert[0](float(measured[0])) if convert else float(measured[0])
+        if f"{value:.{decimals}f}" != text:
+            errors.append(f"{page}: {said[0]!r}, but {value:.{decimals}f} in bench/RESULTS.md ({work})")
+    return errors
+
+
 def check_tested_on():
     """What README says it is tested on is what CI runs on: this machine and Debian's stock kernels."""
     claim = re.search(r"Tested on Debian (\d+) with Linux ([\d., and]+)\.\s", source("README.md"))
@@ -594,6 +644,7 @@ def main():
     report.add("functions", "\n".join(check_functions()))
     report.add("alarms", "\n".join(check_alarms(pages)))
     report.add("disk", "\n".join(check_disk()))
+    report.add("figures", "\n".join(check_figures()))
     report.add("tested_on", "\n".join(check_tested_on()))
     report.add("reference", "\n".join(check_reference(built)))
     report.add("version", "\n".join(check_version()))
