@@ -7,6 +7,8 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include <optional>
+
 #include "absl/strings/str_cat.h"
 #include "netlink/ctnetlink_parser.h"
 
@@ -17,39 +19,59 @@ namespace {
 // buffer of that size.
 constexpr size_t kChunkBytesMax = 65536;
 
-}  // namespace
-
-DumpSocket::DumpSocket(mnl_socket* socket) : socket_(socket), buffer_(kChunkBytesMax) {
-  BuildRequest(0);
+std::vector<uint8_t> DumpRequest(uint16_t type, uint32_t sequence) {
+  std::vector<uint8_t> request(MNL_ALIGN(sizeof(nlmsghdr)) + MNL_ALIGN(sizeof(nfgenmsg)), 0);
+  nlmsghdr* header = mnl_nlmsg_put_header(request.data());
+  header->nlmsg_type = static_cast<uint16_t>(NFNL_SUBSYS_CTNETLINK << 8 | type);
+  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
+  header->nlmsg_seq = sequence;
+  auto* family = static_cast<nfgenmsg*>(mnl_nlmsg_put_extra_header(header, sizeof(nfgenmsg)));
+  family->nfgen_family = AF_UNSPEC;
+  family->version = NFNETLINK_V0;
+  return request;
 }
 
-absl::StatusOr<std::unique_ptr<DumpSocket>> DumpSocket::Open() {
+// How many bytes of a chunk come before its NLMSG_DONE; nullopt: it has none, or one that says that
+// the dump was cut short.
+std::optional<size_t> BytesBeforeDone(const Datagram& chunk) {
+  DatagramCursor cursor(chunk.data, chunk.bytes);
+  for (NetlinkMessage message; cursor.Next(&message);) {
+    if (message.type != NLMSG_DONE) continue;
+    if (MessageError(message) != 0 || (message.flags & NLM_F_DUMP_INTR) != 0) break;
+    return static_cast<size_t>(message.data - chunk.data);
+  }
+  return std::nullopt;
+}
+
+}  // namespace
+
+DumpSocket::DumpSocket(mnl_socket* socket, bool with_dying)
+    : socket_(socket),
+      with_dying_(with_dying),
+      buffer_(kChunkBytesMax),
+      request_(DumpRequest(IPCTNL_MSG_CT_GET, 0)) {}
+
+absl::StatusOr<std::unique_ptr<DumpSocket>> DumpSocket::Open(bool with_dying) {
   mnl_socket* socket = mnl_socket_open2(NETLINK_NETFILTER, SOCK_CLOEXEC | SOCK_NONBLOCK);
   if (socket == nullptr || mnl_socket_bind(socket, 0, MNL_SOCKET_AUTOPID) != 0) {
     const int error = errno;
     if (socket != nullptr) mnl_socket_close(socket);
     return absl::UnavailableError(absl::StrCat("netlink dump socket: ", strerror(error)));
   }
-  return std::unique_ptr<DumpSocket>(new DumpSocket(socket));
+  return std::unique_ptr<DumpSocket>(new DumpSocket(socket, with_dying));
 }
 
 absl::Status DumpSocket::Request() {
-  BuildRequest(++sequence_);
-  if (mnl_socket_sendto(socket_.get(), request_.data(), request_.size()) < 0) {
+  request_ = DumpRequest(IPCTNL_MSG_CT_GET, ++sequence_);
+  table_done_ = false;
+  return Send(request_);
+}
+
+absl::Status DumpSocket::Send(const std::vector<uint8_t>& request) {
+  if (mnl_socket_sendto(socket_.get(), request.data(), request.size()) < 0) {
     return absl::UnavailableError(absl::StrCat("conntrack dump: ", strerror(errno)));
   }
   return absl::OkStatus();
-}
-
-void DumpSocket::BuildRequest(uint32_t sequence) {
-  request_.assign(MNL_ALIGN(sizeof(nlmsghdr)) + MNL_ALIGN(sizeof(nfgenmsg)), 0);
-  nlmsghdr* header = mnl_nlmsg_put_header(request_.data());
-  header->nlmsg_type = NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_GET;
-  header->nlmsg_flags = NLM_F_REQUEST | NLM_F_DUMP;
-  header->nlmsg_seq = sequence;
-  auto* family = static_cast<nfgenmsg*>(mnl_nlmsg_put_extra_header(header, sizeof(nfgenmsg)));
-  family->nfgen_family = AF_UNSPEC;
-  family->version = NFNETLINK_V0;
 }
 
 absl::StatusOr<const Datagram*> DumpSocket::Receive() {
@@ -79,6 +101,16 @@ absl::StatusOr<const Datagram*> DumpSocket::Receive() {
       return absl::UnavailableError(
           absl::StrCat("conntrack dump: ", strerror(-MessageError(first)),
                        MessageError(first) == -EPERM ? " (needs CAP_NET_ADMIN)" : ""));
+    }
+    if (with_dying_ && !table_done_) {
+      if (const std::optional<size_t> bytes = BytesBeforeDone(datagram_); bytes.has_value()) {
+        // The list's own NLMSG_DONE ends the dump.
+        table_done_ = true;
+        const absl::Status sent = Send(DumpRequest(IPCTNL_MSG_CT_GET_DYING, sequence_));
+        if (!sent.ok()) return sent;
+        if (*bytes == 0) continue;
+        datagram_.bytes = *bytes;
+      }
     }
     return &datagram_;
   }

@@ -1,4 +1,8 @@
-// A netlink socket for dumps of the IPv4 conntrack table, on libmnl.
+// A netlink socket for dumps of the conntrack table, both families, on libmnl.
+//
+// Where delivery is reliable (see EventSocket), a flow that has ended stays on conntrack's dying
+// list until its DESTROY is delivered: it is no longer in the table, and not yet reported. Then a
+// dump is the table and after it the list, as one: an ended flow is shown until it is reported.
 //
 // Thread-compatible: one thread owns it. Needs CAP_NET_ADMIN at each request. It must not have a
 // filter: that would drop whole chunks of a dump, and its end.
@@ -22,7 +26,8 @@ namespace ctacct {
 
 class DumpSocket {
  public:
-  [[nodiscard]] static absl::StatusOr<std::unique_ptr<DumpSocket>> Open();
+  // `with_dying`: dumps contain the dying list.
+  [[nodiscard]] static absl::StatusOr<std::unique_ptr<DumpSocket>> Open(bool with_dying = false);
 
   // Asks for a dump. Chunks of an earlier dump that was not read to its end are skipped from now
   // on.
@@ -42,10 +47,12 @@ class DumpSocket {
     void operator()(mnl_socket* socket) const { mnl_socket_close(socket); }
   };
 
-  explicit DumpSocket(mnl_socket* socket);
-  void BuildRequest(uint32_t sequence);
+  DumpSocket(mnl_socket* socket, bool with_dying);
+  absl::Status Send(const std::vector<uint8_t>& request);
 
   const std::unique_ptr<mnl_socket, Closer> socket_;
+  const bool with_dying_;
+  bool table_done_ = false;  // Of the dump that was requested last, the dying list is to come.
   std::vector<uint8_t> buffer_;
   Datagram datagram_;
   uint32_t sequence_ = 0;

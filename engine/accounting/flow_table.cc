@@ -747,7 +747,10 @@ bool BasicFlowTable<Address>::CountsFromZero(const FlowEvent& event, int64_t now
                                              bool if_start_unknown) const {
   // A start in the future is that of a flow older than a clock set back.
   if (event.start_ns != 0) {
-    return event.start_ns >= known_since_ns_ && event.start_ns <= Later(now_ns, kClockSlackNs);
+    // Where dumps follow each other fast, a flow that was forgotten may have begun since
+    // known_since_ns_.
+    return event.start_ns >= known_since_ns_ && event.start_ns > forgotten_.lost_until_ns() &&
+           event.start_ns <= Later(now_ns, kClockSlackNs);
   }
   // Where new flows have start times, a flow without one is older than that setting. Elsewhere it
   // may have been forgotten.
@@ -837,8 +840,12 @@ bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   Untally(flow);
   ++counts_->forgotten_flows;
   const uint64_t life = flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0;
-  forgotten_.Add(Fingerprint(Hash(flow.Identity()), life),
-                 {flow.start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});
+  const int64_t latest_start_ns =
+      flow.start_exact ? flow.start_ns
+                       : Later(flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns, kNewJitterNs);
+  forgotten_.Add(
+      Fingerprint(Hash(flow.Identity()), life),
+      {flow.start_ns, latest_start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});
   return true;
 }
 

@@ -8,9 +8,12 @@
 #ifndef CTACCT_ENGINE_ACCOUNTING_FORGOTTEN_MEMORY_H_
 #define CTACCT_ENGINE_ACCOUNTING_FORGOTTEN_MEMORY_H_
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <optional>
+#include <utility>
 
 #include "engine/accounting/staggered_map.h"
 #include "netlink/flow_event.h"
@@ -23,7 +26,8 @@ class ForgottenMemory {
 
   struct Flow {
     int64_t start_ns = 0;
-    FlowCounters original;  // Accounted so far.
+    int64_t latest_start_ns = 0;  // It has not begun after this.
+    FlowCounters original;        // Accounted so far.
     FlowCounters reply;
     bool seen_new = false;
     bool closed = false;
@@ -32,11 +36,13 @@ class ForgottenMemory {
   // `fingerprint`: of the flow's incarnation.
   void Add(uint64_t fingerprint, const Flow& flow) {
     if (newer_.size() >= kKept) {
-      lost_some_ = lost_some_ || !older_.empty();
+      if (!older_.empty()) lost_until_ns_ = std::max(lost_until_ns_, older_until_ns_);
       older_.Clear();
       newer_.swap(older_);
+      older_until_ns_ = std::exchange(newer_until_ns_, kNever);
     }
     newer_[fingerprint] = flow;
+    newer_until_ns_ = std::max(newer_until_ns_, flow.latest_start_ns);
   }
 
   // The flow, which is then no longer forgotten.
@@ -54,15 +60,19 @@ class ForgottenMemory {
 
   size_t MemoryBytes() const { return newer_.MemoryBytes() + older_.MemoryBytes(); }
   bool empty() const { return newer_.empty() && older_.empty(); }
-  // Some flows are no longer remembered.
-  bool lost_some() const { return lost_some_; }
+  // Some flows are no longer remembered. None of them has begun after lost_until_ns().
+  bool lost_some() const { return lost_until_ns_ != kNever; }
+  int64_t lost_until_ns() const { return lost_until_ns_; }
 
  private:
   using Flows = StaggeredMap<uint64_t, Flow, 64>;
+  static constexpr int64_t kNever = std::numeric_limits<int64_t>::min();
 
   Flows newer_;
   Flows older_;
-  bool lost_some_ = false;
+  int64_t newer_until_ns_ = kNever;
+  int64_t older_until_ns_ = kNever;
+  int64_t lost_until_ns_ = kNever;
 };
 
 }  // namespace ctacct

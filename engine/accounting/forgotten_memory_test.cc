@@ -10,6 +10,7 @@ namespace {
 ForgottenMemory::Flow Flow(uint64_t number) {
   ForgottenMemory::Flow flow;
   flow.start_ns = static_cast<int64_t>(number);
+  flow.latest_start_ns = flow.start_ns + 1;
   return flow;
 }
 
@@ -24,6 +25,7 @@ TEST(ForgottenMemoryTest, KeepsTheLastOnesAndSaysWhenSomeAreLost) {
   EXPECT_FALSE(memory.Take(1).has_value());
   memory.Add(2 * kKept + 1, Flow(2 * kKept + 1));
   EXPECT_TRUE(memory.lost_some());
+  EXPECT_EQ(memory.lost_until_ns(), static_cast<int64_t>(kKept) + 1);
   EXPECT_FALSE(memory.Take(2).has_value());
   for (uint64_t number = kKept + 1; number <= 2 * kKept + 1; ++number) {
     const auto flow = memory.Take(number);

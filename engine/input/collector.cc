@@ -89,7 +89,7 @@ absl::StatusOr<std::unique_ptr<Collector>> Collector::Open(
     if (!loop.ok()) return loop.status();
     collector->loops_.push_back(*std::move(loop));
   }
-  absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open();
+  absl::StatusOr<std::unique_ptr<DumpSocket>> dumps = DumpSocket::Open(asked.reliable);
   if (!dumps.ok()) return dumps.status();
   collector->dump_socket_ = *std::move(dumps);
   if (asked.local != nullptr) {
@@ -253,7 +253,8 @@ void Collector::FailDump(const std::string& why) {
   dispatcher_->OnDumpFailed(WallClockNs());
   WakeWorkers();
   // A fresh socket: the old one may hold half a dump.
-  if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(); fresh.ok()) {
+  if (absl::StatusOr<std::unique_ptr<DumpSocket>> fresh = DumpSocket::Open(options_.reliable);
+      fresh.ok()) {
     dump_socket_ = *std::move(fresh);
   }
 }
