@@ -25,6 +25,7 @@ readonly ALL=(
   tests/service/service_manager_test
   tests/service/doctor_test
   tests/live/live_test
+  tests/live/reliable_test
 )
 readonly SELECTION=(
   tests/support/gateway_test:GatewayTest.NothingIsLeftBehind
