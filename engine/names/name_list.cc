@@ -16,6 +16,7 @@
 #include "absl/time/time.h"
 #include "engine/rows/bounds.h"
 #include "engine/system/clock.h"
+#include "engine/system/text.h"
 
 namespace ctacct {
 namespace {

@@ -6,7 +6,6 @@
 #define CTACCT_ENGINE_NAMES_SOURCE_TEXT_H_
 
 #include <cstddef>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,10 +35,6 @@ struct SourceNames {
 // Lines that are too long are problems instead.
 void ForEachLine(absl::string_view text, std::vector<LineProblem>* problems,
                  absl::FunctionRef<void(size_t number, absl::string_view line)> take);
-
-// The fields of a CSV line: blanks around fields do not count, a field in double quotes may contain
-// commas, and "" for a quote. Nothing: a quote that is not closed, or not around the whole field.
-[[nodiscard]] std::optional<std::vector<std::string>> SplitCsv(absl::string_view line);
 
 }  // namespace ctacct
 

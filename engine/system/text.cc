@@ -1,6 +1,8 @@
 #include "engine/system/text.h"
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 
 namespace ctacct {
 namespace {
@@ -72,6 +74,32 @@ std::string WithThousands(uint64_t value) {
   std::string text = absl::StrCat(value);
   for (size_t at = text.size(); at > 3;) text.insert(at -= 3, 1, ',');
   return text;
+}
+
+std::optional<std::vector<std::string>> SplitCsv(absl::string_view line) {
+  std::vector<std::string> fields;
+  for (;;) {
+    line = absl::StripLeadingAsciiWhitespace(line);
+    std::string& field = fields.emplace_back();
+    if (absl::ConsumePrefix(&line, "\"")) {
+      for (;;) {
+        const size_t quote = line.find('"');
+        if (quote == absl::string_view::npos) return std::nullopt;
+        field.append(line.data(), quote);
+        line.remove_prefix(quote + 1);
+        if (!absl::ConsumePrefix(&line, "\"")) break;
+        field += '"';
+      }
+      line = absl::StripLeadingAsciiWhitespace(line);
+    } else {
+      const size_t end = line.find(',');
+      field = std::string(absl::StripTrailingAsciiWhitespace(line.substr(0, end)));
+      if (field.find('"') != std::string::npos) return std::nullopt;
+      line.remove_prefix(end == absl::string_view::npos ? line.size() : end);
+    }
+    if (line.empty()) return fields;
+    if (!absl::ConsumePrefix(&line, ",")) return std::nullopt;
+  }
 }
 
 }  // namespace ctacct

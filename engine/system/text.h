@@ -1,10 +1,13 @@
-// Text for people: log lines, screens, error messages. Pure functions; thread-safe.
+// Text for people (log lines, screens, error messages) and of people (lists). Pure functions;
+// thread-safe.
 #ifndef CTACCT_ENGINE_SYSTEM_TEXT_H_
 #define CTACCT_ENGINE_SYSTEM_TEXT_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/strings/string_view.h"
 
@@ -22,6 +25,10 @@ namespace ctacct {
 
 // "1,234,567"
 [[nodiscard]] std::string WithThousands(uint64_t value);
+
+// The fields of a CSV line: blanks around fields do not count, a field in double quotes may contain
+// commas, and "" for a quote. Nothing: a quote that is not closed, or not around the whole field.
+[[nodiscard]] std::optional<std::vector<std::string>> SplitCsv(absl::string_view line);
 
 }  // namespace ctacct
 

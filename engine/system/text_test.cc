@@ -1,5 +1,6 @@
 #include "engine/system/text.h"
 
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 
 namespace ctacct {
@@ -24,6 +25,17 @@ TEST(TextTest, Thousands) {
   EXPECT_EQ(WithThousands(1'000), "1,000");
   EXPECT_EQ(WithThousands(123'456), "123,456");
   EXPECT_EQ(WithThousands(18'446'744'073'709'551'615u), "18,446,744,073,709,551,615");
+}
+
+TEST(TextTest, FieldsOfCsv) {
+  using testing::ElementsAre;
+  EXPECT_THAT(SplitCsv("a,b c"), testing::Optional(ElementsAre("a", "b c")));
+  EXPECT_THAT(SplitCsv(" \"a, \"\"b\"\"\" ,c"), testing::Optional(ElementsAre("a, \"b\"", "c")));
+  EXPECT_THAT(SplitCsv("a,"), testing::Optional(ElementsAre("a", "")));
+  EXPECT_THAT(SplitCsv(""), testing::Optional(ElementsAre("")));
+  for (const char* const bad : {"\"a", "a\"b\"", "\"a\"b", "a,\""}) {
+    EXPECT_EQ(SplitCsv(bad), std::nullopt) << bad;
+  }
 }
 
 }  // namespace

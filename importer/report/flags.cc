@@ -1,6 +1,5 @@
 #include "importer/report/flags.h"
 
-#include <arpa/inet.h>
 #include <unistd.h>
 
 #include <cstdlib>
@@ -19,7 +18,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
-#include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
 #include "absl/time/civil_time.h"
@@ -27,7 +25,9 @@
 #include "engine/rows/gateway_name.h"
 #include "engine/rows/protocol_names.h"
 #include "engine/spool/names_file.h"
+#include "engine/system/text.h"
 #include "importer/postgres/connection_flags.h"
+#include "netlink/ip_text.h"
 
 ABSL_FLAG(std::string, output, "-", "file to write, replaced if it exists; -: standard output");
 ABSL_FLAG(
@@ -54,13 +54,18 @@ ABSL_FLAG(std::string, month, "",
 ABSL_FLAG(std::string, timezone, "",
           "time zone of times, days and months (Europe/Berlin); default: that of this machine");
 ABSL_FLAG(std::string, gateway, "", "only these gateways (comma separated)");
-ABSL_FLAG(std::string, src, "", "only these origins, masked as in rows");
-ABSL_FLAG(std::string, dst, "", "only these destinations, masked as in rows");
+ABSL_FLAG(std::string, src, "",
+          "only origins in these networks of either family (10.32.5.0/24,2001:db8:5::/48); "
+          "addresses as in rows, after the group mask");
+ABSL_FLAG(std::string, dst, "", "only destinations in these networks, as -src");
 ABSL_FLAG(std::string, proto, "", "only these protocols (tcp,udp,99)");
 ABSL_FLAG(std::string, port, "", "only these destination ports (443,-1; -1: not on the list)");
 ABSL_FLAG(bool, names, false, "show names of origins and destinations, addresses beside");
-ABSL_FLAG(std::string, src_name, "", "only origins of these names (comma separated)");
-ABSL_FLAG(std::string, dst_name, "", "only destinations of these names (comma separated)");
+ABSL_FLAG(
+    std::string, src_name, "",
+    "only origins of these names (comma separated; a name in double quotes may contain commas: "
+    "'\"Smith, John\",bob')");
+ABSL_FLAG(std::string, dst_name, "", "only destinations of these names, as -src-name");
 ABSL_FLAG(bool, check, false,
           "only print whether intervals are missing or incomplete, of which gateways and since "
           "when; by default in the last 24 hours");
@@ -174,12 +179,17 @@ template <typename Parse>
 absl::StatusOr<std::optional<std::string>> ParseList(const char* flag, const std::string& text,
                                                      const Parse& parse) {
   if (text.empty()) return std::nullopt;
+  const std::optional<std::vector<std::string>> values = SplitCsv(text);
+  if (!values.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("flag -", flag, ": a quote is not closed, or not around a whole value"));
+  }
   std::vector<std::string> quoted;
-  for (const absl::string_view value : absl::StrSplit(text, ',')) {
-    const std::optional<std::string> parsed = parse(std::string(value));
-    if (!parsed.has_value()) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("flag -", flag, ": bad value ", QuotedForLog(value)));
+  for (const std::string& value : *values) {
+    const absl::StatusOr<std::string> parsed = parse(value);
+    if (!parsed.ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "flag -", flag, ": bad value ", QuotedForLog(value), ": ", parsed.status().message()));
     }
     quoted.push_back(
         absl::StrCat("\"", absl::StrReplaceAll(*parsed, {{"\\", "\\\\"}, {"\"", "\\\""}}), "\""));
@@ -191,37 +201,44 @@ absl::StatusOr<std::optional<std::string>> ParseList(const char* flag, const std
   return absl::StrCat("{", absl::StrJoin(quoted, ","), "}");
 }
 
-std::optional<std::string> ParseAddress(const std::string& text) {
-  in6_addr address;
-  const int family = absl::StrContains(text, ':') ? AF_INET6 : AF_INET;
-  if (inet_pton(family, text.c_str(), &address) != 1) return std::nullopt;
+// A network of either family, an address too: without bits below the prefix, as the engine's -src.
+absl::StatusOr<std::string> ParseNetworkText(const std::string& text) {
+  const absl::StatusOr<NetworkLists> network = ParseNetworkLists(text);
+  if (!network.ok()) return network.status();
+  if (text.empty()) return absl::InvalidArgumentError("not a network");
+  int length = 0;
+  // PostgreSQL takes no /08.
+  if (const size_t slash = text.find('/');
+      slash != std::string::npos && absl::SimpleAtoi(text.substr(slash + 1), &length)) {
+    return absl::StrCat(text.substr(0, slash), "/", length);
+  }
   return text;
 }
 
-std::optional<std::string> ParseProtocolName(const std::string& text) {
+absl::StatusOr<std::string> ParseProtocolName(const std::string& text) {
   const std::optional<uint8_t> protocol = ParseProtocol(text);
-  if (!protocol.has_value()) return std::nullopt;
+  if (!protocol.has_value()) return absl::InvalidArgumentError("not a protocol");
   return std::string(ProtocolName(*protocol));
 }
 
-std::optional<std::string> ParsePort(const std::string& text) {
+absl::StatusOr<std::string> ParsePort(const std::string& text) {
   int port = 0;
-  if (!absl::SimpleAtoi(text, &port) || port < -1 || port > 65'535) return std::nullopt;
+  if (!absl::SimpleAtoi(text, &port) || port < -1 || port > 65'535) {
+    return absl::InvalidArgumentError("ports are -1 to 65535");
+  }
   return absl::StrCat(port);
 }
 
-std::optional<std::string> ParseHolder(const std::string& text) {
-  return CheckHolderName(text).ok() ? std::optional<std::string>(text) : std::nullopt;
+absl::StatusOr<std::string> ParseHolder(const std::string& text) {
+  if (absl::Status status = CheckHolderName(text); !status.ok()) return status;
+  return text;
 }
 
 // The server would refuse other text only later.
-std::optional<std::string> ParseGateway(const std::string& text) {
-  return CheckGatewayName(text).ok() ? std::optional<std::string>(text) : std::nullopt;
+absl::StatusOr<std::string> ParseGateway(const std::string& text) {
+  if (absl::Status status = CheckGatewayName(text); !status.ok()) return status;
+  return text;
 }
-
-}  // namespace
-
-namespace {
 
 // SI: 1 kB is 1000 bytes.
 std::optional<double> ParseBytes(absl::string_view text) {
@@ -331,11 +348,11 @@ absl::StatusOr<ReportConfig> ReportConfigFromFlags(const CommandLine& line) {
       config.to->time.has_value() && *config.from->time >= *config.to->time) {
     return absl::InvalidArgumentError("flag -from: not before -to");
   }
-  using Parser = std::optional<std::string> (*)(const std::string&);
+  using Parser = absl::StatusOr<std::string> (*)(const std::string&);
   for (const auto& [flag, value, parser, list] :
        {std::tuple("gateway", absl::GetFlag(FLAGS_gateway), Parser{ParseGateway}, &config.gateways),
-        std::tuple("src", absl::GetFlag(FLAGS_src), Parser{ParseAddress}, &config.srcs),
-        std::tuple("dst", absl::GetFlag(FLAGS_dst), Parser{ParseAddress}, &config.dsts),
+        std::tuple("src", absl::GetFlag(FLAGS_src), Parser{ParseNetworkText}, &config.srcs),
+        std::tuple("dst", absl::GetFlag(FLAGS_dst), Parser{ParseNetworkText}, &config.dsts),
         std::tuple("proto", absl::GetFlag(FLAGS_proto), Parser{ParseProtocolName}, &config.protos),
         std::tuple("port", absl::GetFlag(FLAGS_port), Parser{ParsePort}, &config.ports),
         std::tuple("src-name", absl::GetFlag(FLAGS_src_name), Parser{ParseHolder},

@@ -221,6 +221,23 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
   EXPECT_EQ(phone["toggled"]["theme"], "light");
 }
 
+TEST_F(ReportTest, FlagsTakeNetworks) {
+  LoadSample("0.2");
+  const std::string condition =
+      "(src <<= '10.32.0.0/20' OR src <<= '2001:db8:32:3::/64') AND dst <<= '10.33.4.0/22'";
+  const std::vector<std::string> flags = {"-src=10.32.0.0/20, 2001:db8:32:3::/064",
+                                          "-dst=10.33.4.0/22", "-from=2026-11-21T12:00"};
+  WritePage(flags);
+  EXPECT_EQ(SumsInData(), TotalsInSql(condition));
+  EXPECT_THAT(Open()["text"].get<std::string>(),
+              AllOf(HasSubstr("origin: 10.32.0.0/20, 2001:db8:32:3::/64"),
+                    HasSubstr("destination: 10.33.4.0/22")));
+  std::vector<std::string> rows = flags;
+  rows.push_back("-table=rows");
+  EXPECT_EQ(absl::StrCat(Lines(Report(rows).out) - 1),
+            Sql("SELECT count(*) FROM vpn_traffic WHERE " + condition));
+}
+
 TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
   LoadSample("0.2");
   const std::string src = Sql("SELECT host(min(src)) FROM vpn_traffic WHERE proto = 'tcp'");
@@ -462,8 +479,9 @@ TEST_F(ReportTest, TablesAreThoseOfThePage) {
   const std::string hostile = "=\"a\" 'b' \\ <\xe2\x82\xac>";
   Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, '" + src + "/24'::cidr, $q$" + hostile +
       "$q$, 'file', tstzrange(NULL, NULL), now() FROM vpn_traffic");
+  const std::string quoted = "\"" + absl::StrReplaceAll(hostile, {{"\"", "\"\""}}) + "\"";
   const json document =
-      json::parse(Report({"-format=json", "-names", "-src-name=" + hostile}).out, nullptr, false);
+      json::parse(Report({"-format=json", "-names", "-src-name=" + quoted}).out, nullptr, false);
   ASSERT_TRUE(document.is_object());
   for (const char* const name : {"total", "origins", "destinations", "ports", "pairs", "unanswered",
                                  "services", "gateways", "gaps"}) {
@@ -480,9 +498,8 @@ TEST_F(ReportTest, TablesAreThoseOfThePage) {
     total += point["src_bytes"].get<int64_t>() + point["dst_bytes"].get<int64_t>();
   }
   EXPECT_EQ(total, document["origins"][0]["bytes"]);
-  EXPECT_THAT(Report({"-table=origins", "-names", "-src-name=" + hostile}).out,
-              HasSubstr(absl::StrCat("\"", absl::StrReplaceAll(hostile, {{"\"", "\"\""}}), "\",",
-                                     src, ",")));
+  EXPECT_THAT(Report({"-table=origins", "-names", "-src-name=" + quoted}).out,
+              HasSubstr(absl::StrCat(quoted, ",", src, ",")));
   // A file is written as a page is.
   ASSERT_TRUE(Report({"-table=ports", "-output=" + folder_ + "/ports.csv"}).exit.ok());
   EXPECT_EQ(Contents(folder_ + "/ports.csv"), Report({"-table=ports"}).out);
@@ -746,8 +763,9 @@ TEST_F(ReportTest, NothingFromTheDatabaseBreaksOut) {
     ASSERT_TRUE(written.ok()) << written.status();
   }
   ASSERT_TRUE(Drain().exit.ok());
-  WritePage({"-gateway=" + absl::StrCat(names[0], ",", names[1], ",", names[2], ",", names[3], ",",
-                                        names[4], ",", names[5])});
+  WritePage({"-gateway=" + absl::StrJoin(names, ",", [](std::string* out, const std::string& name) {
+               absl::StrAppend(out, "\"", absl::StrReplaceAll(name, {{"\"", "\"\""}}), "\"");
+             })});
   const json seen = Open();
   ExpectShowsSums(seen);
   EXPECT_EQ(seen["scripts"], 2);  // The data and ours; images are the range selector's handles.
@@ -773,7 +791,7 @@ TEST_F(ReportTest, NamesFirstAddressesBeside) {
   EXPECT_EQ(SumsInData(), TotalsInSql("true"));
   EXPECT_EQ(seen["tables"]["origins"]["names"][0], hostile + " (" + src + ")");
   EXPECT_EQ(seen["images"], 2);
-  WritePage({"-names", "-src-name=" + hostile});
+  WritePage({"-names", "-src-name=\"" + absl::StrReplaceAll(hostile, {{"\"", "\"\""}}) + "\""});
   seen = Open();
   EXPECT_EQ(SumsInData(), TotalsInSql("src = '" + src + "'"));
   EXPECT_THAT(seen["text"].get<std::string>(), HasSubstr("origin named: " + hostile));
@@ -847,8 +865,13 @@ TEST_F(ReportTest, WrongFlagsAreOneLine) {
            {"-from=-8x", "flag -from: a time such as"},
            {"-to=2026-13-01", "flag -to: a time such as"},
            {"-to=-0h", "flag -to: a time such as"},
-           {"-src=10.0.0.0/8", "flag -src: bad value '10.0.0.0/8'"},
+           {"-src=10.32.5.7/24",
+            "flag -src: bad value '10.32.5.7/24': 10.32.5.7/24 has bits set below its prefix; the "
+            "network is 10.32.5.0/24"},
+           {"-dst=2001:db8::1/32", "the network is 2001:db8::/32"},
+           {"-src=10.0.0.0/33", "flag -src: bad value '10.0.0.0/33': not a network"},
            {"-dst=10.0.0.1,", "flag -dst: bad value ''"},
+           {"-src-name=a,\"b", "flag -src-name: a quote is not closed"},
            {"-proto=tcpp", "flag -proto: bad value 'tcpp'"},
            {"-port=65536", "flag -port: bad value '65536'"},
            {"-top=0", "flag -top: 1 to 50"},

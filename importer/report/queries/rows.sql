@@ -3,7 +3,11 @@
     SELECT *, traffic_name(gateway, src, time) AS src_name, traffic_name(gateway, dst, time) AS dst_name
     FROM vpn_traffic
     WHERE time > $1::timestamptz AND time <= $2::timestamptz AND ($3::text[] IS NULL OR gateway = ANY ($3::text[]))
-      AND ($4::inet[] IS NULL OR src = ANY ($4::inet[])) AND ($5::inet[] IS NULL OR dst = ANY ($5::inet[]))
+      -- The index finds origins between two addresses, not within networks.
+      AND ($4::inet[] IS NULL OR src <<= ANY ($4::inet[])
+           AND src >= (SELECT min(network(each)) FROM unnest($4::inet[]) AS each)
+           AND src <= (SELECT max(host(broadcast(each))::inet) FROM unnest($4::inet[]) AS each))
+      AND ($5::inet[] IS NULL OR dst <<= ANY ($5::inet[]))
       AND ($6::text[] IS NULL OR proto = ANY ($6::text[])) AND ($7::integer[] IS NULL OR port = ANY ($7::integer[]))
 )
 SELECT time, gateway, host(src) AS src, src_name, host(dst) AS dst, dst_name, proto, port, src_bytes, dst_bytes, src_packets,
