@@ -105,7 +105,9 @@
     element('tbody', {}, ...rows)));
   const head = (id, title, note) => {
     const made = element('div', {class: 'head'}, element('h2', {id: `${id}-title`}, title));
-    made.append(element('span', {class: 'note'}, note ?? ''), element('span', {class: 'legend'}));
+    const everything = element('span', {class: 'everything'}, 'of all traffic');  // Filters do not apply.
+    everything.hidden = true;
+    made.append(element('span', {class: 'note'}, note ?? ''), everything, element('span', {class: 'legend'}));
     return made;
   };
 
@@ -126,17 +128,24 @@
   };
   const [origin, destination] = [network(0), network(1)];
   document.body.classList.toggle('by-name', data.asked.names);
+  // What a click can filter by: what the page lists.
+  const kLists = ['origins', 'destinations', 'ports'];
+  const placesOf = Object.fromEntries(kLists.map((id) => [id, new Map(data[id].keys.map((key, place) => [key, place]))]));
   data.origins.keys = data.origins.keys.map(origin);
   data.destinations.keys = data.destinations.keys.map(destination);
   // [ms, gateway, the masks before, the masks from then on]
   const maskChanges = masks.slice(1).map((each, i) => [each[1], each[0], masks[i][3], each[3], masks[i][0]])
     .filter(([, gateway, , , before]) => gateway === before);
 
-  // Points: [end ms, seconds, (place,) bytes sent, bytes replied, packets sent, packets replied,
-  // connections, their durations, (open)].
+  // Points: [end ms, seconds, place, bytes sent, bytes replied, packets sent, packets replied,
+  // connections, their durations, (open)]. Those of the cross table end with the seconds: their sums are in its cells.
   // Seconds are what was covered. Where that is not known (CSV files) they are the point's length; but the first point may
   // begin before there is data, and has no lower rate for that. Half a second: dumps begin a little late.
-  for (const source of [data.total, data.origins, data.destinations, data.ports]) {
+  data.total.points = data.total.points.map(([end, seconds, ...sums]) => [end, seconds, 0, ...sums]);
+  const {cross} = data;  // Not of a long range: it would take long.
+  if (cross) cross.coarse = true;
+  const sources = [data.total, ...kLists.map((id) => data[id]), ...(cross ? [cross] : [])];
+  for (const source of sources) {
     for (const point of source.points) {
       const before = (data.held[0] - (point[0] - source.width)) / 1000;
       if (before > 0 && before < point[1] && point[1] > source.width / 1000 - before + .5) point[1] -= before;
@@ -153,12 +162,14 @@
   const isWhole = () => shown[0] <= whole[0] && shown[1] >= whole[1];
   const middle = (end, width) => end - width / 2;
   // Days and months are not all of one length.
-  for (const source of [data.total, data.origins, data.destinations, data.ports]) {
+  for (const source of sources) {
     source.begins = new Map((source.ends ?? []).map((end, i) => [end, i > 0 ? source.ends[i - 1] : source.from]));
   }
   const beginOf = (source, end) => source.begins.get(end) ?? end - source.width;
   const center = (source, end) => (beginOf(source, end) + end) / 2;
-  const inView = (end, width) => isWhole() || (middle(end, width) >= shown[0] && middle(end, width) <= shown[1]);
+  // A coarse point is in view if it overlaps: the middles of all may be outside of a short view.
+  const inView = (source, end) => isWhole() || (source.coarse ? beginOf(source, end) < shown[1] && end > shown[0]
+    : middle(end, source.width) >= shown[0] && middle(end, source.width) <= shown[1]);
 
   // Gaps that overlap become one region of the worst kind.
   const regions = [];
@@ -195,6 +206,68 @@
       colors[name] = style.getPropertyValue(`--${name}`).trim();
     }
   };
+
+  // ---- Filters ----
+
+  // The place of one that is listed, or null.
+  const filters = {origins: null, destinations: null, ports: null};
+  const chosenLists = () => kLists.filter((id) => filters[id] !== null);
+  const isFiltered = () => chosenLists().length > 0;
+  const kSums = 6;
+  const kCell = 10;  // [point, origin, destination, port, sums...]
+
+  // Sums of the cross table's cells that pass, as points of a list.
+  const crossed = (wanted, placeOf = () => 0) => {
+    const made = new Map();
+    const {cells, points} = cross;
+    for (let i = 0; i < cells.length; i += kCell) {
+      if (kLists.some((id, k) => wanted[id] !== null && wanted[id] !== cells[i + 1 + k])) continue;
+      const place = placeOf(cells, i);
+      const key = `${cells[i]} ${place}`;
+      let point = made.get(key);
+      if (!point) made.set(key, point = [...points[cells[i]], place, ...new Array(kSums).fill(0)]);
+      for (let k = 0; k < kSums; ++k) point[3 + k] += cells[i + 4 + k];
+    }
+    return [...made.values()];
+  };
+  // A list is not filtered by its own: another one of it can be chosen.
+  const isCrossed = (id) => cross && chosenLists().some((other) => other !== id);
+  const listSource = (id) => isCrossed(id)
+    ? {...cross, keys: data[id].keys, beside: data[id].beside, others: data[id].others,
+       points: crossed({...filters, [id]: null}, (cells, i) => cells[i + 1 + kLists.indexOf(id)])}
+    : data[id];
+  const totalSource = () => {
+    const [id, second] = chosenLists();
+    if (!id) return data.total;
+    return second ? {...cross, points: crossed(filters)}
+      : {...data[id], points: data[id].points.filter((point) => point[2] === filters[id])};
+  };
+  let current;
+  const readSources = () => {
+    current = {total: totalSource(), ...Object.fromEntries(kLists.map((id) => [id, listSource(id)]))};
+  };
+  readSources();
+
+  // A name that filters by what it names ({list: place}); one that is not listed is only a name.
+  const kinds = {origins: 'origin', destinations: 'destination', ports: 'protocol'};
+  const pick = (wanted, text, label) => {
+    const entries = Object.entries(wanted);
+    if (entries.some(([, place]) => place === undefined) || (entries.length > 1 && !cross)) return text;
+    const made = element('button', {type: 'button', class: 'pick', 'data-pick': JSON.stringify(wanted)}, text);
+    if (label) made.setAttribute('aria-label', label);
+    else made.title = `Only this ${entries.map(([id]) => kinds[id]).join(' and ')}; again: all`;
+    return made;
+  };
+  const isPicked = (wanted) => Object.entries(wanted).every(([id, place]) => filters[id] === place);
+  const choose = (wanted) => {
+    const clear = isPicked(wanted);
+    for (const id of kLists) {
+      if (id in wanted) filters[id] = clear ? null : wanted[id];
+      else if (!cross) filters[id] = null;
+    }
+    showFiltered();
+  };
+
   const kSeriesMax = 10;  // As many as there are colours.
   const seriesColor = (place) => place < kSeriesMax ? `c${place}` : 'rest';
 
@@ -239,7 +312,8 @@
   };
   const onKey = (event) => {
     const action = {ArrowLeft: () => move(-.25), ArrowRight: () => move(.25), '+': () => zoom(.5), '=': () => zoom(.5),
-                    '-': () => zoom(2), 0: () => show(...whole), Escape: () => show(...whole)}[event.key];
+                    '-': () => zoom(2), 0: () => show(...whole),
+                    Escape: () => isFiltered() ? choose(Object.fromEntries(chosenLists().map((id) => [id, filters[id]]))) : show(...whole)}[event.key];
     if (!action || event.ctrlKey || event.metaKey || event.altKey) return;
     // A table that is wider than its place needs the arrows itself.
     if (event.key.startsWith('Arrow') && event.target.matches('.table') && event.target.scrollWidth > event.target.clientWidth) return;
@@ -278,22 +352,46 @@
   // One finger scrolls the page; a chart must not hold it. The buttons zoom there.
   const mouseOnly = Object.fromEntries(Object.entries(Dygraph.defaultInteractionModel).filter(([name]) => !name.startsWith('touch')));
 
-  // series: {name, color, unit(value)} each; rows: [x, value...] with x the middle of a point.
-  const chart = (id, title, series, rows, width, options = {}) => {
+  // The rows of a chart: [x, value...] with x the middle of a point, of a coarse one its beginning and its end. `add` adds a
+  // point's values.
+  const drawing = (source, number, add) => {
+    const rows = [];
+    const begins = new Map();
+    const valuesOf = new Map();
+    for (const end of grid(source)) {
+      const begin = beginOf(source, end);
+      const xs = source.coarse ? [Math.max(begin, whole[0]), Math.min(end, whole[1]) - 1] : [center(source, end)];
+      if (xs[0] > xs.at(-1)) continue;
+      const values = new Array(number).fill(unknown(begin, end) ? null : 0);
+      valuesOf.set(end, values);
+      for (const x of xs) {
+        begins.set(x, begin);
+        rows.push([x, values]);
+      }
+    }
+    for (const point of source.points) {
+      const values = valuesOf.get(point[0]);
+      if (values) add(values, point);
+    }
+    if (rows.length === 0) rows.push([whole[0], new Array(number).fill(null)]);
+    return {rows: rows.map(([x, values]) => [x, ...values]), begins, width: source.width, coarse: source.coarse};
+  };
+
+  // series: {name, color, unit(value)} each; draw(): what `drawing` returns.
+  const chart = (id, title, series, draw, options = {}) => {
+    let {rows, begins, width} = draw();
     const figure = $(id);
-    const heading = head(id, title, options.note);
+    const heading = head(id, title);
     const box = element('div', {class: 'chart', tabindex: '0', role: 'img', 'aria-labelledby': `${id}-title`,
                                 'aria-describedby': `${id}-summary`});
     const summary = element('p', {class: 'hidden-text', id: `${id}-summary`});
     figure.prepend(heading, box, summary);
-    if (rows.length === 0) rows = [[whole[0], ...series.map(() => null)]];
     const legend = heading.querySelector('.legend');
-    const begins = new Map([...options.begins ?? []].map(([end, begin]) => [(begin + end) / 2, begin]));
     const showLegend = (values, x) => {
       const parts = x === undefined ? [] : [element('span', {}, moment(begins.get(x) ?? x - width / 2))];
       series.forEach((one, i) => {
         // Of many only those that say something at this point: their names are in the table below.
-        if (options.stacked && (values === undefined || !values[i])) return;
+        if (one.isHidden?.() || (options.stacked && (values === undefined || !values[i]))) return;
         const part = element('span', {}, chip(one.color), one.name);
         if (values !== undefined && values[i] !== null && values[i] !== undefined) {
           part.append(' ', element('b', {}, one.unit(values[i])));
@@ -302,7 +400,10 @@
       });
       legend.replaceChildren(...parts);
     };
-    const graph = new Dygraph(box, rows.map(([x, ...values]) => [new Date(x), ...values]), {
+    const file = () => rows.map(([x, ...values]) => [new Date(x), ...values]);
+    // Few points are drawn as dots.
+    const hasDots = (coarse) => rows.length <= 40 && !options.stacked && !coarse;
+    const graph = new Dygraph(box, file(), {
       labels: ['time', ...series.map((_, i) => `s${i}`)],  // No text from the database: legends are ours.
       legend: 'never',
       stackedGraph: Boolean(options.stacked),
@@ -316,8 +417,7 @@
       gridLineWidth: 1,
       axisLineWidth: 1,
       includeZero: true,
-      // Few points are drawn as dots.
-      drawPoints: rows.length <= 40 && !options.stacked,
+      drawPoints: hasDots(false),
       pointSize: 2,
       highlightCircleSize: options.stacked ? 2 : 3.5,
       highlightSeriesOpts: undefined,
@@ -350,13 +450,24 @@
       },
     });
     showLegend();
-    charts.push({id, graph, series, summary, rows, options});
+    const redraw = () => {
+      const made = draw();
+      ({rows, begins, width} = made);
+      graph.updateOptions({file: file(), drawPoints: hasDots(made.coarse), dateWindow: [...shown], valueRange: null});
+      showLegend();
+    };
+    const summarise = () => {
+      const seen = rows.filter(([x]) => (begins.get(x) ?? x) <= shown[1] && (begins.get(x) ?? x) + width >= shown[0]);
+      summary.textContent = series.map((one, i) => one.isHidden?.() ? ''
+        : `${one.name}: at most ${options.axis(Math.max(0, ...seen.map((row) => row[i + 1] ?? 0)))}`).filter(Boolean).join('; ');
+    };
+    charts.push({id, graph, series, redraw, summarise});
   };
 
   const repaint = () => {
     readColors();
     following = true;
-    for (const {graph, series, options} of charts) {
+    for (const {graph, series} of charts) {
       graph.updateOptions({
         colors: series.map((one) => colors[one.color]),
         axisLineColor: colors.line,
@@ -373,12 +484,11 @@
 
   // ---- Figures that follow the zoom ----
 
-  const kSums = 6;
-  const sumsOf = (points, first, width) => {
+  const sumsOf = (source) => {
     const sums = new Array(kSums).fill(0);
-    for (const point of points) {
-      if (!inView(point[0], width)) continue;
-      for (let i = 0; i < kSums; ++i) sums[i] += point[first + i];
+    for (const point of source.points) {
+      if (!inView(source, point[0])) continue;
+      for (let i = 0; i < kSums; ++i) sums[i] += point[3 + i];
     }
     return sums;
   };
@@ -416,7 +526,7 @@
       : [missing > 0 ? `${exact(missing)} missing` : '', partial > 0 ? `${exact(partial)} partial` : '',
          resynced > 0 ? `${exact(resynced)} resynced` : '']
         .filter(Boolean).join(', ');
-    const made = total(isWhole() ? 'Complete' : 'Complete (all)', completeShare(intervals + missing, wrong), more,
+    const made = total(isWhole() && !isFiltered() ? 'Complete' : 'Complete (all)', completeShare(intervals + missing, wrong), more,
                        {id: 'complete', kind: partial + missing > 0 ? 'partial' : resynced > 0 ? 'resynced' : 'good'});
     made.title = losses || 'No event was dropped';
     return made;
@@ -445,62 +555,66 @@
   };
 
   const showTotals = () => {
-    const {points, width} = data.total;
-    const sums = sumsOf(points, 2, width);
-    let seconds = 0;
+    const source = current.total;
+    const sums = sumsOf(source);
     let peak = [0, 0];
     let openMost = 0;
-    for (const point of points) {
-      if (!inView(point[0], width)) continue;
-      seconds += point[1];
-      const rate = (point[2] + point[3]) * 8 / point[1];
+    for (const point of source.points) {
+      if (!inView(source, point[0])) continue;
+      const rate = (point[3] + point[4]) * 8 / point[1];
       if (rate > peak[0]) peak = [rate, point[0]];
-      openMost = Math.max(openMost, point[8] ?? 0);
+      openMost = Math.max(openMost, point[9] ?? 0);
     }
+    // Also what was silent: of points without the chosen one, the others' time.
+    const {points} = source.coarse ? cross : data.total;
+    const seconds = points.reduce((sum, point) => sum + (inView(source.coarse ? cross : data.total, point[0]) ? point[1] : 0), 0);
     const time = isWhole() ? coveredSeconds() : seconds;
     const figures = [
       total('Sent', bytes(sums[0]), `${bits(sums[0] * 8 / time)} on average`, {color: 'sent', exact: sums[0], unit: 'bytes'}),
       total('Replies', bytes(sums[1]), `${bits(sums[1] * 8 / time)} on average`, {color: 'replies', exact: sums[1], unit: 'bytes'}),
-      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${duration(width)} from ${moment(beginOf(data.total, peak[1]))}` : ''),
+      total('Peak', bits(peak[0]), peak[1] ? `both ways, ${duration(source.width)} from ${moment(beginOf(source, peak[1]))}` : ''),
       total('Packets', count(sums[2] + sums[3]), `${count(sums[2])} sent + ${count(sums[3])}`,
             {exact: sums[2] + sums[3], unit: 'packets'}),
       total('Connections', count(sums[4]), `closed, ${count(sums[4] / time)}/s`, {exact: sums[4], unit: 'connections closed'}),
       total('Mean duration', duration(meanTime(sums)), 'of closed connections', {exact: sums[5], unit: 'ms in all'}),
     ];
-    if (data.total.open) figures.push(total('Open at most', count(openMost), `on average of ${duration(width)}`));
+    if (data.total.open && !isFiltered()) figures.push(total('Open at most', count(openMost), `on average of ${duration(source.width)}`));
     figures.push(silence(), completeness());
     $('totals').replaceChildren(...figures);
   };
 
   // A name and its addresses; a long one leaves room for these.
-  const named = (color, name, beside) => {
-    const made = element('th', {scope: 'row'}, element('div', {class: 'named'}, chip(color), element('span', {}, name),
+  const named = (color, shownName, name, beside) => {
+    const made = element('th', {scope: 'row'}, element('div', {class: 'named'}, chip(color), element('span', {}, shownName),
                                                         element('span', {class: 'beside'}, ` (${beside})`)));
     made.title = `${name} (${beside})`;
     return made;
   };
 
-  const showTable = (id, source, name) => {
+  const showTable = (id, name) => {
+    const source = current[id];
     const sums = source.keys.map(() => new Array(kSums).fill(0));
     sums.push(new Array(kSums).fill(0));
     for (const point of source.points) {
-      if (!inView(point[0], source.width)) continue;
+      if (!inView(source, point[0])) continue;
       for (let i = 0; i < kSums; ++i) sums[point[2]][i] += point[3 + i];
     }
     const places = source.keys.map((_, i) => i).sort((a, b) => sums[b][0] + sums[b][1] - sums[a][0] - sums[a][1] || a - b);
-    if (source.others > 0) places.push(source.keys.length);
+    if (source.others > 0 || sums.at(-1)[0] + sums.at(-1)[1] > 0) places.push(source.keys.length);
     const all = sums.reduce((sum, one) => sum + one[0] + one[1], 0);
     const rows = places.map((place) => {
       const [sent, replies, packetsSent, packetsReplies, connections] = sums[place];
       const rest = place === source.keys.length;
+      const restName = source.coarse ? 'all others' : `${exact(source.others)} more`;
       const bar = element('div', {class: 'bar'});
       bar.style.width = `${all > 0 ? 100 * (sent + replies) / all : 0}%`;
       bar.style.background = `var(--${seriesColor(place)})`;
       const share = element('td', {class: 'share'}, bar);
       share.title = `${all > 0 ? (100 * (sent + replies) / all).toFixed(1) : 0} % of bytes`;
-      return element('tr', {class: rest ? 'rest' : ''},
-        !rest && source.beside?.[place] ? named(seriesColor(place), source.keys[place], source.beside[place])
-          : element('th', {scope: 'row'}, chip(seriesColor(place)), rest ? `${exact(source.others)} more` : source.keys[place]),
+      const shownName = rest ? restName : pick({[id]: place}, source.keys[place]);
+      return element('tr', {class: rest ? 'rest' : filters[id] === place ? 'picked' : ''},
+        !rest && source.beside?.[place] ? named(seriesColor(place), shownName, source.keys[place], source.beside[place])
+          : element('th', {scope: 'row'}, chip(seriesColor(place)), shownName),
         share, cell(bytes(sent), sent, 'bytes'), cell(bytes(replies), replies, 'bytes'),
         cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
         cell(count(connections), connections, 'connections closed'),
@@ -514,75 +628,200 @@
   const showFigures = () => {
     $('shown').textContent = isWhole() ? '' : `${span(shown[0], shown[1], local)}${isUtc ? ' UTC' : ''}`;
     $('zoom-out').disabled = $('whole').disabled = $('earlier').disabled = $('later').disabled = isWhole();
-    showTotals();
-    showTable('origins', data.origins, 'Origin');
-    showTable('destinations', data.destinations, 'Destination');
-    showTable('ports', data.ports, 'Protocol/port');
-    for (const {summary, series, rows, options} of charts) {
-      summary.textContent = series.map((one, i) => {
-        const values = rows.filter((row) => row[0] >= shown[0] && row[0] <= shown[1]).map((row) => row[i + 1] ?? 0);
-        return `${one.name}: at most ${options.axis(Math.max(0, ...values))}`;
-      }).join('; ');
+    withFocus(() => {
+      showTotals();
+      showTable('origins', 'Origin');
+      showTable('destinations', 'Destination');
+      showTable('ports', 'Protocol/port');
+      if (cross && isFiltered()) showPairs();
+      markPicks();
+    });
+    for (const {summarise} of charts) summarise();
+    showNotes();
+  };
+
+  // A button that is drawn again keeps the keyboard's focus.
+  const withFocus = (draw) => {
+    const {activeElement} = document;
+    const card = activeElement?.closest('.card');
+    const key = activeElement?.dataset.pick;
+    draw();
+    if (card && key && !activeElement.isConnected) {
+      [...card.querySelectorAll('.pick')].find((button) => button.dataset.pick === key)?.focus({preventScroll: true});
+    }
+  };
+  const markPicks = () => {
+    for (const button of document.querySelectorAll('.pick')) {
+      button.setAttribute('aria-pressed', String(isPicked(JSON.parse(button.dataset.pick))));
     }
   };
 
-  // ---- Figures of the whole range ----
+  // ---- Notes ----
+
+  const pointText = (ms) => `a point is ${round(duration(ms))}`;
+  // Of coarse points in view, the range that they are sums of, where that is another one.
+  const asCoarse = (source) => {
+    if (!source.coarse) return '';
+    const ends = grid(source).filter((end) => inView(source, end));
+    const within = (from, to) => [Math.max(from, data.held[0]), Math.min(to, data.held[1])];
+    const [from, to] = within(ends.length > 0 ? beginOf(source, ends[0]) : 0, ends.at(-1) ?? 0);
+    return String([from, to]) === String(within(...shown)) ? '' : `whole hours: ${span(from, to, local)}`;
+  };
+  const asUnlisted = (source) => source.unlisted ? 'small destinations are among the others: a sum may be too small' : '';
+  const setNote = (id, ...parts) => {
+    $(id).querySelector('.note').textContent = parts.filter(Boolean).join('; ');
+  };
+  const setUnfiltered = (id, isSet) => {
+    $(id).classList.toggle('unfiltered', Boolean(isSet));
+    for (const mark of $(id).querySelectorAll('.everything')) mark.hidden = !isSet;
+  };
+  const showNotes = () => {
+    const {total: source} = current;
+    const wider = asCoarse(source);
+    $('hint').textContent = !cross && isFiltered() ? longRange(chosenLists()[0]) : wider ? `Totals are of ${wider}.` : '';
+    $('hint').hidden = $('hint').textContent === '';
+    setNote('bits', pointText(source.width), regions.length > 0 ? 'gaps are shaded' : '', wider, asUnlisted(source));
+    setNote('connections', data.total.open && isFiltered() ? 'open connections are shown for all traffic only' : '');
+    for (const id of kLists) {
+      setNote(id, 'both ways', pointText(current[id].width), asCoarse(current[id]), asUnlisted(current[id]));
+      setUnfiltered(id, !cross && chosenLists().some((other) => other !== id));
+    }
+    for (const id of ['pairs', 'busiest']) setUnfiltered(id, !cross && isFiltered());
+    for (const id of ['gateways', 'unanswered', 'services', 'gaps']) setUnfiltered(id, isFiltered());
+  };
+
+  // After a click: all that the filters change.
+  const showFiltered = () => {
+    readSources();
+    const ids = chosenLists();
+    $('filters').replaceChildren(...ids.map((id) => {
+      const text = `${kinds[id]}: ${data[id].keys[filters[id]]}`;
+      const made = element('button', {type: 'button', 'aria-label': `Clear the filter ${text}`, title: 'Clear (Escape clears all)'},
+                           element('span', {}, text), '\u00a0\u00d7');
+      made.addEventListener('click', () => choose({[id]: filters[id]}));
+      return element('li', {}, made);
+    }));
+    following = true;
+    for (const {redraw} of charts) redraw();
+    following = false;
+    withFocus(showPairs);
+    showFigures();
+  };
+  const longRange = (id) => {
+    const key = [...placesOf[id].keys()][filters[id]];
+    const [proto, port] = key.startsWith('(') ? ['0', 'other'] : key.split('/');
+    const side = id === 'origins' ? 'src' : 'dst';
+    const flags = id === 'ports' ? `-proto=${proto}${port ? ` -port=${port === 'other' ? -1 : port}` : ''}`
+      : isAddress(key) ? `-${side}=${key}` : `-${side}-name`;
+    return 'The range is longer than two days. So a click shows throughput, packets, connections and totals of one name; the ' +
+      `rest of the page stays as it is. For all of ${data[id].keys[filters[id]]}, make a page with ${flags}.`;
+  };
+
+  // ---- Pairs ----
 
   // Pairs are summed by half hours or hours. Nothing to say where that changes nothing.
   const held = (source) => [Math.max(source.from, data.held[0]), Math.min(source.to, data.held[1])];
   const asWidened = (source) => String(held(source)) === String(held(data.total)) ? ''
     : `whole hours: ${span(source.from, source.to, local)}`;
 
+  // Without a filter as asked for; with one, of the cross table.
+  const pairsOfAll = () => {
+    const {pairs} = data;
+    const one = (name, id, raw) => ({name, place: placesOf[id].get(raw)});
+    const more = (number) => number > 0 ? [{name: `${exact(number)} more`}] : [];
+    return {
+      rows: [...pairs.origins.map((raw) => one(origin(raw), 'origins', raw)), ...more(pairs.other_origins)],
+      columns: [...pairs.destinations.map((raw) => one(destination(raw), 'destinations', raw)), ...more(pairs.other_destinations)],
+      others: [pairs.origins.length, pairs.destinations.length],
+      cells: pairs.cells,
+      busiest: pairs.busiest.map(([src, dst, ...sums]) => [one(origin(src), 'origins', src), one(destination(dst), 'destinations', dst), ...sums]),
+      count: `of ${plural(pairs.count, 'pair')}`, widened: asWidened(pairs), unlisted: asUnlisted(pairs)};
+  };
+  const pairsOfFilters = () => {
+    const others = [data.origins.keys.length, data.destinations.keys.length];
+    const sum = (wanted) => {
+      const sums = new Map();
+      for (const point of crossed(wanted, (cells, i) => cells[i + 1] * (others[1] + 1) + cells[i + 2])) {
+        if (!inView(cross, point[0])) continue;
+        if (!sums.has(point[2])) sums.set(point[2], new Array(kSums).fill(0));
+        const all = sums.get(point[2]);
+        for (let k = 0; k < kSums; ++k) all[k] += point[3 + k];
+      }
+      return [...sums].map(([place, all]) => [Math.floor(place / (others[1] + 1)), place % (others[1] + 1), ...all]);
+    };
+    const names = (id) => data[id].keys.map((name, place) => ({name, place}));
+    const cells = sum({...filters, origins: null, destinations: null});
+    const rows = [...names('origins'), {name: 'all others'}];
+    const columns = [...names('destinations'), {name: 'all others'}];
+    const sorted = sum(filters).sort((a, b) => b[2] + b[3] - a[2] - a[3]);
+    const isPair = (one) => one[0] < others[0] && one[1] < others[1];
+    const busiest = sorted.filter(isPair).slice(0, data.asked.top).map(([row, column, ...sums]) => [rows[row], columns[column], ...sums]);
+    const rest = sorted.filter((one) => !isPair(one)).concat(sorted.filter(isPair).slice(data.asked.top));
+    if (rest.length > 0) {
+      busiest.push([{name: 'all others'}, {name: ''}, ...rest.reduce((all, one) => all.map((value, k) => value + one[2 + k]), new Array(kSums).fill(0))]);
+    }
+    // Without the others where there are none.
+    const has = (index) => cells.some((one) => one[index] === others[index]);
+    return {rows: has(0) ? rows : rows.slice(0, -1), columns: has(1) ? columns : columns.slice(0, -1), others, cells, busiest,
+            count: 'of those listed', widened: asCoarse(cross), unlisted: asUnlisted(cross)};
+  };
+
   const showPairs = () => {
-    const {cells, busiest} = data.pairs;
-    const origins = data.pairs.origins.map(origin);
-    const destinations = data.pairs.destinations.map(destination);
-    const rowNames = [...origins, ...(data.pairs.other_origins > 0 ? [`${exact(data.pairs.other_origins)} more`] : [])];
-    const columnNames = [...destinations,
-                         ...(data.pairs.other_destinations > 0 ? [`${exact(data.pairs.other_destinations)} more`] : [])];
-    const values = rowNames.map(() => columnNames.map(() => [0, 0]));
+    const {rows, columns, others, cells, busiest, count: countText, widened, unlisted} = cross && isFiltered() ? pairsOfFilters() : pairsOfAll();
+    const values = rows.map(() => columns.map(() => [0, 0]));
     let most = 1;
     for (const [row, column, sent, replies] of cells) {
       values[row][column] = [sent, replies];
       // All others together are no pair, and would make everybody pale.
-      if (row < origins.length && column < destinations.length) most = Math.max(most, sent + replies);
+      if (row < others[0] && column < others[1]) most = Math.max(most, sent + replies);
     }
-    const rows = rowNames.map((rowName, row) => element('tr', {}, element('th', {scope: 'row', title: rowName}, rowName),
-      ...columnNames.map((columnName, column) => {
-        const [sent, replies] = values[row][column];
+    const isFaint = (row, column) => cross && ((filters.origins !== null && row.place !== filters.origins) ||
+                                               (filters.destinations !== null && column.place !== filters.destinations));
+    const lines = rows.map((row, r) => element('tr', {}, element('th', {scope: 'row', title: row.name}, pick({origins: row.place}, row.name)),
+      ...columns.map((column, c) => {
+        const [sent, replies] = values[r][c];
         const sum = sent + replies;
-        const made = cell(sum > 0 ? si(sum, '', 2).replace('\u00a0', '') : '0', sum, 'bytes');
+        const made = cell('', sum, 'bytes');
         const level = Math.min(1, Math.sqrt(sum / most));
         made.style.setProperty('--level', level.toFixed(3));
-        made.className = sum === 0 ? 'none' : row >= origins.length || column >= destinations.length ? 'others'
-          : level > .85 ? 'strong' : '';
-        made.title = `${rowName} \u2192 ${columnName}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
+        made.className = sum === 0 ? 'none' : r >= others[0] || c >= others[1] ? 'others' : level > .85 ? 'strong' : '';
+        made.classList.toggle('faint', Boolean(isFaint(row, column)));
+        made.title = `${row.name} \u2192 ${column.name}: ${bytes(sent)} sent, ${bytes(replies)} replies`;
+        const text = sum > 0 ? si(sum, '', 2).replace('\u00a0', '') : '0';
+        made.append(sum > 0 ? pick({origins: row.place, destinations: column.place}, text, made.title) : text);
         return made;
       })));
     const section = $('pairs');
-    section.append(head('pairs', 'Pairs', ['bytes both ways', 'origins in rows, destinations in columns', asWidened(data.pairs)]
+    const scrolled = section.querySelector('.table')?.scrollLeft ?? 0;
+    section.replaceChildren(head('pairs', 'Pairs', ['bytes both ways', 'origins in rows, destinations in columns', widened, unlisted]
       .filter(Boolean).join('; ')));
-    if (rows.length === 0) {
+    if (lines.length === 0) {
       section.append(element('p', {class: 'empty'}, 'None.'));
     } else {
       const made = element('table', {},
         element('thead', {}, element('tr', {}, element('th', {scope: 'col'}, 'Origin'),
-          ...columnNames.map((name) => element('th', {scope: 'col'}, element('span', {}, name))))),
-        element('tbody', {}, ...rows));
-      made.style.maxWidth = `${130 + 130 * columnNames.length}px`;  // A few cells are not drawn out over the page.
+          ...columns.map((column) => element('th', {scope: 'col'}, element('span', {}, pick({destinations: column.place}, column.name)))))),
+        element('tbody', {}, ...lines));
+      made.style.maxWidth = `${130 + 130 * columns.length}px`;  // A few cells are not drawn out over the page.
       section.append(element('div', {class: 'table', tabindex: '0', role: 'region', 'aria-labelledby': 'pairs-title'}, made));
+      section.querySelector('.table').scrollLeft = scrolled;
     }
-    $('busiest').append(head('busiest', 'Busiest pairs', [`of ${plural(data.pairs.count, 'pair')}`, asWidened(data.pairs)]
-      .filter(Boolean).join(', ')));
-    $('busiest').append(table([['Origin'], ['Destination', 'left'], ['Sent'], ['Replies'], ['Packets', 'minor'], ['Conn.', 'minor'],
-                               ['Mean time', 'minor']],
-      busiest.map(([src, dst, sent, replies, packetsSent, packetsReplies, connections, times]) => element('tr', {},
-        element('th', {scope: 'row', title: origin(src)}, origin(src)),
-        element('td', {class: 'left', title: destination(dst)}, destination(dst)), cell(bytes(sent), sent, 'bytes'),
-        cell(bytes(replies), replies, 'bytes'), cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
-        cell(count(connections), connections, 'connections closed', 'minor'),
-        cell(duration(connections > 0 ? times / connections : NaN), undefined, '', 'minor')))));
+    $('busiest').replaceChildren(
+      head('busiest', 'Busiest pairs', [countText, widened, unlisted].filter(Boolean).join('; ')),
+      table([['Origin'], ['Destination', 'left'], ['Sent'], ['Replies'], ['Packets', 'minor'], ['Conn.', 'minor'], ['Mean time', 'minor']],
+        busiest.map(([src, dst, sent, replies, packetsSent, packetsReplies, connections, times]) => {
+          const wanted = {origins: src.place, destinations: dst.place};
+          return element('tr', {class: src.place === undefined && dst.name === '' ? 'rest' : ''},
+            element('th', {scope: 'row', title: src.name}, pick(wanted, src.name)),
+            element('td', {class: 'left', title: dst.name}, pick(wanted, dst.name)), cell(bytes(sent), sent, 'bytes'),
+            cell(bytes(replies), replies, 'bytes'), cell(count(packetsSent + packetsReplies), packetsSent + packetsReplies, 'packets', 'minor'),
+            cell(count(connections), connections, 'connections closed', 'minor'),
+            cell(duration(connections > 0 ? times / connections : NaN), undefined, '', 'minor'));
+        })));
+    markPicks();
   };
+
+  // ---- Figures of the whole range ----
 
   const showGateways = () => {
     const section = $('gateways');
@@ -643,7 +882,7 @@
       origins.map(([src, flows, unanswered, listed, folded]) => {
         const destinations = element('td', {}, folded === null ? `at least ${exact(listed)}`
           : folded > 0 ? `${exact(Math.max(listed, 1))} to ${exact(listed + folded)}` : exact(listed));
-        return element('tr', {}, element('th', {scope: 'row'}, origin(src)), cell(exact(unanswered), unanswered, 'flows'),
+        return element('tr', {}, element('th', {scope: 'row'}, pick({origins: placesOf.origins.get(src)}, origin(src))), cell(exact(unanswered), unanswered, 'flows'),
           cell(exact(flows), flows, 'flows'), element('td', {class: 'minor'}, percent(unanswered, flows)), destinations);
       })));
     if (rest > 0) {
@@ -670,7 +909,8 @@
     }
     section.append(table([['Destination'], ['Service', 'left'], ['Answered before'], ['Answered last'], ['Flows last', 'minor']],
       services.map(([dst, service, flowsBefore, unansweredBefore, flowsLast, unansweredLast]) => element('tr', {},
-        element('th', {scope: 'row'}, destination(dst)), element('td', {class: 'left'}, service),
+        element('th', {scope: 'row'}, pick({destinations: placesOf.destinations.get(dst)}, destination(dst))),
+        element('td', {class: 'left'}, pick({ports: placesOf.ports.get(service)}, service)),
         answered(flowsBefore, unansweredBefore), answered(flowsLast, unansweredLast),
         cell(exact(flowsLast), flowsLast, 'flows', 'minor')))));
   };
@@ -725,7 +965,7 @@
   const names = {gateways: 'gateway', srcs: 'origin', dsts: 'destination', protos: 'protocol', ports: 'port',
                  src_names: 'origin named', dst_names: 'destination named'};
   for (const [key, name] of Object.entries(names)) {
-    if (data.asked[key]) $('filters').append(element('li', {}, `${name}: ${data.asked[key].join(', ')}`));
+    if (data.asked[key]) $('asked').append(element('li', {}, `${name}: ${data.asked[key].join(', ')}`));
   }
   $('made').textContent = `Made by ctacct on ${day(data.generated, 'UTC')}, ${clock(data.generated, 'UTC')} UTC, ` +
     `out of PostgreSQL ${data.asked.server}. ` +
@@ -733,7 +973,7 @@
 
   if (kEmpty) {
     const notice = $('notice');
-    const filtered = $('filters').childElementCount > 0 ? ' that passes the filters' : '';
+    const filtered = $('asked').childElementCount > 0 ? ' that passes the filters' : '';
     notice.textContent = data.held
       ? `No traffic${filtered} in this range. The database has some from ${spanInZones(data.held[0], data.held[1])}.`
       : 'No traffic yet: the tables are there, and empty. The importer fills them.';
@@ -752,44 +992,29 @@
     return;
   }
 
-  const pointText = (ms) => `a point is ${round(duration(ms))}`;
-  const byEnd = new Map(data.total.points.map((point) => [point[0], point]));
-  const {width} = data.total;
-  const totalRows = grid(data.total).map((end) => {
-    const point = byEnd.get(end);
-    if (point) return {x: center(data.total, end), point};
-    return {x: center(data.total, end), point: unknown(beginOf(data.total, end), end) ? null : [end, width / 1000, 0, 0, 0, 0, 0, 0, 0]};
-  });
-  const rowsOf = (...values) => totalRows.map(({x, point}) => [x, ...values.map((value) => point && value(point))]);
   const direction = (unit) => [{name: 'sent', color: 'sent', unit}, {name: 'replies', color: 'replies', unit}];
-  chart('bits', 'Throughput', direction(bits), rowsOf((p) => p[2] * 8 / p[1], (p) => p[3] * 8 / p[1]), width,
-        {axis: bits, rangeSelector: true, begins: data.total.begins, note: pointText(width) + (regions.length > 0 ? '; gaps are shaded' : '')});
+  const ofTotal = (number, ...values) => () => drawing(current.total, number, (sums, point) => {
+    values.forEach((value, i) => { sums[i] = value(point); });
+  });
+  chart('bits', 'Throughput', direction(bits), ofTotal(2, (p) => p[3] * 8 / p[1], (p) => p[4] * 8 / p[1]), {axis: bits, rangeSelector: true});
   const perSecond = (value) => `${count(value)}/s`;
-  chart('packets', 'Packets', direction(perSecond), rowsOf((p) => p[4] / p[1], (p) => p[5] / p[1]), width,
-        {axis: perSecond, begins: data.total.begins});
+  chart('packets', 'Packets', direction(perSecond), ofTotal(2, (p) => p[5] / p[1], (p) => p[6] / p[1]), {axis: perSecond});
   if (data.total.open) {
-    chart('connections', 'Connections', [{name: 'open', color: 'c4', unit: count}, {name: 'closed per second', color: 'c2', unit: perSecond}],
-          rowsOf((p) => p[8] ?? 0, (p) => p[6] / p[1]), width,
-          {axis: count, begins: data.total.begins});
+    chart('connections', 'Connections',
+          [{name: 'open', color: 'c4', unit: count, isHidden: isFiltered}, {name: 'closed per second', color: 'c2', unit: perSecond}],
+          ofTotal(2, (p) => isFiltered() ? null : p[9] ?? 0, (p) => p[7] / p[1]), {axis: count});
   } else {
-    chart('connections', 'Connections', [{name: 'closed', color: 'c2', unit: perSecond}], rowsOf((p) => p[6] / p[1]), width,
-          {axis: perSecond, begins: data.total.begins});
+    chart('connections', 'Connections', [{name: 'closed', color: 'c2', unit: perSecond}], ofTotal(1, (p) => p[7] / p[1]), {axis: perSecond});
   }
   for (const [id, title] of [['origins', 'Origins'], ['destinations', 'Destinations'], ['ports', 'Protocols and ports']]) {
-    const source = data[id];
-    const ends = grid(source);
-    const rowOf = new Map(ends.map((end, i) => [end, i]));
-    const places = Math.min(source.keys.length, kSeriesMax);
-    const hasRest = source.keys.length > kSeriesMax || source.others > 0;
-    const rates = ends.map((end) => [center(source, end), ...new Array(places + (hasRest ? 1 : 0)).fill(
-      unknown(beginOf(source, end), end) ? null : 0)]);
-    for (const [end, seconds, place, sent, replies] of source.points) {
-      const row = rates[rowOf.get(end)];
-      if (row) row[1 + Math.min(place, places)] += (sent + replies) * 8 / seconds;
-    }
-    const series = source.keys.slice(0, places).map((name, i) => ({name, color: `c${i}`, unit: bits}));
-    if (hasRest) series.push({name: 'all others', color: 'rest', unit: bits});
-    chart(id, title, series, rates, source.width, {axis: bits, stacked: true, begins: source.begins, note: `both ways; ${pointText(source.width)}`});
+    const {keys, others} = data[id];
+    const places = Math.min(keys.length, kSeriesMax);
+    const series = keys.slice(0, places).map((name, i) => ({name, color: `c${i}`, unit: bits}));
+    // Whole hours may have others where the range has none.
+    if (keys.length > kSeriesMax || others > 0 || cross) series.push({name: 'all others', color: 'rest', unit: bits});
+    chart(id, title, series, () => drawing(current[id], series.length, (rates, [, seconds, place, sent, replies]) => {
+      rates[Math.min(place, places)] += (sent + replies) * 8 / seconds;
+    }), {axis: bits, stacked: true});
   }
   showPairs();
   showGateways();
@@ -804,5 +1029,9 @@
   $('zoom-out').addEventListener('click', () => zoom(2));
   $('whole').addEventListener('click', () => show(...whole));
   document.addEventListener('keydown', onKey);
+  document.addEventListener('click', ({target}) => {
+    const button = target.closest('.pick');
+    if (button) choose(JSON.parse(button.dataset.pick));
+  });
   document.documentElement.dataset.ready = Object.keys(drawn).join(' ');
 })();

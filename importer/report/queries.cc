@@ -30,6 +30,12 @@ constexpr absl::Duration kRangeDefault = absl::Hours(24);
 // No more points than a wide chart has pixels, and fewer if each of the busiest has its own.
 constexpr int kPointsMax = 600;
 constexpr int kPointsOfManyMax = 240;
+// The page's filters: (top + 1)^3 cells at most for each point, which make a page of a day half as
+// large again.
+constexpr int kPointsOfCrossMax = 12;
+constexpr char kCross[] = "cross";
+// It reads all keys of the largest rollup, by hours.
+constexpr absl::Duration kCrossRangeMax = absl::Hours(48);
 // Longer than any question has taken in a season of 100 million rows; the role's own, shorter one
 // is meant for dashboards that ask many at once.
 constexpr char kBegin[] =
@@ -57,7 +63,11 @@ constexpr Query kQueries[] = {
     {"services", kServicesSql, "{dst,proto,port}", 0},
     {"gateways", kGatewaysSql, "{gateway}", 0, nullptr, kExpectedSql},
     {"gaps", kGapsSql, "{gateway}", 0},
+    {kCross, kCrossSql, "{src,dst,proto,port}", kPointsOfCrossMax,
+     "{src_name,dst_name,proto,port}"},
 };
+// What the page lists, and so can be filtered by.
+constexpr absl::string_view kListed[] = {"origins", "destinations", "ports"};
 
 // A table for other programs: what is asked for the page, or sums, with a name for each column.
 struct Table {
@@ -162,8 +172,8 @@ Range MakeRange(const ReportConfig& config, const std::optional<Range>& held) {
 
 // Width of a point: a round one, so that the range has at most `points_max` points.
 std::string PointWidth(const Range& range, int points_max) {
-  constexpr int64_t kSeconds[] = {1,   5,    15,   30,   60,     120,   300,
-                                  600, 1800, 3600, 7200, 21'600, 43'200};
+  constexpr int64_t kSeconds[] = {1,   5,    15,   30,   60,     120,    300,
+                                  600, 1800, 3600, 7200, 14'400, 21'600, 43'200};
   // Of the time zone.
   constexpr std::pair<int64_t, const char*> kCalendar[] = {
       {86'400, "1 day"}, {604'800, "7 days"}, {2'592'000, "1 month"}, {7'776'000, "3 months"}};
@@ -249,7 +259,8 @@ std::string TableSql(const Table& table, const ReportConfig& config) {
 }
 
 absl::StatusOr<PgResult> Ask(PgConnection& connection, const std::string& sql, const Query& query,
-                             const ReportConfig& config, const Range& range) {
+                             const ReportConfig& config, const Range& range,
+                             const char* listed = nullptr) {
   const std::string from = Rfc3339(range.from);
   const std::string to = Rfc3339(range.to);
   const std::string top = absl::StrCat(config.top);
@@ -263,12 +274,14 @@ absl::StatusOr<PgResult> Ask(PgConnection& connection, const std::string& sql, c
        or_null(config.dsts), or_null(config.protos), or_null(config.ports), top.c_str(),
        step.empty() ? nullptr : step.c_str(),
        config.names && query.columns_of_names != nullptr ? query.columns_of_names : query.columns,
-       or_null(config.src_names), or_null(config.dst_names)});
+       or_null(config.src_names), or_null(config.dst_names), listed});
 }
 
 absl::StatusOr<PgResult> Ask(PgConnection& connection, const Query& query,
-                             const ReportConfig& config, const Range& range) {
-  return Ask(connection, absl::StrCat(kCommonSql, query.before, query.sql), query, config, range);
+                             const ReportConfig& config, const Range& range,
+                             const char* listed = nullptr) {
+  return Ask(connection, absl::StrCat(kCommonSql, query.before, query.sql), query, config, range,
+             listed);
 }
 
 // As RFC 4180, with \n.
@@ -328,8 +341,15 @@ absl::StatusOr<std::string> AskPage(const ReportConfig& config) {
     absl::StrAppend(&data, ",\"held\":[", absl::ToUnixMillis(session->held->from), ",",
                     absl::ToUnixMillis(session->held->to), "]");
   }
+  std::vector<std::string> listed;
   for (const Query& query : kQueries) {
-    const absl::StatusOr<PgResult> answer = Ask(session->connection, query, config, session->range);
+    std::string keys;
+    if (absl::string_view(query.name) == kCross) {
+      if (session->range.to - session->range.from > kCrossRangeMax) continue;
+      keys = absl::StrCat("{", absl::StrJoin(listed, ","), "}");
+    }
+    const absl::StatusOr<PgResult> answer = Ask(session->connection, query, config, session->range,
+                                                keys.empty() ? nullptr : keys.c_str());
     if (!answer.ok()) return answer.status();
     if (PQntuples(answer->get()) != 1 || PQnfields(answer->get()) != 1) {
       return absl::FailedPreconditionError(
@@ -337,6 +357,9 @@ absl::StatusOr<std::string> AskPage(const ReportConfig& config) {
     }
     absl::StrAppend(&data, ",\n\"", query.name,
                     "\":", EscapedForPage(PQgetvalue(answer->get(), 0, 0)));
+    if (std::find(std::begin(kListed), std::end(kListed), query.name) != std::end(kListed)) {
+      listed.push_back(absl::StrCat("\"", query.name, "\":", PQgetvalue(answer->get(), 0, 0)));
+    }
   }
   data += "}";
   if (absl::Status status = CloseSession(*session); !status.ok()) return status;

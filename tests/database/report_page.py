@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Opens a report in headless Chromium, uses it as a person would, and prints as JSON what there was to see.
 
-  report_page.py PAGE [--size WxH] [--dark] [--zone ZONE] [--screenshot FILE] [--whole-page]
+  report_page.py PAGE [--size WxH] [--dark] [--zone ZONE] [--screenshot FILE] [--whole-page] [--do ACTION]...
+
+ACTION is `click SELECTOR`, `focus SELECTOR` (of the first that matches) or `key KEY`. With actions, nothing else is done.
 
 Chromium is spoken to through a pipe (its DevTools protocol): no port is opened. It has a new, empty profile, gone
 afterwards. What is printed:
@@ -14,6 +16,7 @@ afterwards. What is printed:
   cells       of the matrix: their sum; overflow: how much wider the page is than the window
   zoomed      the range shown, totals and tables after dragging in the first chart; keys: the same after keys and buttons
   unzoomed    totals after a double click; toggled: theme and canvas colours after the theme's button
+  did         after each action: all of this again
 Python's standard library only.
 """
 import argparse
@@ -63,8 +66,17 @@ LOOK = """(() => {
     if (rows.length === 0) continue;
     const wide = Math.max(...rows.map((row) => row.children.length));
     result.tables[id] = {rows: rows.length, names: rows.map((row) => row.children[0].textContent),
+      first: [...rows[0].children].map((cell) => Number(cell.dataset.exact ?? 0)),
       sums: Array.from({length: wide}, (_, i) => exact(rows.map((row) => row.children[i])))};
   }
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((found) => found.textContent);
+  result.filters = texts('#filters li span');
+  result.pressed = texts('.pick[aria-pressed="true"]');
+  result.unfiltered = [...document.querySelectorAll('.card.unfiltered')].filter((card) => card.innerText.includes('of all traffic'))
+    .map((card) => card.id);
+  result.notes = Object.fromEntries([...document.querySelectorAll('.card')].map((card) => [card.id, card.querySelector('.note')?.textContent]));
+  result.hint = document.getElementById('hint').hidden ? '' : document.getElementById('hint').textContent;
+  result.focus = document.activeElement?.textContent;
   result.cells = exact(document.querySelectorAll('#pairs td'));
   result.gaps = document.querySelectorAll('#gaps tbody tr').length;
   result.legend = document.querySelector('#bits .legend')?.textContent;
@@ -155,8 +167,28 @@ class Browser:
         self.mouse("mouseReleased", to_x, y, button="left", clickCount=1)
 
     def key(self, key):
+        text = "\r" if key == "Enter" else " " if key == "Space" else key if len(key) == 1 else ""
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, **({"text": key} if len(key) == 1 and kind == "keyDown" else {}))
+            self.call("Input.dispatchKeyEvent", type=kind, key=" " if key == "Space" else key,
+                      **({"text": text} if text and kind == "keyDown" else {}))
+
+    def act(self, action):
+        kind, _, what = action.partition(" ")
+        if kind == "key":
+            self.key(what)
+        else:
+            found = json.dumps(what)
+            place = self.evaluate(f"""(() => {{
+                const found = document.querySelector({found});
+                found?.scrollIntoView({{block: 'center', inline: 'center', behavior: 'instant'}});
+                {'found?.focus();' if kind == 'focus' else ''}
+                return found?.getBoundingClientRect().toJSON();
+            }})()""")
+            if not place:
+                sys.exit(f"report_page.py: nothing matches {what}")
+            if kind == "click":
+                self.click(place["left"] + min(place["width"] / 2, 8), place["top"] + place["height"] / 2)
+        self.settle()
 
 
 def problems(events):
@@ -186,6 +218,7 @@ def main():
     parser.add_argument("--zone", default="UTC")
     parser.add_argument("--screenshot")
     parser.add_argument("--whole-page", action="store_true")
+    parser.add_argument("--do", action="append", default=[])
     arguments = parser.parse_args()
     width, height = map(int, arguments.size.split("x"))
     address = pathlib.Path(arguments.page).resolve().as_uri()
@@ -209,6 +242,12 @@ def main():
         browser.settle()
         seen = browser.evaluate(LOOK)
         seen["text"] = browser.evaluate("document.body.innerText")
+        if arguments.do:
+            seen["did"] = []
+            for action in arguments.do:
+                browser.act(action)
+                seen["did"].append(browser.evaluate(LOOK))
+                seen["did"][-1].pop("box", None)
         if arguments.screenshot:
             shot = browser.call("Page.captureScreenshot", format="png", captureBeyondViewport=arguments.whole_page,
                                 **({"clip": {"x": 0, "y": 0, "width": width, "scale": 1,
@@ -216,7 +255,7 @@ def main():
                                    if arguments.whole_page else {}))
             pathlib.Path(arguments.screenshot).write_bytes(base64.b64decode(shot["data"]))
         box = seen.pop("box", None)
-        if box:
+        if box and not arguments.do:
             left, y = box["left"] + 80, box["top"] + 60
             right = box["right"] - 10
             browser.mouse("mouseMoved", (left + right) / 2, y)

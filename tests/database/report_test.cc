@@ -147,6 +147,44 @@ class ReportTest : public ImporterTest {
     EXPECT_EQ(absl::StrCat(look["cells"].get<int64_t>()),
               Sql("SELECT sum(src_bytes + dst_bytes) FROM vpn_traffic WHERE " + condition));
   }
+  // The filters as a condition of SQL.
+  static std::string ConditionOf(const json& look) {
+    std::vector<std::string> conditions;
+    for (const std::string text : look["filters"]) {
+      const std::vector<std::string> parts = absl::StrSplit(text, absl::MaxSplits(": ", 1));
+      const std::vector<std::string> service = absl::StrSplit(parts.at(1), '/');
+      if (parts[0] != "protocol") {
+        conditions.push_back(
+            absl::StrCat(parts[0] == "origin" ? "src" : "dst", " <<= inet '", parts[1], "'"));
+      } else {
+        conditions.push_back(absl::StrCat("proto = '", service[0], "' AND port = ",
+                                          service.size() < 2      ? "0"
+                                          : service[1] == "other" ? "-1"
+                                                                  : service[1]));
+      }
+    }
+    return conditions.empty() ? "true" : absl::StrJoin(conditions, " AND ");
+  }
+  static std::string ListSums(const std::string& condition) {
+    return "SELECT sum(src_bytes), sum(dst_bytes), sum(src_packets + dst_packets), "
+           "sum(connection_count) FROM vpn_traffic WHERE " +
+           condition;
+  }
+  // All that follows the filters is as SQL has it; a list by the other filters.
+  void ExpectShowsFiltered(const json& look, const std::string& base = "true") {
+    const std::string condition = base + " AND " + ConditionOf(look);
+    EXPECT_EQ(Totals(look), TotalsInSql(condition)) << look["filters"];
+    for (const auto& [table, kind] : std::vector<std::pair<std::string, std::string>>{
+             {"origins", "origin"}, {"destinations", "destination"}, {"ports", "protocol"}}) {
+      json others = look;
+      others["filters"] = json::array();
+      for (const std::string text : look["filters"]) {
+        if (!absl::StartsWith(text, kind)) others["filters"].push_back(text);
+      }
+      EXPECT_EQ(TableSums(look, table), Sql(ListSums(base + " AND " + ConditionOf(others))))
+          << table << look["filters"];
+    }
+  }
   void LoadSample(const std::string& hours) {
     const absl::StatusOr<std::string> loaded = postgres->Sql(
         database_, absl::StrReplaceAll(Contents(DataPath("tests/database/report_sample.sql")),
@@ -219,6 +257,176 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
                     HasSubstr("UTC")));
   ExpectShowsSums(phone);
   EXPECT_EQ(phone["toggled"]["theme"], "light");
+}
+
+// What a click shows is what SQL says, for each kind of thing that can be clicked.
+TEST_F(ReportTest, ClicksFilterTheRestOfThePage) {
+  LoadSample("2.4");
+  WritePage();
+  const json data = DataInPage();
+  // Nothing is lost in the cross table; it says what the page says.
+  std::array<int64_t, 6> sums{};
+  const json& cells = data["cross"]["cells"];
+  ASSERT_GT(cells.size(), 0u);
+  for (size_t i = 0; i < cells.size(); ++i) {
+    if (i % 10 >= 4) sums[i % 10 - 4] += cells[i].get<int64_t>();
+  }
+  EXPECT_EQ(absl::StrCat(sums[0], "|", sums[1], "|", sums[2] + sums[3], "|", sums[4], "|", sums[5]),
+            TotalsInSql());
+  const std::string first = " tbody tr:nth-child(1) .pick";
+  const json seen =
+      Open({"--do=click #origins" + first, "--do=click #ports" + first, "--do=key Escape",
+            "--do=focus #destinations tbody tr:nth-child(2) .pick", "--do=key Enter", "--do=key +",
+            "--do=key Space", "--do=key Escape", "--do=click #pairs td .pick",
+            "--do=click #ports tbody tr:nth-child(3) .pick", "--do=click #filters button",
+            "--do=key Escape", "--do=click #pairs tbody th .pick", "--do=click #pairs thead .pick",
+            "--do=click #pairs thead .pick", "--do=key Escape", "--do=click #busiest" + first,
+            "--do=click #busiest .pick[aria-pressed=true]", "--do=click #unanswered .pick"});
+  const json& did = seen["did"];
+  ASSERT_EQ(did.size(), 19u);
+  ExpectShowsSums(seen);
+  EXPECT_EQ(seen["unfiltered"], json::array());
+  for (size_t i = 0; i < did.size(); ++i) {
+    if (i == 5 || i == 6) continue;  // Zoomed.
+    ExpectShowsFiltered(did[i]);
+    // What cannot follow says so.
+    EXPECT_EQ(did[i]["unfiltered"], did[i]["filters"].empty()
+                                        ? json::array()
+                                        : json({"gateways", "unanswered", "services", "gaps"}));
+    EXPECT_LE(did[i]["overflow"].get<int>(), 0);
+  }
+  const auto number_of_filters = [&](size_t i) { return did[i]["filters"].size(); };
+  // An origin. Its pairs are listed; the table of pairs shows all, so that another can be chosen.
+  ASSERT_EQ(number_of_filters(0), 1u);
+  EXPECT_EQ(did[0]["filters"][0].get<std::string>(),
+            "origin: " + seen["tables"]["origins"]["names"][0].get<std::string>());
+  EXPECT_EQ(absl::StrCat(did[0]["tables"]["busiest"]["sums"][2].get<int64_t>()),
+            Sql("SELECT sum(src_bytes) FROM vpn_traffic WHERE " + ConditionOf(did[0])));
+  EXPECT_EQ(did[0]["cells"], seen["cells"]);
+  EXPECT_NE(did[0]["canvases"]["bits"], seen["canvases"]["bits"]);
+  EXPECT_NE(did[0]["canvases"]["ports"], seen["canvases"]["ports"]);
+  // Its first destination alone.
+  EXPECT_EQ(absl::StrCat(did[0]["tables"]["destinations"]["first"][2].get<int64_t>()),
+            Sql("SELECT sum(src_bytes) FROM vpn_traffic WHERE " + ConditionOf(did[0]) +
+                " GROUP BY dst ORDER BY sum(src_bytes + dst_bytes) DESC LIMIT 1"));
+  // And a service: of two filters, points are hours.
+  ASSERT_EQ(number_of_filters(1), 2u);
+  EXPECT_THAT(did[1]["notes"]["bits"].get<std::string>(), HasSubstr("a point is 1\u00a0h"));
+  EXPECT_EQ(
+      absl::StrCat(did[1]["cells"].get<int64_t>()),
+      Sql("SELECT sum(src_bytes + dst_bytes) FROM vpn_traffic WHERE proto || '/' || port = '" +
+          seen["tables"]["ports"]["names"][0].get<std::string>() + "'"));
+  EXPECT_EQ(number_of_filters(2), 0u);
+  ExpectShowsSums(did[2]);
+  EXPECT_EQ(did[2]["pressed"], json::array());
+  // By the keyboard, whose focus stays while the table is drawn again.
+  ASSERT_EQ(number_of_filters(4), 1u);
+  EXPECT_EQ(did[4]["focus"], seen["tables"]["destinations"]["names"][1]);
+  EXPECT_THAT(did[4]["pressed"], testing::Contains(did[4]["focus"]));
+  // Zoomed to half of 2:24 h: throughput by fine points, lists by the hours that it touches.
+  EXPECT_NE(did[5]["shown"], "");
+  EXPECT_EQ(did[5]["focus"], did[4]["focus"]);
+  EXPECT_EQ(Totals(did[5]), TotalsInSql(ConditionOf(did[4]) + " AND time > '2026-11-21 12:36Z' AND "
+                                                              "time <= '2026-11-21 13:48Z'"));
+  EXPECT_EQ(TableSums(did[5], "origins"),
+            Sql(ListSums(ConditionOf(did[4]) + " AND time <= '2026-11-21 14:00Z'")));
+  EXPECT_THAT(did[5]["notes"]["origins"].get<std::string>(),
+              HasSubstr("whole hours: 21 Nov 2026, 12:00:00\u2009\u2013\u200914:00:00"));
+  EXPECT_EQ(number_of_filters(6), 0u);
+  EXPECT_NE(did[6]["shown"], "");
+  EXPECT_EQ(did[7]["shown"], "");  // Without a filter, Escape shows the whole range.
+  // A pair, by its cell; a service of it; without its origin.
+  ASSERT_EQ(number_of_filters(8), 2u);
+  EXPECT_EQ(absl::StrCat(did[8]["tables"]["busiest"]["sums"][2].get<int64_t>()),
+            Sql("SELECT sum(src_bytes) FROM vpn_traffic WHERE " + ConditionOf(did[8])));
+  EXPECT_EQ(number_of_filters(9), 3u);
+  ASSERT_EQ(number_of_filters(10), 2u);
+  EXPECT_THAT(did[10]["filters"][0].get<std::string>(), testing::StartsWith("destination: "));
+  // A line, a column, the column again; a pair by its line; again; an origin among the unanswered.
+  EXPECT_EQ(number_of_filters(12), 1u);
+  EXPECT_EQ(number_of_filters(13), 2u);
+  EXPECT_EQ(number_of_filters(14), 1u);
+  EXPECT_EQ(number_of_filters(16), 2u);
+  EXPECT_EQ(number_of_filters(17), 0u);
+  EXPECT_EQ(number_of_filters(18), 1u);
+
+  // On a phone, and of what the command line chose.
+  WritePage({"-proto=tcp", "-src=10.32.0.0/16"});
+  const json phone =
+      Open({"--size=390x844", "--do=click #destinations" + first, "--do=click #ports" + first});
+  ExpectShowsFiltered(phone["did"][0], "proto = 'tcp' AND src << '10.32.0.0/16'");
+  ExpectShowsFiltered(phone["did"][1], "proto = 'tcp' AND src << '10.32.0.0/16'");
+  EXPECT_EQ(number_of_filters(1), phone["did"][1]["filters"].size());
+}
+
+TEST_F(ReportTest, ClicksFilterByName) {
+  LoadSample("0.2");
+  Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, network, 'team, \"two\" <b>', 'file', tstzrange(NULL, NULL), "
+      "now() FROM vpn_traffic, unnest('{10.32.2.0/24,2001:db8:32:2::/64}'::cidr[]) AS network");
+  WritePage({"-names", "-src-name=\"team, \"\"two\"\" <b>\",10.32.1.0/24"});
+  const std::string both = "(src = ANY ('{10.32.2.0,2001:db8:32:2::,10.32.1.0}'))";
+  EXPECT_EQ(SumsInData(), TotalsInSql(both));
+  const json seen = Open({"--do=click #origins .named .pick", "--do=click #ports .pick"});
+  const std::string team = "src = ANY ('{10.32.2.0,2001:db8:32:2::}')";
+  const json& did = seen["did"];
+  ASSERT_EQ(did.size(), 2u);
+  EXPECT_EQ(did[0]["filters"], json({"origin: team, \"two\" <b>"}));
+  EXPECT_EQ(Totals(did[0]), TotalsInSql(team));
+  EXPECT_EQ(TableSums(did[0], "destinations"), Sql(ListSums(team)));
+  EXPECT_EQ(TableSums(did[0], "ports"), Sql(ListSums(team)));
+  json service = did[1];
+  service["filters"].erase(0);
+  EXPECT_EQ(Totals(did[1]), TotalsInSql(team + " AND " + ConditionOf(service)));
+}
+
+// Of days the rollup of all keys would take long: then a click filters by one key, and what does
+// not follow says so.
+TEST_F(ReportTest, ClicksInALongRangeFilterByOneName) {
+  LoadSample("0.2");
+  WritePage({"-from=2026-11-19T00:00", "-to=2026-11-22T00:00"});
+  EXPECT_FALSE(DataInPage().contains("cross"));
+  const json seen = Open({"--do=click #origins .pick", "--do=click #ports .pick"});
+  EXPECT_EQ(seen["hint"], "");
+  const json& did = seen["did"];
+  ASSERT_EQ(did.size(), 2u);
+  EXPECT_EQ(Totals(did[0]), TotalsInSql(ConditionOf(did[0])));
+  EXPECT_EQ(did[0]["unfiltered"], json({"destinations", "ports", "busiest", "gateways",
+                                        "unanswered", "services", "pairs", "gaps"}));
+  EXPECT_EQ(TableSums(did[0], "ports"), Sql(ListSums("true")));
+  EXPECT_THAT(did[0]["hint"].get<std::string>(), HasSubstr("with -src=10.32."));
+  ASSERT_EQ(did[1]["filters"].size(), 1u);
+  EXPECT_EQ(Totals(did[1]), TotalsInSql(ConditionOf(did[1])));
+  EXPECT_THAT(did[1]["hint"].get<std::string>(), HasSubstr("with -proto="));
+}
+
+TEST_F(ReportTest, ASumThatMayBeTooSmallIsSaid) {
+  // Ten origins with twenty destinations each, most of which do not come back.
+  Sql("UPDATE traffic_rollups SET room = 40 WHERE room IS NOT NULL");
+  for (uint64_t sequence = 1; sequence <= 3; ++sequence) {
+    std::vector<TrafficRow> rows = MakeRows(sequence, 200);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      rows[i].family = AddressFamily::kIpv4;
+      rows[i].src = {10, 32, 0, static_cast<uint8_t>(i % 10)};
+      rows[i].dst = {10, 33, static_cast<uint8_t>(i % 5 == 0 ? 0 : sequence),
+                     static_cast<uint8_t>(i)};
+      rows[i].protocol = 6;
+      rows[i].port = 443;
+    }
+    ASSERT_TRUE(WriteSpoolFile(watch_, MakeHeader(sequence), rows).ok());
+  }
+  ASSERT_TRUE(Drain().exit.ok());
+  WritePage();
+  const json seen = Open({"--do=click #origins .pick", "--do=click #destinations .pick"});
+  const std::string text = "a sum may be too small";
+  EXPECT_THAT(seen["notes"]["destinations"].get<std::string>(), HasSubstr(text));
+  EXPECT_THAT(seen["notes"]["ports"].get<std::string>(), Not(HasSubstr(text)));
+  EXPECT_THAT(seen["notes"]["bits"].get<std::string>(), Not(HasSubstr(text)));
+  // Sums of an origin are exact; over all destinations as well.
+  const json& did = seen["did"];
+  ExpectShowsFiltered(did[0]);
+  EXPECT_THAT(did[0]["notes"]["bits"].get<std::string>(), Not(HasSubstr(text)));
+  EXPECT_THAT(did[0]["notes"]["ports"].get<std::string>(), HasSubstr(text));
+  EXPECT_THAT(did[1]["notes"]["bits"].get<std::string>(), HasSubstr(text));
 }
 
 TEST_F(ReportTest, FlagsTakeNetworks) {
