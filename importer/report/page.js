@@ -142,7 +142,7 @@
   // Seconds are what was covered. Where that is not known (CSV files) they are the point's length; but the first point may
   // begin before there is data, and has no lower rate for that. Half a second: dumps begin a little late.
   data.total.points = data.total.points.map(([end, seconds, ...sums]) => [end, seconds, 0, ...sums]);
-  const {cross} = data;  // Not of a long range: it would take long.
+  const {cross} = data;  // Not of too many keys: it would take long.
   if (cross) cross.coarse = true;
   const sources = [data.total, ...kLists.map((id) => data[id]), ...(cross ? [cross] : [])];
   for (const source of sources) {
@@ -678,7 +678,7 @@
   const showNotes = () => {
     const {total: source} = current;
     const wider = asCoarse(source);
-    $('hint').textContent = !cross && isFiltered() ? longRange(chosenLists()[0]) : wider ? `Totals are of ${wider}.` : '';
+    $('hint').textContent = !cross && isFiltered() ? tooMany(chosenLists()[0]) : wider ? `Totals are of ${wider}.` : '';
     $('hint').hidden = $('hint').textContent === '';
     setNote('bits', pointText(source.width), regions.length > 0 ? 'gaps are shaded' : '', wider, asUnlisted(source));
     setNote('connections', data.total.open && isFiltered() ? 'open connections are shown for all traffic only' : '');
@@ -707,13 +707,13 @@
     withFocus(showPairs);
     showFigures();
   };
-  const longRange = (id) => {
+  const tooMany = (id) => {
     const key = [...placesOf[id].keys()][filters[id]];
     const [proto, port] = key.startsWith('(') ? ['0', 'other'] : key.split('/');
     const side = id === 'origins' ? 'src' : 'dst';
     const flags = id === 'ports' ? `-proto=${proto}${port ? ` -port=${port === 'other' ? -1 : port}` : ''}`
       : isAddress(key) ? `-${side}=${key}` : `-${side}-name`;
-    return 'The range is longer than two days. So a click shows throughput, packets, connections and totals of one name; the ' +
+    return 'This range has too many pairs and services for a table of all. So a click shows throughput, packets, connections and totals of one name; the ' +
       `rest of the page stays as it is. For all of ${data[id].keys[filters[id]]}, make a page with ${flags}.`;
   };
 
