@@ -36,5 +36,7 @@ GRANT SELECT, INSERT ON import_ledger TO ctacct_importer;
 GRANT INSERT ON vpn_traffic, traffic_gaps, traffic_names_arriving TO ctacct_importer;
 GRANT EXECUTE ON FUNCTION traffic_make_partitions, traffic_summarize, traffic_worth_sending, traffic_add, traffic_add_covered,
     traffic_load_names TO ctacct_importer;
+-- For its doctor: the sizes of tables.
+GRANT EXECUTE ON FUNCTION traffic_growth TO ctacct_importer;
 -- Only needed with its -retention flags, with which it also drops old partitions:
 -- GRANT EXECUTE ON FUNCTION traffic_drop_partition TO ctacct_importer;

@@ -58,6 +58,7 @@ struct Examination {
 [[nodiscard]] Finding CheckSchema(Examination& examination);
 [[nodiscard]] Finding CheckRole(Examination& examination);
 [[nodiscard]] Finding CheckDatabaseClock(Examination& examination);
+[[nodiscard]] Finding CheckDisk(Examination& examination);
 
 // ---- all of it ----
 [[nodiscard]] Finding CheckProbe(Examination& examination);

@@ -1,8 +1,17 @@
 // The doctor's checks of the database. They may not write.
 #include <libpq-fe.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -23,6 +32,10 @@ namespace ctacct {
 namespace {
 
 constexpr double kClockSecondsWarn = 1;
+constexpr double kDiskDaysWarn = 14;
+constexpr double kDiskDaysFail = 2;
+// What grows so slowly that it is full later will have changed until then.
+constexpr double kDiskDaysMax = 3650;
 
 // The rights of a role that may only add rows (configs/postgres/roles.sql) that the present role
 // does not have: privilege and object. $1: whether it also drops partitions.
@@ -126,6 +139,83 @@ class Reading {
   PgConnection* connection_;  // Null: there is none.
 };
 
+// What a table grows by each day, and for how long: then retention drops as much as is added.
+struct Growth {
+  double bytes_per_day;
+  double days;
+};
+
+double BytesAfter(const std::vector<Growth>& tables, double days) {
+  double bytes = 0;
+  for (const Growth& table : tables) bytes += table.bytes_per_day * std::min(days, table.days);
+  return bytes;
+}
+
+// At most kDiskDaysMax.
+double DaysUntilFull(const std::vector<Growth>& tables, uint64_t free_bytes) {
+  double fits = 0, too_long = kDiskDaysMax;
+  if (BytesAfter(tables, too_long) <= static_cast<double>(free_bytes)) return too_long;
+  while (too_long - fits > 0.01) {
+    const double middle = (fits + too_long) / 2;
+    (BytesAfter(tables, middle) <= static_cast<double>(free_bytes) ? fits : too_long) = middle;
+  }
+  return fits;
+}
+
+// None, with an OK status: the first traffic is too young.
+absl::StatusOr<std::optional<std::vector<Growth>>> AskGrowth(
+    PgConnection& connection, const std::map<std::string, int>& retention_days) {
+  std::vector<std::string> kept;
+  for (const char* const tier : {"rows", "fine", "10m", "1h"}) {
+    const auto days = retention_days.find(tier);
+    kept.push_back(days == retention_days.end() ? "0" : absl::StrCat(days->second));
+  }
+  // What is older than it is kept is dropped within the hour. Then nothing is dropped until the
+  // next one is as old.
+  const absl::StatusOr<PgResult> answer = connection.Query(
+      "SELECT bytes_per_day, extract(epoch FROM (SELECT min(ends) FROM unnest(partition_ends) AS "
+      "ends WHERE ends > now() - kept) + kept - now()) / 86400 FROM traffic_growth() LEFT JOIN "
+      "(SELECT tier, nullif(days, 0) * interval '1 day' AS kept FROM (VALUES ('rows', $1::integer), "
+      "('fine', $2::integer), ('10m', $3::integer), ('1h', $4::integer)) AS flags (tier, days)) AS "
+      "retention USING (tier)",
+      {kept[0].c_str(), kept[1].c_str(), kept[2].c_str(), kept[3].c_str()});
+  if (!answer.ok()) return answer.status();
+  std::vector<Growth> tables;
+  for (int row = 0; row < PQntuples(answer->get()); ++row) {
+    Growth growth = {0, std::numeric_limits<double>::infinity()};
+    if (!absl::SimpleAtod(Value(answer, row, 0), &growth.bytes_per_day)) return std::nullopt;
+    if (PQgetisnull(answer->get(), row, 1) == 0 &&
+        !absl::SimpleAtod(Value(answer, row, 1), &growth.days)) {
+      return absl::InternalError("a number of days is none");
+    }
+    tables.push_back(growth);
+  }
+  return tables;
+}
+
+// The server's folder for new tables, if the server is on this machine and this process may look:
+// a server's process works in its data directory, which says whose it is.
+absl::StatusOr<std::string> DataFolder(PgConnection& connection) {
+  const absl::StatusOr<PgResult> answer = connection.Query(
+      "SELECT pg_backend_pid(), (SELECT system_identifier FROM pg_control_system()), CASE "
+      "dattablespace WHEN 1663 THEN 'base' ELSE 'pg_tblspc/' || dattablespace END "
+      "FROM pg_database WHERE datname = current_database()",
+      {});
+  if (!answer.ok()) return answer.status();
+  const std::string link = absl::StrCat("/proc/", Value(answer, 0, 0), "/cwd");
+  std::error_code error;
+  const std::string data = std::filesystem::read_symlink(link, error);
+  if (error) return absl::NotFoundError(error.message());
+  // By the link, which leads there also out of a container.
+  uint64_t identifier = 0;
+  std::ifstream control(link + "/global/pg_control", std::ios::binary);
+  control.read(reinterpret_cast<char*>(&identifier), sizeof(identifier));
+  if (!control || absl::StrCat(identifier) != Value(answer, 0, 1)) {
+    return absl::NotFoundError("another server's process");
+  }
+  return absl::StrCat(link, "/", Value(answer, 0, 2));
+}
+
 }  // namespace
 
 Finding CheckDatabase(Examination& examination) {
@@ -228,8 +318,8 @@ Finding CheckRole(Examination& examination) {
   const Reading reading(examination);
   PgConnection* const connection = reading.connection();
   if (connection == nullptr) return Skip(kNoConnection);
-  const absl::StatusOr<PgResult> missing = connection->Query(
-      kMissingRights, {examination.options.importer_drops_partitions ? "t" : "f"});
+  const absl::StatusOr<PgResult> missing =
+      connection->Query(kMissingRights, {examination.options.retention_days.empty() ? "f" : "t"});
   if (!missing.ok()) return Fail(std::string(missing.status().message()), {});
   const absl::StatusOr<PgResult> names = connection->Query(
       "SELECT quote_ident(current_user), current_database(), (SELECT relowner::regrole::text "
@@ -274,6 +364,70 @@ Finding CheckDatabaseClock(Examination& examination) {
   if (std::abs(difference) - error < kClockSecondsWarn) return Ok(shown);
   return Warn(absl::StrCat(shown, ": `now()` in queries is not this machine's"),
               {"timedatectl set-ntp true   # on both"});
+}
+
+Finding CheckDisk(Examination& examination) {
+  const DoctorOptions& options = examination.options;
+  const Reading reading(examination);
+  PgConnection* const connection = reading.connection();
+  if (connection == nullptr) return Skip(kNoConnection);
+  // Not of another version's tables. A partition has the tablespace that was set when it was made.
+  const absl::StatusOr<PgResult> about = connection->Query(
+      "SELECT function IS NULL, coalesce(has_function_privilege(function, 'EXECUTE'), false), "
+      "EXISTS (SELECT FROM pg_extension WHERE extname = 'citus'), "
+      "(SELECT string_agg(DISTINCT spcname, ', ') FROM pg_class JOIN pg_tablespace ON "
+      "pg_tablespace.oid = reltablespace WHERE relnamespace = current_schema()::regnamespace "
+      "AND relkind = 'r') FROM to_regproc('traffic_growth') AS function",
+      {});
+  if (!about.ok()) return Fail(std::string(about.status().message()), {});
+  if (Value(about, 0, 0) == "t") return Skip("no tables yet");
+  if (Value(about, 0, 1) != "t") {
+    return Skip("this role may not call traffic_growth(); roles.sql grants it");
+  }
+  if (Value(about, 0, 2) == "t") {
+    return Skip("the rows are on other machines (Citus): look at the free space there");
+  }
+  const absl::StatusOr<std::optional<std::vector<Growth>>> tables =
+      AskGrowth(*connection, options.retention_days);
+  if (!tables.ok()) return Fail(std::string(tables.status().message()), {});
+  double grows = 0;
+  for (const Growth& table : tables->value_or(std::vector<Growth>())) {
+    if (table.days > 0) grows += table.bytes_per_day;
+  }
+  const std::string growth =
+      !tables->has_value() ? "growth not known before three hours of traffic"
+      : grows < 1          ? "does not grow"
+                  : absl::StrCat("grows ", BytesText(static_cast<uint64_t>(grows)), " a day");
+  if (const std::string elsewhere = Value(about, 0, 3); !elsewhere.empty()) {
+    return Ok(absl::StrCat(growth, "; tables are in tablespace ", elsewhere,
+                           ": look at the free space there"));
+  }
+  const absl::StatusOr<std::string> folder = DataFolder(*connection);
+  struct statvfs space {};
+  if (!folder.ok() || statvfs(folder->c_str(), &space) != 0) {
+    return Ok(absl::StrCat(growth, geteuid() == 0
+                                       ? "; look at the free space on the server's machine"
+                                       : "; only root can see the server's free space"));
+  }
+  const uint64_t free_bytes = uint64_t{space.f_bavail} * space.f_frsize;
+  const std::string shown = absl::StrCat(BytesText(free_bytes), " free, ", growth);
+  if (!tables->has_value() || grows < 1) return Ok(shown);
+  const double days = DaysUntilFull(**tables, free_bytes);
+  if (days >= kDiskDaysMax) return Ok(absl::StrCat("lasts for years (", shown, ")"));
+  const std::string lasts =
+      absl::StrCat("lasts about ",
+                   days < kDiskDaysFail ? CountText(static_cast<uint64_t>(days * 24), "hour")
+                                        : CountText(static_cast<uint64_t>(days), "day"),
+                   " (", shown, ")");
+  if (days >= kDiskDaysWarn) return Ok(lasts);
+  std::error_code ignored;
+  std::vector<std::string> remedies = {
+      absl::StrCat("df -h ", ShellQuoted(std::filesystem::canonical(*folder, ignored).string()))};
+  if (!options.importer_flags.empty()) {
+    remedies.push_back(absl::StrCat("sensible-editor ", ShellQuoted(options.importer_flags),
+                                    "   # keep less: -retention-rows and the flags below it"));
+  }
+  return days < kDiskDaysFail ? Fail(lasts, remedies) : Warn(lasts, remedies);
 }
 
 }  // namespace ctacct

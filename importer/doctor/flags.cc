@@ -165,9 +165,9 @@ absl::Status FillDatabase(const FlagValues& values, DoctorOptions* options) {
   fill("pass", &database.password);
   if (options->output.empty()) options->output = ValueOr(values, "watch", "");
   options->importer_metrics = ValueOr(values, "metrics_file", "");
-  for (const char* const flag :
-       {"retention_rows", "retention_fine", "retention_10m", "retention_1h"}) {
-    if (ValueOr(values, flag, "0") != "0") options->importer_drops_partitions = true;
+  for (const char* const tier : {"rows", "fine", "10m", "1h"}) {
+    const size_t days = NumberOr(0, values, absl::StrCat("retention_", tier).c_str(), 0);
+    if (days != 0) options->retention_days[tier] = static_cast<int>(days);
   }
   options->has_database = !options->importer_flags.empty() || !database.conninfo.empty() ||
                           !database.host.empty() || !database.database.empty();

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 
@@ -36,7 +37,7 @@ struct DoctorOptions {
   size_t interval_seconds = 0;
   bool has_database = false;
   PgOptions database;
-  bool importer_drops_partitions = false;
+  std::map<std::string, int> retention_days;  // By tier; those of which nothing is dropped: none.
   bool probe = true;
   bool json = false;  // How findings are shown.
 };

@@ -55,6 +55,7 @@ constexpr Check kChecks[] = {
     {"schema", CheckSchema},
     {"role", CheckRole},
     {"database clock", CheckDatabaseClock},
+    {"disk", CheckDisk},
     {"probe", CheckProbe},
 };
 

@@ -101,8 +101,8 @@ TEST_F(DatabaseAccessTest, TheImportersRoleLoadsAndCanDoNothingElse) {
   ExpectSums();
 
   EXPECT_EQ(RightsOf("ctacct_importer"),
-            "EXECUTE traffic_add traffic_add_covered traffic_load_names traffic_make_partitions "
-            "traffic_summarize traffic_worth_sending\n"
+            "EXECUTE traffic_add traffic_add_covered traffic_growth traffic_load_names "
+            "traffic_make_partitions traffic_summarize traffic_worth_sending\n"
             "INSERT import_ledger traffic_gaps traffic_names_arriving vpn_traffic\n"
             "SELECT ctacct_schema import_ledger");
   for (const char* const sql :

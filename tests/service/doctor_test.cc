@@ -21,6 +21,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/time.h"
 #include "engine/system/privileges.h"
@@ -36,6 +37,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::Not;
@@ -264,6 +266,7 @@ TEST_F(DoctorTest, ASoundMachinePassesAndStaysAsItWas) {
               AllOf(HasSubstr("IPv4 and IPv6, "), HasSubstr("sent = conntrack = spool row")));
   EXPECT_EQ(all(), before);
   EXPECT_TRUE(fs::is_empty(spool()));
+  EXPECT_THAT(diagnosis.findings.at("disk").text, HasSubstr(" free, growth not known"));
 
   // And on one screen.
   const auto screen = gateway->Start(Command({}));
@@ -273,7 +276,7 @@ TEST_F(DoctorTest, ASoundMachinePassesAndStaysAsItWas) {
   EXPECT_EQ(lines.back(), "");
   lines.pop_back();
   // Long paths of a test, and perhaps the remedies of clock and reboot.
-  EXPECT_LE(lines.size(), 30u) << (*screen)->Stdout();
+  EXPECT_LE(lines.size(), 31u) << (*screen)->Stdout();
   for (const std::string& line : lines) EXPECT_LE(line.size(), 80u) << line;
 }
 
@@ -616,6 +619,10 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
                    " LOGIN; EXCEPTION WHEN duplicate_object THEN NULL; END $$; "
                    "GRANT SELECT ON ctacct_schema TO ",
                    kImporterRole));
+  const Diagnosis stranger = Examine({"-probe=false", absl::StrCat("-user=", kImporterRole)});
+  EXPECT_EQ(stranger.findings.at("disk").verdict, "skipped");
+  EXPECT_THAT(stranger.findings.at("disk").text, HasSubstr("may not call traffic_growth()"));
+  Sql(absl::StrCat("GRANT EXECUTE ON FUNCTION traffic_growth TO ", kImporterRole));
   WriteFlags(EngineFlags(), absl::StrCat("conninfo=", postgres->Conninfo(database_, kImporterRole),
                                          "\nwatch=", spool(), "\nretention-rows=30\n"));
   ExpectFoundAndMended("role", "fail",
@@ -625,6 +632,121 @@ TEST_F(DoctorTest, RoleThatMayNotAdd) {
   const Diagnosis ill = Examine();
   EXPECT_EQ(ill.exit_code, 1);
   EXPECT_THAT(ill.findings.at("role").text, HasSubstr("adds_rows has no SELECT on ctacct_schema"));
+}
+
+// A server of its own, on a disk of limited size.
+class DoctorDiskTest : public DoctorTest {
+ protected:
+  void SetUp() override {
+    DoctorTest::SetUp();
+    if (IsSkipped() || HasFatalFailure()) return;
+    disk_ = folder_ + "/disk";
+    fs::create_directory(disk_);
+    ASSERT_EQ(mount("ctacct", disk_.c_str(), "tmpfs", 0, "size=300m,mode=755"), 0);
+    ASSERT_TRUE(Script({"start", disk_, "--no-fsync"}));
+    ASSERT_TRUE(Script({"database", disk_, "limited"}));
+    Flags("");
+    ASSERT_TRUE(RunProcessOrError({DataPath("importer/importer"), "-migrate",
+                                   "-flagfile=" + folder_ + "/importer.flags"},
+                                  kAtMost)
+                    .ok());
+  }
+  void TearDown() override {
+    if (!disk_.empty()) {
+      Script({"stop", disk_, "--immediate"});
+      EXPECT_EQ(umount2(disk_.c_str(), MNT_DETACH), 0);
+    }
+    DoctorTest::TearDown();
+  }
+  static bool Script(std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), DataPath("tests/support/private_postgres.sh"));
+    const auto out = RunProcessOrError(arguments, absl::Minutes(2));
+    EXPECT_TRUE(out.ok()) << out.status();
+    return out.ok();
+  }
+  void Flags(const std::string& importer) {
+    WriteFlags(EngineFlags(), "conninfo=host=" + disk_ + " user=postgres dbname=limited\nwatch=" +
+                                  spool() + "\n" + importer);
+  }
+  std::string Ask(const std::string& sql) {
+    const auto text = PrivatePostgres::SqlOf(disk_, "limited", sql);
+    EXPECT_TRUE(text.ok()) << text.status();
+    return text.value_or("");
+  }
+  // About 6 MiB of rows for each of these days, which are counted back from now.
+  void AddDays(int first, int last) {
+    for (int day = first; day <= last; ++day) {
+      Ask(absl::StrReplaceAll(
+          "SELECT traffic_make_partitions(ARRAY[MOMENT]); "
+          "INSERT INTO vpn_traffic SELECT MOMENT, 1, 1, 1, 1, 1, 1, 1, 1, 1, 80, '10.0.0.1', "
+          "'10.0.0.2', 'tcp', 'gw' FROM generate_series(1, 50000); "
+          "INSERT INTO traffic_covered VALUES (MOMENT, '30 min', 'gw')",
+          {{"MOMENT", absl::StrCat("(now() - interval '", day, " days')")}}));
+    }
+  }
+  void LeaveFree(uint64_t mebibytes) {
+    Ask("CHECKPOINT");
+    const fs::space_info space = fs::space(disk_);
+    const std::string size = absl::StrCat("size=", space.capacity - space.free + (mebibytes << 20));
+    ASSERT_EQ(mount("ctacct", disk_.c_str(), "tmpfs", MS_REMOUNT, size.c_str()), 0);
+  }
+  Found Disk() { return Examine().findings.at("disk"); }
+
+  std::string disk_;
+};
+
+TEST_F(DoctorDiskTest, HowLongTheDatabasesDiskWillLast) {
+  EXPECT_THAT(Disk().text, HasSubstr("B free, growth not known before three hours of traffic"));
+  AddDays(400, 401);  // An archive.
+  const Found archive = Disk();
+  EXPECT_EQ(archive.verdict, "ok");
+  EXPECT_THAT(archive.text, StartsWith("lasts for years ("));
+  AddDays(1, 8);
+  // Days of the window, over the time since the first of them.
+  const double grows = std::stod(
+      Ask("SELECT sum(pg_total_relation_size(name::regclass)) / 7.0 FROM traffic_partitions "
+          "WHERE parent = 'vpn_traffic' AND lower > now() - interval '8 days'"));
+  EXPECT_GT(grows, 6e6);
+  for (const int days : {30, 9}) {
+    LeaveFree(static_cast<uint64_t>(grows * days / (1 << 20)));
+    const Found found = Disk();
+    EXPECT_EQ(found.verdict, days == 30 ? "ok" : "warn");
+    EXPECT_THAT(found.text, AnyOf(StartsWith(absl::StrCat("lasts about ", days, " days (")),
+                                  StartsWith(absl::StrCat("lasts about ", days - 1, " days ("))));
+    EXPECT_THAT(found.text, AllOf(HasSubstr("iB free, grows "), HasSubstr(" a day)")));
+  }
+  EXPECT_THAT(Type(Disk().remedies.at(0)), HasSubstr(disk_));
+  LeaveFree(static_cast<uint64_t>(grows * 1.5 / (1 << 20)));
+  const Diagnosis ill = Examine();
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_EQ(ill.findings.at("disk").verdict, "fail");
+  EXPECT_THAT(ill.findings.at("disk").text, ContainsRegex("lasts about 3[0-9] hours"));
+  // Retention that is not yet at its end, and one that is.
+  Flags("retention-rows=30\n");
+  EXPECT_EQ(Disk().verdict, "fail");
+  Flags("retention-rows=7\n");
+  EXPECT_EQ(Disk().verdict, "ok") << Disk().text;
+}
+
+TEST_F(DoctorDiskTest, FreeSpaceThatCannotBeSeen) {
+  AddDays(1, 1);
+  fs::create_directory(disk_ + "/space");
+  ASSERT_EQ(chmod((disk_ + "/space").c_str(), 0777), 0);
+  Type("chown --reference=" + disk_ + "/data " + disk_ + "/space");
+  // A user who may not look at the server's processes.
+  const Diagnosis stranger =
+      Examine({"-probe=false", "-engine-flags=", "-importer-flags=",
+               "-conninfo=host=" + disk_ + " user=postgres dbname=limited"},
+              {"setpriv", "--reuid=nobody", "--regid=65534", "--clear-groups"});
+  EXPECT_EQ(stranger.findings.at("disk").verdict, "ok");
+  EXPECT_THAT(stranger.findings.at("disk").text,
+              ContainsRegex("^grows .* a day; only root can see the server's free space"));
+  // No transaction block around it.
+  ASSERT_TRUE(PrivatePostgres::SqlOf(disk_, "limited",
+                                     "CREATE TABLESPACE other LOCATION '" + disk_ + "/space'")
+                  .ok());
+  Ask("CREATE TABLE elsewhere () TABLESPACE other");
+  EXPECT_THAT(Disk().text, HasSubstr("; tables are in tablespace other: look at the free space"));
 }
 
 TEST_F(DoctorTest, AnEngineThatFailsOrLosesRows) {

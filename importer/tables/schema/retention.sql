@@ -56,3 +56,41 @@ BEGIN
     RETURN NEXT;
 END $$;
 REVOKE ALL ON FUNCTION traffic_drop_partition FROM PUBLIC;
+
+-- How fast each table grows, for the doctor: bytes per day of what the last 7 days have added. A day is one of the rows' times, so
+-- an archive of past years is no growth. Whole partitions are measured, those of now and of the 7 days before it. NULL: its
+-- first rows are younger than three hours. It has the owner's rights because an importer's role may not read these tables.
+CREATE FUNCTION traffic_growth()
+RETURNS TABLE (name text, tier text, bytes_per_day double precision, partition_ends timestamptz[])
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+    WITH parents AS (
+        SELECT parent, tier, date_bin(width, now() - interval '7 days', 'epoch') AS lower
+        FROM (SELECT 'vpn_traffic' AS parent, 'rows' AS tier, interval '1 day' AS width
+              UNION ALL SELECT 'traffic_' || name, tier, partition_width FROM @extschema@.traffic_rollups) AS each
+    ), measured AS (
+        SELECT parent, tier,
+               (SELECT coalesce(sum(pg_total_relation_size(to_regclass(format('@extschema@.%I', part.name)))), 0)
+                FROM @extschema@.traffic_partitions AS part
+                WHERE part.parent = parents.parent AND part.lower >= parents.lower AND part.lower <= now()) AS bytes,
+               -- Half hours by their end. Before them there was nothing, or it was dropped.
+               greatest(lower, (SELECT kept_from FROM @extschema@.traffic_tiers AS kept WHERE kept.tier = parents.tier),
+                        (SELECT min(time) - interval '30 min' FROM @extschema@.traffic_covered WHERE time > parents.lower)) AS since,
+               ARRAY(SELECT upper FROM @extschema@.traffic_partitions AS part WHERE part.parent = parents.parent ORDER BY upper) AS partition_ends
+        FROM parents
+        UNION ALL
+        -- Never dropped.
+        SELECT relname, NULL, pg_total_relation_size(pg_class.oid),
+               (SELECT min(time) - interval '30 min' FROM @extschema@.traffic_covered), NULL
+        FROM pg_class
+        WHERE relnamespace = '@extschema@'::regnamespace AND relname IN ('import_ledger', 'traffic_covered', 'traffic_gaps')
+    )
+    SELECT parent, tier,
+           CASE WHEN bytes = 0 THEN 0
+                WHEN since < now() - interval '3 hours' THEN bytes / (extract(epoch FROM now() - since) / 86400) END::double precision,
+           partition_ends
+    FROM measured
+$$;
+REVOKE ALL ON FUNCTION traffic_growth FROM PUBLIC;
+COMMENT ON FUNCTION traffic_growth IS
+    'By how many bytes a day each table has grown in the last 7 days (NULL: not yet known), and when its partitions end.';
