@@ -684,13 +684,22 @@ TEST_F(GrafanaTest, EveryPanelOfTheDatabasesHealthShowsWhatTheTablesSay) {
       "GATEWAYS ";
   const std::string point = "div(extract(epoch FROM interval_end), WIDTH) * WIDTH AS point";
   const std::map<std::string, std::string> expectations = {
+      // In the week before each range both gateways have sent something, or they have come later.
       {"Gateways",
-       "SELECT gateway, max(interval_end), extract(epoch FROM TO_TIME) - "
-       "extract(epoch FROM max(interval_end)), count(*), count(nullif(completeness, 'complete')), "
-       "(SELECT count(*) FROM vpn_traffic WHERE vpn_traffic.gateway = import_ledger.gateway AND "
-       "time >= FROM_TIME AND time <= TO_TIME), sum(events_dropped), sum(flows_lost), "
-       "count(DISTINCT host(src_mask)) " +
-           of_range + "GROUP BY gateway ORDER BY gateway"},
+       "WITH held AS (SELECT *, count(*) FILTER (WHERE interval_end <= FROM_TIME) OVER gate AS "
+       "older, greatest(FROM_TIME, lag(interval_end) OVER gate) AS before "
+       "FROM import_ledger WHERE interval_end > FROM_TIME - interval '7 days' AND "
+       "interval_end <= TO_TIME AND GATEWAYS WINDOW gate AS (PARTITION BY gateway ORDER BY "
+       "interval_end)), sums AS (SELECT gateway, max(interval_end) AS newest, count(*) AS there, "
+       "div(extract(epoch FROM TO_TIME - max(interval_end)), 15) + sum(CASE WHEN older > 0 OR "
+       "before > FROM_TIME THEN div(extract(epoch FROM interval_end - before) - 15, 15) ELSE 0 "
+       "END) AS missing, count(nullif(completeness, 'complete')) AS incomplete, "
+       "sum(events_dropped) AS dropped, sum(flows_lost) AS lost, count(DISTINCT host(src_mask)) "
+       "AS masks FROM held WHERE interval_end > FROM_TIME GROUP BY gateway) "
+       "SELECT gateway, newest, extract(epoch FROM TO_TIME) - extract(epoch FROM newest), "
+       "there + missing, there, missing, incomplete, (SELECT count(*) FROM vpn_traffic "
+       "WHERE vpn_traffic.gateway = sums.gateway AND time > FROM_TIME AND time <= TO_TIME), "
+       "dropped, lost, masks FROM sums ORDER BY gateway"},
       {"Import lag", "SELECT " + point +
                          ", gateway, extract(epoch FROM max(imported_at - interval_end)) " +
                          of_range + "GROUP BY 1, 2"},
@@ -726,6 +735,32 @@ TEST_F(GrafanaTest, EveryPanelOfTheDatabasesHealthShowsWhatTheTablesSay) {
     ASSERT_EQ(asked, expectations.size());
   }
   EXPECT_EQ(filled_, expectations.size() * 4 * selections.size());
+}
+
+// After the traffic's end the panel still lists who is silent, as `report -check` does.
+TEST_F(GrafanaTest, AGatewayThatIsSilentIsListed) {
+  Connection reader(postgres->Conninfo(database_, "ctacct_reader"));
+  const json dashboard = Load("health.json");
+  for (const auto& [days, rows] : {std::pair{1, size_t{2}}, {8, size_t{0}}}) {
+    GrafanaView view = Views(dashboard, {{}})[0];
+    view.from += absl::Hours(24 * days);
+    view.to = view.from + absl::Minutes(15);
+    for (const json& panel : dashboard["panels"]) {
+      if (panel["id"] != 13) continue;
+      const absl::StatusOr<std::string> sql =
+          ExpandGrafanaSql(panel["targets"][0]["rawSql"].get<std::string>(), view);
+      ASSERT_TRUE(sql.ok()) << sql.status();
+      const absl::StatusOr<Table> table = reader.Query(*sql);
+      ASSERT_TRUE(table.ok()) << table.status();
+      ASSERT_EQ(table->rows.size(), rows);
+      if (rows == 0) continue;
+      EXPECT_EQ(table->columns[3].name, "expected");
+      EXPECT_EQ(table->rows[0][3], "60");
+      EXPECT_EQ(table->rows[0][4], "0");
+      EXPECT_EQ(table->columns[5].name, "missing");
+      EXPECT_EQ(table->rows[0][5], "60");
+    }
+  }
 }
 
 TEST_F(GrafanaTest, GapsAreShaded) {

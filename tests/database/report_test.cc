@@ -615,6 +615,11 @@ TEST_F(ReportTest, CheckSaysWhatIsMissingWhereAndSinceWhen) {
                              HasSubstr(stretch(2, 4, "no intervals (2)")),
                              HasSubstr(stretch(6, 8, "no intervals (2)"))));
   EXPECT_EQ(Lines(run.out), 4u) << run.out;
+  // By the function that dashboards use.
+  EXPECT_EQ(Sql(absl::StrFormat("SELECT gateway, expected, intervals, missing, silent_from = '%s', "
+                                "array_length(holes, 1) FROM traffic_expected('%s', '%s')",
+                                time(6), time(0), time(8))),
+            "a|8|8|0||\nb|8|4|4|t|2");
   EXPECT_EQ(check({"-gateway=a"}).exit.ToString(), "exit status 0");
   EXPECT_EQ(check({"-gateway=b"}).exit.ToString(), "exit status 1");
   // Who is asked for by name, and unknown.

@@ -191,7 +191,7 @@ TEST_F(SchemaTest, PlpgsqlCheckFindsNothing) {
   EXPECT_EQ(
       Sql("SELECT lanname, count(*) FROM pg_proc JOIN pg_language ON pg_language.oid = prolang "
           "WHERE pronamespace = 'public'::regnamespace AND lanname <> 'internal' GROUP BY 1 ORDER BY 1"),
-      "plpgsql|21\nsql|6");
+      "plpgsql|21\nsql|7");
   // traffic_adopt() makes this view before it reads it.
   const std::string lint =
       "CREATE TEMPORARY VIEW traffic_adopted AS SELECT * FROM vpn_traffic; "

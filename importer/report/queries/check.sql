@@ -2,7 +2,9 @@
 , newest AS (
     -- The newest stretches of each gateway: holes, and what is known of intervals that are not complete.
     SELECT gateway, began, ended, text, row_number() OVER (PARTITION BY gateway ORDER BY ended DESC, began DESC, text) AS place
-    FROM (SELECT gateway, began, ended, format('no intervals (%s)', missing) AS text FROM holes
+    FROM (SELECT gateway, lower(hole) AS began, upper(hole) AS ended,
+                 format('no intervals (%s)', floor(extract(epoch FROM upper(hole) - lower(hole)) / extract(epoch FROM interval_length))) AS text
+          FROM quality, unnest(holes) AS hole
           UNION ALL
           SELECT DISTINCT gateway, began, ended, text
           FROM plan, asked, traffic_gap_regions
@@ -12,7 +14,7 @@
            format('%s: %s; newest %s', gateway,
                   CASE WHEN missing + partial + resynced = 0 THEN format('complete, %s intervals', intervals)
                        ELSE concat_ws(', ', CASE WHEN silent_from IS NOT NULL THEN 'silent since ' || newest END,
-                                CASE WHEN missing > 0 THEN format('%s of %s intervals missing', missing, intervals + missing) END,
+                                CASE WHEN missing > 0 THEN format('%s of %s intervals missing', missing, expected) END,
                                 CASE WHEN partial > 0 THEN partial || ' partial' END,
                                 CASE WHEN resynced > 0 THEN resynced || ' resynced' END) END,
                   newest)

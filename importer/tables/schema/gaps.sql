@@ -66,6 +66,79 @@ COMMENT ON COLUMN traffic_intervals.src_mask IS
     'the interval, whose rows are of both masks.';
 COMMENT ON COLUMN traffic_intervals.flows_lost IS 'A lower bound.';
 
+-- What each gateway should have sent in a range, and what it has. A gateway is expected to send every interval from its first
+-- one, in the range or in the week before it, to the end of the range or the present. One that `gateways` names is expected
+-- however old its newest interval is.
+CREATE FUNCTION traffic_expected(range_from timestamptz, range_to timestamptz, gateways text[] DEFAULT NULL)
+RETURNS TABLE (gateway text, expected bigint, missing bigint, intervals bigint, resynced bigint, partial bigint,
+               events_dropped bigint, flows_lost bigint, covered interval, interval_length interval,
+               newest timestamptz, silent_from timestamptz, holes tstzrange[])
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
+SET intervalstyle = 'postgres' AS $$
+    WITH sent AS MATERIALIZED (
+        -- As traffic_intervals, which would be of the whole ledger.
+        SELECT file.gateway, interval_end AS time, max(file.interval_length) AS interval_length,
+               sum(covered_to - covered_from) AS covered, bool_or(completeness = 'partial') AS partial,
+               bool_or(completeness = 'resynced') AS resynced, sum(file.events_dropped) AS events_dropped,
+               sum(file.flows_lost) AS flows_lost
+        FROM @extschema@.import_ledger AS file
+        WHERE interval_end > range_from AND interval_end <= range_to AND (gateways IS NULL OR file.gateway = ANY (gateways))
+        GROUP BY file.gateway, interval_end
+    ), before AS (
+        SELECT file.gateway, max(interval_end) AS time
+        FROM @extschema@.import_ledger AS file
+        WHERE gateways IS NULL AND interval_end > range_from - interval '7 days' AND interval_end <= range_from
+        GROUP BY file.gateway
+        UNION ALL
+        SELECT name, time
+        FROM (SELECT DISTINCT unnest(gateways) AS name) AS names, LATERAL (
+            SELECT interval_end AS time FROM @extschema@.import_ledger AS file
+            WHERE file.gateway = name AND interval_end <= range_from ORDER BY interval_end DESC LIMIT 1) AS newest
+    ), sums AS (
+        SELECT sent.gateway, count(*) AS intervals, count(*) FILTER (WHERE sent.resynced AND NOT sent.partial) AS resynced,
+               count(*) FILTER (WHERE sent.partial) AS partial, sum(sent.events_dropped) AS events_dropped,
+               sum(sent.flows_lost) AS flows_lost, sum(sent.covered) AS covered, min(time - sent.interval_length) AS first,
+               max(time) AS newest, max(sent.interval_length) AS interval_length
+        FROM sent GROUP BY sent.gateway
+    ), known AS MATERIALIZED (
+        SELECT each.*, -- The newest interval may be on its way.
+               least(range_to, now() - each.interval_length - interval '10 s') AS ends
+        FROM (
+            SELECT gateway, sums.intervals, sums.resynced, sums.partial, sums.events_dropped, sums.flows_lost, sums.covered,
+                   CASE WHEN before.time IS NULL THEN greatest(range_from, first) ELSE range_from END AS begins,
+                   coalesce(sums.newest, before.time) AS newest,
+                   coalesce(sums.interval_length, (SELECT max(file.interval_length) FROM @extschema@.import_ledger AS file
+                                                   WHERE file.interval_end = before.time AND file.gateway = before.gateway)) AS interval_length
+            FROM sums FULL JOIN before USING (gateway)
+        ) AS each
+    ), stretches AS (
+        -- An interval that began late is there all the same; one after a pause stands for those passed.
+        SELECT sent.gateway, sent.interval_length,
+               coalesce(lag(time) OVER (PARTITION BY sent.gateway ORDER BY time), begins) AS began,
+               least(time - greatest(sent.covered, sent.interval_length), ends) AS ended, false AS silence
+        FROM sent JOIN known ON known.gateway = sent.gateway
+        UNION ALL
+        SELECT known.gateway, known.interval_length, greatest(known.newest, begins), ends, true FROM known
+    ), missing AS (
+        SELECT hole.gateway, sum(floor(extract(epoch FROM ended - began) / extract(epoch FROM hole.interval_length))) AS missing,
+               min(began) FILTER (WHERE silence) AS silent_from, array_agg(tstzrange(began, ended) ORDER BY began) AS holes
+        FROM (SELECT stretches.gateway, stretches.interval_length, greatest(began, range_from) AS began, ended, silence
+              FROM stretches) AS hole
+        WHERE ended - began >= hole.interval_length
+        GROUP BY hole.gateway
+    )
+    SELECT known.gateway, (coalesce(known.intervals, 0) + coalesce(missing.missing, 0))::bigint,
+           coalesce(missing.missing, 0)::bigint, coalesce(known.intervals, 0), coalesce(known.resynced, 0),
+           coalesce(known.partial, 0), coalesce(known.events_dropped, 0)::bigint, coalesce(known.flows_lost, 0)::bigint,
+           known.covered, known.interval_length, known.newest, missing.silent_from, coalesce(missing.holes, '{}')
+    FROM known LEFT JOIN missing ON missing.gateway = known.gateway
+    ORDER BY known.gateway
+$$;
+COMMENT ON FUNCTION traffic_expected IS
+    'What each gateway should have sent with range_from < time <= range_to, and what it has: also one that sent nothing in the '
+    'range, up to a week after its newest interval, or for ever if "gateways" names it. holes: stretches without intervals; '
+    'silent_from: the beginning of the one that has not ended.';
+
 CREATE VIEW traffic_gap_regions AS
 SELECT gateway, began, ended,
        cause || ', ' || completeness || ': ' || events_dropped || ' events dropped' ||
