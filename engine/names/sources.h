@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/names/followed_file.h"
+#include "engine/system/followed_file.h"
 #include "engine/names/name_list.h"
 #include "engine/names/wireguard.h"
 #include "engine/spool/names_file.h"

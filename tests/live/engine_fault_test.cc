@@ -452,22 +452,23 @@ TEST_F(EngineFaultTest, PortListOfRubbish) {
       {[&] { replace("tcp:443\n\x01\xff rubbish\n"); }, "ports:2: not 'protocol:port'"},
       {[&] { replace("tcp:99999999999999999999\n"); }, "ports:1: not 'protocol:port'"},
       {[&] { std::filesystem::remove(ports); }, "No such file or directory"},
-      {[&] { std::filesystem::create_directory(ports); }, "Is a directory"},
-      {[&] {
-         std::filesystem::remove(ports);
-         ASSERT_EQ(mkfifo(ports.c_str(), 0600), 0);
-       },
-       "is a FIFO"},
+      {[&] { std::filesystem::create_directory(ports); }, "not a regular file"},
       {[&] {
          std::filesystem::remove(ports);
          std::filesystem::create_symlink(ports, ports);
        },
        "Too many levels of symbolic links"},
+      // Said as of the folder.
+      {[&] {
+         std::filesystem::remove(ports);
+         ASSERT_EQ(mkfifo(ports.c_str(), 0600), 0);
+       },
+       "not a regular file"},
       {[&] {
          std::filesystem::remove(ports);
          std::filesystem::create_symlink("/dev/zero", ports);
        },
-       "larger than"},
+       "not a regular file"},
   };
   for (const Fault& fault : faults) {
     SCOPED_TRACE(fault.said);

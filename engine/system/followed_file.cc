@@ -1,4 +1,4 @@
-#include "engine/names/followed_file.h"
+#include "engine/system/followed_file.h"
 
 #include <fcntl.h>
 #include <unistd.h>

@@ -1,6 +1,6 @@
 // A text file that others write, read again whenever it changes. Thread-compatible.
-#ifndef CTACCT_ENGINE_NAMES_FOLLOWED_FILE_H_
-#define CTACCT_ENGINE_NAMES_FOLLOWED_FILE_H_
+#ifndef CTACCT_ENGINE_SYSTEM_FOLLOWED_FILE_H_
+#define CTACCT_ENGINE_SYSTEM_FOLLOWED_FILE_H_
 
 #include <sys/stat.h>
 
@@ -16,7 +16,7 @@ namespace ctacct {
 
 class FollowedFile {
  public:
-  // 100,000 names with all fields are 10 MB.
+  // 100,000 names with all fields are 10 MB; all ports of several protocols are less.
   static constexpr size_t kBytesMax = size_t{64} << 20;
   // Of a file that was written so recently more may follow: OpenVPN and editors write in place.
   static constexpr int64_t kSettleNs = 200'000'000;
@@ -52,4 +52,4 @@ class FollowedFile {
 
 }  // namespace ctacct
 
-#endif  // CTACCT_ENGINE_NAMES_FOLLOWED_FILE_H_
+#endif  // CTACCT_ENGINE_SYSTEM_FOLLOWED_FILE_H_
