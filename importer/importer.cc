@@ -61,28 +61,39 @@ bool IsQuarantinedName(absl::string_view name) {
   return !absl::StartsWith(name, ".") && !absl::EndsWith(name, kReasonSuffix);
 }
 
+// Also of folders that are not there yet.
+bool IsSameFolder(const std::filesystem::path& a, const std::filesystem::path& b) {
+  std::error_code error;
+  if (std::filesystem::equivalent(a, b, error)) return true;
+  // With and without a slash at the end.
+  const auto whole = [](const std::filesystem::path& path) {
+    std::error_code ignored;
+    return std::filesystem::weakly_canonical(path / "", ignored) / "";
+  };
+  return whole(a) == whole(b);
+}
+
 // Named before anything is touched, not when the first file is done: that they cannot be written to
 // would show only once rows are in the database and the file cannot be disposed of.
 absl::Status CheckFolders(const std::string& watch, const std::string& move) {
-  std::vector<struct stat> infos;
+  if (!watch.empty() && !move.empty()) {
+    if (IsSameFolder(move, watch)) {
+      return absl::InvalidArgumentError("flag -move: names the watched folder");
+    }
+    if (IsSameFolder(move, absl::StrCat(watch, "/", kFailedFolder))) {
+      return absl::InvalidArgumentError("flag -move: names the folder of files that failed");
+    }
+  }
   for (const std::string& folder : {watch, move}) {
     if (folder.empty()) continue;
-    if (folder == move && move != watch && mkdir(folder.c_str(), kMoveFolderMode) != 0 &&
-        errno != EEXIST) {
+    if (folder == move && mkdir(folder.c_str(), kMoveFolderMode) != 0 && errno != EEXIST) {
       return FileError("make folder", folder, errno);
     }
     const absl::StatusOr<UniqueFd> fd = OpenFolder(folder);
     if (!fd.ok()) return fd.status();
-    if (fstat(fd->get(), &infos.emplace_back()) != 0) {
-      return FileError("examine folder", folder, errno);
-    }
     if (faccessat(fd->get(), ".", W_OK | X_OK, AT_EACCESS) != 0) {
       return FileError("add and remove files in folder", folder, errno);
     }
-  }
-  if (infos.size() == 2 && infos[0].st_dev == infos[1].st_dev &&
-      infos[0].st_ino == infos[1].st_ino) {
-    return absl::InvalidArgumentError("flag -move: names the watched folder");
   }
   return absl::OkStatus();
 }
@@ -220,7 +231,9 @@ absl::Status Importer::ImportNamedFiles() {
       LogLine(folder_fd.status().message());
       continue;
     }
-    const FilePlace place = {folder_fd->get(), folder, parts.filename(), path};
+    // "FOLDER/" names no file in it.
+    const std::string name = parts.has_filename() ? parts.filename().string() : ".";
+    const FilePlace place = {folder_fd->get(), folder, name, path};
     if (IsNamesFileName(place.name)) {
       if (absl::Status status = ImportNamesFile(place); !status.ok()) return status;
       continue;
@@ -248,13 +261,22 @@ absl::Status Importer::Adopt() {
 
 // ---- a file ----
 
-void Importer::Examine(const FilePlace& place, Batch* batch) {
+absl::StatusOr<TrafficFile> Importer::OpenFile(const FilePlace& place) {
   absl::StatusOr<TrafficFile> file = TrafficFile::Open(place, config_.gateway);
-  if (!file.ok()) {
-    const bool gone = absl::IsNotFound(file.status()) && queue_.has_value();
-    if (!gone) LogLine(file.status().message());
-    return Note(gone ? FileOutcome::kGone : FileOutcome::kLeftForNow, place);
-  }
+  if (file.ok()) return file;
+  const bool gone = absl::IsNotFound(file.status()) && queue_.has_value();
+  if (!gone) LogLine(file.status().message());
+  Note(gone ? FileOutcome::kGone
+       // No regular file; waiting does not make it one.
+       : absl::IsFailedPrecondition(file.status()) ? FileOutcome::kLeft
+                                                   : FileOutcome::kLeftForNow,
+       place);
+  return file;
+}
+
+void Importer::Examine(const FilePlace& place, Batch* batch) {
+  absl::StatusOr<TrafficFile> file = OpenFile(place);
+  if (!file.ok()) return;
   absl::StatusOr<FileSummary> summary = ReadThrough(*file);
   if (!summary.ok()) return Note(Refuse(*file, summary.status()), place);
   batch->rows += summary->row_count;
@@ -329,13 +351,8 @@ absl::Status Importer::Import(absl::Span<const ReadyFile> files) {
 }
 
 absl::Status Importer::ImportNamesFile(const FilePlace& place) {
-  const absl::StatusOr<TrafficFile> file = TrafficFile::Open(place);
-  if (!file.ok()) {
-    const bool gone = absl::IsNotFound(file.status()) && queue_.has_value();
-    if (!gone) LogLine(file.status().message());
-    Note(gone ? FileOutcome::kGone : FileOutcome::kLeftForNow, place);
-    return absl::OkStatus();
-  }
+  const absl::StatusOr<TrafficFile> file = OpenFile(place);
+  if (!file.ok()) return absl::OkStatus();
   const absl::StatusOr<NamesSnapshot> snapshot = file->ReadNames();
   if (!snapshot.ok()) {
     Note(Refuse(*file, snapshot.status()), place);

@@ -87,6 +87,8 @@ class Importer {
   [[nodiscard]] absl::Status Adopt();
 
   // ---- a file ----
+  // On an error the outcome is noted.
+  [[nodiscard]] absl::StatusOr<TrafficFile> OpenFile(const FilePlace& place);
   // Reads it once. A sound file is added to the batch; the outcome of all others is noted.
   void Examine(const FilePlace& place, Batch* batch);
   // The outcome of a file that could not be read.

@@ -89,10 +89,10 @@ absl::StatusOr<UniqueFd> OpenRegularFile(int folder_fd, const std::string& name,
       return absl::FailedPreconditionError(
           absl::StrCat(path, ": a symbolic link, not a regular file"));
     }
-    return FileError("open", path, errno);
+    if (errno != ENXIO) return FileError("open", path, errno);  // A socket.
   }
-  struct stat info;
-  if (fstat(fd.get(), &info) != 0) return FileError("examine", path, errno);
+  struct stat info {};
+  if (fd.valid() && fstat(fd.get(), &info) != 0) return FileError("examine", path, errno);
   if (!S_ISREG(info.st_mode)) {
     return absl::FailedPreconditionError(absl::StrCat(path, ": not a regular file"));
   }

@@ -58,10 +58,6 @@ absl::StatusOr<std::vector<std::string>> SpoolQueue::Scan() {
                                             held->second.fingerprint == fingerprint &&
                                             now < held->second.deadline) {
       still_held.insert(*held);
-    } else if (!S_ISREG(info.st_mode) || info.st_size == 0) {
-      LogLine(absl::StrCat("ignoring ", folder_, "/", name, ": ",
-                           S_ISREG(info.st_mode) ? "empty" : "not a regular file"));
-      still_held.insert({name, {fingerprint, absl::InfiniteDuration()}});
     } else {
       first.emplace(!IsCsvRowsFileName(name), name);
       if (first.size() > kScanFilesMax) first.erase(std::prev(first.end()));

@@ -219,6 +219,8 @@ absl::StatusOr<FileSummary> TrafficFile::ReadCsv(TakeRows take) const {
     std::memmove(buffer.data(), rest.data(), held);
   }
   if (held != 0) return bad_line("torn: the file ends before the line does");
+  // Of a full disk, or of a copy that never began: nobody writes a file to say that it has no rows.
+  if (summary.row_count == 0) return absl::DataLossError(absl::StrCat(place_.path, ": empty"));
   if (!rows.empty()) {
     if (absl::Status status = take(rows); !status.ok()) return status;
   }

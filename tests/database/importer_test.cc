@@ -32,6 +32,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/rows/csv.h"
@@ -49,6 +50,7 @@
 namespace ctacct {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 using ::testing::Not;
 using ::testing::StartsWith;
@@ -475,25 +477,81 @@ TEST_F(ImporterTest, ANewerVersionIsHeld) {
 }
 
 // Fault 13.
-TEST_F(ImporterTest, WhatIsNoRegularFileIsIgnoredAndLogged) {
+TEST_F(ImporterTest, WhatIsNoRegularFileStaysAndIsAnError) {
   const std::string outside = folder_ + "/outside.spool";
   WriteFile(outside, "not to be touched");
   fs::create_symlink(outside, watch_ + "/link.spool");
   ASSERT_EQ(mkfifo((watch_ + "/fifo.spool").c_str(), 0600), 0);
   fs::create_directory(watch_ + "/folder.spool");
-  WriteFile(watch_ + "/empty.spool", "");
+  fs::create_directory(watch_ + "/traffic_folder.csv");
+  fs::create_directory(watch_ + "/1-folder.names");
+  const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  (watch_ + "/socket.spool").copy(address.sun_path, sizeof(address.sun_path) - 1);
+  ASSERT_EQ(bind(socket.get(), reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
   WriteFile(watch_ + "/.hidden.spool.tmp", "half");
   WriteFile(watch_ + "/notes.txt", "not ours");
   WriteSpool(1);
+  const std::vector<std::string> names = {"link.spool",         "fifo.spool",     "folder.spool",
+                                          "traffic_folder.csv", "1-folder.names", "socket.spool"};
   const Finished run = Drain();
-  EXPECT_TRUE(run.exit.ok()) << run.err;
-  for (const char* const name : {"link", "fifo", "folder", "empty"}) {
-    EXPECT_THAT(run.err, HasSubstr(absl::StrCat("ignoring ", watch_, "/", name, ".spool: ")));
+  EXPECT_EQ(run.exit.code, 1) << run.err;
+  for (const std::string& name : names) {
+    EXPECT_THAT(run.err, ContainsRegex(absl::StrCat(watch_, "/", name, ": .*not a regular file")));
   }
-  EXPECT_EQ(Lines(run.err), 5u) << run.err;
+  EXPECT_THAT(run.err, HasSubstr("6 NOT imported"));
+  EXPECT_EQ(Lines(run.err), names.size() + 1) << run.err;
   ExpectSums();
-  EXPECT_EQ(Names(watch_).size(), 6u);
+  // On the command line.
+  for (const std::string& name : names) {
+    const std::string path = watch_ + "/" + name;
+    const Finished named = Run({path});
+    EXPECT_EQ(named.exit.code, 1) << named.err;
+    EXPECT_THAT(named.err, ContainsRegex(path + ": .*not a regular file"));
+  }
+  EXPECT_THAT(Run({watch_ + "/folder.spool/"}).err, HasSubstr("/: not a regular file"));
+  // One that watches says it once, not with each look.
+  const auto importer = StartImporter({"-watch=" + watch_});
+  for (uint64_t i = 2; i <= 4; ++i) {
+    const std::string spool = WriteSpool(i);
+    ASSERT_TRUE(Eventually([&] { return !fs::exists(watch_ + "/" + spool); }));
+  }
+  ASSERT_TRUE(importer->Signal(SIGTERM).ok());
+  const absl::StatusOr<ExitStatus> exit = importer->Wait(kAtMost);
+  ASSERT_TRUE(exit.ok());
+  EXPECT_EQ(exit->code, 1);
+  const std::string log = importer->Stderr();
+  const std::vector<std::string> parts = absl::StrSplit(log, "not a regular file");
+  EXPECT_EQ(parts.size(), names.size() + 1) << log;
+  ExpectSums();
   EXPECT_EQ(Contents(outside), "not to be touched");
+}
+
+// A full disk, or a copy that was never made.
+TEST_F(ImporterTest, AnEmptyFileIsABadFile) {
+  const std::vector<std::string> names = {"1.spool", "traffic_1.csv", "1-2.names"};
+  for (const std::string& name : names) {
+    WriteFile(watch_ + "/" + name, "");
+    const Finished named = Run({watch_ + "/" + name});
+    EXPECT_EQ(named.exit.code, 1) << named.err;
+    EXPECT_THAT(named.err, HasSubstr("/" + name + ": "));
+    EXPECT_EQ(fs::file_size(watch_ + "/" + name), 0u);  // Its user decides.
+  }
+  // One that is still being written waits.
+  std::ofstream writing(watch_ + "/traffic_2.csv");
+  Finished run = Drain();
+  EXPECT_EQ(run.exit.code, 1) << run.err;
+  EXPECT_THAT(Names(watch_), UnorderedElementsAre("failed", "traffic_2.csv"));
+  for (const std::string& name : names) {
+    EXPECT_THAT(Contents(watch_ + "/failed/" + name + ".reason"), HasSubstr("/" + name + ": "));
+  }
+  EXPECT_THAT(Contents(watch_ + "/failed/traffic_1.csv.reason"), HasSubstr(": empty\n"));
+  writing << CsvText(5, /*track_open=*/false) << std::flush;
+  writing.close();
+  run = Drain();
+  EXPECT_TRUE(run.exit.ok()) << run.err;
+  ExpectSums();
 }
 
 TEST_F(ImporterTest, ACsvFileThatIsBeingWrittenWaits) {
@@ -656,7 +714,7 @@ TEST_F(ImporterTest, FilesOfTheCommandLineAndThenAFolder) {
   EXPECT_EQ(run.exit.code, 1);
   ExpectSums();
   EXPECT_THAT(Names(watch_), UnorderedElementsAre("failed"));
-  EXPECT_TRUE(Run({"-once", "-move", done_, watch_ + "/failed/none.spool"}).exit.code == 1);
+  EXPECT_TRUE(Run({"-move", done_, watch_ + "/failed/none.spool"}).exit.code == 1);
 }
 
 TEST_F(ImporterTest, ABadFileOfTheCommandLineStaysWhereItIs) {
@@ -1035,6 +1093,17 @@ TEST_F(ImporterTest, WrongCommandLines) {
   ExpectFails(Run({"-migrate", watch_ + "/x.spool"}), 2, "flag -migrate: cannot be combined");
   ExpectFails(Run({"-watch=" + watch_, "-move=" + watch_ + "/."}), 2,
               "flag -move: names the watched folder");
+  // Nor where bad files go: they would be taken for those that are in the database.
+  fs::create_directory_symlink(watch_, folder_ + "/link");
+  for (const bool there : {false, true}) {
+    if (there) fs::create_directory(watch_ + "/failed");
+    for (const std::string& move : {watch_ + "/failed", watch_ + "/failed/",
+                                    watch_ + "/../watch/./failed", folder_ + "/link/failed"}) {
+      ExpectFails(Run({"-watch=" + watch_, "-move=" + move, "-once"}), 2,
+                  "flag -move: names the folder of files that failed");
+      EXPECT_EQ(fs::exists(watch_ + "/failed"), there);
+    }
+  }
   ExpectFails(Run({"-watch=" + watch_, "-gateway=\xfc"}), 2, "flag -gateway: ");
   const Finished help = Run({"--help"});
   EXPECT_TRUE(help.exit.ok());
