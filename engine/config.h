@@ -13,6 +13,7 @@
 namespace ctacct {
 
 struct Config {
+  bool check_only = false;  // -check-flags
   AccountingRules rules;
   size_t workers = 1;
   size_t rows_max = RowLimit::kDefault;

@@ -57,6 +57,10 @@ absl::Status PrepareOutputFolder(const std::string& folder) {
   return absl::OkStatus();
 }
 
+bool IsMissing(const std::string& path) {
+  return path.empty() || (access(path.c_str(), F_OK) != 0 && errno == ENOENT);
+}
+
 // Not the metrics file: if it cannot be written, accounting continues.
 std::vector<NeededPath> NeededPaths(const Config& config) {
   using enum NeededPath::Kind;
@@ -68,6 +72,19 @@ std::vector<NeededPath> NeededPaths(const Config& config) {
 }
 
 }  // namespace
+
+absl::Status Engine::Check(const Config& config) {
+  Privileges::Options rights;
+  if (config.user.has_value()) rights.user = &*config.user;
+  const absl::StatusOr<Privileges> privileges = Privileges::Drop(rights);
+  if (!privileges.ok()) return privileges.status();
+  absl::Status status = PortListFile(config.ports).Load();
+  if (status.ok() && config.live() && !IsMissing(config.state)) {
+    status = OpenStateFolder(config.state).status();
+  }
+  if (status.ok() && !IsMissing(config.pipe)) status = PipeWriter::Check(config.pipe);
+  return privileges->Explain(status);
+}
 
 absl::StatusOr<std::unique_ptr<Engine>> Engine::Open(Config config) {
   auto engine = std::unique_ptr<Engine>(new Engine(std::move(config)));

@@ -37,6 +37,10 @@ namespace ctacct {
 
 class Engine {
  public:
+  // Whether Open would accept the port list, and the state folder and FIFO if they are there. Makes
+  // nothing and starts nothing. The process becomes the configuration's user.
+  [[nodiscard]] static absl::Status Check(const Config& config);
+
   // Opens all that the run needs, and resumes where the previous engine stopped. Live, events are
   // queued from here on. Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it makes.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<Engine>> Open(Config config);

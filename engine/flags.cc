@@ -238,6 +238,9 @@ ABSL_FLAG(
     std::string, metrics_file, "",
     "file for Prometheus metrics (text format), replaced at each interval's end and when an alert "
     "changes; readable by everybody. If it cannot be written, the engine logs that and continues");
+ABSL_FLAG(bool, check_flags, false,
+          "check the flags, the port list, and the state folder and FIFO if they are there; change "
+          "nothing, and exit");
 ABSL_FLAG(ctacct::ReceiveBufferBytes, receive_buffer, {128 << 20},
           "kernel memory for bursts of events, in bytes, divided among the workers; an event takes "
           "about 640; the kernel doubles this value");
@@ -251,6 +254,15 @@ ABSL_FLAG(
 
 namespace ctacct {
 namespace {
+
+// -mode and -gateway are written into spool files, also those of a replay.
+constexpr FlagRule kFlagRules[] = {
+    {"state output-format", FlagRule::Kind::kNeeds, "output"},
+    {"pipe-format", FlagRule::Kind::kNeeds, "pipe"},
+    // Of the kernel's events, and of a restart.
+    {"record reliable receive-buffer state", FlagRule::Kind::kRefuses, "replay"},
+    {"workers", FlagRule::Kind::kRefuses, "record"},  // A recording has one order.
+};
 
 // The host's name, if none was given.
 absl::StatusOr<std::string> GatewayName() {
@@ -307,7 +319,9 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
     return absl::InvalidArgumentError(
         absl::StrCat("unexpected argument ", QuotedForLog(line.arguments[0])));
   }
+  if (absl::Status status = CheckFlagRules(kFlagRules); !status.ok()) return status;
   Config config;
+  config.check_only = absl::GetFlag(FLAGS_check_flags);
   AccountingRules& rules = config.rules;
   const NetworkLists src = absl::GetFlag(FLAGS_src).lists;
   const NetworkLists dst = absl::GetFlag(FLAGS_dst).lists;
@@ -340,14 +354,10 @@ absl::StatusOr<Config> ConfigFromFlags(const CommandLine& line) {
   config.csv_files = absl::GetFlag(FLAGS_output_format).second;
   config.influx_lines = absl::GetFlag(FLAGS_pipe_format).second;
   if (absl::Status status = FillUser(&config); !status.ok()) return status;
-  if (!config.live() && !config.record.empty()) {
-    return absl::InvalidArgumentError("flag -record: a replay is a capture already");
-  }
   if (!config.live() && rules.skip_local) {
     return absl::InvalidArgumentError(
         "flag -local=skip: a capture does not contain the gateway's addresses; use -exclude-ip");
   }
-  // A recording has one order of what was read.
   if (config.record.empty())
     config.workers = static_cast<size_t>(absl::GetFlag(FLAGS_workers).value);
   const absl::StatusOr<std::string> gateway = GatewayName();

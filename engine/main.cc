@@ -65,7 +65,8 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, config.status());
     return kExitUsageError;
   }
-  const absl::Status status = RunEngine(*config, has_output);
+  const absl::Status status =
+      config->check_only ? Engine::Check(*config) : RunEngine(*config, has_output);
   if (status.ok()) return kExitOk;
   PrintError(kProgram, status);
   return kExitOperatingError;

@@ -18,6 +18,7 @@ ABSL_FLAG(
     "gateway of CSV files, which do not contain one, and label of the metrics (default there: the "
     "host name). Without it, if two CSV files are equal, only the first is loaded and the second "
     "stays");
+ABSL_FLAG(bool, check_flags, false, "check the flags, and exit");
 ABSL_FLAG(bool, migrate, false, "create or upgrade the tables, then exit; loads no files");
 ABSL_FLAG(std::string, adopt, "",
           "copy the rows of this table of the Go tool as rows of -gateway, then exit; a table "
@@ -49,6 +50,13 @@ namespace {
 // Each file of a transaction holds a descriptor. The default is an hour of files at the default
 // interval.
 constexpr int kTransactionFilesMax = 500;
+
+// With -migrate nothing else has one, so that it can be added to a service's flag file.
+constexpr FlagRule kFlagRules[] = {
+    {"move", FlagRule::Kind::kRefuses, "adopt"},
+    {"once transaction-files retention-rows retention-fine retention-10m retention-1h",
+     FlagRule::Kind::kNeeds, "watch"},
+};
 
 absl::Status BadFlag(absl::string_view flag, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("flag -", flag, ": ", why));
@@ -84,6 +92,7 @@ absl::Status FillRetention(ImporterConfig* config) {
 absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) {
   if (absl::Status status = CheckArguments(line.arguments); !status.ok()) return status;
   ImporterConfig config;
+  config.check_only = absl::GetFlag(FLAGS_check_flags);
   config.files = line.arguments;
   config.watch = absl::GetFlag(FLAGS_watch);
   config.move = absl::GetFlag(FLAGS_move);
@@ -98,6 +107,7 @@ absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) 
   }
   config.transaction_files = static_cast<size_t>(transaction_files);
   if (absl::Status status = FillRetention(&config); !status.ok()) return status;
+  if (absl::Status status = CheckFlagRules(kFlagRules); !status.ok()) return status;
   const bool imports = !config.watch.empty() || !config.files.empty();
   if (!config.adopt.empty() && imports) {
     return BadFlag("adopt", "cannot be combined with files or -watch");
@@ -105,7 +115,8 @@ absl::StatusOr<ImporterConfig> ImporterConfigFromFlags(const CommandLine& line) 
   if (config.migrate && (!config.files.empty() || !config.adopt.empty())) {
     return BadFlag("migrate", "cannot be combined with files or -adopt");
   }
-  if (config.adopt.empty() && !config.migrate && !imports) {
+  // Files may be named beside a flag file.
+  if (config.adopt.empty() && !config.migrate && !config.check_only && !imports) {
     return absl::InvalidArgumentError(
         "nothing to load: give -watch=FOLDER or files; --help lists all flags");
   }

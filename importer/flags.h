@@ -16,6 +16,7 @@ namespace ctacct {
 extern const char kImporterUsage[];
 
 struct ImporterConfig {
+  bool check_only = false;  // Of the flags.
   PgOptions database;
   std::vector<std::string> files;  // Named on the command line.
   std::string watch;               // Folder; empty: none.

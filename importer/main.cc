@@ -47,6 +47,7 @@ int Main(int argc, char** argv) {
     PrintError(kProgram, config.status());
     return kExitUsageError;
   }
+  if (config->check_only) return kExitOk;
   const UniqueFd stop_fd = StopSignals();
   if (!stop_fd.valid()) {
     PrintError(kProgram, FileError("open", "signalfd", errno));

@@ -50,6 +50,11 @@ constexpr int kIntervalSecondsMax = 3600;
 constexpr size_t kPathsMax = 100;
 constexpr size_t kDeviceBytesMax = 15;  // IFNAMSIZ without its NUL.
 
+constexpr FlagRule kFlagRules[] = {
+    {"wireguard-names wireguard-config", FlagRule::Kind::kNeeds, "wireguard"},
+    {"interval", FlagRule::Kind::kRefuses, "once"},
+};
+
 absl::Status BadFlag(absl::string_view flag, absl::string_view why) {
   return absl::InvalidArgumentError(absl::StrCat("flag -", flag, ": ", why));
 }
@@ -84,9 +89,6 @@ absl::Status FillWireguard(NamesConfig* config) {
       ListOf("wireguard-config", absl::GetFlag(FLAGS_wireguard_config));
   if (!configs.ok()) return configs.status();
   options.configs = *std::move(configs);
-  if (config->wireguard) return absl::OkStatus();
-  if (!options.names.empty()) return BadFlag("wireguard-names", "needs -wireguard");
-  if (!options.configs.empty()) return BadFlag("wireguard-config", "needs -wireguard");
   return absl::OkStatus();
 }
 
@@ -111,6 +113,7 @@ absl::StatusOr<NamesConfig> NamesConfigFromFlags(const CommandLine& line) {
     return absl::InvalidArgumentError(absl::StrCat(
         "unexpected argument ", QuotedForLog(line.arguments[0]), "; --help says more"));
   }
+  if (absl::Status rules = CheckFlagRules(kFlagRules); !rules.ok()) return rules;
   NamesConfig config;
   config.output = absl::GetFlag(FLAGS_output);
   if (config.output.empty()) return BadFlag("output", "name the spool folder");

@@ -28,6 +28,11 @@ absl::StatusOr<std::unique_ptr<PipeWriter>> PipeWriter::Open(const std::string& 
   if (mkfifo(path.c_str(), kFifoMode) != 0 && errno != EEXIST) {
     return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
   }
+  if (absl::Status status = Check(path); !status.ok()) return status;
+  return std::unique_ptr<PipeWriter>(new PipeWriter(path));
+}
+
+absl::Status PipeWriter::Check(const std::string& path) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
@@ -38,7 +43,7 @@ absl::StatusOr<std::unique_ptr<PipeWriter>> PipeWriter::Open(const std::string& 
   if (access(path.c_str(), W_OK) != 0) {
     return absl::ErrnoToStatus(errno, absl::StrCat("pipe ", path));
   }
-  return std::unique_ptr<PipeWriter>(new PipeWriter(path));
+  return absl::OkStatus();
 }
 
 PipeWriter::PipeWriter(std::string path) : path_(std::move(path)), thread_([this] { Run(); }) {}

@@ -19,6 +19,7 @@
 #include <string>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/system/unique_fd.h"
 
@@ -36,6 +37,8 @@ class PipeWriter {
   // Makes the FIFO if there is nothing (mode 0640); fails if there is something else. The process
   // must ignore SIGPIPE.
   [[nodiscard]] static absl::StatusOr<std::unique_ptr<PipeWriter>> Open(const std::string& path);
+  // Whether what is there is a FIFO that this process may write to.
+  [[nodiscard]] static absl::Status Check(const std::string& path);
   ~PipeWriter() { Stop(); }
 
   // Lines with their '\n', none longer than kLineBytesMax; `count` of them, perhaps none.

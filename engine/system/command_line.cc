@@ -18,9 +18,11 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "engine/system/check.h"
 #include "engine/system/text.h"
 #include "engine/system/write_all.h"
 
@@ -53,6 +55,16 @@ bool IsOurs(const absl::CommandLineFlag& flag) {
 absl::CommandLineFlag* Find(const std::string& name) {
   absl::CommandLineFlag* flag = absl::FindCommandLineFlag(name);
   return flag != nullptr && IsOurs(*flag) ? flag : nullptr;
+}
+
+// "NAME": the flag has another value than its default. "NAME=VALUE": it has that value.
+bool IsGiven(absl::string_view text) {
+  const size_t equals = text.find('=');
+  const absl::CommandLineFlag* const flag = Find(Normalised(text.substr(0, equals)));
+  CTACCT_CHECK(flag != nullptr);
+  const std::string value = flag->CurrentValue();
+  return equals == absl::string_view::npos ? value != flag->DefaultValue()
+                                           : value == text.substr(equals + 1);
 }
 
 absl::Status SetFlag(absl::CommandLineFlag& flag, const std::string& name,
@@ -222,6 +234,23 @@ absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(const std::str
   std::map<std::string, std::string> values;
   if (absl::Status status = AddFlagValues(path, 1, &values); !status.ok()) return status;
   return values;
+}
+
+absl::Status CheckFlagRules(absl::Span<const FlagRule> rules) {
+  for (const FlagRule& rule : rules) {
+    const std::vector<absl::string_view> others = absl::StrSplit(rule.others, ' ');
+    const auto given = std::find_if(others.begin(), others.end(), IsGiven);
+    const bool wants = rule.kind == FlagRule::Kind::kNeeds;
+    if ((given != others.end()) == wants) continue;
+    for (const absl::string_view flag : absl::StrSplit(rule.flags, ' ')) {
+      if (!IsGiven(flag)) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("flag -", flag, ": has no effect ",
+                       wants ? absl::StrCat("without -", absl::StrJoin(others, " or -"))
+                             : absl::StrCat("with -", *given)));
+    }
+  }
+  return absl::OkStatus();
 }
 
 std::string FlagsHelp(const std::string& usage) {

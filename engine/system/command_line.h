@@ -19,8 +19,10 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 
 namespace ctacct {
 
@@ -42,6 +44,21 @@ struct CommandLine {
 // one of a flag given twice. For a program that reads another program's settings.
 [[nodiscard]] absl::StatusOr<std::map<std::string, std::string>> ReadFlagValues(
     const std::string& path);
+
+// What a flag needs in order to have an effect: the others of its program are right only together.
+// A flag at its default value asks for nothing.
+struct FlagRule {
+  enum class Kind {
+    kNeeds,   // At least one of `others`.
+    kRefuses  // Each of `others`.
+  };
+  const char* flags;  // Of which the rule is: names with dashes, separated by blanks.
+  Kind kind;
+  const char* others;  // "NAME" or, of one value of that flag, "NAME=VALUE".
+};
+
+// Otherwise the flag would be ignored silently. An error is one line that names the first one.
+[[nodiscard]] absl::Status CheckFlagRules(absl::Span<const FlagRule> rules);
 
 // All flags of this program with defaults and help, spelled with dashes, ready to print. The
 // version instead if --version was given.

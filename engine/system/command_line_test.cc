@@ -177,5 +177,24 @@ TEST(PrintErrorTest, ALongLineEndsWithAWholeCharacter) {
   }
 }
 
+TEST_F(CommandLineTest, AFlagThatHasNoEffectIsAnError) {
+  using enum FlagRule::Kind;
+  const FlagRule needs = {"some-number some-switch", kNeeds, "some-text=a some-text=b"};
+  const FlagRule refuses = {"some-number", kRefuses, "some-switch some-text"};
+  EXPECT_TRUE(CheckFlagRules({needs, refuses}).ok());  // Nothing is given.
+  ASSERT_TRUE(Parse({"-some_switch", "-some-text=c"}).ok());
+  EXPECT_EQ(CheckFlagRules({needs}).message(),
+            "flag -some-switch: has no effect without -some-text=a or -some-text=b");
+  EXPECT_TRUE(CheckFlagRules({refuses}).ok());
+  ASSERT_TRUE(Parse({"-some-text=b"}).ok());
+  EXPECT_TRUE(CheckFlagRules({needs}).ok());
+  ASSERT_TRUE(Parse({"-some-number=7", "-some-switch=false"}).ok());
+  EXPECT_EQ(CheckFlagRules({refuses}).message(),
+            "flag -some-number: has no effect with -some-text");
+  // As it is by default.
+  ASSERT_TRUE(Parse({"-some-number=15"}).ok());
+  EXPECT_TRUE(CheckFlagRules({refuses}).ok());
+}
+
 }  // namespace
 }  // namespace ctacct

@@ -99,6 +99,11 @@ struct Options {
   absl::Duration timeout;  // Infinite: for ever.
 };
 
+constexpr FlagRule kFlagRules[] = {
+    {"limit timeout", FlagRule::Kind::kNeeds, "once"},
+    {"timezone", FlagRule::Kind::kRefuses, "once"},
+};
+
 absl::Status BadValue(absl::string_view flag, const std::string& value, absl::string_view why) {
   return absl::InvalidArgumentError(
       absl::StrCat("flag -", flag, ": bad value ", QuotedForLog(value), ": ", why));
@@ -142,6 +147,7 @@ absl::StatusOr<Options> TakeOptions(const CommandLine& line) {
   absl::Status status = in_range("interval", absl::GetFlag(FLAGS_interval), 1, kSecondsMax);
   status.Update(in_range("limit", absl::GetFlag(FLAGS_limit), 0, static_cast<int>(kTopRowsMax)));
   status.Update(in_range("timeout", absl::GetFlag(FLAGS_timeout), 0, kSecondsMax));
+  status.Update(CheckFlagRules(kFlagRules));
   if (!status.ok()) return status;
   options.interval_ns = absl::GetFlag(FLAGS_interval) * kNanosPerSecond;
   options.names = absl::GetFlag(FLAGS_names);

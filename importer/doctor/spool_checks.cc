@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -72,19 +73,21 @@ int ErrorForEngine(const DoctorOptions& options) {
 Finding CheckFlagFiles(Examination& examination) {
   const DoctorOptions& options = examination.options;
   std::vector<std::string> good;
-  const std::pair<const std::string&, const std::string&> programs[] = {
-      {options.engine_program, options.engine_flags},
-      {options.importer_program, options.importer_flags}};
-  for (const auto& [program, flags] : programs) {
+  // The engine looks at files as its user, which only root can become. Otherwise --help, which
+  // comes last, shows that all before it is understood.
+  const bool as_engine = geteuid() == 0 || !options.engine_user.has_value();
+  const std::tuple<const std::string&, const std::string&, const char*> programs[] = {
+      {options.engine_program, options.engine_flags, as_engine ? "-check-flags" : "--help"},
+      {options.importer_program, options.importer_flags, "-check-flags"}};
+  for (const auto& [program, flags, check] : programs) {
     if (flags.empty() || program.empty()) continue;
-    // --help comes last, and is looked at only if all before it is understood.
-    const std::vector<std::string> argv = {program, absl::StrCat("-flagfile=", flags), "--help"};
+    const std::vector<std::string> argv = {program, absl::StrCat("-flagfile=", flags), check};
     const absl::StatusOr<std::unique_ptr<Child>> child = Child::Start(argv);
     if (!child.ok()) return Skip(std::string(child.status().message()));
     if (const std::optional<int> status = (*child)->Wait(kAnswerMax); status != 0) {
       const std::string said = (*child)->LastError();
       return Fail(!said.empty()         ? said
-                  : !status.has_value() ? absl::StrCat(program, " --help does not end")
+                  : !status.has_value() ? absl::StrCat(program, " ", check, " does not end")
                                         : absl::StrCat(program, ": exit status ", *status),
                   {absl::StrCat("sensible-editor ", ShellQuoted(flags))});
     }

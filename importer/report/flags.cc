@@ -98,6 +98,16 @@ constexpr int kTopMax = 50;
 constexpr int kTopMaxOfTables = 1'000'000;
 constexpr size_t kFilterValuesMax = 1000;
 
+constexpr FlagRule kFlagRules[] = {
+    {"mode", FlagRule::Kind::kNeeds, "output"},
+    {"src dst proto port src-name dst-name", FlagRule::Kind::kRefuses, "check table=gaps"},
+    {"top", FlagRule::Kind::kRefuses,
+     "check over table=total table=unanswered table=gateways table=gaps table=rows"},
+    {"names", FlagRule::Kind::kRefuses,
+     "check table=total table=ports table=unanswered table=services table=gateways table=gaps "
+     "table=rows"},
+};
+
 absl::StatusOr<Bound> ParseBound(const std::string& text, const absl::TimeZone& zone) {
   Bound bound;
   if (absl::StartsWith(text, "-")) {
@@ -326,6 +336,7 @@ absl::StatusOr<ReportConfig> ReportConfigFromFlags(const CommandLine& line) {
   }
   config.check = absl::GetFlag(FLAGS_check);
   if (absl::Status status = ParseFormat(config); !status.ok()) return status;
+  if (absl::Status status = CheckFlagRules(kFlagRules); !status.ok()) return status;
   if (!config.check && config.format == Format::kPage && config.output == "-" &&
       isatty(STDOUT_FILENO) != 0) {
     return absl::InvalidArgumentError(

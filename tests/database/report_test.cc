@@ -795,7 +795,7 @@ TEST_F(ReportTest, WhoIsOverAQuota) {
   EXPECT_EQ(run.exit.ToString(), "exit status 1");
   EXPECT_EQ(Lines(run.out), 2u) << run.out;
   EXPECT_EQ(run.err, "");
-  run = Report({"-over=" + absl::StrCat(std::stoll(quota) - 1), "-top=1"});
+  run = Report({"-over=" + absl::StrCat(std::stoll(quota) - 1)});
   EXPECT_EQ(Lines(run.out), 3u) << run.out;
   EXPECT_THAT(run.out, HasSubstr(Sql(absl::StrReplaceAll(bytes, {{"%s", "src"}}))));
   run = Report({"-over=1.5TB"});

@@ -567,6 +567,35 @@ TEST_F(DoctorTest, BadFlagFile) {
   ExpectOnly(Examine(), "flag files", "fail", "/importer.flags:3: flag -once: bad value 'perhaps'");
 }
 
+// What it would only say when it is started.
+TEST_F(DoctorTest, FlagFilesThatTheProgramsRefuse) {
+  Migrate();
+  const std::string file = folder_ + "/file";
+  std::ofstream(file) << "tcp:80\nrubbish\n";
+  const std::string mine = folder_ + "/mine";
+  fs::create_directory(mine);
+  fs::permissions(mine, fs::perms(0700));
+  for (const auto& [flags, text] : std::vector<std::pair<std::string, std::string>>{
+           {"ports=" + folder_ + "/nowhere", "/nowhere: No such file or directory"},
+           {"ports=" + file, "/file:2: "},
+           {"ports=" + mine + "/ports", "Permission denied"},
+           {"state=" + file, "/file: Not a directory"},
+           {"state=" + mine, "/mine: Permission denied"},
+           {"pipe=" + file, "/file: is there and is no FIFO"},
+           {"pipe-format=influx", "flag -pipe-format: has no effect without -pipe"}}) {
+    SCOPED_TRACE(flags);
+    WriteFlags(EngineFlags() + flags + "\n", ImporterFlags());
+    ExpectOnly(Examine(), "flag files", "fail", text);
+  }
+  // What is not there yet the engine makes, and the doctor does not.
+  WriteFlags(absl::StrCat(EngineFlags(), "state=", spool(), "/state\npipe=", spool(), "/pipe\n"),
+             ImporterFlags());
+  EXPECT_EQ(Examine().findings.at("flag files").verdict, "ok");
+  EXPECT_TRUE(fs::is_empty(spool()));
+  WriteFlags(EngineFlags(), ImporterFlags() + "retention-fine=3\n");
+  ExpectOnly(Examine(), "flag files", "fail", "flag -retention-fine: must not be shorter");
+}
+
 TEST_F(DoctorTest, DatabaseUnreachable) {
   Migrate();
   const Diagnosis ill = Examine({"-probe=false", "-host=" + folder_});
