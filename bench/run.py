@@ -330,12 +330,36 @@ class Bench:
             self.row(f"... 200 names that {title}: the panel by name that is furthest from the same by address ({name})",
                      f"{value['name_ms']:.1f} ms", f"by address {value['address_ms']:.1f} ms", f"{ratio:.1f} x", "<= 2 x",
                      ratio <= 2 if self.all else None)
+        for question, value in results["questions"].items():
+            self.row(f"... {question}: one command", f"{value['median_s']:.2f} s; worst {value['worst_s']:.2f} s", target="<= 1 s",
+                     reached=value["worst_s"] <= 1 if self.all else None)
         alone, busy = (statistics.median(results["slowdown"][who]) for who in ("alone_s", "with_queries_s"))
         self.row("... import of an interval of 117,000 rows while panels are asked without a pause", f"{busy:.2f} s",
                  f"alone {alone:.2f} s", f"{100 * (busy / alone - 1):+.0f} %", "<= +20 %", busy <= 1.2 * alone)
         for scan in results["scans"]:
             self.row(f"... a scan of {scan['keys']:,} keys, none twice", f"{scan['keys'] / scan['seconds']:,.0f} rows/s",
                      ratio=f"{scan['peak_mb']:.0f} MB", target="<= 256 MB", reached=scan["peak_mb"] <= 256)
+
+    def gateways(self):
+        """Fifty gateways and one database, and how many it takes; at toy size three."""
+        number = self.size(50, 10, 3)
+        work = f"PostgreSQL: {number} gateways"
+        results = self.script(f"{number} gateways, one database", work, "gateways.py", f"--gateways={number}", *self.size(
+            ("--cases=1,4,50,4shared",), ("--cases=1,4shared", "--intervals=4", "--interval=5", "--stages=1"),
+            ("--cases=2shared", "--rows=200", "--intervals=3", "--interval=0.5", "--stages=1")), gateway=False)
+        if results is None:
+            return
+        for how in ("fast", "clock"):
+            for run in results[how]:
+                million = run["rows"] / 1e6
+                self.row(f"{work}, {run['case']} importers, " + ("all files at once" if how == "fast" else "by the clock"),
+                         f"{run['rows_per_s']:,.0f} rows/s" if how == "fast" else f"lag {median(run['lags']):.1f} s; slowest {max(run['lags']):.1f} s",
+                         f"CPU of a million rows: server {run['server_cpu_s'] / million:.2f} s, importers {run['importers_cpu_s'] / million:.2f} s; "
+                         f"{run['deadlocks']} deadlocks", target="" if how == "fast" else "lag does not grow",
+                         reached=None if how == "fast" or not self.all else not run["grows"])
+        for run in results["limit"]:
+            self.row(f"... {run['gateways']} gateways, 1 importer", f"lag {median(run['lags']):.1f} s; slowest {max(run['lags']):.1f} s",
+                     ratio=f"slope {run['slope']:+.2f}: {'grows' if run['grows'] else 'does not grow'}")
 
     def questions(self, results, limits):
         """Rows of the table for what season.py says of any workload."""
@@ -372,7 +396,7 @@ class Bench:
 
 
 # What others start, and whose result they check.
-STARTED_BY = {"live.py": ["floor"], "season.py": ["spool_generator"]}
+STARTED_BY = {"live.py": ["floor"], "season.py": ["spool_generator"], "gateways.py": ["spool_generator"]}
 
 
 def programs():
@@ -415,14 +439,15 @@ def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("what", choices=["toy", "fast", "all"], nargs="?", default="fast")
     flags.add_argument("--bin", type=pathlib.Path, required=True, help="folder of the built programs: bazel-bin")
-    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports,season,provider (writes no RESULTS.md)")
+    flags.add_argument("--only", help="comma separated: parse,account,tables,flush,checkpoint,live,dumps,soak,imports,season,provider,gateways (writes no RESULTS.md)")
     flags.add_argument("--skip", default="", help="the same; these are left out")
     args = flags.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     header = machine()
     with tempfile.TemporaryDirectory(prefix="ctacct_bench.") as folder:
         bench = Bench(args, folder)
-        steps = ("parse", "account", "tables", "flush", "checkpoint", "live", "dumps", "soak", "imports", "season", "provider")
+        steps = ("parse", "account", "tables", "flush", "checkpoint", "live", "dumps", "soak", "imports", "season", "provider",
+                 "gateways")
         for step in args.only.split(",") if args.only else steps:
             if step not in steps:
                 flags.error(f"no such measurement: {step}")

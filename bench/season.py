@@ -20,6 +20,9 @@ Parts (--only names some; by default those of the workload):
              and at seven selections (the slowest three are), over 8 hours and one hour, while the importer loads a new
              interval every 15 s
   client     what a client did within five minutes, from the rows
+  questions  game: three documented commands, from their start to their end: who used most last month, what an address did
+             at a minute, is anything missing. The month before the season has the sums of a whole one: an interval an hour,
+             each with a tenth of the rows; the last 16 hours before it have one every 15 s, with 1/500 of the rows
   names      game: the panels of configs/grafana/dashboards/names.json with 200 names, against the same panels by address, in
              turns: names that never change, and names of which some (--reassigned) change hands within the eight hours
   intervals  new intervals one by one, while the 8-hour queries run without a pause: the slowest
@@ -31,7 +34,10 @@ The sums in the database, and in each of its rollups, must be those of the files
 half an hour for a game. Python's standard library and psql only.
 """
 import argparse
+import collections
 import contextlib
+import csv
+import datetime
 import itertools
 import json
 import os
@@ -52,12 +58,15 @@ INTERVAL = 15
 UNALIGNED = 7 * 60
 CLIENT_SECONDS = 5 * 60
 KEYS = 200_000  # All that bench/spool_generator has.
-FIRST = 1_700_006_415
+FIRST = 1_700_006_415  # The first interval of 2023-11-15.
+MONTH = datetime.datetime(2023, 10, 1, tzinfo=datetime.timezone.utc)
+MONTH_HOURS = 44 * 24 + 8  # From there until a day before the end of a season of eight hours.
+MONTH_DAY = 16 * 3600 // INTERVAL  # And the intervals of that day before the season.
 PANEL_PIXELS = 1000  # What Grafana makes $__interval of: one point a pixel.
 PORTS = ["80", "443", "5432"]
 GATEWAYS = {"game": ["game"], "provider": ["provider"], "mixed": ["game", "provider"] * 3}
 FILES = {"game": 1920, "provider": 240, "mixed": 60}
-PARTS = {"game": ("load", "size", "compare", "panels", "client", "names", "slowdown", "scans"),
+PARTS = {"game": ("load", "size", "compare", "panels", "client", "questions", "names", "slowdown", "scans"),
          "provider": ("load", "size", "panels", "client", "intervals", "kill")}
 PARTS["mixed"] = PARTS["provider"]
 # Milliseconds that a panel may take, by the number of hours shown.
@@ -85,6 +94,10 @@ COLUMNS = "sum(src_packets), sum(src_bytes), sum(dst_bytes)"
 BY_NAME = {"Totals": "Totals", "Throughput": "Throughput, bytes", "Top names": "Top origins",
            "Top destinations by name": "Top destinations", "Bandwidth per name": "Bandwidth per origin",
            "Bandwidth per destination by name": "Bandwidth per destination", "Who talked to whom": "Top pairs"}
+
+
+# Of an importer: seconds, the most memory that it had, in bytes, and its CPU seconds, user and system.
+Used = collections.namedtuple("Used", "seconds peak cpu")
 
 
 class Bench:
@@ -153,7 +166,6 @@ class Bench:
             os.link(path, watch / f"{number:06}-{path.name}")
 
     def run_importer(self, watch, database="season"):
-        """Seconds, and the most memory that it had, in bytes."""
         start = time.monotonic()
         with tempfile.TemporaryFile(dir=self.work) as errors:
             importer = subprocess.Popen([str(a) for a in self.importer(watch, database)], stderr=errors)
@@ -163,7 +175,21 @@ class Bench:
             errors.seek(0)
             if importer.returncode != 0:
                 sys.exit(f"season.py: the importer ended with status {importer.returncode}: {errors.read().decode()}")
-        return seconds, used.ru_maxrss * 1024
+        return Used(seconds, used.ru_maxrss * 1024, used.ru_utime + used.ru_stime)
+
+    def server_pids(self):
+        """Of all its processes, the main one first."""
+        main = int((self.pg / "data/postmaster.pid").read_text().split()[0])
+        return [main, *map(int, pathlib.Path(f"/proc/{main}/task/{main}/children").read_text().split())]
+
+    def server_cpu(self):
+        """CPU seconds of the server up to now, user and system, also of processes that have ended."""
+        ticks = 0
+        for number, pid in enumerate(self.server_pids()):
+            with contextlib.suppress(OSError):
+                fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15] if number == 0 else fields[11:13]))
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def import_files(self, files, database="season"):
         """As run_importer, for these files, which stay."""
@@ -179,20 +205,23 @@ class Bench:
     def load(self):
         self.sql("CREATE DATABASE season", "postgres")
         self.sql("CHECKPOINT", "postgres")
-        seconds, peak = self.import_files(self.files)
+        server = self.server_cpu()
+        seconds, peak, cpu = self.import_files(self.files)
+        server = self.server_cpu() - server
         rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
-        self.results["load"] = {"rows": rows, "seconds": seconds, "rows_per_s": rows / seconds, "peak_mb": peak / 1e6}
-        print(f"loaded {rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, the importer's peak {peak / 1e6:.0f} MB",
-              flush=True)
+        self.results["load"] = {"rows": rows, "seconds": seconds, "rows_per_s": rows / seconds, "peak_mb": peak / 1e6,
+                                "server_cpu_s": server, "importer_cpu_s": cpu}
+        print(f"loaded {rows:,} rows in {seconds:.1f} s: {rows / seconds:,.0f} rows/s, the importer's peak {peak / 1e6:.0f} MB; "
+              f"CPU of a million rows: server {server / rows * 1e6:.2f} s, importer {cpu / rows * 1e6:.2f} s", flush=True)
 
-    def size(self):
-        rows = int(self.sql("SELECT sum(row_count) FROM import_ledger"))
+    def size(self, database="season"):
+        rows = int(self.sql("SELECT sum(row_count) FROM import_ledger", database))
 
         def bytes_of(where):
             return int(self.sql("SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relkind = 'r' AND "
-                                "relispartition AND " + where))
+                                "relispartition AND " + where, database))
         fact, rollup = bytes_of("relname LIKE 'vpn_traffic%'"), bytes_of("relname LIKE 'traffic_%'")
-        intervals = int(self.sql("SELECT count(DISTINCT interval_end) FROM import_ledger"))
+        intervals = int(self.sql("SELECT count(DISTINCT interval_end) FROM import_ledger", database))
         day_gb = (fact + rollup) / intervals * 86400 / INTERVAL / 1e9
         self.results["size"] = {"rows": rows, "bytes_per_row": fact / rows, "rollups": rollup / rows,
                                 "ratio": (fact + rollup) / fact, "day_gb": day_gb}
@@ -326,6 +355,61 @@ class Bench:
         self.results["client"] = {"median_ms": middle, "worst_ms": worst}
         print(f"five minutes of a client from the rows: {middle:.1f} ms, worst {worst:.1f}", flush=True)
 
+    def load_month(self):
+        """What comes before the season; returns the names of October's files."""
+        hour, day = self.args.rows // 10, max(1, self.args.rows // 500)
+        first = int(MONTH.timestamp()) + 3600
+        hours = [self.work / "hours" / name for name in self.note(self.run(*self.generator(
+            self.work / "hours", min(MONTH_HOURS, self.args.files), first, "-interval=3600", f"-rows={hour}",
+            f"-keys={min(hour * 15, KEYS)}", "-gateway=vpn1")))]
+        number = min(MONTH_DAY, 2 * self.args.files)
+        days = [self.work / "day" / name for name in self.note(self.run(*self.generator(
+            self.work / "day", number, FIRST - number * INTERVAL, f"-rows={day}", f"-keys={day * 15}", "-gateway=vpn1")))]
+        self.import_files(hours + days)
+        return [path.name for path in hours[:31 * 24]]
+
+    def time_command(self, *flags):
+        """Seconds of each run of the report, and what it printed. With -check it has status 1 if something is missing."""
+        seconds = []
+        for _ in range(self.args.runs):
+            start = time.monotonic()
+            done = subprocess.run([str(self.bin / "importer/report/report"), f"-conninfo={self.conninfo()}", "-timezone=UTC", *flags],
+                                  capture_output=True, text=True)
+            seconds.append(time.monotonic() - start)
+            if done.stderr or done.returncode not in ((0, 1) if "-check" in flags else (0,)):
+                sys.exit(f"season.py: report {' '.join(flags)}: {done.stderr.strip() or done.returncode}")
+        return seconds, done.stdout
+
+    def questions(self):
+        october = self.load_month()
+        self.sql("ANALYZE vpn_traffic")  # As autovacuum does within a minute.
+        sent, received = (sum(self.sums[name][at] for name in october) for at in (2, 3))
+
+        def moment(seconds):
+            return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc):%Y-%m-%dT%H:%M:%S}"
+
+        # Of an address that is there.
+        end = self.newest()
+        minute = end - self.args.files * INTERVAL // 2 // 60 * 60
+        of = f"time > to_timestamp({minute - 60}) AND time <= to_timestamp({minute})"
+        address = self.sql(f"SELECT host(src) FROM vpn_traffic WHERE {of} LIMIT 1")
+        rows = int(self.sql(f"SELECT count(*) FROM vpn_traffic WHERE {of} AND src = '{address}'"))
+        self.results["questions"] = {}
+        for question, flags, is_right in (
+                ("who used most last month", ("-table=origins", f"-month={MONTH:%Y-%m}"), lambda lines: (sent, received) == tuple(
+                    sum(round(float(line[column])) for line in csv.DictReader(lines)) for column in ("src_bytes", "dst_bytes"))),
+                ("what did an address do at a minute", ("-table=rows", f"-src={address}", f"-from={moment(minute - 60)}",
+                                                        f"-to={moment(minute)}"), lambda lines: len(lines) == rows + 1),
+                ("is anything missing", ("-check", f"-to={moment(end)}"), lambda lines: self.args.files < FILES["game"] or any(
+                    line.startswith("vpn1: complete, 5760 intervals") for line in lines))):
+            seconds, printed = self.time_command(*flags)
+            lines = printed.splitlines()
+            if not is_right(lines):
+                sys.exit(f"season.py: {question}: wrong: report {' '.join(flags)} prints\n{printed[:2000]}")
+            middle, worst = statistics.median(seconds), max(seconds)
+            self.results["questions"][question] = {"median_s": middle, "worst_s": worst, "lines": len(lines)}
+            print(f"{question}: {middle:.2f} s, worst {worst:.2f}: report {' '.join(flags)}", flush=True)
+
     def give_names(self, begin, end, changes):
         """Each network of the game its name; so many times within the range, one gets the name of another."""
         held = {(side, number): [(FIRST - 86400, number)] for side in (32, 33) for number in range(100)}
@@ -432,7 +516,7 @@ class Bench:
             self.sql("CREATE DATABASE scanned", "postgres")
             spool = self.work / f"scan{keys}"
             names = self.note(self.run(*self.generator(spool, 1, FIRST, f"-rows={keys}", "-workload=scan")))
-            seconds, peak = self.run_importer(spool, "scanned")
+            seconds, peak, _ = self.run_importer(spool, "scanned")
             self.check("scanned", names, self.sql("SELECT name FROM traffic_rollups", "scanned").split())
             result = {"keys": keys, "seconds": seconds, "peak_mb": peak / 1e6,
                       "database_mb": int(self.sql("SELECT pg_database_size('scanned')", "scanned")) / 1e6}
@@ -451,7 +535,7 @@ class Bench:
         files = [folder / name for name in self.note(self.run(*self.generator(
             folder, 2 * self.args.kills, FIRST, "-workload=provider", f"-clients={-(-self.args.clients // 5)}")))]
         self.import_files(files[:1], "killed")  # With the tables.
-        seconds, _ = self.import_files(files[1:2], "killed")
+        seconds = self.import_files(files[1:2], "killed").seconds
         killed, used = 0, 2
         while killed < self.args.kills and used < len(files):
             os.link(files[used], watch / files[used].name)
@@ -483,6 +567,20 @@ class Bench:
             self.check("season", self.loaded, self.sql("SELECT name FROM traffic_rollups").split())
 
 
+def run(bench_class, args, parts):
+    """In a folder of its own, with a server that is stopped in any case."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    with tempfile.TemporaryDirectory(prefix="ctacct_season.", dir=args.work) as folder:
+        os.chmod(folder, 0o755)
+        bench = bench_class(args, pathlib.Path(folder))
+        try:
+            bench.all_parts(parts)
+        finally:
+            bench.run(ROOT / "tests/support/private_postgres.sh", "stop", bench.pg)
+    if args.json is not None:
+        args.json.write_text(json.dumps(bench.results, indent=1) + "\n")
+
+
 def main():
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--workload", choices=FILES, default="game", help="(default: %(default)s)")
@@ -509,16 +607,7 @@ def main():
     known = list(dict.fromkeys(itertools.chain(*PARTS.values())))
     if unknown := set(parts) - set(known):
         flags.error(f"no such part: {', '.join(unknown)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with tempfile.TemporaryDirectory(prefix="ctacct_season.", dir=args.work) as folder:
-        os.chmod(folder, 0o755)
-        bench = Bench(args, pathlib.Path(folder))
-        try:
-            bench.all_parts([part for part in known if part in parts])
-        finally:
-            bench.run(ROOT / "tests/support/private_postgres.sh", "stop", bench.pg)
-    if args.json is not None:
-        args.json.write_text(json.dumps(bench.results, indent=1) + "\n")
+    run(Bench, args, [part for part in known if part in parts])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ ABSL_FLAG(
     "-rows keys, in every interval");
 ABSL_FLAG(int, clients, 5000, "provider: number of clients; each has about 30 rows in a file");
 ABSL_FLAG(int64_t, first, 1'600'000'005, "end of the first interval, seconds since the epoch");
+ABSL_FLAG(int, interval, 15, "length of an interval in seconds");
 ABSL_FLAG(int, pace, 0, "milliseconds from one file to the next; 0: as fast as possible");
 ABSL_FLAG(uint32_t, seed, 1,
           "of the random numbers; providers of different seeds have different clients");
@@ -48,7 +49,6 @@ namespace {
 constexpr char kProgram[] = "spool_generator";
 constexpr uint8_t kTcp = 6;
 constexpr uint8_t kUdp = 17;
-constexpr int64_t kIntervalNs = 15'000'000'000;
 
 using Random = std::mt19937_64;
 
@@ -285,15 +285,16 @@ int Main(int argc, char** argv) {
   }
   SpoolHeader header;
   header.engine_id = NewEngineId().value();
-  header.interval_length_ns = kIntervalNs;
+  const int64_t interval_ns = absl::GetFlag(FLAGS_interval) * int64_t{1'000'000'000};
+  header.interval_length_ns = interval_ns;
   header.track_open = true;
   header.gateway = absl::GetFlag(FLAGS_gateway);
   std::vector<TrafficRow> rows;
   for (int file = 0; file < absl::GetFlag(FLAGS_files); ++file) {
     header.sequence = static_cast<uint64_t>(file) + 1;
-    header.interval_end_ns = absl::GetFlag(FLAGS_first) * 1'000'000'000 + file * kIntervalNs;
+    header.interval_end_ns = absl::GetFlag(FLAGS_first) * 1'000'000'000 + file * interval_ns;
     header.created_ns = header.interval_end_ns;
-    header.covered_from_ns = header.interval_end_ns - kIntervalNs;
+    header.covered_from_ns = header.interval_end_ns - interval_ns;
     header.covered_to_ns = header.interval_end_ns;
     rows.clear();
     (*workload)->Make(header.interval_end_ns, &rows);

@@ -326,6 +326,49 @@ def check_figures():
     return errors
 
 
+def check_gateways():
+    """The figures of many gateways in docs/tuning.md are products of those that were measured."""
+    page = source("docs/tuning.md")
+    costs = re.findall(r"^\| (?:1, as it comes|6, after a lag of 90 s) \| ([\d.]+) \| ([\d.]+) \|$", page, re.M)
+    row = re.search(r"^\| a game, as above \| (\d+) B \| (\d+) B \|", page, re.M)
+    table = re.findall(r"^\| (\d+) \| ([\d,]+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+ [GT]B) \|$", page, re.M)
+    if len(costs) != 2 or not row or not table:
+        return ["docs/tuning.md has no table of gateways"]
+    errors = []
+    for gateways, *said in table:
+        rate = int(gateways) * 20_000 / 15
+        gigabytes = rate * 86_400 * (int(row[1]) + int(row[2])) / 1e9
+        made = [f"{rate:,.0f}", *(f"{rate / 1e6 * sum(map(float, cost)):.1f}" for cost in costs),
+                f"{gigabytes / 1000:.1f} TB" if gigabytes >= 1000 else f"{gigabytes:.0f} GB"]
+        if said != made:
+            errors.append(f"docs/tuning.md: {gateways} gateways: {said} should be {made}")
+    # Of one process.
+    said = re.findall(r"([\d,]+) rows per second, or\s+(\d+)(?: such)? gateways", page)
+    made = [(f"{round(1e6 / float(server), -3):,.0f}", f"{1e6 / float(server) * 15 / 20_000:.0f}") for server, _ in costs]
+    if said != made:
+        errors.append(f"docs/tuning.md: one importer takes {said}, which should be {made}")
+    return errors
+
+
+def check_limits():
+    """Each line of the table of limits in docs/tuning.md has the number that its constant has in the source that it links."""
+    section = source("docs/tuning.md").partition("\n## Limits\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    errors = [] if len(lines) >= 15 else ["docs/tuning.md has no table of limits"]
+    for line in lines:
+        found = re.search(r"\| ([\d,]+)( MiB)? \|.*\[`(\w+)`\]\(\.\./([\w/.]+)\) \|$", line)
+        if not found:
+            errors.append(f"docs/tuning.md: a limit without a number or a constant: {line}")
+            continue
+        number, unit, name, path = found.groups()
+        value = re.search(rf"\bconstexpr \w+ {name} = ([^;]+);", source(path))
+        # 10'000, 8 << 20 and size_t{24} << 20.
+        number = int(number.replace(",", "")) << (20 if unit else 0)
+        if not value or number != eval(re.sub(r"'|\w+_t(?=\{)|[{}]", "", value[1]), {}):
+            errors.append(f"docs/tuning.md: {name} is {value and value[1]} in {path}, not {number}")
+    return errors
+
+
 def check_tested_on():
     """What README says it is tested on is what CI runs on: this machine and Debian's stock kernels."""
     claim = re.search(r"Tested on Debian (\d+) with Linux ([\d., and]+)\.\s", source("README.md"))
@@ -645,6 +688,8 @@ def main():
     report.add("alarms", "\n".join(check_alarms(pages)))
     report.add("disk", "\n".join(check_disk()))
     report.add("figures", "\n".join(check_figures()))
+    report.add("gateways", "\n".join(check_gateways()))
+    report.add("limits", "\n".join(check_limits()))
     report.add("tested_on", "\n".join(check_tested_on()))
     report.add("reference", "\n".join(check_reference(built)))
     report.add("version", "\n".join(check_version()))
