@@ -37,8 +37,9 @@ namespace ctacct {
 
 class Engine {
  public:
-  // Whether Open would accept the port list, and the state folder and FIFO if they are there. Makes
-  // nothing and starts nothing. The process becomes the configuration's user.
+  // Whether the configuration's user, which this process becomes, may use the port list, and the
+  // state folder and FIFO if they are there. Makes nothing, starts nothing, and gives nothing to
+  // that user, as Open does with what is empty and root's.
   [[nodiscard]] static absl::Status Check(const Config& config);
 
   // Opens all that the run needs, and resumes where the previous engine stopped. Live, events are

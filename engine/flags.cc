@@ -261,7 +261,6 @@ constexpr FlagRule kFlagRules[] = {
     {"pipe-format", FlagRule::Kind::kNeeds, "pipe"},
     // Of the kernel's events, and of a restart.
     {"record reliable receive-buffer state", FlagRule::Kind::kRefuses, "replay"},
-    {"workers", FlagRule::Kind::kRefuses, "record"},  // A recording has one order.
 };
 
 // The host's name, if none was given.

@@ -54,7 +54,7 @@ constexpr int kTransactionFilesMax = 500;
 // With -migrate nothing else has one, so that it can be added to a service's flag file.
 constexpr FlagRule kFlagRules[] = {
     {"move", FlagRule::Kind::kRefuses, "adopt"},
-    {"once transaction-files retention-rows retention-fine retention-10m retention-1h",
+    {"transaction-files retention-rows retention-fine retention-10m retention-1h",
      FlagRule::Kind::kNeeds, "watch"},
 };
 

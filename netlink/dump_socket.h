@@ -3,6 +3,8 @@
 // Where delivery is reliable (see EventSocket), a flow that has ended stays on conntrack's dying
 // list until its DESTROY is delivered: it is no longer in the table, and not yet reported. Then a
 // dump is the table and after it the list, as one: an ended flow is shown until it is reported.
+// (If the flow at which a chunk ended is reported before the next chunk, the kernel passes by the
+// rest of the list. It reports from the front, so this happens only where little is left.)
 //
 // Thread-compatible: one thread owns it. Needs CAP_NET_ADMIN at each request. It must not have a
 // filter: that would drop whole chunks of a dump, and its end.

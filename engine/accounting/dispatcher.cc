@@ -60,7 +60,12 @@ void Dispatcher::OnMessage(const NetlinkMessage& message, int64_t now_ns) {
     return;
   }
   const DumpScope scope = RequestedScope(message);
-  if (scope == DumpScope::kPart || scope == DumpScope::kIpv4) {
+  if (scope == DumpScope::kWhole) {
+    // Another program's request may have had the same number, or ours of an earlier run.
+    for (auto& [sequence, part] : requests_) {
+      if (sequence == message.sequence) part = DumpScope::kNoDump;
+    }
+  } else if (scope != DumpScope::kNoDump) {
     requests_[requests_next_++ % requests_.size()] = {message.sequence, scope};
   }
   const bool done = message.type == NLMSG_DONE;
@@ -143,6 +148,7 @@ void Dispatcher::EndDump(bool whole) {
   Mark({.kind = FrameKind::kEndDump,
         .whole = whole,
         .ipv4_only = dump_of_ipv4_,
+        .of_part = dump_of_part_,
         .ends_interval = seals,
         .time_ns = clock_.open_end_ns(),
         .covered_to_ns = clock_.dump_began_ns()});

@@ -273,6 +273,13 @@ TEST_F(DispatcherTest, ADumpOfAPartOfTheTableEndsNothing) {
   Give(NetlinkMessage(kGet, kDump, ipv4, 1), 11);
   Give(Flow(Kind::kDump, 1) + Done(), 11);
   EXPECT_EQ(Told(0), " start1 1 begin11 1 end seal10");
+  // Sequence numbers repeat: each program begins with its own.
+  Make(1, IntervalEnd::kByDump);
+  Give(NetlinkMessage(kGet, kDump, ipv6, 1), 1);
+  Give(Done(), 1);
+  Give(NetlinkMessage(kGet, kDump, std::string(4, '\0'), 1), 11);
+  Give(Flow(Kind::kDump, 1) + Done(), 11);
+  EXPECT_EQ(Told(0), " start1 begin1 broken begin11 1 end seal10");
 }
 
 TEST_F(DispatcherTest, ADumpThatTheKernelCutShortIsNotWhole) {

@@ -82,7 +82,7 @@ class SnapshotStream {
     const std::lock_guard lock(mutex_);
     return waiting_.empty();
   }
-  // A megabyte waits for the flusher. A worker that can wait pushes no more for now.
+  // 4 MB wait for the flusher. A worker that can wait pushes no more for now.
   bool IsFull() const {
     const std::lock_guard lock(mutex_);
     return waiting_.size() >= kWaitingMax;
@@ -103,7 +103,7 @@ class SnapshotStream {
   }
 
  private:
-  static constexpr size_t kWaitingMax = 4;
+  static constexpr size_t kWaitingMax = 16;
 
   const size_t tables_;
   mutable std::mutex mutex_;

@@ -840,9 +840,11 @@ bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   Untally(flow);
   ++counts_->forgotten_flows;
   const uint64_t life = flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0;
-  const int64_t latest_start_ns =
+  // No later than the dump that does not show it, whatever its start says (a clock set back).
+  const int64_t latest_start_ns = std::min(
+      dump_began_ns_,
       flow.start_exact ? flow.start_ns
-                       : Later(flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns, kNewJitterNs);
+                       : Later(flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns, kNewJitterNs));
   forgotten_.Add(
       Fingerprint(Hash(flow.Identity()), life),
       {flow.start_ns, latest_start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});
@@ -965,6 +967,7 @@ void BasicFlowTable<Address>::NoteClockSetBack(int64_t now_ns) {
   }
   dump_began_ns_ = std::min(dump_began_ns_, now_ns);
   whole_began_ns_ = std::min(whole_began_ns_, now_ns);
+  forgotten_.NoteClockSetBack(now_ns);
 }
 
 template <typename Address>

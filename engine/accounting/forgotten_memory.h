@@ -63,6 +63,12 @@ class ForgottenMemory {
   // Some flows are no longer remembered. None of them has begun after lost_until_ns().
   bool lost_some() const { return lost_until_ns_ != kNever; }
   int64_t lost_until_ns() const { return lost_until_ns_; }
+  // The clock shows `now_ns`, and has shown a later time before: what is lost has begun by now.
+  void NoteClockSetBack(int64_t now_ns) {
+    for (int64_t* const until_ns : {&newer_until_ns_, &older_until_ns_, &lost_until_ns_}) {
+      *until_ns = std::min(*until_ns, now_ns);
+    }
+  }
 
  private:
   using Flows = StaggeredMap<uint64_t, Flow, 64>;

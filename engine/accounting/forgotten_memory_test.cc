@@ -26,6 +26,8 @@ TEST(ForgottenMemoryTest, KeepsTheLastOnesAndSaysWhenSomeAreLost) {
   memory.Add(2 * kKept + 1, Flow(2 * kKept + 1));
   EXPECT_TRUE(memory.lost_some());
   EXPECT_EQ(memory.lost_until_ns(), static_cast<int64_t>(kKept) + 1);
+  memory.NoteClockSetBack(5);
+  EXPECT_EQ(memory.lost_until_ns(), 5);
   EXPECT_FALSE(memory.Take(2).has_value());
   for (uint64_t number = kKept + 1; number <= 2 * kKept + 1; ++number) {
     const auto flow = memory.Take(number);

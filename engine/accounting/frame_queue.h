@@ -38,6 +38,7 @@ struct Frame {
   // kEndDump:
   bool whole : 1 = false;          // Without an error, and not cut short.
   bool ipv4_only : 1 = false;      // Of the table that is what was asked for.
+  bool of_part : 1 = false;        // The same: it says nothing about what it does not show.
   bool ends_interval : 1 = false;  // Also for kSeal.
   uint32_t bytes = 0;              // kDatagram: of the messages.
   int64_t time_ns = 0;             // Since the Unix epoch: read, asked for, or an interval's end.

@@ -172,7 +172,7 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
       BeginDump(frame.time_ns, frame.requested_ns);
       return true;
     case FrameKind::kEndDump:
-      EndDump(frame.whole, frame.ipv4_only);
+      EndDump(frame.whole, frame.ipv4_only, frame.of_part);
       if (frame.ends_interval) Seal(frame.time_ns, frame.covered_to_ns);
       return true;
     case FrameKind::kSeal:
@@ -308,13 +308,13 @@ void Worker::BeginDump(int64_t now_ns, int64_t requested_ns) {
   ForBoth([&](auto* family) { family->flows.BeginDump(now_ns, requested_ns >= overrun_over_ns_); });
 }
 
-void Worker::EndDump(bool whole, bool ipv4_only) {
+void Worker::EndDump(bool whole, bool ipv4_only, bool of_part) {
   ApplyPending();
   const bool had_lost = needs_resync();
   dump_running_ = false;
   // In a capture of IPv4 alone the dumps are of IPv4 alone, and nothing is missing.
   const bool ipv6_whole = whole && (!ipv4_only || ipv6_.flows.size() == 0);
-  last_dump_whole_ = whole && ipv6_whole;
+  if (!of_part) last_dump_whole_ = whole && ipv6_whole;
   ipv4_.flows.FinishDump(whole);
   ipv6_.flows.FinishDump(ipv6_whole);
   if (!had_lost || needs_resync()) return;

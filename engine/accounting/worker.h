@@ -152,8 +152,8 @@ class Worker {
 
   // `requested_ns`: CLOCK_MONOTONIC; 0 in a replay.
   void BeginDump(int64_t now_ns, int64_t requested_ns = 0);
-  // `ipv4_only`: that is what was asked for.
-  void EndDump(bool whole, bool ipv4_only = false);
+  // `ipv4_only`, `of_part`: that is what was asked for.
+  void EndDump(bool whole, bool ipv4_only = false, bool of_part = false);
   bool dump_running() const { return dump_running_; }
   // Hands the table over. Without a spare one, the rows join the next interval's.
   // `covered_to_ns`: it contains what moved up to then.

@@ -233,6 +233,15 @@ TEST_F(WorkerTest, ADumpThatIsNotWholeMakesItsIntervalPartial) {
   EXPECT_THAT(Seal(30).gaps, IsEmpty());
 }
 
+// What another program asked for, in a capture: also after the last dump of all.
+TEST_F(WorkerTest, ADumpOfAPartSaysNothingAboutItsInterval) {
+  (void)Seal(10);
+  Dump(12);
+  worker_.BeginDump(13);
+  worker_.EndDump(/*whole=*/false, /*ipv4_only=*/false, /*of_part=*/true);
+  EXPECT_EQ(Seal(20).completeness, Completeness::kComplete);
+}
+
 TEST_F(WorkerTest, WhatHasNoCountersMayBeMissingSinceTheIntervalBegan) {
   (void)Seal(10);
   FlowEvent uncounted = Event(FlowEventKind::kDestroy, 11, 0);

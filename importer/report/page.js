@@ -144,6 +144,7 @@
   data.total.points = data.total.points.map(([end, seconds, ...sums]) => [end, seconds, 0, ...sums]);
   const {cross} = data;  // Not of too many keys: it would take long.
   if (cross) cross.coarse = true;
+  else [$('drill').hidden, $('drill-one').hidden] = [true, false];
   const sources = [data.total, ...kLists.map((id) => data[id]), ...(cross ? [cross] : [])];
   for (const source of sources) {
     for (const point of source.points) {
@@ -694,6 +695,7 @@
   const showFiltered = () => {
     readSources();
     const ids = chosenLists();
+    const hadFocus = $('filters').contains(document.activeElement);
     $('filters').replaceChildren(...ids.map((id) => {
       const text = `${kinds[id]}: ${data[id].keys[filters[id]]}`;
       const made = element('button', {type: 'button', 'aria-label': `Clear the filter ${text}`, title: 'Clear (Escape clears all)'},
@@ -706,6 +708,7 @@
     following = false;
     withFocus(showPairs);
     showFigures();
+    if (hadFocus) ($('filters').querySelector('button') ?? $('whole')).focus();
   };
   const tooMany = (id) => {
     const key = [...placesOf[id].keys()][filters[id]];

@@ -330,12 +330,11 @@ absl::StatusOr<Session> OpenSession(const ReportConfig& config) {
 // Otherwise a pooler would have to close its connection to the server.
 absl::Status CloseSession(Session& session) { return session.connection.Execute("COMMIT"); }
 
-absl::StatusOr<bool> HasTooManyKeys(Session& session, const ReportConfig& config) {
+absl::StatusOr<bool> HasTooManyKeys(Session& session) {
   const std::string from = Rfc3339(session.range.from);
   const std::string to = Rfc3339(session.range.to);
-  const absl::StatusOr<PgResult> count = session.connection.Query(
-      kKeysSql, {from.c_str(), to.c_str(),
-                 config.gateways.has_value() ? config.gateways->c_str() : nullptr, kCrossKeysMax});
+  const absl::StatusOr<PgResult> count =
+      session.connection.Query(kKeysSql, {from.c_str(), to.c_str(), kCrossKeysMax});
   if (!count.ok()) return count.status();
   return absl::string_view(PQgetvalue(count->get(), 0, 0)) == kCrossKeysMax;
 }
@@ -355,7 +354,7 @@ absl::StatusOr<std::string> AskPage(const ReportConfig& config) {
   for (const Query& query : kQueries) {
     std::string keys;
     if (absl::string_view(query.name) == kCross) {
-      const absl::StatusOr<bool> too_many = HasTooManyKeys(*session, config);
+      const absl::StatusOr<bool> too_many = HasTooManyKeys(*session);
       if (!too_many.ok()) return too_many.status();
       if (*too_many) continue;
       keys = absl::StrCat("{", absl::StrJoin(listed, ","), "}");
