@@ -1,6 +1,6 @@
 // The file that contains the port list: read at the start, on SIGHUP and whenever it changes. If it
-// is missing or wrong, the last good list stays in force. It is not read while it has changed within
-// the last 200 ms.
+// is missing or wrong, the last good list stays in force. It is not read while it has changed
+// within the last 200 ms.
 //
 // Thread-compatible: one thread loads. Workers use `current()`.
 #ifndef CTACCT_ENGINE_PORT_LIST_FILE_H_

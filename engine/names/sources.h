@@ -10,10 +10,10 @@
 #include <vector>
 
 #include "absl/status/status.h"
-#include "engine/system/followed_file.h"
 #include "engine/names/name_list.h"
 #include "engine/names/wireguard.h"
 #include "engine/spool/names_file.h"
+#include "engine/system/followed_file.h"
 
 namespace ctacct {
 

@@ -1,12 +1,12 @@
-// The files in a spool folder that wait for import: named *.spool, traffic_*.csv or *.names (but for
-// current.names), whatever they are.
+// The files in a spool folder that wait for import: named *.spool, traffic_*.csv or *.names (but
+// for current.names), whatever they are.
 //
 // Every scan reads the folder itself; inotify only says when to read it again. So no file is missed
 // when inotify's queue overflows, on file systems without it (the slow timer remains), or across a
 // restart.
 //
-// A file that is left in the folder on purpose (a newer version, a symbolic link) is held: it is not
-// handed out again until it changes. Memory: at most kScanFilesMax names, and one entry for
+// A file that is left in the folder on purpose (a newer version, a symbolic link) is held: it is
+// not handed out again until it changes. Memory: at most kScanFilesMax names, and one entry for
 // each file that is left. Thread-compatible.
 #ifndef CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
 #define CTACCT_IMPORTER_FILES_SPOOL_QUEUE_H_
