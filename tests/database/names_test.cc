@@ -304,7 +304,7 @@ class TrafficByNameTest : public NamesTest {
         header.covered_from_ns = header.interval_end_ns - kIntervalNs;
         const bool grouped = gateway == "gw2" && interval > kIntervals / 2 + 11;
         if (grouped) header.src_mask = {255, 255, 255, 0};
-        std::vector<TrafficRow> rows = MakeRows(random(), 6);
+        std::vector<TrafficRow> rows = MakeRows(random() % 1'000'000, 6);
         for (TrafficRow& row : rows) {
           row.time_ns = header.interval_end_ns;
           const auto last = static_cast<uint8_t>(random() % 4);
