@@ -11,7 +11,7 @@
 
 namespace ctacct {
 
-// How many IPv4 flows are in it. Blocks for as long as the kernel takes to list them.
+// How many flows are in it, of both families. Blocks for as long as the kernel takes to list them.
 [[nodiscard]] absl::StatusOr<size_t> CountDyingFlows();
 
 }  // namespace ctacct

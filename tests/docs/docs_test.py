@@ -280,6 +280,15 @@ def check_disk():
 # give fewer digits, in a unit of its own (a factor).
 FIGURES = [
     ("README.md", r"(\d+) bytes of memory for an IPv4 flow", "resident memory per flow, 1 M flows", r"\| (\d+) B;"),
+    ("README.md", r"\*\*ctacct\*\* .*\| (\d+) %; ", "connection rate, precise", r"\| ([\d.]+) %"),
+    ("README.md", r"\*\*ctacct\*\* .*; ([\d.]+) us \|", "CPU per TCP connection, live, precise, a dump", r"\| ([\d.]+) us"),
+    ("README.md", r"with `-mode=light` .*\| (\d+) %; ", "connection rate, light", r"\| ([\d.]+) %"),
+    ("README.md", r"with `-mode=light` .*; ([\d.]+) us \|", "CPU per TCP connection, live, light, a dump", r"\| ([\d.]+) us"),
+    ("README.md", r"\| ulogd2 .*\| (\d+) %; ", "CPU per TCP connection, live, against ulogd2", r"rate ([\d.]+) %"),
+    ("README.md", r"\| ulogd2 .*; ([\d.]+) us \|", "CPU per TCP connection, live, against ulogd2", r"us \| ([\d.]+) us"),
+    ("README.md", r"`conntrack -E` .*\| (\d+) %; ", "CPU per TCP connection, live, against conntrack -E", r"rate ([\d.]+) %"),
+    ("README.md", r"`conntrack -E` .*; ([\d.]+) us; ", "CPU per TCP connection, live, against conntrack -E", r"us \| ([\d.]+) us"),
+    ("README.md", r"([\d,]+) events lost", "CPU per TCP connection, live, against conntrack -E", r"dropped (\d+) events"),
     ("docs/tuning.md", r"(\d+) bytes in the engine, 128 for IPv6", "resident memory per flow, 1 M flows", r"\| (\d+) B;"),
     ("docs/tuning.md", r"one million IPv4 flows: (\d+) MB in total", "resident memory per flow, 1 M flows", r"(\d+) B with all else"),
     ("docs/tuning.md", r"do ([\d.]+) times the work of one", "two workers against one", r"\| ([\d.]+) x"),
