@@ -435,9 +435,6 @@ FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t 
     if (IsFollower(event, *flow)) {
       Supersede(flow, hash, &change);
       flow = nullptr;
-    } else if (event.start_ns != 0) {
-      // Perhaps that of its forerunner.
-      NoteLate(event, now_ns, Beginning::kZero);
     }
   }
   if (event.start_ns == 0) {
@@ -459,7 +456,10 @@ FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t 
   }
   NoteEnded(event);
   if (flow != nullptr) {
-    if (flow->last_seen < last_whole_) [[unlikely]]
+    // Its NEW was read late, or this is of a forerunner whose DESTROY is repeated after a restart.
+    const bool maybe_forerunner = !flow->start_exact && event.start_ns != 0 &&
+                                  event.start_ns < Later(ReadNs(*flow), -kNewJitterNs);
+    if (maybe_forerunner || flow->last_seen < last_whole_) [[unlikely]]
       NoteLate(event, now_ns, Beginning::kZero);
     if (!flow->start_exact && event.start_ns != 0 && AnyLaidAside()) {
       (void)TakeKnown(event, hash, flow);
@@ -566,14 +566,8 @@ typename BasicFlowTable<Address>::Beginning BasicFlowTable<Address>::BeginAccoun
 template <typename Address>
 bool BasicFlowTable<Address>::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
-  if (flow.start_ns < 0) {
-    return !flow.shown && event.start_ns >= known_since_ns_ &&
-           event.start_ns <= Later(~flow.start_ns, kNewJitterNs);
-  }
-  // Unsigned: the times of a capture may be anything.
-  const uint64_t apart_ns =
-      static_cast<uint64_t>(event.start_ns) - static_cast<uint64_t>(flow.start_ns) + kNewJitterNs;
-  return apart_ns <= 2 * kNewJitterNs && !flow.shown;
+  if (flow.shown || event.start_ns > Later(ReadNs(flow), kNewJitterNs)) return false;
+  return BeganKnown(event.start_ns) || event.start_ns >= Later(ReadNs(flow), -kNewJitterNs);
 }
 
 template <typename Address>
@@ -581,22 +575,18 @@ bool BasicFlowTable<Address>::IsFollower(const FlowEvent& event, const Flow& flo
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
-  if (flow.shown) return true;
-  const int64_t not_after_ns = flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns;
-  return event.start_ns > Later(not_after_ns, kNewJitterNs);
+  return flow.shown || event.start_ns > Later(ReadNs(flow), kNewJitterNs);
 }
 
 template <typename Address>
 bool BasicFlowTable<Address>::IsForerunner(const FlowEvent& event, const Flow& flow) const {
   if (event.start_ns == 0) return false;
   if (flow.start_exact) return event.start_ns < flow.start_ns;
-  if (flow.start_ns < 0) return event.start_ns < known_since_ns_;
-  if (event.start_ns < Later(flow.start_ns, -kClockSlackNs)) return true;
   // A NEW may be repeated with the time that it had at first.
   const bool of_first_dump =
       event.kind == FlowEventKind::kDump && last_whole_ == 0 && !flow.restored && !events_kept_;
-  return event.start_ns < known_since_ns_ &&
-         (of_first_dump || event.start_ns < Later(flow.start_ns, -kNewJitterNs));
+  return !BeganKnown(event.start_ns) &&
+         (of_first_dump || event.start_ns < Later(ReadNs(flow), -kNewJitterNs));
 }
 
 template <typename Address>
@@ -743,14 +733,18 @@ void BasicFlowTable<Address>::Supersede(Flow* flow, size_t hash, FlowChange* cha
 }
 
 template <typename Address>
+bool BasicFlowTable<Address>::BeganKnown(int64_t start_ns) const {
+  // Where dumps follow each other fast, a flow that was forgotten may have begun since
+  // known_since_ns_.
+  return start_ns >= known_since_ns_ && start_ns > forgotten_.lost_until_ns();
+}
+
+template <typename Address>
 bool BasicFlowTable<Address>::CountsFromZero(const FlowEvent& event, int64_t now_ns,
                                              bool if_start_unknown) const {
   // A start in the future is that of a flow older than a clock set back.
   if (event.start_ns != 0) {
-    // Where dumps follow each other fast, a flow that was forgotten may have begun since
-    // known_since_ns_.
-    return event.start_ns >= known_since_ns_ && event.start_ns > forgotten_.lost_until_ns() &&
-           event.start_ns <= Later(now_ns, kClockSlackNs);
+    return BeganKnown(event.start_ns) && event.start_ns <= Later(now_ns, kClockSlackNs);
   }
   // Where new flows have start times, a flow without one is older than that setting. Elsewhere it
   // may have been forgotten.

@@ -234,8 +234,8 @@ class BasicFlowTable {
     // dump_index_ when a dump showed it last, or when it was born; then, after a loss and while no
     // dump was begun since, that of the next dump.
     uint32_t last_seen = 0;
-    // Exact if start_exact; else when NEW happened or it was first seen. If its NEW was read long
-    // after it, the complement of when: any start from known_since_ns_ to then is its own.
+    // Exact if start_exact; else when NEW happened or it was first seen. If its NEW waited from
+    // before a restart, the complement of when it was read: that says nothing of its duration.
     int64_t start_ns = 0;
     FlowCounters original;  // Accounted so far.
     FlowCounters reply;
@@ -309,11 +309,19 @@ class BasicFlowTable {
   void NoteUnreported(size_t flows, int64_t since_ns);
 
   // Which incarnation an event belongs to: one after that of `flow`, that one itself, or one before
-  // it. If the entry was made by a NEW, only the time of that NEW is known; the flow began at most
-  // kClockSlackNs earlier. If none of the three is true, it cannot be known.
+  // it. If the entry was made by a NEW, it is only known when that was read: the flow began before,
+  // by any time if the engine was held. No DESTROY of a forerunner is read after it unless it was
+  // read already, so that what began recently enough to be known (BeganKnown) is the flow itself.
+  // If none of the three is true, it cannot be known.
   bool IsFollower(const FlowEvent& event, const Flow& flow) const;
   bool IsOwn(const FlowEvent& event, const Flow& flow) const;
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
+  // What began then and is not known has not been accounted.
+  bool BeganKnown(int64_t start_ns) const;
+  // When the NEW was read that made an entry.
+  static int64_t ReadNs(const Flow& flow) {
+    return flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns;
+  }
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
   bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);

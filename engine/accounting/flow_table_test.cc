@@ -1968,6 +1968,24 @@ TEST_F(FlowTableTest, AnEndThatMayBeOfAForerunnerMayBelongToAnEarlierInterval) {
   EXPECT_TRUE(table_.TakeLoss().unreported);
 }
 
+// The engine was held, and the kernel dates no events.
+TEST_F(FlowTableTest, ANewReadLongAfterItIsOfTheFlowThatEnds) {
+  Dump({}, kStart + 1 * kSecond);
+  Dump({}, kStart + 3 * kSecond);
+  (void)table_.TakeLoss();
+  constexpr int64_t kRead = kStart + 8 * kSecond;
+  (void)Grown(Event(FlowEventKind::kNew), kRead);
+  EXPECT_EQ(table_.Apply(State(TcpState::kLastAck, 0), kRead).growth.connection_count, 1u);
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart + 4 * kSecond, 8);
+  end.stop_ns = kRead;
+  const FlowChange ended = table_.Apply(end, kRead);
+  EXPECT_EQ(ended.growth.connection_count, 0u);
+  EXPECT_EQ(ended.growth.flow_count, 1u);
+  EXPECT_EQ(ended.growth.original.packets, 8u);
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
 // The previous dump has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
