@@ -25,7 +25,7 @@ readonly ALL=(
   tests/service/service_manager_test
   tests/service/doctor_test
   tests/live/live_test
-  tests/live/reliable_test:ReliableTest.MassDestroyWithATinyBufferIsExact:ReliableTest.MassDestroyInLightModeIsExact
+  tests/live/reliable_test:ReliableTest.MassDestroyWithATinyBufferIsExact:ReliableTest.MassDestroyInLightModeIsExact:ReliableTest.EndsWaitForAnEngineThatIsHeld
 )
 readonly SELECTION=(
   tests/support/gateway_test:GatewayTest.NothingIsLeftBehind
