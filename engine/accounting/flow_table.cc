@@ -458,7 +458,7 @@ FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t 
   if (flow != nullptr) {
     // Its NEW was read late, or this is of a forerunner whose DESTROY is repeated after a restart.
     const bool maybe_forerunner = !flow->start_exact && event.start_ns != 0 &&
-                                  event.start_ns < Later(ReadNs(*flow), -kNewJitterNs);
+                                  event.start_ns < Later(ReadNs(flow->start_ns), -kNewJitterNs);
     if (maybe_forerunner || flow->last_seen < last_whole_) [[unlikely]]
       NoteLate(event, now_ns, Beginning::kZero);
     if (!flow->start_exact && event.start_ns != 0 && AnyLaidAside()) {
@@ -539,12 +539,14 @@ bool BasicFlowTable<Address>::TakeKnown(const FlowEvent& event, size_t hash, Flo
     return continue_from(*before);
   }
   if (event.start_ns == 0) return false;
-  // Or one that no dump has shown: its start is the time of its NEW, which may have been late. One
-  // that began long ago must fit better: it may be another one of the tuple.
-  const int64_t late_ns = event.start_ns >= known_since_ns_ ? kClockSlackNs : 10 * kNewJitterNs;
+  // Or one that no dump has shown: its start is when its NEW was read. What began long ago must fit
+  // better: it may be another one of the tuple.
   const auto before = forgotten_.Take(Fingerprint(hash, 0));
-  return before.has_value() && before->start_ns <= Later(event.start_ns, late_ns) &&
-         before->start_ns >= Later(event.start_ns, -kNewJitterNs) && continue_from(*before);
+  if (!before.has_value()) return false;
+  const int64_t read_ns = ReadNs(before->start_ns);
+  return event.start_ns <= Later(read_ns, kNewJitterNs) &&
+         (BeganKnown(event.start_ns) || event.start_ns >= Later(read_ns, -10 * kNewJitterNs)) &&
+         continue_from(*before);
 }
 
 template <typename Address>
@@ -566,8 +568,9 @@ typename BasicFlowTable<Address>::Beginning BasicFlowTable<Address>::BeginAccoun
 template <typename Address>
 bool BasicFlowTable<Address>::IsOwn(const FlowEvent& event, const Flow& flow) const {
   if (flow.start_exact) return event.start_ns == flow.start_ns;
-  if (flow.shown || event.start_ns > Later(ReadNs(flow), kNewJitterNs)) return false;
-  return BeganKnown(event.start_ns) || event.start_ns >= Later(ReadNs(flow), -kNewJitterNs);
+  if (flow.shown || event.start_ns > Later(ReadNs(flow.start_ns), kNewJitterNs)) return false;
+  return BeganKnown(event.start_ns) ||
+         event.start_ns >= Later(ReadNs(flow.start_ns), -kNewJitterNs);
 }
 
 template <typename Address>
@@ -575,7 +578,7 @@ bool BasicFlowTable<Address>::IsFollower(const FlowEvent& event, const Flow& flo
   if (event.start_ns == 0 || IsOwn(event, flow)) return false;
   if (flow.start_exact) return event.start_ns > flow.start_ns;
   // A dump has shown that it has none.
-  return flow.shown || event.start_ns > Later(ReadNs(flow), kNewJitterNs);
+  return flow.shown || event.start_ns > Later(ReadNs(flow.start_ns), kNewJitterNs);
 }
 
 template <typename Address>
@@ -586,7 +589,7 @@ bool BasicFlowTable<Address>::IsForerunner(const FlowEvent& event, const Flow& f
   const bool of_first_dump =
       event.kind == FlowEventKind::kDump && last_whole_ == 0 && !flow.restored && !events_kept_;
   return !BeganKnown(event.start_ns) &&
-         (of_first_dump || event.start_ns < Later(ReadNs(flow), -kNewJitterNs));
+         (of_first_dump || event.start_ns < Later(ReadNs(flow.start_ns), -kNewJitterNs));
 }
 
 template <typename Address>
@@ -835,10 +838,9 @@ bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   ++counts_->forgotten_flows;
   const uint64_t life = flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0;
   // No later than the dump that does not show it, whatever its start says (a clock set back).
-  const int64_t latest_start_ns = std::min(
-      dump_began_ns_,
-      flow.start_exact ? flow.start_ns
-                       : Later(flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns, kNewJitterNs));
+  const int64_t latest_start_ns =
+      std::min(dump_began_ns_,
+               flow.start_exact ? flow.start_ns : Later(ReadNs(flow.start_ns), kNewJitterNs));
   forgotten_.Add(
       Fingerprint(Hash(flow.Identity()), life),
       {flow.start_ns, latest_start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});

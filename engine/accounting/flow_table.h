@@ -318,10 +318,8 @@ class BasicFlowTable {
   bool IsForerunner(const FlowEvent& event, const Flow& flow) const;
   // What began then and is not known has not been accounted.
   bool BeganKnown(int64_t start_ns) const;
-  // When the NEW was read that made an entry.
-  static int64_t ReadNs(const Flow& flow) {
-    return flow.start_ns < 0 ? ~flow.start_ns : flow.start_ns;
-  }
+  // When the NEW was read that made an entry: of its start_ns.
+  static int64_t ReadNs(int64_t start_ns) { return start_ns < 0 ? ~start_ns : start_ns; }
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
   bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);

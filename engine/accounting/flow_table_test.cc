@@ -1986,6 +1986,21 @@ TEST_F(FlowTableTest, ANewReadLongAfterItIsOfTheFlowThatEnds) {
   EXPECT_FALSE(table_.TakeLoss().unreported);
 }
 
+// As above; its DESTROY is delivered after two dumps that did not show it.
+TEST_F(FlowTableTest, ANewReadLateOfAForgottenFlowClosesOnce) {
+  Dump({}, kStart + 1 * kSecond);
+  Dump({}, kStart + 3 * kSecond);
+  constexpr int64_t kRead = kStart + 8 * kSecond;
+  (void)Grown(Event(FlowEventKind::kNew), kRead);
+  (void)Grown(State(TcpState::kLastAck, 0), kRead);
+  EXPECT_EQ(connections_, 1u);
+  Dump({}, kRead + 1);
+  Dump({}, kRead + 2);
+  EXPECT_EQ(table_.size(), 0u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart + 7 * kSecond, 8), kRead + 3), 8u);
+  EXPECT_EQ(connections_, 1u);
+}
+
 // The previous dump has a later time, but it is not the last one.
 TEST_F(FlowTableTest, AfterTheClockWasSetBackNoEndIsLate) {
   constexpr int64_t kDay = 86400 * kSecond;
