@@ -125,7 +125,8 @@ void BasicFlowTable<Address>::BeginRestore(int64_t known_since_ns, bool events_k
   restored_ = true;
   restored_with_events_ = events_kept;
   if (!events_kept) NoteOverrun(known_since_ns, known_since_ns_);
-  known_since_ns_ = tally_.front().began_ns = known_since_ns;
+  // What ended before is late, as it is after a dump of this run.
+  known_since_ns_ = tally_.front().began_ns = whole_began_ns_ = known_since_ns;
 }
 
 template <typename Address>
@@ -490,17 +491,22 @@ void BasicFlowTable<Address>::ApplyLateDestroy(const FlowEvent& event, size_t ha
   NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
+  if (!follower->shown) {
+    // It was this flow's own NEW, repeated, that made the entry, and its close that was counted
+    // there. If not, a dump shows the follower.
+    unseen.closed = unseen.closed || follower->closed;
+    SetOpen(false, follower, change);
+    Erase(follower, hash);
+    follower = nullptr;
+  }
   if (beginning == Beginning::kPresent) {
     ++counts_->unknown_destroys;
-    // Perhaps it was this flow's own NEW, repeated, that made the entry. If not, a dump shows it.
-    if (!follower->shown) {
-      SetOpen(false, follower, change);
-      Erase(follower, hash);
-    }
     return;
   }
   // Its NEW made the record that a dump has given to the follower, whose own NEW is to come.
-  if (beginning == Beginning::kZero && follower->start_exact) follower->seen_new = false;
+  if (beginning == Beginning::kZero && follower != nullptr && follower->start_exact) {
+    follower->seen_new = false;
+  }
   NoteLate(event, now_ns, beginning);
   End(event, now_ns, &unseen, change);
 }
@@ -521,8 +527,9 @@ bool BasicFlowTable<Address>::TakeKnown(const FlowEvent& event, size_t hash, Flo
     flow->start_ns = before.start_ns;
     flow->original = before.original;
     flow->reply = before.reply;
-    flow->seen_new = before.seen_new;
-    flow->closed = before.closed;
+    // A repeated NEW may have made another entry meanwhile, and its close been counted there.
+    flow->seen_new = flow->seen_new || before.seen_new;
+    flow->closed = flow->closed || before.closed;
     return true;
   };
   const uint64_t fingerprint = StartFingerprint(event, hash);
@@ -544,9 +551,9 @@ bool BasicFlowTable<Address>::TakeKnown(const FlowEvent& event, size_t hash, Flo
   const auto before = forgotten_.Take(Fingerprint(hash, 0));
   if (!before.has_value()) return false;
   const int64_t read_ns = ReadNs(before->start_ns);
+  const int64_t late_ns = BeganKnown(event.start_ns) ? kClockSlackNs : 10 * kNewJitterNs;
   return event.start_ns <= Later(read_ns, kNewJitterNs) &&
-         (BeganKnown(event.start_ns) || event.start_ns >= Later(read_ns, -10 * kNewJitterNs)) &&
-         continue_from(*before);
+         event.start_ns >= Later(read_ns, -late_ns) && continue_from(*before);
 }
 
 template <typename Address>

@@ -427,7 +427,7 @@ class BasicFlowTable {
   uint32_t last_whole_ = 0;    // Indices of dumps; 0: none.
   uint32_t aged_at_dump_ = 0;  // dump_index_ when a generation of destroyed_ last ended.
   uint32_t whole_before_ = 0;
-  int64_t whole_began_ns_ = 0;  // The last whole one.
+  int64_t whole_began_ns_ = 0;  // The last whole one, also of the run before.
   // The dump of the last NEW that may be of the flow known or of the next: two flows may end
   // unreported, and there is one entry. 0: two whole dumps ago, or never.
   uint32_t unclear_index_ = 0;

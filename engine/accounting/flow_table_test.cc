@@ -749,7 +749,9 @@ TEST_F(FlowTableTest, FlowsWhoseNewHasWaitedCountWhole) {
     FlowEvent born = Event(FlowEventKind::kNew);
     born.event_ns = event_ns;
     for (const uint32_t id : {1, 2}) (void)grown(born, id);
-    const TrafficSums ended = grown(Event(FlowEventKind::kDestroy, kStart - 9 * kSecond, 7), 1);
+    FlowEvent end = Event(FlowEventKind::kDestroy, kStart - 9 * kSecond, 7);
+    end.stop_ns = kStart - 8 * kSecond;
+    const TrafficSums ended = grown(end, 1);
     EXPECT_EQ(ended.original.packets, 7u);
     EXPECT_EQ(ended.connection_count, 1u);
     table.BeginDump(kStart + kSecond);
@@ -1999,6 +2001,51 @@ TEST_F(FlowTableTest, ANewReadLateOfAForgottenFlowClosesOnce) {
   EXPECT_EQ(table_.size(), 0u);
   EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, kStart + 7 * kSecond, 8), kRead + 3), 8u);
   EXPECT_EQ(connections_, 1u);
+}
+
+// Missed by one dump, its NEW repeated after that, and its close read before its DESTROY.
+TEST_F(FlowTableTest, AFlowThatADumpMissedAndWhoseNewIsRepeatedClosesOnce) {
+  const int64_t born = kStart + 1 * kSecond;
+  Dump({Event(FlowEventKind::kDump, born, 4)}, kStart + 2 * kSecond);
+  Dump({Event(FlowEventKind::kDump, born, 5)}, kStart + 30 * kSecond);
+  Dump({}, kStart + 60 * kSecond);
+  (void)Grown(Event(FlowEventKind::kNew), kStart + 61 * kSecond);
+  (void)Grown(State(TcpState::kLastAck, 0), kStart + 62 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, born, 9), kStart + 63 * kSecond), 4u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+// The same if it is given up at the end of the dump that follows a loss, and forgotten at the next.
+TEST_F(FlowTableTest, AForgottenFlowWhoseNewIsRepeatedClosesOnce) {
+  const int64_t born = kStart + 1 * kSecond;
+  Dump({Event(FlowEventKind::kDump, born, 4)}, kStart + 2 * kSecond);
+  table_.NoteOverrun(kStart + 3 * kSecond, kStart + 4 * kSecond);
+  Dump({}, kStart + 5 * kSecond);
+  (void)Grown(Event(FlowEventKind::kNew), kStart + 6 * kSecond);
+  (void)Grown(State(TcpState::kLastAck, 0), kStart + 7 * kSecond);
+  Dump({}, kStart + 8 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, born, 9), kStart + 9 * kSecond), 5u);
+  EXPECT_EQ(connections_, 1u);
+}
+
+// Its end was read by a run that was killed before it told anybody, and is repeated.
+TEST_F(FlowTableTest, AnEndBeforeTheLastRunIsLateAlsoIfNoEventWasLost) {
+  FlowTable table(&counts_);
+  table.Start(kStart, true);
+  table.BeginRestore(kStart - 10 * kSecond, true);
+  FlowRecord record;
+  FlowEvent end = Event(FlowEventKind::kDestroy, kStart - 100 * kSecond, 9);
+  record.identity = end.identity;
+  record.flags = kFlowStartExact | kFlowShown | kFlowSuperseded;
+  record.start_ns = end.start_ns;
+  record.original = {4, 400};
+  record.reply = {2, 40};
+  (void)table.Restore(record);
+  end.stop_ns = kStart - 50 * kSecond;
+  EXPECT_EQ(table.Apply(end, kStart + kSecond).growth.original.packets, 5u);
+  EXPECT_TRUE(table.TakeLoss().unreported);
 }
 
 // The previous dump has a later time, but it is not the last one.

@@ -4,7 +4,7 @@
 // overflow as the kernel's do; and dumps made in pieces meanwhile. It drives the real Worker,
 // IntervalMerge, Checkpoint and Restart as EventLoop, Collector and Flusher would. It repeats and
 // suppresses events, cuts dumps short, lets them miss or repeat flows, switches settings off, sets
-// the clock, stops reading, and kills the engine between any two steps.
+// the clock, stops reading for seconds, and kills the engine between any two steps.
 //
 // Two assertions: an interval that is complete or resynced has exactly the packets that were due in
 // it, and no flow and no close is ever counted twice. "Due" is what the kernel has reported or
@@ -111,6 +111,9 @@ class Model {
     rates_.stop = rate(0.002);
     rates_.idle = 0.2 + 0.75 * Real();
     rates_.stall = rate(0.9);
+    rates_.hold = rate(0.01);
+    // Nor can they if it is not known when a NEW happened that is read late.
+    if (rates_.hold > 0 && !kind_.event_times) rates_.mask = 0;
     queue_max_ = Chance(0.5) ? 1000 : static_cast<size_t>(3 + Up(40));
     std::filesystem::create_directories(folder_);
     for (size_t i = 0; i < kSlots; ++i) {
@@ -144,7 +147,8 @@ class Model {
     LifePtr life;  // nullptr: none lives.
   };
   struct Rates {
-    double death, flush, repeat, mask, miss, twice, cut, settings, clock, kill, stop, idle, stall;
+    double death, flush, repeat, mask, miss, twice, cut, settings, clock, kill, stop, idle, stall,
+        hold;
   };
   struct Event {
     FlowEvent event;
@@ -212,6 +216,10 @@ class Model {
     }
     if (Chance(rates_.clock)) {
       Trace(kSlots, "clock is set");
+      // A NEW without a time that waits meanwhile seems to have happened before its flow's start.
+      if (!kind_.event_times) {
+        for (Share& share : shares_) Turn(&share);
+      }
       // If the clock is set back and the engine restarts, a flow that ended before looks like one
       // that began since.
       repeats_.clear();
@@ -241,6 +249,9 @@ class Model {
     }
     if (Chance(rates_.kill)) return Restart(/*clean=*/false);
     if (Chance(rates_.stop)) return Restart(/*clean=*/true);
+    // Somebody else has the CPU, for longer than anything that the engine reckons with.
+    if (Chance(rates_.hold)) held_until_ns_ = monotonic_ns_ + Up(8 * kSecond);
+    if (monotonic_ns_ < held_until_ns_) return;
     if (Chance(rates_.idle)) return;  // The engine does nothing.
     if (Chance(rates_.stall)) return;
     Engine();
@@ -348,7 +359,13 @@ class Model {
     Life& life = *slot.life;
     Trace(life.slot, "dies, packets ", life.packets);
     life.ended = true;
-    if (slot.identity.protocol == kProtocolTcp) ++ends_[life.slot];
+    if (slot.identity.protocol == kProtocolTcp) {
+      ++ends_[life.slot];
+      FlowEvent close = EventOf(slot, FlowEventKind::kUpdate);
+      close.has_tcp_state = true;
+      close.tcp_state = TcpState::kLastAck;
+      if (!kind_.light && life.reports && Chance(0.5)) (void)Send(slot, close);
+    }
     const FlowEvent destroy = EventOf(slot, FlowEventKind::kDestroy);
     if (life.reports && life.reports_end && Send(slot, destroy)) {
       if (life.older) life.due = life.packets;  // A baseline, and a dump may still show it.
@@ -707,7 +724,9 @@ class Model {
     if (traced_ < kSlots)
       Trace(traced_, "interval ", interval.sequence, " ", CompletenessName(interval.completeness),
             " has ", interval.packets[traced_], ", due ",
-            interval.due->packets[traced_] - revealed_due_[traced_]);
+            interval.due->packets[traced_] - revealed_due_[traced_], "; closes ",
+            interval.closes[traced_], ", all in all ", closed_[traced_] + interval.closes[traced_],
+            " of ", ends_[traced_]);
     prepared_.pop_front();
     ++intervals_[static_cast<size_t>(interval.completeness)];
     for (size_t i = 0; i < kSlots; ++i) {
@@ -783,6 +802,7 @@ class Model {
   size_t queue_max_ = 0;
   int64_t monotonic_ns_ = 0;
   int64_t clock_offset_ns_ = 0;
+  int64_t held_until_ns_ = 0;
   bool clock_was_set_ = false;
   bool acct_ = true;
   bool events_ = true;
