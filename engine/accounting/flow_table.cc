@@ -491,10 +491,10 @@ void BasicFlowTable<Address>::ApplyLateDestroy(const FlowEvent& event, size_t ha
   NoteEnded(event);
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
+  // Its own NEW may have been taken for one of the follower, and its close with that.
+  if (!follower->start_exact && follower->seen_new && follower->closed) unseen.closed = true;
   if (!follower->shown) {
-    // It was this flow's own NEW, repeated, that made the entry, and its close that was counted
-    // there. If not, a dump shows the follower.
-    unseen.closed = unseen.closed || follower->closed;
+    // Its NEW, repeated, made the entry. If not, a dump shows the follower.
     SetOpen(false, follower, change);
     Erase(follower, hash);
     follower = nullptr;
