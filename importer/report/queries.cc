@@ -88,7 +88,8 @@ constexpr Table kTables[] = {
      {"total", kTotalSql, "{}", kPointsMax},
      "points",
      "9 time began, 0 time ended, 1 number seconds, 2 count src_bytes, 3 count dst_bytes, 4 count src_packets, "
-     "5 count dst_packets, 6 count connection_count, 7 count connection_times, 8 number open_connections"},
+     "5 count dst_packets, 6 count connection_count, 7 count connection_times, 8 number open_connections, "
+     "10 count unlisted_bytes"},
     {"origins",
      {"origins", kSumsSql, "{src}", 0, "{src_name,src}"},
      nullptr,
@@ -133,7 +134,7 @@ constexpr Table kTables[] = {
      "gateways",
      "0 text gateway, 1 count src_bytes, 2 count dst_bytes, 3 count src_packets, 4 count dst_packets, "
      "7 count intervals, 16 count intervals_expected, 8 count resynced, 9 count partial, 10 count events_dropped, "
-     "11 count flows_lost, 12 number seconds, 14 time newest, 15 time silent_since"},
+     "11 count flows_lost, 12 number seconds, 14 time newest, 15 time silent_since, 17 count unlisted_bytes"},
     {"gaps",
      {"gaps", kGapsSql, "{gateway}", 0},
      "gaps",
@@ -170,16 +171,31 @@ Range MakeRange(const ReportConfig& config, const std::optional<Range>& held) {
   return range;
 }
 
-// Width of a point: a round one, so that the range has at most `points_max` points.
-std::string PointWidth(const Range& range, int points_max) {
+bool IsMidnight(absl::Time time, const absl::TimeZone& zone) {
+  const absl::CivilSecond local = absl::ToCivilSecond(time, zone);
+  return local == absl::CivilSecond(absl::CivilDay(local));
+}
+
+// Width of a point: a round one, so that the range has at most `points_max` points. Points are
+// whole where that is possible with twice as many points, or with days: then they do not pass the
+// range.
+std::string PointWidth(const Range& range, int points_max, const absl::TimeZone& zone) {
   constexpr int64_t kSeconds[] = {1,   5,    15,   30,   60,     120,    300,
                                   600, 1800, 3600, 7200, 14'400, 21'600, 43'200};
   // Of the time zone.
   constexpr std::pair<int64_t, const char*> kCalendar[] = {
       {86'400, "1 day"}, {604'800, "7 days"}, {2'592'000, "1 month"}, {7'776'000, "3 months"}};
   const int64_t wanted = absl::ToInt64Seconds(range.to - range.from) / points_max;
+  const auto is_whole = [&](int64_t seconds) {
+    return absl::ToUnixMillis(range.from) % (seconds * 1000) == 0 &&
+           absl::ToUnixMillis(range.to) % (seconds * 1000) == 0;
+  };
+  int64_t whole = 0;
   for (const int64_t seconds : kSeconds) {
-    if (seconds >= wanted) return absl::StrCat(seconds, " s");
+    if (2 * seconds >= wanted && is_whole(seconds)) whole = seconds;
+    if (seconds < wanted) continue;
+    if (whole == 0 && IsMidnight(range.from, zone) && IsMidnight(range.to, zone)) return "1 day";
+    return absl::StrCat(whole == 0 ? seconds : whole, " s");
   }
   for (const auto& [seconds, step] : kCalendar) {
     if (seconds >= wanted) return step;
@@ -264,7 +280,8 @@ absl::StatusOr<PgResult> Ask(PgConnection& connection, const std::string& sql, c
   const std::string from = Rfc3339(range.from);
   const std::string to = Rfc3339(range.to);
   const std::string top = absl::StrCat(config.top);
-  const std::string step = query.points_max == 0 ? "" : PointWidth(range, query.points_max);
+  const std::string step =
+      query.points_max == 0 ? "" : PointWidth(range, query.points_max, config.zone);
   const auto or_null = [](const std::optional<std::string>& list) {
     return list.has_value() ? list->c_str() : nullptr;
   };
@@ -339,6 +356,24 @@ absl::StatusOr<bool> HasTooManyKeys(Session& session) {
   return absl::string_view(PQgetvalue(count->get(), 0, 0)) == kCrossKeysMax;
 }
 
+// A filter by destination that finds too little would miss who is over.
+absl::Status CheckQuota(Session& session, const ReportConfig& config) {
+  if (!config.dsts.has_value() && !config.dst_names.has_value()) return absl::OkStatus();
+  const std::string from = Rfc3339(session.range.from);
+  const std::string to = Rfc3339(session.range.to);
+  const absl::StatusOr<PgResult> unlisted = session.connection.Query(
+      "SELECT FROM traffic_unlisted JOIN traffic_rollups ON name = rollup WHERE '{src,dst}' <@ "
+      "grouping_columns AND time > $1 AND time < $2::timestamptz + step AND one_key_bytes > 0 AND "
+      "($3::text[] IS NULL OR gateway = ANY ($3)) LIMIT 1",
+      {from.c_str(), to.c_str(), config.gateways.has_value() ? config.gateways->c_str() : nullptr});
+  if (!unlisted.ok()) return unlisted.status();
+  if (PQntuples(unlisted->get()) == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      "-over with a filter by destination: the rollups of this range do not list all destinations, "
+      "so sums would be too small; ask vpn_traffic in SQL (docs/database.md, \"Destinations that do "
+      "not come back\")");
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> AskPage(const ReportConfig& config) {
@@ -396,6 +431,9 @@ absl::StatusOr<Answer> AskTables(const ReportConfig& config) {
     answer.text = absl::StrCat("{\"from\":\"", Rfc3339(session->range.from), "\",\"to\":\"",
                                Rfc3339(session->range.to), "\"");
   }
+  if (config.over >= 0) {
+    if (absl::Status status = CheckQuota(*session, config); !status.ok()) return status;
+  }
   for (const Table& table : kTables) {
     // Rows are for those who ask for them: they may be millions.
     if (config.table.empty() ? absl::string_view(table.name) == kRowsTable
@@ -434,9 +472,12 @@ absl::StatusOr<Answer> AskTables(const ReportConfig& config) {
 absl::StatusOr<Answer> AskCheck(const ReportConfig& config) {
   absl::StatusOr<Session> session = OpenSession(config);
   if (!session.ok()) return session.status();
+  // Not of the range that sums are of: what ends after -to is not missing.
+  const std::string expected = absl::StrReplaceAll(
+      kExpectedSql, {{"plan.lower", "asked.lower"}, {"plan.upper", "asked.upper"}});
   const absl::StatusOr<PgResult> lines =
-      Ask(session->connection, {"check", kCheckSql, "{gateway}", 0, nullptr, kExpectedSql}, config,
-          session->range);
+      Ask(session->connection, {"check", kCheckSql, "{gateway}", 0, nullptr, expected.c_str()},
+          config, session->range);
   if (!lines.ok()) return lines.status();
   Answer answer;
   for (int line = 0; line < PQntuples(lines->get()); ++line) {

@@ -432,6 +432,17 @@ TEST_F(ReportTest, ASumThatMayBeTooSmallIsSaid) {
   EXPECT_THAT(did[0]["notes"]["bits"].get<std::string>(), Not(HasSubstr(text)));
   EXPECT_THAT(did[0]["notes"]["ports"].get<std::string>(), HasSubstr(text));
   EXPECT_THAT(did[1]["notes"]["bits"].get<std::string>(), HasSubstr(text));
+  // With a filter by destination also in sums of all; and nobody over a quota is missed.
+  const std::string dst = "-dst=10.33.1.0/24";
+  WritePage({dst});
+  EXPECT_THAT(Open()["notes"]["bits"].get<std::string>(), HasSubstr(text));
+  const json tables = json::parse(Report({dst, "-format=json"}).out, nullptr, false);
+  for (const char* const table : {"total", "gateways"}) {
+    ASSERT_FALSE(tables[table].empty()) << table;
+    for (const json& sum : tables[table]) EXPECT_GT(sum["unlisted_bytes"], 0) << table;
+  }
+  ExpectReportFails(Report({dst, "-over=1kB"}), 1, "do not list all destinations");
+  EXPECT_EQ(Report({"-over=1kB"}).exit.ToString(), "exit status 1");
 }
 
 TEST_F(ReportTest, FlagsTakeNetworks) {
@@ -633,6 +644,28 @@ TEST_F(ReportTest, CheckSaysWhatIsMissingWhereAndSinceWhen) {
   run = check({"-gateway=c"});
   EXPECT_EQ(run.exit.ToString(), "exit status 1");
   EXPECT_THAT(run.out, HasSubstr("c: 1 partial; newest "));
+  // Two engines shared an interval, and the file of one of them is missing.
+  for (const uint64_t i : {1, 2, 3, 4}) {
+    SpoolHeader header = MakeHeader(i);
+    header.gateway = "d";
+    header.covered_from_ns = header.interval_end_ns - (i == 3 ? kIntervalNs * 4 / 15 : kIntervalNs);
+    header.covered_to_ns = header.interval_end_ns;
+    ASSERT_TRUE(WriteSpoolFile(watch_, header, {}).ok());
+  }
+  ASSERT_TRUE(Drain().exit.ok());
+  run = Report({"-check", "-gateway=d", "-from=" + time(0), "-to=" + time(4)});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_THAT(run.out,
+              AllOf(HasSubstr("d: 1 partial; newest "),
+                    HasSubstr(" s of an interval not observed: a file is missing, or no")));
+  EXPECT_EQ(Lines(run.out), 2u) << run.out;
+  // An end within an interval asks for nothing after it.
+  run = Report({"-check", "-gateway=a", "-from=" + time(0),
+                "-to=" + absl::FormatTime(
+                             "%Y-%m-%dT%H:%M:%SZ",
+                             absl::FromUnixNanos(MakeHeader(8).interval_end_ns) + absl::Seconds(1),
+                             absl::UTCTimeZone())});
+  EXPECT_EQ(run.exit.ToString(), "exit status 0") << run.out;
   // Up to now, and a gateway that has not sent for more than a week is expected only by its name.
   run = Report({"-check"});
   EXPECT_THAT(run.out, AllOf(HasSubstr("No gateway has sent"), HasSubstr("a: not expected")));
@@ -650,7 +683,7 @@ TEST_F(ReportTest, TablesAreThoseOfThePage) {
     return Sql(absl::StrFormat(
         "SELECT string_agg(line, '\n') FROM (SELECT concat_ws(',', %s, sum(src_bytes + dst_bytes), "
         "sum(src_bytes), sum(dst_bytes), sum(src_packets), sum(dst_packets), sum(connection_count), "
-        "sum(connection_times), sum(flow_count), sum(unanswered_count), 0) AS line FROM "
+        "sum(connection_times), sum(flow_count), sum(unanswered_count), 0, 'f') AS line FROM "
         "vpn_traffic WHERE %s GROUP BY %s ORDER BY sum(src_bytes + dst_bytes) DESC, %s LIMIT %d) "
         "AS lines",
         key, condition, key, key, limit));
@@ -668,7 +701,7 @@ TEST_F(ReportTest, TablesAreThoseOfThePage) {
   };
   const std::string counters =
       ",bytes,src_bytes,dst_bytes,src_packets,dst_packets,connection_count,connection_times,"
-      "flow_count,unanswered_count,unlisted_bytes";
+      "flow_count,unanswered_count,unlisted_bytes,coarse";
   const std::string other = "proto = 'tcp' AND gateway = 'gw-north'";
   for (const auto& [name, columns, key] : std::vector<std::array<std::string, 3>>{
            {"origins", "origin", "host(src)"},
@@ -739,11 +772,36 @@ TEST_F(ReportTest, MonthsAndDaysAreThoseOfTheTimeZone) {
   EXPECT_EQ(
       invoice.out.substr(invoice.out.find('\n') + 1),
       Sql("SELECT string_agg(concat_ws(',', '2025-10-01 00:00:00+02,2025-11-01 00:00:00+01', src, bytes, "
-          "sent, received, n, 2 * n, 0, 0, 0, 0, 0), '\n' ORDER BY bytes DESC) FROM (SELECT host(src) AS src, "
+          "sent, received, n, 2 * n, 0, 0, 0, 0, 0, 'f'), '\n' ORDER BY bytes DESC) FROM (SELECT host(src) AS src, "
           "sum(src_bytes + dst_bytes) AS bytes, sum(src_bytes) AS sent, sum(dst_bytes) AS received, "
           "count(*) AS n FROM vpn_traffic WHERE " +
           october + " GROUP BY 1) AS sums") +
           "\n");
+  // No table of a month has hours of another one, also where midnight is not at a whole hour: each
+  // hour is in one month.
+  const auto sum = [&](const std::string& flag, const char* table, const char* zone) {
+    const json document = json::parse(Report({flag, absl::StrCat("-table=", table), "-format=json",
+                                              absl::StrCat("-timezone=", zone)})
+                                          .out,
+                                      nullptr, false);
+    int64_t bytes = 0;
+    for (const json& line : document[table]) bytes += line["src_bytes"].get<int64_t>();
+    return bytes;
+  };
+  for (const char* const zone : {"Europe/Berlin", "Asia/Kolkata"}) {
+    const std::string expected = Sql(absl::StrFormat(
+        "SELECT sum(src_bytes) FROM vpn_traffic WHERE (time - interval '1 us') AT TIME ZONE '%1$s' >= '2025-10-01' AND "
+        "(time - interval '1 us') AT TIME ZONE '%1$s' < '2025-11-01'",
+        zone));
+    for (const char* const table :
+         {"total", "origins", "destinations", "ports", "pairs", "gateways"}) {
+      EXPECT_EQ(absl::StrCat(sum("-month=2025-10", table, zone)), expected)
+          << table << ", " << zone;
+    }
+    EXPECT_EQ(sum("-month=2025-09", "origins", zone) + std::stoll(expected) +
+                  sum("-month=2025-11", "origins", zone),
+              std::stoll(Sql("SELECT sum(src_bytes) FROM vpn_traffic")));
+  }
   // The same in SQL, as the documentation has it.
   EXPECT_EQ(
       Sql("SET timezone = 'Europe/Berlin'; SELECT sum(src_bytes)::bigint FROM traffic('2025-10-01', "

@@ -3,7 +3,11 @@
     -- The newest stretches of each gateway: holes, and what is known of intervals that are not complete.
     SELECT gateway, began, ended, text, row_number() OVER (PARTITION BY gateway ORDER BY ended DESC, began DESC, text) AS place
     FROM (SELECT gateway, lower(hole) AS began, upper(hole) AS ended,
-                 format('no intervals (%s)', floor(extract(epoch FROM upper(hole) - lower(hole)) / extract(epoch FROM interval_length))) AS text
+                 CASE WHEN upper(hole) - lower(hole) < interval_length
+                      THEN format('%s s of an interval not observed: a file is missing, or no engine was running',
+                                  round(extract(epoch FROM upper(hole) - lower(hole)), 1))
+                      ELSE format('no intervals (%s)', floor(extract(epoch FROM upper(hole) - lower(hole)) / extract(epoch FROM interval_length)))
+                 END AS text
           FROM quality, unnest(holes) AS hole
           UNION ALL
           SELECT DISTINCT gateway, began, ended, text

@@ -75,15 +75,24 @@ RETURNS TABLE (gateway text, expected bigint, missing bigint, intervals bigint, 
                newest timestamptz, silent_from timestamptz, holes tstzrange[])
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO'
 SET intervalstyle = 'postgres' AS $$
-    WITH sent AS MATERIALIZED (
+    WITH files AS MATERIALIZED (
         -- As traffic_intervals, which would be of the whole ledger.
         SELECT file.gateway, interval_end AS time, max(file.interval_length) AS interval_length,
                sum(covered_to - covered_from) AS covered, bool_or(completeness = 'partial') AS partial,
                bool_or(completeness = 'resynced') AS resynced, sum(file.events_dropped) AS events_dropped,
-               sum(file.flows_lost) AS flows_lost
+               sum(file.flows_lost) AS flows_lost, bool_and(covered_to > covered_from) AS covered_known
         FROM @extschema@.import_ledger AS file
         WHERE interval_end > range_from AND interval_end <= range_to AND (gateways IS NULL OR file.gateway = ANY (gateways))
         GROUP BY file.gateway, interval_end
+    ), sent AS MATERIALIZED (
+        -- Between two others, an interval that was observed in part only lacks the file of one of two engines that shared it,
+        -- or no engine was running for a while.
+        SELECT files.*, coalesce(covered_known AND interval_length - covered > least(interval '1 s', interval_length / 10), false)
+               AND EXISTS (SELECT FROM @extschema@.import_ledger AS other WHERE other.gateway = files.gateway
+                             AND other.interval_end >= time - files.interval_length AND other.interval_end < time)
+               AND EXISTS (SELECT FROM @extschema@.import_ledger AS other WHERE other.gateway = files.gateway
+                             AND other.interval_end > time AND other.interval_end <= time + files.interval_length) AS short
+        FROM files
     ), before AS (
         SELECT file.gateway, max(interval_end) AS time
         FROM @extschema@.import_ledger AS file
@@ -95,8 +104,8 @@ SET intervalstyle = 'postgres' AS $$
             SELECT interval_end AS time FROM @extschema@.import_ledger AS file
             WHERE file.gateway = name AND interval_end <= range_from ORDER BY interval_end DESC LIMIT 1) AS newest
     ), sums AS (
-        SELECT sent.gateway, count(*) AS intervals, count(*) FILTER (WHERE sent.resynced AND NOT sent.partial) AS resynced,
-               count(*) FILTER (WHERE sent.partial) AS partial, sum(sent.events_dropped) AS events_dropped,
+        SELECT sent.gateway, count(*) AS intervals, count(*) FILTER (WHERE sent.resynced AND NOT (sent.partial OR sent.short)) AS resynced,
+               count(*) FILTER (WHERE sent.partial OR sent.short) AS partial, sum(sent.events_dropped) AS events_dropped,
                sum(sent.flows_lost) AS flows_lost, sum(sent.covered) AS covered, min(time - sent.interval_length) AS first,
                max(time) AS newest, max(sent.interval_length) AS interval_length
         FROM sent GROUP BY sent.gateway
@@ -123,8 +132,12 @@ SET intervalstyle = 'postgres' AS $$
         SELECT hole.gateway, sum(floor(extract(epoch FROM ended - began) / extract(epoch FROM hole.interval_length))) AS missing,
                min(began) FILTER (WHERE silence) AS silent_from, array_agg(tstzrange(began, ended) ORDER BY began) AS holes
         FROM (SELECT stretches.gateway, stretches.interval_length, greatest(began, range_from) AS began, ended, silence
-              FROM stretches) AS hole
-        WHERE ended - began >= hole.interval_length
+              FROM stretches
+              WHERE ended - greatest(began, range_from) >= stretches.interval_length
+              UNION ALL
+              -- Somewhere within its interval.
+              SELECT sent.gateway, sent.interval_length, time - sent.interval_length, time - covered, false FROM sent WHERE short
+             ) AS hole
         GROUP BY hole.gateway
     )
     SELECT known.gateway, (coalesce(known.intervals, 0) + coalesce(missing.missing, 0))::bigint,
@@ -136,8 +149,9 @@ SET intervalstyle = 'postgres' AS $$
 $$;
 COMMENT ON FUNCTION traffic_expected IS
     'What each gateway should have sent with range_from < time <= range_to, and what it has: also one that sent nothing in the '
-    'range, up to a week after its newest interval, or for ever if "gateways" names it. holes: stretches without intervals; '
-    'silent_from: the beginning of the one that has not ended.';
+    'range, up to a week after its newest interval, or for ever if "gateways" names it. partial: also intervals between others '
+    'that were observed in part only, since a file is missing or no engine was running. holes: stretches without intervals, and '
+    'what was not observed of those; silent_from: the beginning of the one that has not ended.';
 
 CREATE VIEW traffic_gap_regions AS
 SELECT gateway, began, ended,

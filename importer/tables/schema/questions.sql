@@ -96,10 +96,12 @@ BEGIN
         END;
         IF its_network IS NOT NULL THEN
             networks := networks || its_network;
-        ELSIF (other = ANY (known)) IS NOT TRUE THEN
+        ELSIF (other = ANY (known || 'forgotten'::text)) IS NOT TRUE THEN
             RETURN NULL;
         END IF;
     END LOOP;
+    -- What traffic_forget() has left.
+    IF 'forgotten' = ANY (names) THEN networks := networks || '{0.0.0.1,100::1}'; END IF;
     RETURN networks;
 END $$;
 
@@ -332,6 +334,20 @@ BEGIN
         CASE WHEN dsts IS NOT NULL THEN '{dst}'::text[] ELSE '{}' END ||
         CASE WHEN protos IS NOT NULL THEN '{proto}'::text[] ELSE '{}' END ||
         CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
+
+    -- Between two round times, such as midnights of a time zone that is not of whole hours: a finer rollup answers. Of one sum
+    -- it is read only before the first and after the last whole step.
+    IF (step IS NULL OR months > 0 OR days > 0)
+       AND (date_bin(rollup.step, range_from, 'epoch') < range_from OR date_bin(rollup.step, range_to, 'epoch') < range_to) THEN
+        SELECT finer.* INTO level
+        FROM @extschema@.traffic_rollups AS finer JOIN @extschema@.traffic_tiers USING (tier)
+        WHERE finer.grouping_columns = rollup.grouping_columns AND finer.step < rollup.step AND kept_from <= range_from
+          AND date_bin(finer.step, range_from, 'epoch') = range_from AND date_bin(finer.step, range_to, 'epoch') = range_to
+          AND date_bin('15 min', range_from, 'epoch') = range_from AND date_bin('15 min', range_to, 'epoch') = range_to
+          AND (months = 0 AND days = 0 OR finer.range_max >= range_to - range_from)
+        ORDER BY finer.step DESC LIMIT 1;
+        IF FOUND THEN rollup := level; END IF;
+    END IF;
 
     -- Where no rollup is as fine as asked for, as of pairs, the rows answer what an address did in a short range: all keys,
     -- each interval.

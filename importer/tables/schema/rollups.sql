@@ -27,7 +27,7 @@ COMMENT ON COLUMN traffic_rollups.room IS
 -- that such a game uses, and keep a query of eight hours below half a second.
 INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width, range_max, room) VALUES
     -- Kept as long as the coarsest: it has few rows, and the number of intervals within a step is counted from it.
-    ('total',                '{}',                   '1 us',  '1h',   '32 days', '30 days', NULL),
+    ('total',                '{}',                   '1 us',  '1h',   '32 days', '32 days', NULL),
     ('protocol_fine',        '{proto}',              '1 us',  'fine', '1 day',   '3 h', NULL),
     ('protocol_1m',          '{proto}',              '1 min', 'fine', '1 day',   '16 h', NULL),
     ('protocol_10m',         '{proto}',              '10 min', '10m', '8 days',  '30 days', NULL),
