@@ -464,9 +464,9 @@ TEST_F(TrafficByNameTest, ForgottenIsTheCustomerAndNotTheTraffic) {
               .message()),
       HasSubstr("'10.32.3.0' is a name and a network: write 10.32.3.0/32 for the network"));
   // For ever.
-  const std::string held = Sql(
-      "SELECT min(name) FROM traffic_names WHERE upper_inf(valid) AND name NOT IN ('name1', "
-      "'10.32.3.0')");
+  const std::string held =
+      Sql("SELECT min(name) FROM traffic_names WHERE upper_inf(valid) AND name NOT IN ('name1', "
+          "'10.32.3.0')");
   ASSERT_NE(held, "");
   Sql("SELECT * FROM traffic_forget('" + held + "', '-infinity', 'infinity')");
   EXPECT_EQ(Sql("SELECT count(*) FROM traffic_names WHERE name = '" + held + "'"), "0");
