@@ -425,7 +425,7 @@ Finding CheckTracking(Examination& examination) {
   if (flows != 0) return Ok(absl::StrCat("conntrack follows ", CountText(flows, "flow"), " here"));
   if (!rules.unseen.empty()) return Skip(absl::StrCat("no flow yet, and not seen: ", rules.unseen));
   return Fail("conntrack is off in this network namespace: no rule asks for it",
-              {"nft 'table ip ctacct { chain on { type filter hook forward priority 0; "
+              {"nft 'table inet ctacct { chain on { type filter hook forward priority 0; "
                "ct state new; }; }'"});
 }
 
@@ -491,9 +491,14 @@ Finding CheckTunnels(Examination& examination) {
                    : absl::StrCat("echo local=skip >> ", examination.options.engine_flags)});
 }
 
+// Where `systemctl enable ctacct-engine` makes a link.
+constexpr char kEngineWanted[] =
+    "/etc/systemd/system/multi-user.target.wants/ctacct-engine.service";
+
 Finding CheckListeners(Examination& examination) {
   const std::map<uint64_t, std::set<pid_t>> owners = SocketOwners();
   size_t engines = 0;
+  std::set<pid_t> engine_processes;
   uint64_t engine_drops = 0;
   std::map<std::string, uint64_t> others;  // Groups by name.
   std::vector<std::string> remedies;
@@ -506,9 +511,11 @@ Finding CheckListeners(Examination& examination) {
     }
     // The service manager also has the engine's sockets open.
     const std::set<pid_t>& pids = found->second;
-    if (std::any_of(pids.begin(), pids.end(),
-                    [&](pid_t pid) { return IsOurEngine(pid, examination.options); })) {
+    const auto engine = std::find_if(
+        pids.begin(), pids.end(), [&](pid_t pid) { return IsOurEngine(pid, examination.options); });
+    if (engine != pids.end()) {
       ++engines;
+      engine_processes.insert(*engine);
       engine_drops += listener.drops;
       continue;
     }
@@ -541,7 +548,18 @@ Finding CheckListeners(Examination& examination) {
                           : ShellQuoted(examination.options.engine_flags)),
          "systemctl restart ctacct-engine"});
   }
-  if (engines == 0) return Ok("nobody listens to conntrack; no engine runs here");
+  if (engine_processes.size() > 1) {
+    return Warn(absl::StrCat(engine_processes.size(),
+                             " engines run here: what more than one of them accounts counts twice"),
+                {"kill PID   # one of: " + absl::StrJoin(engine_processes, ", ")});
+  }
+  if (engines == 0) {
+    if (std::filesystem::is_symlink(kEngineWanted)) {
+      return Fail("no engine runs here, although its service is enabled",
+                  {"systemctl start ctacct-engine"});
+    }
+    return Ok("nobody listens to conntrack; no engine runs here");
+  }
   return Ok(absl::StrCat("the engine alone, with ", CountText(engines, "socket")));
 }
 

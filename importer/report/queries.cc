@@ -164,7 +164,10 @@ Range MakeRange(const ReportConfig& config, const std::optional<Range>& held) {
     range.from = config.from->time.value_or(range.to - config.from->before);
   } else {
     range.from = range.to - kRangeDefault;
-    if (held.has_value() && held->from < range.to) range.from = std::max(range.from, held->from);
+    // Silence is part of the answer.
+    if (held.has_value() && held->from < range.to && !config.check) {
+      range.from = std::max(range.from, held->from);
+    }
   }
   range.from = std::clamp(range.from, absl::UnixEpoch(), kReportTimeMax);
   range.to = std::clamp(range.to, absl::UnixEpoch(), kReportTimeMax);

@@ -59,8 +59,8 @@ WITH path AS (
     WHERE owner NOT IN (SELECT oid FROM trusted)
       AND (owner <> current_user::regrole OR schema IN (SELECT oid FROM ours))
     UNION ALL
-    SELECT 3, format('role %s has made table ctacct_schema and may not create tables in schema %I (drop that table if it is '
-                     'not ctacct''s)', owner::regrole, nspname),
+    SELECT 3, format('role %s has made table ctacct_schema and may not create tables in schema %I (or the table is of another '
+                     'program)', owner::regrole, nspname),
            format('GRANT CREATE ON SCHEMA %I TO %s', nspname, owner::regrole)
     FROM ours WHERE made AND NOT has_schema_privilege(owner, oid, 'CREATE')
 )

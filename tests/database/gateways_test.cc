@@ -230,6 +230,12 @@ TEST_F(GatewaysTest, AGatewayIsRenamed) {
       "max(interval_end), max(covered_to) - interval '1 s', max(covered_to) FROM import_ledger");
   EXPECT_THAT(refused("'1'", "'third'"), HasSubstr("'1' and 'third' both observed 2020-09-1"));
   EXPECT_THAT(refused("'third'", "'1'"), HasSubstr("'third' and '1' both observed 2020-09-1"));
+  // But one that goes on where the other ended: at the beginning of the dump that its last file
+  // ends with.
+  Sql("UPDATE import_ledger SET covered_from = covered_from + interval '980 ms', covered_to = covered_to + interval "
+      "'5 s' WHERE gateway = 'third'");
+  EXPECT_TRUE(rename("'third'", "'1'").ok());
+  Sql("UPDATE import_ledger SET gateway = 'third' WHERE covered_to = (SELECT max(covered_to) FROM import_ledger)");
   // CSV files do not say what was observed.
   Sql("UPDATE import_ledger SET covered_from = NULL, covered_to = NULL WHERE gateway = 'third'");
   EXPECT_TRUE(rename("'third'", "'fourth'").ok());

@@ -659,6 +659,14 @@ TEST_F(ReportTest, CheckSaysWhatIsMissingWhereAndSinceWhen) {
               AllOf(HasSubstr("d: 1 partial; newest "),
                     HasSubstr(" s of an interval not observed: a file is missing, or no")));
   EXPECT_EQ(Lines(run.out), 2u) << run.out;
+  // Two engines of one name.
+  send("e", {1, 2, 3});
+  send("e", {2, 3});
+  ASSERT_TRUE(Drain().exit.ok());
+  run = Report({"-check", "-gateway=e", "-from=" + time(0), "-to=" + time(3)});
+  EXPECT_EQ(run.exit.ToString(), "exit status 1");
+  EXPECT_THAT(run.out, AllOf(HasSubstr("e: 2 partial; newest "),
+                             HasSubstr(" observed twice: two engines ")));
   // An end within an interval asks for nothing after it.
   run = Report({"-check", "-gateway=a", "-from=" + time(0),
                 "-to=" + absl::FormatTime(

@@ -380,6 +380,13 @@ TEST_F(DoctorTest, AnotherListener) {
     const Diagnosis well = Examine();
     EXPECT_EQ(well.findings.at("listeners").verdict, "ok");
     EXPECT_THAT(well.findings.at("listeners").text, HasSubstr("the engine alone, with"));
+    auto second = gateway->Start({DataPath("engine/engine"), "-output=" + folder_ + "/second"});
+    ASSERT_TRUE(second.ok()) << second.status();
+    bool is_seen = false;
+    for (int tries = 0; tries < 100 && !is_seen; ++tries) {
+      is_seen = absl::StrContains(Examine().findings.at("listeners").text, "2 engines run here");
+    }
+    EXPECT_TRUE(is_seen);
   }
   auto other = gateway->Start({"conntrack", "-E"});
   ASSERT_TRUE(other.ok()) << other.status();

@@ -10,6 +10,14 @@
                  END AS text
           FROM quality, unnest(holes) AS hole
           UNION ALL
+          SELECT gateway, min(time) - max(length), max(time), 'observed twice: two engines have this name, and what both see counts twice'
+          FROM (SELECT file.gateway, interval_end AS time, max(interval_length) AS length
+                FROM asked, import_ledger AS file
+                WHERE interval_end > asked.lower AND interval_end <= asked.upper AND (gateways IS NULL OR file.gateway = ANY (gateways))
+                GROUP BY file.gateway, interval_end
+                HAVING count(*) > 1 AND sum(covered_to - covered_from) - (max(covered_to) - min(covered_from)) > max(interval_length) / 2) AS twice
+          GROUP BY gateway
+          UNION ALL
           SELECT DISTINCT gateway, began, ended, text
           FROM plan, asked, traffic_gap_regions
           WHERE ended >= plan.lower AND began <= plan.upper AND (gateways IS NULL OR gateway = ANY (gateways))) AS found

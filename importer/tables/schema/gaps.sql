@@ -80,7 +80,8 @@ SET intervalstyle = 'postgres' AS $$
         SELECT file.gateway, interval_end AS time, max(file.interval_length) AS interval_length,
                sum(covered_to - covered_from) AS covered, bool_or(completeness = 'partial') AS partial,
                bool_or(completeness = 'resynced') AS resynced, sum(file.events_dropped) AS events_dropped,
-               sum(file.flows_lost) AS flows_lost, bool_and(covered_to > covered_from) AS covered_known
+               sum(file.flows_lost) AS flows_lost, bool_and(covered_to > covered_from) AS covered_known,
+               count(*) > 1 AND sum(covered_to - covered_from) - (max(covered_to) - min(covered_from)) > max(file.interval_length) / 2 AS twice
         FROM @extschema@.import_ledger AS file
         WHERE interval_end > range_from AND interval_end <= range_to AND (gateways IS NULL OR file.gateway = ANY (gateways))
         GROUP BY file.gateway, interval_end
@@ -104,8 +105,8 @@ SET intervalstyle = 'postgres' AS $$
             SELECT interval_end AS time FROM @extschema@.import_ledger AS file
             WHERE file.gateway = name AND interval_end <= range_from ORDER BY interval_end DESC LIMIT 1) AS newest
     ), sums AS (
-        SELECT sent.gateway, count(*) AS intervals, count(*) FILTER (WHERE sent.resynced AND NOT (sent.partial OR sent.short)) AS resynced,
-               count(*) FILTER (WHERE sent.partial OR sent.short) AS partial, sum(sent.events_dropped) AS events_dropped,
+        SELECT sent.gateway, count(*) AS intervals, count(*) FILTER (WHERE sent.resynced AND NOT (sent.partial OR sent.short OR sent.twice)) AS resynced,
+               count(*) FILTER (WHERE sent.partial OR sent.short OR sent.twice) AS partial, sum(sent.events_dropped) AS events_dropped,
                sum(sent.flows_lost) AS flows_lost, sum(sent.covered) AS covered, min(time - sent.interval_length) AS first,
                max(time) AS newest, max(sent.interval_length) AS interval_length
         FROM sent GROUP BY sent.gateway
@@ -150,7 +151,7 @@ $$;
 COMMENT ON FUNCTION traffic_expected IS
     'What each gateway should have sent with range_from < time <= range_to, and what it has: also one that sent nothing in the '
     'range, up to a week after its newest interval, or for ever if "gateways" names it. partial: also intervals between others '
-    'that were observed in part only, since a file is missing or no engine was running. holes: stretches without intervals, and '
+    'that were observed in part only, since a file is missing or no engine was running; and those observed twice. holes: stretches without intervals, and '
     'what was not observed of those; silent_from: the beginning of the one that has not ended.';
 
 CREATE VIEW traffic_gap_regions AS

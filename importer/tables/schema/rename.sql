@@ -24,14 +24,15 @@ BEGIN
     IF NOT EXISTS (SELECT FROM @extschema@.import_ledger WHERE gateway = old_name) THEN
         RAISE EXCEPTION 'no file of a gateway % was imported', quote_literal(old_name) USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- An engine that was restarted under its new name begins to observe where it ended.
+    -- An engine that was restarted under its new name begins to observe where it ended: at the beginning of its last dump,
+    -- which the file before ends with.
     SELECT min(covered_from) INTO moment FROM (
-        SELECT gateway, covered_from,
+        SELECT gateway, covered_from, covered_from + (covered_to - covered_from) / 2 AS middle,
                max(CASE WHEN gateway = old_name THEN covered_to END) OVER earlier AS old_to,
                max(CASE WHEN gateway = new_name THEN covered_to END) OVER earlier AS new_to
         FROM @extschema@.import_ledger WHERE gateway IN (old_name, new_name) AND covered_from < covered_to
         WINDOW earlier AS (ORDER BY covered_from, covered_to ROWS UNBOUNDED PRECEDING)) AS observed
-    WHERE covered_from < CASE gateway WHEN old_name THEN new_to ELSE old_to END;
+    WHERE middle < CASE gateway WHEN old_name THEN new_to ELSE old_to END;
     -- CSV files do not say what was observed: then no rows may be of the same time.
     IF moment IS NULL AND EXISTS (SELECT FROM @extschema@.import_ledger
                                   WHERE gateway IN (old_name, new_name) AND covered_from IS NULL AND names_time IS NULL) THEN
