@@ -2030,7 +2030,7 @@ TEST_F(FlowTableTest, AForgottenFlowWhoseNewIsRepeatedClosesOnce) {
   EXPECT_EQ(connections_, 1u);
 }
 
-// Its end was read by a run that was killed before it told anybody, and is repeated.
+// A run read its end and was killed before a row contained it. The kernel repeats the end.
 TEST_F(FlowTableTest, AnEndBeforeTheLastRunIsLateAlsoIfNoEventWasLost) {
   FlowTable table(&counts_);
   table.Start(kStart, true);
