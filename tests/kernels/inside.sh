@@ -12,6 +12,8 @@ bin=$1
 shift
 # Where tests started by hand look for programs (tests/support/subprocess.h).
 ln -sfn "$bin" bazel-bin
+# An emulated machine.
+export CTACCT_SLOWNESS=5
 failed=0
 for test in "$@"; do
   # Somebody has set this machine up already: no test may need an untouched one.

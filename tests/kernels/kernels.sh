@@ -4,7 +4,7 @@
 #
 # usage: kernels.sh BAZEL_BIN [--ci]
 #   BAZEL_BIN  folder of built programs
-#   --ci       a selection, and a few minutes; without it everything, and most of an hour
+#   --ci       a selection, and a few minutes; without it everything, and about an hour
 #
 # The kernels are downloaded, not installed, and unpacked in $XDG_CACHE_HOME/ctacct/kernels (else below /var/tmp/ctacct):
 # the newest one that apt knows of each version, 600 MB together.
@@ -65,7 +65,7 @@ kernel_folder() {
 
 [ $# -ge 1 ] || { sed -n 's/^# usage: /usage: /p' "$0" >&2; exit 2; }
 bin=$1
-tests=("${ALL[@]}") seconds=3000
+tests=("${ALL[@]}") seconds=5400
 case ${2:-} in
   "") ;;
   --ci) tests=("${SELECTION[@]}") seconds=900 ;;

@@ -45,7 +45,7 @@ b=/busybox
 \$b mount -t proc none /proc
 for module in /modules/*; do \$b insmod \$module; done
 \$b mount -t 9p -o trans=virtio,version=9p2000.L,ro,cache=loose,msize=512000 root /lower || \$b poweroff -f
-\$b mount -t tmpfs none /memory
+\$b mount -t tmpfs -o size=8g,nr_inodes=1m none /memory
 \$b mkdir /memory/upper /memory/work
 \$b mount -t overlay -o lowerdir=/lower,upperdir=/memory/upper,workdir=/memory/work none /root || \$b poweroff -f
 cd /root

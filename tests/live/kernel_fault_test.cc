@@ -128,14 +128,16 @@ class KernelFaultTest : public EngineTest {
 // Fault 19: 100,000 connections, a receive buffer of 64 KiB, and 60,000 that die at once.
 TEST_F(KernelFaultTest, OverrunByForce) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({"-receive-buffer=65536", "-workers=1"}));
-  const auto living = StartPlay({"--open-tcp=40000", "--rounds=2", "--round-seconds=14",
-                                 "--close-open=false", "--udp=60000"});
+  const auto living =
+      StartPlay({"--open-tcp=40000", "--rounds=2", absl::StrCat("--round-seconds=", 14 * kSlowness),
+                 "--close-open=false", "--udp=60000"});
   ASSERT_NE(living, nullptr);
   ASSERT_NO_FATAL_FAILURE(WaitForAllAccounted(100'000));
   const uint64_t drops_before = DropsOfTheKernel();
   const size_t gaps_before = ReadSpool(spool()).gaps.size();
   const int64_t deleting_ns = absl::GetCurrentTimeNanos();
-  ASSERT_TRUE(gateway_->Run({"conntrack", "-D", "-p", "udp"}).ok());
+  const auto deleted = gateway_->Run({"conntrack", "-D", "-p", "udp"}, kPatience);
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
   const int64_t deleted_ns = absl::GetCurrentTimeNanos();
   ASSERT_NO_FATAL_FAILURE(WaitForPlay(*living));
   ASSERT_NO_FATAL_FAILURE(WaitForAllSent());
@@ -165,7 +167,7 @@ TEST_F(KernelFaultTest, OverrunByForce) {
   EXPECT_TRUE(reported_all());
   EXPECT_EQ(Difference(WhileOpen(Sent()), rows.traffic), "") << engine_->Stderr();
   for (const Gap& gap : rows.gaps) {
-    EXPECT_EQ(gap.cause, GapCause::kOverrun);
+    EXPECT_EQ(gap.cause, GapCause::kOverrun) << GapsText({gap});
     EXPECT_LT(gap.began_ns, gap.ended_ns);
   }
   // The gap is when it happened.
@@ -179,16 +181,17 @@ TEST_F(KernelFaultTest, OverrunByForce) {
 TEST_F(KernelFaultTest, AnotherProgramZeroesTheCounters) {
   ASSERT_NO_FATAL_FAILURE(StartEngine({}));
   const auto flows =
-      StartPlay({"--open-tcp=5000", "--rounds=3", "--round-seconds=6", "--close-open=false"});
+      StartPlay({"--open-tcp=5000", "--rounds=3", absl::StrCat("--round-seconds=", 6 * kSlowness),
+                 "--close-open=false"});
   ASSERT_NE(flows, nullptr);
   TrafficTotals zeroed;
   for (int i = 0; i < 2; ++i) {
     // Between two rounds, when all was accounted: what is zeroed before is anybody's guess.
     TrafficTotals counted, seen;
-    for (const absl::Time deadline = absl::Now() + absl::Seconds(30);;) {
+    for (const absl::Time deadline = absl::Now() + kPatience;;) {
       ASSERT_LT(absl::Now(), deadline)
           << "accounted " << seen.ToString() << " of " << counted.ToString();
-      absl::SleepFor(absl::Milliseconds(300));
+      absl::SleepFor(absl::Milliseconds(300) * kSlowness);
       const auto kernel = gateway_->KernelCounters();
       ASSERT_TRUE(kernel.ok()) << kernel.status();
       TrafficTotals now = Total(WithoutConnections(*kernel));
@@ -222,7 +225,7 @@ TEST_F(KernelFaultTest, AnotherListenerThatDoesNotRead) {
   StopEngine();
   const SpoolRows rows = ReadSpool(spool());
   EXPECT_EQ(Difference(AllClosed(Sent()), rows.traffic), "") << engine_->Stderr();
-  EXPECT_TRUE(rows.gaps.empty());
+  EXPECT_TRUE(rows.gaps.empty()) << GapsText(rows.gaps) << engine_->Stderr();
 }
 
 // The same with connections that close.

@@ -10,8 +10,15 @@
 
 namespace ctacct {
 
+// A number that the environment may set: more work than an ordinary run has time for, or a seed.
+[[nodiscard]] uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise);
+
+// How many times as long everything takes here: CTACCT_SLOWNESS, which ./dev kernels sets for
+// emulated machines.
+inline const double kSlowness = static_cast<double>(NumberFromEnvironment("CTACCT_SLOWNESS", 1));
+
 // Only a broken program needs as long: what a test waits for comes within seconds.
-inline constexpr absl::Duration kPatience = absl::Seconds(60);
+inline const absl::Duration kPatience = absl::Seconds(60) * kSlowness;
 
 // Asks until `holds` is true; false if it is not by the deadline. For conditions that nothing
 // announces.
@@ -28,9 +35,6 @@ void CannotRun(const std::string& why);
 // CannotRun unless `program --version` or the like succeeds. `package` is Debian's.
 void RequireProgramOrSkip(const std::string& program, const std::string& version_flag,
                           const std::string& package);
-
-// A number that the environment may set: more work than an ordinary run has time for, or a seed.
-[[nodiscard]] uint64_t NumberFromEnvironment(const char* name, uint64_t otherwise);
 
 }  // namespace ctacct
 

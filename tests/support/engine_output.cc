@@ -60,6 +60,16 @@ std::vector<std::string> SpoolFilesIn(const std::string& folder) {
   return files;
 }
 
+std::string GapsText(const std::vector<Gap>& gaps) {
+  std::string text;
+  for (const Gap& gap : gaps) {
+    absl::StrAppend(&text, "gap of ", (gap.ended_ns - gap.began_ns) / 1'000'000,
+                    " ms: ", GapCauseName(gap.cause), ", ", gap.events_dropped, " events, ",
+                    gap.flows_lost, " flows\n");
+  }
+  return text;
+}
+
 SpoolRows ReadSpool(const std::string& folder) {
   SpoolRows all;
   std::vector<TrafficRow> block;

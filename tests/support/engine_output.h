@@ -41,6 +41,8 @@ struct SpoolRows : Rows {
 // The visible spool files, by their paths. A test may have put others beside them.
 [[nodiscard]] std::vector<std::string> SpoolFilesIn(const std::string& folder);
 [[nodiscard]] SpoolRows ReadSpool(const std::string& folder);
+// A line for each, for messages.
+[[nodiscard]] std::string GapsText(const std::vector<Gap>& gaps);
 
 // What spooldump prints of all of them; "" if there are none.
 [[nodiscard]] std::string Spooldump(const std::string& folder);
