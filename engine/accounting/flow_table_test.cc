@@ -1919,6 +1919,16 @@ TEST_F(FlowTableTest, ANewThatMayBeRepeatedIsOfAFlowWhoseEndMayBeMissing) {
   EXPECT_FALSE(table_.TakeLoss().unreported);
 }
 
+// A dump is being made when the flow begins, and its NEW is read first.
+TEST_F(FlowTableTest, ANewThatIsRepeatedAfterADumpThatWasBeforeIt) {
+  (void)Grown(Event(FlowEventKind::kNew), kStart + 2 * kSecond);
+  Dump({}, kStart + kSecond);
+  (void)Grown(Event(FlowEventKind::kNew), kStart + 3 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  Dump({Event(FlowEventKind::kDump, 0, 10)}, kStart + 10 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+}
+
 // Its entries were taken for stale ones before a restart.
 TEST_F(FlowTableTest, WhatAFlowWithoutAStartMovedMayBelongToAnEarlierInterval) {
   (void)Grown(Event(FlowEventKind::kNew));

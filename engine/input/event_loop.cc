@@ -34,6 +34,10 @@ constexpr long kDumpNapNs = 3 * kNanosPerMilli;
 constexpr size_t kNapBufferShare = 8;
 // An allocation failure in the kernel (ENOBUFS) does not wake a poll.
 constexpr int kPollMillis = 1000;
+// The kernel says ENOBUFS before it counts the event (netlink_overrun() in
+// net/netlink/af_netlink.c), and may be interrupted in between, a virtual machine for long. If
+// nothing was counted by then, it had no memory for an event.
+constexpr int64_t kDropsCountedNs = kNanosPerSecond;
 // In a storm the journal would otherwise be full of them.
 constexpr int64_t kOverrunLogPeriodNs = kNanosPerSecond;
 
@@ -124,10 +128,17 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       worker->OnDatagram(datagram.data, datagram.bytes, now_ns);
     }
     taken += batch->datagrams;
-    if (batch->overrun && !std::exchange(overrun_, true)) worker->OnOverrunBegins(drained_ns_);
+    if (batch->overrun && !std::exchange(overrun_, true)) {
+      drops_counted_ns_ = MonotonicNs() + kDropsCountedNs;
+      worker->OnOverrunBegins(drained_ns_);
+    }
     if (!batch->drained) continue;
     // Only now: until the queue was empty the kernel kept dropping.
-    if (std::exchange(overrun_, false)) NoteOverrun(worker);
+    if (overrun_ && (events_->Drops() != drops_seen_ || MonotonicNs() >= drops_counted_ns_)) {
+      overrun_ = false;
+      NoteOverrun(worker);
+    }
+    if (overrun_) break;
     drained_ns_ = now_ns;
     TakeUpReliable(worker);
     break;

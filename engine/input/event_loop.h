@@ -122,7 +122,8 @@ class EventLoop {
   cpu_set_t own_cpu_;
   cpu_set_t all_cpus_;
   bool dump_running_ = false;
-  bool overrun_;  // ENOBUFS was seen and the queue is not drained yet.
+  bool overrun_;  // ENOBUFS was seen, and the queue is not drained or the drops not counted yet.
+  int64_t drops_counted_ns_ = 0;  // Monotonic: then the kernel has counted what it dropped.
   uint32_t drops_seen_;
   uint64_t unlogged_overruns_ = 0;
   uint64_t unlogged_lost_ = 0;

@@ -208,6 +208,40 @@ TEST_F(EventLoopTest, AnOverrunIsReportedOnceTheQueueIsDrained) {
   EXPECT_THAT(log_, HasSubstr("dropped 9 events"));
 }
 
+TEST_F(EventLoopTest, AnOverrunThatIsCountedLateIsNoLackOfMemory) {
+  Start();
+  socket_->Add({{.overrun = true}});
+  for (const uint64_t turns = loop_->turns(); loop_->turns() < turns + 3;) loop_->Wake();
+  socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0)}, .drops = 1}});
+  while (socket_->told() != 1) std::this_thread::yield();
+  Dump({Message(Kind::kDump, 1, 3)}, false, MonotonicNs());
+  Finish();
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(table->events_dropped, 1u);
+  ASSERT_EQ(table->gaps.size(), 1u);
+  EXPECT_EQ(table->gaps[0].cause, GapCause::kOverrun);
+  EXPECT_EQ(table->gaps[0].completeness, Completeness::kResynced);
+}
+
+// If the kernel has no memory for an event, it counts none.
+TEST_F(EventLoopTest, AnErrorWithoutADropIsALackOfMemory) {
+  Start();
+  socket_->Add({{.overrun = true}});
+  while (!loop_->needs_resync()) {
+    loop_->Wake();
+    std::this_thread::yield();
+  }
+  Dump({}, false, MonotonicNs());
+  Finish();
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(table->events_dropped, 0u);
+  ASSERT_EQ(table->gaps.size(), 1u);
+  EXPECT_EQ(table->gaps[0].cause, GapCause::kAllocation);
+  EXPECT_EQ(table->gaps[0].completeness, Completeness::kPartial);
+}
+
 TEST_F(EventLoopTest, ManyOverrunsAreALineASecondWithTheirNumber) {
   constexpr uint32_t kOverruns = 200;
   const int64_t begun_ns = MonotonicNs();
