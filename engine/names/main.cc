@@ -103,6 +103,11 @@ class Names {
     return Write();
   }
 
+  std::string Summary() const {
+    return absl::StrCat("networks named: ", written_.size(), "; snapshots are written to ",
+                        config_.output);
+  }
+
   void Run(int signal_fd, ServiceManager* manager) {
     int64_t next_ns = MonotonicNs() + config_.interval_ns;
     for (;;) {
@@ -243,6 +248,7 @@ absl::Status RunNames(const NamesConfig& config) {
   Names names(config, *std::move(spool), *privileges);
   if (absl::Status status = names.Start(); !status.ok()) return privileges->Explain(status);
   if (config.once) return absl::OkStatus();
+  Log(absl::StrCat("started; ", names.Summary()));
   ServiceManager manager;
   manager.TellReady();
   names.Run(signal_fd->get(), &manager);

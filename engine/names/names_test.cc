@@ -158,6 +158,7 @@ TEST_F(NamesTest, AChangedListIsANewSnapshot) {
   for (int i = 0; i < 7; ++i) absl::StrAppend(&bad, "secret\n");
   WriteList(bad);
   ASSERT_TRUE(names_->WaitForOutput("; the last good list stays", kPatience).ok());
+  EXPECT_THAT(names_->Stderr(), HasSubstr("names: started; networks named: 1; "));
   EXPECT_THAT(names_->Stderr(), HasSubstr(list() + ":2: not network,name[,from[,to]]; "));
   EXPECT_THAT(names_->Stderr(), HasSubstr("; and 2 more lines; the last good list stays\n"));
   EXPECT_THAT(names_->Stderr(), Not(HasSubstr("secret")));
