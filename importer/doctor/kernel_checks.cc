@@ -563,15 +563,19 @@ Finding CheckListeners(Examination& examination) {
   return Ok(absl::StrCat("the engine alone, with ", CountText(engines, "socket")));
 }
 
+// Debian installs no NTP service by itself.
+constexpr char kSynchronise[] =
+    "timedatectl set-ntp true   # needs an NTP service: systemd-timesyncd";
+
 Finding CheckClock(Examination&) {
   const absl::Time now = absl::Now();
   const std::string shown = absl::FormatTime("%Y-%m-%d %H:%M:%S UTC", now, absl::UTCTimeZone());
   if (absl::ToCivilYear(now, absl::UTCTimeZone()).year() < kYearMin) {
-    return Fail(absl::StrCat("it is not ", shown), {"timedatectl set-ntp true"});
+    return Fail(absl::StrCat("it is not ", shown), {kSynchronise});
   }
   timex state{};
   if (adjtimex(&state) == TIME_ERROR) {
-    return Warn(absl::StrCat(shown, ", not synchronised"), {"timedatectl set-ntp true"});
+    return Warn(absl::StrCat(shown, ", not synchronised"), {kSynchronise});
   }
   return Ok(absl::StrCat(shown, ", synchronised"));
 }

@@ -214,9 +214,9 @@ Finding CheckBacklog(Examination& examination) {
   if (waiting.files == 0) return Ok("no file waits for the importer");
   const absl::Duration age =
       absl::Trunc(absl::Now() - absl::FromUnixNanos(waiting.oldest_ns), absl::Seconds(1));
-  const std::string shown =
-      absl::StrCat(CountText(waiting.files, "file"), ", ", BytesText(waiting.bytes),
-                   ", the oldest ", absl::FormatDuration(age), " old");
+  const std::string shown = absl::StrCat(
+      CountText(waiting.files, "file"), ", ", BytesText(waiting.bytes), ", the oldest ",
+      age > absl::ZeroDuration() ? absl::FormatDuration(age) : "less than 1s", " old");
   if (age >
       std::max(kBacklogWarn, kBacklogIntervalsWarn * absl::Seconds(options.interval_seconds))) {
     return Warn(absl::StrCat(shown, ": does the importer run?"),

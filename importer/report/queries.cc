@@ -62,7 +62,7 @@ constexpr Query kQueries[] = {
     {"unanswered", kUnansweredSql, "{src,dst}", 0},
     {"services", kServicesSql, "{dst,proto,port}", 0},
     {"gateways", kGatewaysSql, "{gateway}", 0, nullptr, kExpectedSql},
-    {"gaps", kGapsSql, "{gateway}", 0},
+    {"gaps", kGapsSql, "{gateway}", 0, nullptr, kExpectedSql},
     {kCross, kCrossSql, "{src,dst,proto,port}", kPointsOfCrossMax,
      "{src_name,dst_name,proto,port}"},
 };
@@ -136,7 +136,7 @@ constexpr Table kTables[] = {
      "7 count intervals, 16 count intervals_expected, 8 count resynced, 9 count partial, 10 count events_dropped, "
      "11 count flows_lost, 12 number seconds, 14 time newest, 15 time silent_since, 17 count unlisted_bytes"},
     {"gaps",
-     {"gaps", kGapsSql, "{gateway}", 0},
+     {"gaps", kGapsSql, "{gateway}", 0, nullptr, kExpectedSql},
      "gaps",
      "0 text gateway, 1 time began, 2 time ended, 3 text text"},
     {kRowsTable, {"rows", kRowsSql, "{src,dst}", 0}},
@@ -377,6 +377,20 @@ absl::Status CheckQuota(Session& session, const ReportConfig& config) {
       "not come back\")");
 }
 
+// An empty table would say that nothing moved.
+absl::Status CheckRowsAreKept(Session& session) {
+  const absl::StatusOr<PgResult> kept = session.connection.Query(
+      "SELECT to_char(kept_from AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM "
+      "traffic_tiers WHERE tier = 'rows' AND kept_from > $1",
+      {Rfc3339(session.range.from).c_str()});
+  if (!kept.ok()) return kept.status();
+  if (PQntuples(kept->get()) == 0) return absl::OkStatus();
+  const char* const from = PQgetvalue(kept->get(), 0, 0);
+  return absl::FailedPreconditionError(absl::StrCat(
+      "rows before ", from, " are not kept any longer (-retention-rows): use -from=", from,
+      " or later, or another table, which rollups answer"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> AskPage(const ReportConfig& config) {
@@ -436,6 +450,9 @@ absl::StatusOr<Answer> AskTables(const ReportConfig& config) {
   }
   if (config.over >= 0) {
     if (absl::Status status = CheckQuota(*session, config); !status.ok()) return status;
+  }
+  if (config.table == kRowsTable) {
+    if (absl::Status status = CheckRowsAreKept(*session); !status.ok()) return status;
   }
   for (const Table& table : kTables) {
     // Rows are for those who ask for them: they may be millions.

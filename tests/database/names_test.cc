@@ -442,6 +442,11 @@ TEST_F(TrafficByNameTest, ForgottenIsTheCustomerAndNotTheTraffic) {
                                "'2020-09-13 17:00Z', '15 s', '{",
                                side, "_name}') WHERE ", side, "_name = 'forgotten'")),
               forgotten.substr(forgotten.find('|') + 1));
+    // It can be asked for, too.
+    EXPECT_EQ(Sql(absl::StrCat("SELECT sum(src_bytes)::bigint FROM traffic('2020-09-13 13:00Z', "
+                               "'2020-09-13 17:00Z', NULL, '{",
+                               side, "_name}', ", side, "_names => '{forgotten}')")),
+              forgotten.substr(forgotten.find('|') + 1));
   }
   EXPECT_EQ(Sql(sums), before);
   EXPECT_EQ(Sql("SELECT * FROM traffic_check('-infinity', 'infinity')"), "");

@@ -203,7 +203,9 @@ TEST_F(ReportTest, ABrowserDrawsWhatTheRowsSay) {
   EXPECT_EQ(seen["ready"], "bits packets connections origins destinations ports");
   EXPECT_EQ(seen["theme"], "light");
   EXPECT_THAT(seen["range"].get<std::string>(), HasSubstr("21 Nov 2026, 12:00:00"));
-  EXPECT_EQ(seen["gaps"].get<int>(), std::stoi(Sql("SELECT count(*) FROM traffic_gap_regions")));
+  EXPECT_EQ(seen["gaps"].get<int>(),
+            std::stoi(Sql("SELECT count(*) + (SELECT sum(cardinality(holes)) FROM traffic_expected("
+                          "'2026-11-21 12:00Z', '2026-11-21 12:15Z')) FROM traffic_gap_regions")));
   for (const char* const chart : kCharts) {
     // Lines, areas and a gap's shade, not only the grid's one colour.
     ASSERT_TRUE(seen["canvases"].contains(chart)) << chart;
@@ -495,9 +497,11 @@ TEST_F(ReportTest, RangeAndFiltersAreThoseOfTheFlags) {
   EXPECT_EQ(absl::StrCat(partial),
             Sql("SELECT count(*) FROM traffic_intervals WHERE completeness = 'partial' AND time > "
                 "'2026-11-21 12:05Z' AND time <= '2026-11-21 12:10Z'"));
-  EXPECT_EQ(absl::StrCat(data["gaps"]["count"].get<int64_t>()),
-            Sql("SELECT count(*) FROM traffic_gap_regions WHERE ended >= '2026-11-21 12:05Z' AND "
-                "began <= '2026-11-21 12:10Z'"));
+  EXPECT_EQ(
+      absl::StrCat(data["gaps"]["count"].get<int64_t>()),
+      Sql("SELECT count(*) + (SELECT sum(cardinality(holes)) FROM traffic_expected("
+          "'2026-11-21 12:05Z', '2026-11-21 12:10Z')) FROM traffic_gap_regions WHERE ended >= "
+          "'2026-11-21 12:05Z' AND began <= '2026-11-21 12:10Z'"));
 
   WritePage({"-src=192.0.2.1"});
   seen = Open();
@@ -626,6 +630,16 @@ TEST_F(ReportTest, CheckSaysWhatIsMissingWhereAndSinceWhen) {
                              HasSubstr(stretch(2, 4, "no intervals (2)")),
                              HasSubstr(stretch(6, 8, "no intervals (2)"))));
   EXPECT_EQ(Lines(run.out), 4u) << run.out;
+  // As in the page's table, and its shades.
+  EXPECT_EQ(
+      Report({"-table=gaps", "-timezone=UTC", "-from=" + time(0), "-to=" + time(8)}).out,
+      "gateway,began,ended,text\n" +
+          Sql(absl::StrFormat(
+              "SET timezone = 'UTC'; SELECT concat_ws(',', 'b', timestamptz '%s', timestamptz "
+              "'%s', 'no intervals (2)') || E'\\n' || concat_ws(',', 'b', timestamptz '%s', "
+              "timestamptz '%s', 'no intervals (2)')",
+              time(2), time(4), time(6), time(8))) +
+          "\n");
   // By the function that dashboards use.
   EXPECT_EQ(Sql(absl::StrFormat("SELECT gateway, expected, intervals, missing, silent_from = '%s', "
                                 "array_length(holes, 1) FROM traffic_expected('%s', '%s')",
@@ -734,6 +748,12 @@ TEST_F(ReportTest, TablesAreThoseOfThePage) {
   EXPECT_EQ(
       absl::StrCat(Lines(Report({"-table=rows", "-from=2026-11-21T12:00", "-src=" + src}).out) - 1),
       Sql("SELECT count(*) FROM vpn_traffic WHERE src = '" + src + "'"));
+  // What retention has dropped is no empty table.
+  Sql("UPDATE traffic_tiers SET kept_from = '2026-11-21 12:02Z' WHERE tier = 'rows'");
+  ExpectReportFails(Report({"-table=rows", "-from=2026-11-21T12:01"}), 1,
+                    "rows before 2026-11-21T12:02:00Z are not kept any longer");
+  EXPECT_GT(Lines(Report({"-table=rows", "-from=2026-11-21T12:02"}).out), 1u);
+  Sql("UPDATE traffic_tiers SET kept_from = '-infinity' WHERE tier = 'rows'");
   // All tables as JSON; of a name with everything that CSV must quote.
   const std::string hostile = "=\"a\" 'b' \\ <\xe2\x82\xac>";
   Sql("INSERT INTO traffic_names SELECT DISTINCT gateway, '" + src + "/24'::cidr, $q$" + hostile +

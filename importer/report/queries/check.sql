@@ -1,26 +1,8 @@
 -- Follows expected.sql: is anything missing, where, since when? One line of text each, and whether something is.
 , newest AS (
-    -- The newest stretches of each gateway: holes, and what is known of intervals that are not complete.
+    -- The newest of each gateway.
     SELECT gateway, began, ended, text, row_number() OVER (PARTITION BY gateway ORDER BY ended DESC, began DESC, text) AS place
-    FROM (SELECT gateway, lower(hole) AS began, upper(hole) AS ended,
-                 CASE WHEN upper(hole) - lower(hole) < interval_length
-                      THEN format('%s s of an interval not observed: a file is missing, or no engine was running',
-                                  round(extract(epoch FROM upper(hole) - lower(hole)), 1))
-                      ELSE format('no intervals (%s)', floor(extract(epoch FROM upper(hole) - lower(hole)) / extract(epoch FROM interval_length)))
-                 END AS text
-          FROM quality, unnest(holes) AS hole
-          UNION ALL
-          SELECT gateway, min(time) - max(length), max(time), 'observed twice: two engines have this name, and what both see counts twice'
-          FROM (SELECT file.gateway, interval_end AS time, max(interval_length) AS length
-                FROM asked, import_ledger AS file
-                WHERE interval_end > asked.lower AND interval_end <= asked.upper AND (gateways IS NULL OR file.gateway = ANY (gateways))
-                GROUP BY file.gateway, interval_end
-                HAVING count(*) > 1 AND sum(covered_to - covered_from) - (max(covered_to) - min(covered_from)) > max(interval_length) / 2) AS twice
-          GROUP BY gateway
-          UNION ALL
-          SELECT DISTINCT gateway, began, ended, text
-          FROM plan, asked, traffic_gap_regions
-          WHERE ended >= plan.lower AND began <= plan.upper AND (gateways IS NULL OR gateway = ANY (gateways))) AS found
+    FROM troubles
 ), lines (part, gateway, line, wrong, text) AS (
     SELECT 1, gateway, 0, missing + partial + resynced > 0,
            format('%s: %s; newest %s', gateway,
