@@ -97,7 +97,8 @@ class LiveTest : public EngineTest {
     auto gateway = Gateway::Up();
     ASSERT_TRUE(gateway.ok()) << gateway.status();
     const std::string fifo = folder_ + "/fifo";
-    StartEngine({"-interval=2", "-track-open", "-record=" + recording(), "-pipe=" + fifo});
+    const std::string interval = absl::StrCat("-interval=", 2 * kSlowness);
+    StartEngine({interval, "-track-open", "-record=" + recording(), "-pipe=" + fifo});
     auto reader = Subprocess::Start({"cat", fifo});
     ASSERT_TRUE(reader.ok()) << reader.status();
     const Traffic sent = Play(play);
@@ -109,7 +110,7 @@ class LiveTest : public EngineTest {
     ExpectCoveredWithoutHoles();
     const Traffic expected = AllClosed(Group(sent, kGrouped));
     const Rows from_spool = Written();
-    const Rows from_replay = Replayed("-interval=2");
+    const Rows from_replay = Replayed(interval);
     EXPECT_EQ(Difference(expected, from_spool.traffic), "");
     EXPECT_EQ(Difference(expected, ReadCsv((*reader)->Stdout()).traffic), "");
     EXPECT_EQ(Difference(expected, from_replay.traffic), "");
