@@ -43,6 +43,17 @@ done
 mv "$tree/examples/sysctl.d/ctacct.conf" "$tree/60-ctacct.conf"
 mv "$tree/examples/modules-load.d/ctacct.conf" "$tree/ctacct.conf"
 rmdir "$tree"/examples/*.d
+# Of links to files that are not in the package, the text remains.
+mkdir "$tree/names"
+cp "$tree/doc/docs/names.md" "$tree/names"
+(
+  cd "$tree"
+  find doc -name '*.md' -exec sed -i -E 's#\]\((\.\./)?configs/#](\1../examples/#g' {} +
+  find doc names -name '*.md' -exec perl -MFile::Basename -0pi -e \
+    's{\[([^]]*)\]\((?!https?:|#)([^)#]*)(#[^)]*)?\)}{-e dirname($ARGV) . "/$2" ? $& : $1}ge' {} +
+  # The tree has the examples beside the documents, the package within.
+  find doc -name '*.md' -exec sed -i -E 's#\]\((\.\./)?\.\./examples/#](\1examples/#g' {} +
+)
 units=usr/lib/systemd/system
 if [ "${release% *}" = 12 ]; then
   units=lib/systemd/system  # debhelper of Debian 12 looks only there.
@@ -63,7 +74,7 @@ units/ctacct-names.service $units
 names.flags etc/ctacct
 TEXT
 ls "$tree/doc" | sed 's|^|doc/|' > ctacct.docs
-echo doc/docs/names.md > ctacct-names.docs
+echo names/names.md > ctacct-names.docs
 ls "$tree/examples" | sed 's|^|examples/|' > ctacct.examples
 
 # The manual is what --help says, and what debian/man adds to it.

@@ -154,6 +154,12 @@ for file in /usr/lib/sysctl.d/60-ctacct.conf /usr/lib/modules-load.d/ctacct.conf
   /usr/share/doc/ctacct/{README.Debian,README.md,copyright,changelog.gz} /usr/share/doc/ctacct/examples/{grafana,postgres}; do
   present "$file"
 done
+dead=$(cd "$root/usr/share/doc" && grep -roE --include='*.md' '\]\([^)#]+' ctacct ctacct-names |
+  while IFS=: read -r file link; do
+    case $link in "]("http*) continue ;; esac
+    [ -e "$(dirname "$file")/${link#"]("}" ] || echo "$file: $link"
+  done)
+[ -z "$dead" ] || fail "links that lead nowhere: $dead"
 
 # A higher version, in which both flag files have changed. The file that the user has changed stays the user's.
 dpkg-deb -R "$work/ctacct.deb" "$work/higher"
