@@ -395,7 +395,7 @@ Finding CheckDisk(Examination& examination) {
     if (table.days > 0) grows += table.bytes_per_day;
   }
   const std::string growth =
-      !tables->has_value() ? "growth not known before three hours of traffic"
+      !tables->has_value() ? "growth not known in the first three hours"
       : grows < 1          ? "does not grow"
                   : absl::StrCat("grows ", BytesText(static_cast<uint64_t>(grows)), " a day");
   if (const std::string elsewhere = Value(about, 0, 3); !elsewhere.empty()) {

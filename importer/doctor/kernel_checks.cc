@@ -295,7 +295,7 @@ Finding CheckKernel(Examination&) {
     return Warn(absl::StrCat(shown, ": older than any that ctacct was tried on"),
                 {"apt-get install linux-image-amd64"});
   }
-  return Ok(absl::StrCat(shown, ", conntrack and its netlink are there"));
+  return Ok(absl::StrCat(shown, " has conntrack and its netlink"));
 }
 
 Finding CheckAcct(Examination& examination) {

@@ -13,11 +13,11 @@ shift
 # Where tests started by hand look for programs (tests/support/subprocess.h).
 ln -sfn "$bin" bazel-bin
 # An emulated machine.
-export CTACCT_SLOWNESS=5
+export CTACCT_SLOWNESS=8
 failed=0
 for test in "$@"; do
   # Somebody has set this machine up already: no test may need an untouched one.
-  modprobe nf_conntrack
+  modprobe -a nf_conntrack tun
   sysctl -q net.netfilter.nf_conntrack_max=4000000
   filter="*"
   case $test in *:*) filter=${test#*:} test=${test%%:*} ;; esac

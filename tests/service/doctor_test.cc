@@ -732,7 +732,7 @@ class DoctorDiskTest : public DoctorTest {
 };
 
 TEST_F(DoctorDiskTest, HowLongTheDatabasesDiskWillLast) {
-  EXPECT_THAT(Disk().text, HasSubstr("B free, growth not known before three hours of traffic"));
+  EXPECT_THAT(Disk().text, HasSubstr("B free, growth not known in the first three hours"));
   AddDays(400, 401);  // An archive.
   const Found archive = Disk();
   EXPECT_EQ(archive.verdict, "ok");
