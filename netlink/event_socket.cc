@@ -175,14 +175,14 @@ uint32_t EventSocket::Drops() const {
 }
 
 // Stored as the socket's mark, which the kernel does not use on netlink sockets.
-uint32_t EventSocket::DropsTold() const {
+uint32_t EventSocket::DropsReported() const {
   uint32_t drops = 0;
   socklen_t bytes = sizeof(drops);
   getsockopt(fd(), SOL_SOCKET, SO_MARK, &drops, &bytes);
   return drops;
 }
 
-void EventSocket::NoteDropsTold(uint32_t drops) const {
+void EventSocket::NoteDropsReported(uint32_t drops) const {
   setsockopt(fd(), SOL_SOCKET, SO_MARK, &drops, sizeof(drops));
 }
 

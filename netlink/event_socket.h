@@ -70,8 +70,8 @@ class EventSocket {
   [[nodiscard]] virtual uint32_t Drops() const;
   // The drops that have been reported in a gap. The number stays with the socket, also when another
   // process takes the socket over; zero at first. Without CAP_NET_ADMIN it is not stored.
-  [[nodiscard]] virtual uint32_t DropsTold() const;
-  virtual void NoteDropsTold(uint32_t drops) const;
+  [[nodiscard]] virtual uint32_t DropsReported() const;
+  virtual void NoteDropsReported(uint32_t drops) const;
   // Reliable delivery, off at first: an event is not lost when the receive buffer is full. The
   // kernel sends a DESTROY again until it is delivered (until then its flow stays in the table: see
   // CountDyingFlows), and the others with their flow's next packet; other listeners may get them

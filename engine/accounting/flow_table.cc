@@ -270,8 +270,9 @@ FlowChange BasicFlowTable<Address>::ApplyNew(const FlowEvent& event, size_t hash
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
   // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
   const uint32_t seen_at = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
-  // The last whole dump would have shown it, if it lived: this is the next one. Unless it began
-  // after the dump: its NEW may be read before the news that a dump is being made.
+  // The last whole dump would have shown it, if it lived: this is the next one. A dump that began
+  // before the flow need not show it, and its NEW may be read before the frame that says that the
+  // dump has begun.
   if (!added && flow->last_seen < last_whole_ &&
       (flow->shown || clock_was_set_back_ || ReadNs(flow->start_ns) < whole_began_ns_))
       [[unlikely]] {

@@ -80,6 +80,8 @@ void EventLoop::Run(Worker* worker) {
       if (frame.bytes != 0 && options_.capture != nullptr) {
         options_.capture->Write(data, frame.bytes, frame.time_ns);
       }
+      // It belongs into the last interval.
+      if (frame.kind == FrameKind::kFinish && std::exchange(overrun_, false)) NoteOverrun(worker);
       if (!worker->OnFrame(frame, data)) {
         overruns_logged_ns_ = 0;
         LogOverruns();
@@ -150,7 +152,7 @@ void EventLoop::NoteOverrun(Worker* worker) {
   const uint32_t drops = events_->Drops();
   const uint32_t lost = drops - drops_seen_;
   drops_seen_ = drops;
-  events_->NoteDropsTold(drops);
+  events_->NoteDropsReported(drops);
   if (options_.capture != nullptr) {
     const OverrunMessage message(lost);
     options_.capture->Write(message.bytes(), sizeof(message), WallClockNs());
@@ -213,7 +215,7 @@ void EventLoop::TakeUpReliable(Worker* worker) {
 }
 
 void EventLoop::EndReliable() {
-  if (options_.reliable) events_->NoteDropsTold(events_->SetReliable(false));
+  if (options_.reliable) events_->NoteDropsReported(events_->SetReliable(false));
 }
 
 void EventLoop::ShowWaits(bool interval_ended) {

@@ -94,8 +94,8 @@ class EventLoop {
       : options_(std::move(options)),
         events_(std::move(events)),
         wake_fd_(std::move(wake_fd)),
-        overrun_(events_->Drops() != events_->DropsTold()),
-        drops_seen_(events_->DropsTold()) {}
+        overrun_(events_->Drops() != events_->DropsReported()),
+        drops_seen_(events_->DropsReported()) {}
 
   // Takes every event that is queued when it is called, and returns their number.
   size_t TakeEvents(Worker* worker);

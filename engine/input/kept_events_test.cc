@@ -119,12 +119,12 @@ TEST_F(KeptEventsTest, NewOnesAreStored) {
 
 TEST_F(KeptEventsTest, TheSameSettingsKeepTheSockets) {
   KeptEvents before = Open({});
-  before.sockets[1]->NoteDropsTold(42);  // Lives as long as the socket.
+  before.sockets[1]->NoteDropsReported(42);  // Lives as long as the socket.
   const KeptEvents events = Open(Stored(before));
   EXPECT_TRUE(events.kept);
   ASSERT_EQ(events.sockets.size(), 2u);
-  EXPECT_EQ(events.sockets[0]->DropsTold(), 0u);
-  EXPECT_EQ(events.sockets[1]->DropsTold(), 42u);
+  EXPECT_EQ(events.sockets[0]->DropsReported(), 0u);
+  EXPECT_EQ(events.sockets[1]->DropsReported(), 42u);
   EXPECT_THAT(told_, IsEmpty());
   EXPECT_EQ(log_, "");
 }

@@ -12,7 +12,7 @@ bin=$1
 shift
 # Where tests started by hand look for programs (tests/support/subprocess.h).
 ln -sfn "$bin" bazel-bin
-# An emulated machine.
+# The machine is emulated: a dump of 200,000 flows takes 12 s.
 export CTACCT_SLOWNESS=8
 failed=0
 for test in "$@"; do
