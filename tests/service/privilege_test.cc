@@ -45,12 +45,13 @@ constexpr char kStranger[] = "nobody";
 constexpr char kNone[] = "0000000000000000";
 constexpr char kNetAdmin[] = "0000000000001000";
 
-// "Name: value" lines of each thread's status, by thread id; blanks made single.
+// "Name: value" lines of each thread's status, by thread id; blanks made single. Not of a thread
+// that ends meanwhile.
 std::map<std::string, std::map<std::string, std::string>> ThreadStatus(pid_t pid) {
   std::map<std::string, std::map<std::string, std::string>> threads;
   for (const auto& task :
        std::filesystem::directory_iterator(absl::StrCat("/proc/", pid, "/task"))) {
-    std::istringstream lines(ReadFile(task.path() / "status"));
+    std::ifstream lines(task.path() / "status");
     for (std::string line; std::getline(lines, line);) {
       std::istringstream words(line);
       std::string name, value;
@@ -60,6 +61,7 @@ std::map<std::string, std::map<std::string, std::string>> ThreadStatus(pid_t pid
       threads[task.path().filename()][name] = value;
     }
   }
+  EXPECT_FALSE(threads.empty());
   return threads;
 }
 
