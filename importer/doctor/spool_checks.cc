@@ -15,9 +15,12 @@
 #include <tuple>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/spool/spool_backlog.h"
@@ -68,6 +71,17 @@ int ErrorForEngine(const DoctorOptions& options) {
   return status.has_value() && *status < 128 ? *status : -1;
 }
 
+// The file with the bad line, as in "engine: port list: /FILE:2: ..."; otherwise the flag file.
+std::string FileToEdit(const std::string& said, const std::string& flags) {
+  const std::vector<std::string> parts = absl::StrSplit(said, ':');
+  for (size_t i = 1; i < parts.size(); ++i) {
+    uint64_t line;
+    const std::string path(absl::StripAsciiWhitespace(parts[i - 1]));
+    if (absl::StartsWith(path, "/") && absl::SimpleAtoi(parts[i], &line)) return path;
+  }
+  return flags;
+}
+
 }  // namespace
 
 Finding CheckFlagFiles(Examination& examination) {
@@ -89,7 +103,7 @@ Finding CheckFlagFiles(Examination& examination) {
       return Fail(!said.empty()         ? said
                   : !status.has_value() ? absl::StrCat(program, " ", check, " does not end")
                                         : absl::StrCat(program, ": exit status ", *status),
-                  {absl::StrCat("sensible-editor ", ShellQuoted(flags))});
+                  {absl::StrCat("sensible-editor ", ShellQuoted(FileToEdit(said, flags)))});
     }
     good.push_back(flags);
   }

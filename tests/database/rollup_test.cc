@@ -906,6 +906,18 @@ TEST_F(RollupTest, ATableWithAbsurdCountersIsNotTakenOver) {
   ExpectRollupsEqualRows();
 }
 
+TEST_F(RollupTest, ATableWithImpossibleValuesIsNotTakenOver) {
+  Sql(kGoToolsTable);
+  Sql("UPDATE vpn_traffic SET port = 70000 WHERE src_packets = 7; "
+      "UPDATE vpn_traffic SET open_connections = -1 WHERE src_packets = 8");
+  ExpectFails(Run({"-adopt=vpn_traffic"}), 1,
+              "correct 6 rows with impossible values first: WHERE port NOT BETWEEN -1 AND 65535");
+  EXPECT_EQ(Sql("SELECT to_regclass('ctacct_schema')"), "");
+  Sql("DELETE FROM vpn_traffic WHERE src_packets IN (7, 8)");
+  EXPECT_TRUE(Run({"-adopt=vpn_traffic"}).exit.ok());
+  ExpectRollupsEqualRows();
+}
+
 // What retention has left of it, in as many seconds as are left.
 TEST_F(RollupTest, TheFirstPointAfterRetention) {
   const int64_t midnight = kFirstEndNs / kDayNs * kDayNs + kDayNs;

@@ -592,7 +592,12 @@ TEST_F(DoctorTest, FlagFilesThatTheProgramsRefuse) {
            {"pipe-format=influx", "flag -pipe-format: has no effect without -pipe"}}) {
     SCOPED_TRACE(flags);
     WriteFlags(EngineFlags() + flags + "\n", ImporterFlags());
-    ExpectOnly(Examine(), "flag files", "fail", text);
+    const Diagnosis ill = Examine();
+    ExpectOnly(ill, "flag files", "fail", text);
+    EXPECT_THAT(ill.findings.at("flag files").remedies,
+                testing::ElementsAre("sensible-editor " + (absl::StrContains(text, "/file:2: ")
+                                                               ? file
+                                                               : folder_ + "/engine.flags")));
   }
   // What is not there yet the engine makes, and the doctor does not.
   WriteFlags(absl::StrCat(EngineFlags(), "state=", spool(), "/state\npipe=", spool(), "/pipe\n"),

@@ -115,6 +115,9 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET 
 SET intervalstyle = 'postgres' AS $$
 DECLARE
     adopted bigint;
+    wrong_count bigint;
+    wrong constant text := 'port NOT BETWEEN -1 AND 65535 OR least(src_packets, src_bytes, dst_packets, dst_bytes, '
+        'connection_times, connection_count, open_connections) < 0';
     source_name constant text := (SELECT format('%I.%I', relnamespace::regnamespace, relname) FROM pg_class
                                   WHERE oid = source);
 BEGIN
@@ -131,6 +134,10 @@ BEGIN
         'connection_times, coalesce(connection_count, 0)::integer AS connection_count, coalesce(open_connections, 0)'
         '::integer AS open_connections, 0 AS flow_count, 0 AS unanswered_count, port::integer, src::inet, dst::inet, proto::text, %L::text AS gateway FROM %s',
         gateway_name, source);
+    EXECUTE 'SELECT count(*) FROM pg_temp.traffic_adopted WHERE ' || wrong INTO wrong_count;
+    IF wrong_count > 0 THEN
+        RAISE EXCEPTION 'correct % rows with impossible values first: WHERE %', wrong_count, wrong;
+    END IF;
     PERFORM @extschema@.traffic_make_partitions(
         (SELECT array_agg(day) || array_agg(day + interval '1 day' - interval '1 us')
          FROM (SELECT DISTINCT date_bin('1 day', time, 'epoch') AS day FROM pg_temp.traffic_adopted) AS days));
