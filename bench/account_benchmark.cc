@@ -10,6 +10,7 @@
 //
 //   worker         Worker, as the engine runs it
 //   two_workers    two of them on two CPUs, messages distributed beforehand as the filter does
+//   two_processes  the same as two processes, which share nothing: what this machine can do at best
 //   nfct_fresh     nfct_nlmsg_parse into a new object each, feeding the same tables
 //
 // Packets, bytes and connections of all rows must be those of the messages, or the exit status
@@ -22,16 +23,23 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netlink.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
-#include <barrier>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <initializer_list>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -303,19 +311,27 @@ class Share {
     handoff_.GiveBack(table);
   }
 
-  // Neither flows nor connections, packets and bytes were lost or counted twice.
-  static bool Exact(std::initializer_list<const Share*> shares) {
+  struct Outcome {
     TrafficSums sums;
-    for (const Share* share : shares) {
-      const WorkerCounts& counts = share->worker_.counts();
-      if (share->worker_.flows() != share->flows_ || counts.duplicate_destroys != 0 ||
-          counts.stale_dump_entries != 0 || counts.counter_falls != 0) {
-        return false;
-      }
-      sums.Add(share->sums_);
+    int64_t passes = 0;
+    bool whole = false;
+  };
+  Outcome outcome() const {
+    const WorkerCounts& counts = worker_.counts();
+    return {.sums = sums_,
+            .passes = passes_,
+            .whole = worker_.flows() == flows_ && counts.duplicate_destroys == 0 &&
+                     counts.stale_dump_entries == 0 && counts.counter_falls == 0};
+  }
+  // Neither flows nor connections, packets and bytes were lost or counted twice.
+  static bool Exact(std::initializer_list<Outcome> outcomes) {
+    TrafficSums sums;
+    for (const Outcome& outcome : outcomes) {
+      if (!outcome.whole) return false;
+      sums.Add(outcome.sums);
     }
     // Each pass ends as many flows as it begins, and its dump shows those that live.
-    const auto passes = static_cast<uint64_t>((*shares.begin())->passes_);
+    const auto passes = static_cast<uint64_t>(outcomes.begin()->passes);
     const uint64_t ends = passes * absl::GetFlag(FLAGS_connections);
     const uint64_t live = absl::GetFlag(FLAGS_live);
     const FlowEvent& destroy = templates.destroy->event();
@@ -364,7 +380,7 @@ void OneWorker(benchmark::State& state, bool filtered, Run run) {
     state.SetIterationTime(Seconds(Clock::now() - start));
     share.EndPass();
   }
-  if (!Share::Exact({&share})) Fail(state, kNotExact);
+  if (!Share::Exact({share.outcome()})) Fail(state, kNotExact);
   const auto items = state.iterations() * static_cast<int64_t>(share.stream().messages);
   state.SetItemsProcessed(items);
   state.counters["cpu_ns"] = cpu_ms * 1e6 / static_cast<double>(items);  // On a busy machine.
@@ -392,41 +408,73 @@ void NfctFresh(benchmark::State& state) {
   });
 }
 
-// Wall time from when the first begins until the last is done.
-void TwoWorkers(benchmark::State& state) {
-  Share first(false, 0, 2);
-  Share second(false, 1, 2);
-  Clock::time_point started[2], ended[2];
-  std::atomic<bool> over{false};
-  std::barrier begin(3);
-  std::barrier end(3);
-  const auto work = [&](Share& share, size_t cpu) {
-    PinTo(cpu);
-    for (;;) {
-      share.BeginPass();
-      begin.arrive_and_wait();
-      if (over.load()) return;
-      started[cpu] = Clock::now();
-      share.Run();
-      ended[cpu] = Clock::now();
-      share.EndPass();
-      end.arrive_and_wait();
-    }
-  };
-  std::thread threads[] = {std::thread(work, std::ref(first), 0),
-                           std::thread(work, std::ref(second), 1)};
-  for ([[maybe_unused]] auto _ : state) {
-    begin.arrive_and_wait();
-    end.arrive_and_wait();
-    state.SetIterationTime(
-        Seconds(std::max(ended[0], ended[1]) - std::min(started[0], started[1])));
+// Of two halves that begin each pass together. Processes have it in common memory.
+struct Meeting {
+  pthread_barrier_t begin;
+  pthread_barrier_t end;
+  std::atomic<bool> over;
+  Clock::time_point started[2];
+  Clock::time_point ended[2];
+  Share::Outcome outcomes[2];
+  size_t messages[2];
+};
+
+void WorkHalf(Meeting& meeting, uint32_t half) {
+  PinTo(half);
+  Share share(false, half, 2);
+  meeting.messages[half] = share.stream().messages;
+  for (;;) {
+    share.BeginPass();
+    pthread_barrier_wait(&meeting.begin);
+    if (meeting.over.load()) break;
+    meeting.started[half] = Clock::now();
+    share.Run();
+    meeting.ended[half] = Clock::now();
+    share.EndPass();
+    pthread_barrier_wait(&meeting.end);
   }
-  over.store(true);
-  begin.arrive_and_wait();
+  meeting.outcomes[half] = share.outcome();
+}
+
+// Wall time from when the first begins until the last is done.
+void TwoHalves(benchmark::State& state, bool processes) {
+  void* const memory =
+      mmap(nullptr, sizeof(Meeting), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) abort();
+  auto* const meeting = new (memory) Meeting();
+  pthread_barrierattr_t shared;
+  pthread_barrierattr_init(&shared);
+  pthread_barrierattr_setpshared(&shared, PTHREAD_PROCESS_SHARED);
+  for (pthread_barrier_t* const barrier : {&meeting->begin, &meeting->end}) {
+    pthread_barrier_init(barrier, &shared, 3);
+  }
+  std::vector<std::thread> threads;
+  std::vector<pid_t> children;
+  for (uint32_t half = 0; half < 2; ++half) {
+    if (!processes) {
+      threads.emplace_back(WorkHalf, std::ref(*meeting), half);
+      continue;
+    }
+    children.push_back(fork());
+    if (children.back() != 0) continue;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    WorkHalf(*meeting, half);
+    _exit(0);
+  }
+  for ([[maybe_unused]] auto _ : state) {
+    pthread_barrier_wait(&meeting->begin);
+    pthread_barrier_wait(&meeting->end);
+    state.SetIterationTime(Seconds(std::max(meeting->ended[0], meeting->ended[1]) -
+                                   std::min(meeting->started[0], meeting->started[1])));
+  }
+  meeting->over.store(true);
+  pthread_barrier_wait(&meeting->begin);
   for (std::thread& thread : threads) thread.join();
-  if (!Share::Exact({&first, &second})) Fail(state, kNotExact);
+  for (const pid_t child : children) waitpid(child, nullptr, 0);
+  if (!Share::Exact({meeting->outcomes[0], meeting->outcomes[1]})) Fail(state, kNotExact);
   state.SetItemsProcessed(state.iterations() *
-                          static_cast<int64_t>(first.stream().messages + second.stream().messages));
+                          static_cast<int64_t>(meeting->messages[0] + meeting->messages[1]));
+  munmap(memory, sizeof(Meeting));
 }
 
 void AsInEngine(benchmark::State& state, bool filtered) {
@@ -436,7 +484,14 @@ BENCHMARK_CAPTURE(AsInEngine, all, false)
     ->Name("all/worker")
     ->UseManualTime()
     ->Unit(benchmark::kMillisecond);
-BENCHMARK(TwoWorkers)->Name("all/two_workers")->UseManualTime()->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(TwoHalves, workers, false)
+    ->Name("all/two_workers")
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
+BENCHMARK_CAPTURE(TwoHalves, processes, true)
+    ->Name("all/two_processes")
+    ->UseManualTime()
+    ->Unit(benchmark::kMillisecond);
 BENCHMARK(NfctFresh)->Name("all/nfct_fresh")->UseManualTime()->Unit(benchmark::kMillisecond);
 BENCHMARK_CAPTURE(AsInEngine, filtered, true)
     ->Name("filtered/worker")

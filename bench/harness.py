@@ -8,6 +8,7 @@ import argparse
 import collections
 import contextlib
 import json
+import math
 import os
 import pathlib
 import shutil
@@ -287,3 +288,13 @@ def check_account(gateway, spool, sent, who):
 def median(values):
     values = [value for value in values if value is not None]
     return statistics.median(values) if values else None
+
+
+def interval_of_median(values):
+    """(low, high): contains the median of what the values are drawn from, with a probability of 95 % at least and whatever its
+    distribution; None of fewer than six values, which cannot say that much."""
+    values, number = sorted(values), len(values)
+    outside, left_out = 0.0, -1  # Probability that the median is below value `left_out`, or above the one opposite.
+    while (more := outside + 2 * math.comb(number, left_out + 1) / 2**number) <= 0.05:
+        outside, left_out = more, left_out + 1
+    return (values[left_out], values[-1 - left_out]) if left_out >= 0 else None

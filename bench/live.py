@@ -15,8 +15,9 @@ through a gateway of its own kernel namespaces (tests/support/gateway.sh, flows 
 Runs with dumps begin so that one dump falls into each, about in its middle.
 
 Measured: the gateway's connections per second, by the generator's clock; the listener's CPU time (user and system, all
-threads) from before the first packet to its exit, per connection; events the kernel dropped. Medians over the rounds;
-the listeners alternate, each round begins with another one. The engine's sums must be those of the generator for every
+threads) from before the first packet to its exit, per connection; events the kernel dropped. The listeners alternate, each
+round begins with another one. Ratios are of two runs of the same round; printed are their median over the rounds and its 95 %
+interval, of six rounds and more. If that contains 1, no difference was measured. The engine's sums must be those of the generator for every
 key, to the packet and byte, or there is no result.
 """
 import os
@@ -108,8 +109,10 @@ def play_once(gateway, name, run):
     return figures
 
 
-def ratio(a, b):
-    return a / b if a and b else None
+def compared(runs, other, what):
+    """Ratios to another listener's runs, round by round: their median and its interval; None if there is nothing to compare."""
+    ratios = [ours[what] / theirs[what] for ours, theirs in zip(runs, other) if ours.get(what) and theirs.get(what)]
+    return {"median": harness.median(ratios), "interval": harness.interval_of_median(ratios)} if ratios else None
 
 
 def run():
@@ -142,17 +145,25 @@ def run():
                for name in names}
     ratios = {}
     for name in names:
-        floor = medians.get(name.replace("engine-", "floor-") if "-" in name else "floor-precise", {})
-        ratios[name] = {"cpu_to_floor": ratio(medians[name].get("cpu_us_per_connection"), floor.get("cpu_us_per_connection")),
-                        "rate_to_none": ratio(medians[name]["rate"], medians.get("none", {}).get("rate"))}
-    print(f"\n{'median of ' + str(args.rounds):24} {'conn/s':>8} {'of none':>8} {'us/conn':>8} {'of floor':>8} {'dropped':>8}")
+        floor = runs.get(name.replace("engine-", "floor-") if "-" in name else "floor-precise", [])
+        ratios[name] = {"cpu_to_floor": compared(runs[name], floor, "cpu_us_per_connection"),
+                        "rate_to_floor": compared(runs[name], floor, "rate"),
+                        "rate_to_none": compared(runs[name], runs.get("none", []), "rate")}
+    print(f"\n{'median of ' + str(args.rounds):24} {'conn/s':>8} {'of none':>23} {'us/conn':>8} {'of floor':>20} {'dropped':>8}")
 
-    def cell(value, form):
-        return f"{'-' if value is None else format(value, form):>8}"
+    def cell(value, form, width=8):
+        return f"{'-' if value is None else format(value, form):>{width}}"
+
+    def with_interval(value, form, width):
+        text = "-" if value is None else format(value["median"], form)
+        if value and value["interval"]:
+            low, high = value["interval"]
+            text += f" ({low:{form}} to {high:{form}})"
+        return f"{text:>{width}}"
     for name in names:
         figures, against = medians[name], ratios[name]
-        print(f"{name:24} {figures['rate']:8.0f} {cell(against['rate_to_none'], '.1%')} "
-              f"{cell(figures.get('cpu_us_per_connection'), '.2f')} {cell(against['cpu_to_floor'], '.2f')} "
+        print(f"{name:24} {figures['rate']:8.0f} {with_interval(against['rate_to_none'], '.1%', 23)} "
+              f"{cell(figures.get('cpu_us_per_connection'), '.2f')} {with_interval(against['cpu_to_floor'], '.2f', 20)} "
               f"{cell(figures.get('drops'), '.0f')}")
     harness.write_json(args, {"connections": args.connections, "rounds": args.rounds, "cpus": args.cpus,
                               "workers": args.workers, "medians": medians, "ratios": ratios, "runs": runs})
