@@ -541,8 +541,9 @@
     const silent = all.filter(isSilent);
     const newest = Math.max(...all.map((gateway) => gateway[14]));
     const made = total('Gateways', all.length === 0 ? 'unknown'
-      : silent.length > 0 ? `${exact(silent.length)} of ${exact(all.length)} silent` : `${exact(all.length)} sending`,
-      all.length > 0 ? `newest interval ${dayOfYear(newest)}, ${clock(newest, local)}` : 'from CSV files',
+      : silent.length > 0 ? `${exact(silent.length)} silent` : `${exact(all.length)} sending`,
+      all.length > 0 ? `${silent.length > 0 ? `of ${exact(all.length)}; ` : ''}newest interval ${dayOfYear(newest)}, ${clock(newest, local)}`
+        : 'from CSV files',
       {id: 'silence', kind: silent.length > 0 ? 'partial' : 'good'});
     made.title = silent.map((gateway) => gateway[0]).join(', ');
     return made;
