@@ -35,6 +35,16 @@ uint64_t LoadWord(const void* bytes) {
   return word;
 }
 
+// A field, read for itself. The parser has just written it, and a CPU waits for its cache when it
+// reads as one what it has just written as two; but that is what compilers make of fields that are
+// put together.
+template <typename Field>
+uint64_t Alone(Field field) {
+  uint64_t value = field;
+  asm("" : "+r"(value));
+  return value;
+}
+
 // `life` is the start time that distinguishes incarnations, or whatever else does if the kernel
 // reported none. For one identity it differs wherever `life` does.
 uint64_t Fingerprint(size_t identity_hash, uint64_t life) {
@@ -51,10 +61,6 @@ template <typename Address>
 uint64_t CounterFingerprint(const BasicFlowEvent<Address>& event, size_t hash) {
   return Fingerprint(hash, absl::HashOf(event.original.packets, event.original.bytes,
                                         event.reply.packets, event.reply.bytes));
-}
-
-bool ClosesConnection(TcpState state) {
-  return state == TcpState::kCloseWait || state == TcpState::kLastAck || state == TcpState::kClose;
 }
 
 // In a dump: the connection is past its close, whenever that was.
@@ -81,12 +87,14 @@ int64_t EventTime(const BasicFlowEvent<Address>& event, int64_t now_ns) {
 
 template <typename Address>
 size_t BasicFlowTable<Address>::Hash(const FlowIdentity& identity) {
-  const char* bytes = reinterpret_cast<const char*>(&identity);
+  const uint64_t rest = Alone(identity.src_port) | Alone(identity.dst_port) << 16 |
+                        Alone(identity.zone) << 32 | Alone(identity.protocol) << 48;
   if constexpr (sizeof(Address) == 4) {
-    return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), identity.id);
+    return absl::HashOf(LoadWord(&identity), rest, identity.id);
   } else {
+    const char* bytes = reinterpret_cast<const char*>(&identity);
     return absl::HashOf(LoadWord(bytes), LoadWord(bytes + 8), LoadWord(bytes + 16),
-                        LoadWord(bytes + 24), LoadWord(bytes + 32), identity.id);
+                        LoadWord(bytes + 24), rest, identity.id);
   }
 }
 
@@ -159,12 +167,6 @@ bool BasicFlowTable<Address>::Restore(const FlowRecord& record) {
   flow->open = (record.flags & kFlowOpen) != 0;
   SetLastSeen(0, flow);
   return flow->open;
-}
-
-template <typename Address>
-bool BasicFlowTable<Address>::NeedsLookup(const FlowEvent& event) {
-  return event.kind != FlowEventKind::kUpdate ||
-         (event.has_tcp_state && ClosesConnection(event.tcp_state));
 }
 
 template <typename Address>

@@ -89,6 +89,11 @@ struct FlowLoss {
   int64_t since_ns = 0;     // Since the Unix epoch; only if unreported: nothing is missing before.
 };
 
+// What an UPDATE to this state reports is the connection's close.
+inline bool ClosesConnection(TcpState state) {
+  return state == TcpState::kCloseWait || state == TcpState::kLastAck || state == TcpState::kClose;
+}
+
 template <typename Address>
 class BasicFlowTable {
  public:
@@ -120,7 +125,10 @@ class BasicFlowTable {
 
   // False: the event changes nothing in this table (an UPDATE that closes nothing) and need not be
   // applied.
-  static bool NeedsLookup(const FlowEvent& event);
+  static bool NeedsLookup(const FlowEvent& event) {
+    return event.kind != FlowEventKind::kUpdate ||
+           (event.has_tcp_state && ClosesConnection(event.tcp_state));
+  }
 
   // For batches: hash all events; Prefetch all; PrefetchEntry all; Apply all, in order. At a
   // million flows this is several times as fast as one by one, and at any size not slower.

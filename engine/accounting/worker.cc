@@ -414,27 +414,24 @@ void Worker::Seal(int64_t interval_end_ns, int64_t covered_to_ns) {
 template <typename Address>
 BasicAccountingKey<Address> Worker::KeyOf(const BasicFlowIdentity<Address>& identity) const {
   const FamilyRules<Address>& rules = options_.rules.Of<Address>();
-  BasicAccountingKey<Address> key;
-  key.src = identity.src & rules.src_group_mask;
-  key.dst = identity.dst & rules.dst_group_mask;
-  key.protocol = identity.protocol;
+  int32_t port = 0;
   if (HasPorts(identity.protocol)) {
-    key.port = port_list_ == nullptr || port_list_->Contains(identity.protocol, identity.dst_port)
-                   ? identity.dst_port
-                   : kPortNotListed;
+    port = port_list_ == nullptr || port_list_->Contains(identity.protocol, identity.dst_port)
+               ? identity.dst_port
+               : kPortNotListed;
   }
-  return key;
+  return BasicAccountingKey<Address>::Of(identity.src & rules.src_group_mask,
+                                         identity.dst & rules.dst_group_mask, port,
+                                         identity.protocol);
 }
 
 template <typename Address>
 void Worker::AddOpenChange(const BasicFlowIdentity<Address>& identity, int change) {
   if (!options_.rules.track_open) return;
   const FamilyRules<Address>& rules = options_.rules.Of<Address>();
-  BasicAccountingKey<Address> key;
-  key.src = identity.src & rules.src_group_mask;
-  key.dst = identity.dst & rules.dst_group_mask;
-  key.protocol = identity.protocol;
-  key.port = identity.dst_port;
+  const auto key = BasicAccountingKey<Address>::Of(identity.src & rules.src_group_mask,
+                                                   identity.dst & rules.dst_group_mask,
+                                                   identity.dst_port, identity.protocol);
   FamilyRows<Address>& table = handoff_->live().Of<Address>();
   table.open_changes[key] += change;
   Of<Address>().row_limit.NoteOpenChange(&table);
