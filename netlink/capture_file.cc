@@ -106,6 +106,7 @@ CaptureWriter::~CaptureWriter() {
 }
 
 void CaptureWriter::Write(const uint8_t* data, size_t bytes, int64_t time_ns) {
+  if (error_ != 0) return;
   packet_.resize(kCaptureHeaderBytes);
   packet_.append(reinterpret_cast<const char*>(data), bytes);
   pcap_pkthdr header{};
@@ -114,14 +115,18 @@ void CaptureWriter::Write(const uint8_t* data, size_t bytes, int64_t time_ns) {
   header.caplen = header.len = static_cast<bpf_u_int32>(packet_.size());
   pcap_dump(reinterpret_cast<u_char*>(dumper_), &header,
             reinterpret_cast<const u_char*>(packet_.data()));
+  if (ferror(pcap_dump_file(dumper_)) != 0) error_ = errno;
 }
 
 absl::Status CaptureWriter::Flush() {
-  if (pcap_dump_flush(dumper_) == 0 && ferror(pcap_dump_file(dumper_)) == 0) {
-    return absl::OkStatus();
-  }
+  if (error_ == 0 && pcap_dump_flush(dumper_) != 0) error_ = errno;
+  return status();
+}
+
+absl::Status CaptureWriter::status() const {
+  if (error_ == 0) return absl::OkStatus();
   return absl::UnavailableError(
-      absl::StrCat("capture ", path_, ": cannot be written: ", strerror(errno)));
+      absl::StrCat("capture ", path_, ": cannot be written: ", strerror(error_)));
 }
 
 }  // namespace ctacct

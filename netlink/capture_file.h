@@ -16,6 +16,7 @@
 
 #include <pcap/pcap.h>
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -63,9 +64,12 @@ class CaptureWriter {
       const std::string& path);
   ~CaptureWriter();
 
-  // Appends a datagram. Buffered: errors may be reported by Flush only.
+  // Appends a datagram. Buffered, so an error may show later. After one, nothing is written: what
+  // comes after a hole cannot be read.
   void Write(const uint8_t* data, size_t bytes, int64_t time_ns);
   [[nodiscard]] absl::Status Flush();
+  // The first error. Any thread.
+  [[nodiscard]] absl::Status status() const;
 
  private:
   CaptureWriter(std::string path, pcap_t* pcap, pcap_dumper_t* dumper);
@@ -73,6 +77,7 @@ class CaptureWriter {
   const std::string path_;
   pcap_t* const pcap_;
   pcap_dumper_t* const dumper_;
+  std::atomic<int> error_{0};
   std::string packet_;  // Reused for the header and the datagram in one piece.
 };
 

@@ -141,6 +141,15 @@ TEST_F(CaptureFileTest, AFullDiskIsAnError) {
   EXPECT_THAT(std::string((*writer)->Flush().message()), HasSubstr("No space left on device"));
 }
 
+// Without waiting for Flush, which comes when the engine ends.
+TEST_F(CaptureFileTest, AFullDiskShowsAsSoonAsTheBufferIsFull) {
+  const auto writer = CaptureWriter::Create("/dev/full");
+  ASSERT_TRUE(writer.ok()) << writer.status();
+  for (int i = 0; i < 100; ++i) Write(**writer, std::string(1000, 'x'), i);
+  EXPECT_THAT(std::string((*writer)->status().message()), HasSubstr("No space left on device"));
+  EXPECT_THAT(std::string((*writer)->Flush().message()), HasSubstr("No space left on device"));
+}
+
 TEST_F(CaptureFileTest, WrongFilesAreNamed) {
   EXPECT_THAT(std::string(CaptureReader::Open("/nowhere/x.pcap").status().message()),
               HasSubstr("/nowhere/x.pcap"));

@@ -63,13 +63,6 @@ uint64_t CounterFingerprint(const BasicFlowEvent<Address>& event, size_t hash) {
                                         event.reply.packets, event.reply.bytes));
 }
 
-// In a dump: the connection is past its close, whenever that was.
-template <typename Address>
-bool HasClosed(const BasicFlowEvent<Address>& event) {
-  return event.has_tcp_state &&
-         (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
-}
-
 // Of a DESTROY. The counters decide; of flows without counters, or whose counters somebody zeroed,
 // the kernel's mark. (It has none where a reset was the only reply.)
 template <typename Address>
@@ -270,8 +263,11 @@ FlowChange BasicFlowTable<Address>::ApplyNew(const FlowEvent& event, size_t hash
   Flow* flow = sweeping() ? Find(event.identity, hash, &change) : nullptr;
   bool added = false;
   if (flow == nullptr) std::tie(flow, added) = flows_.FindOrAddEntry(event.identity, hash);
-  // Born after the loss: a dump asked for since may have passed its place, and it is not lost.
-  const uint32_t seen_at = needs_resync_ && resync_index_ == 0 ? dump_index_ + 1 : dump_index_;
+  // Born after a dump was asked for that has not begun here, which may have passed its place; or
+  // after a loss, where the same goes for one that will be asked for.
+  const bool before_dump = (needs_resync_ && resync_index_ == 0) ||
+                           (dump_requested_ns_ != 0 && dump_requested_ns_ != dump_began_ns_);
+  const uint32_t seen_at = before_dump ? dump_index_ + 1 : dump_index_;
   // The last whole dump would have shown it, if it lived: this is the next one. A dump that began
   // before the flow need not show it, and its NEW may be read before the frame that says that the
   // dump has begun.
@@ -295,11 +291,15 @@ FlowChange BasicFlowTable<Address>::ApplyNew(const FlowEvent& event, size_t hash
   // A dump has shown the flow before its NEW was taken, or the NEW is delivered again: for the sake
   // of a listener that does not read, the kernel repeats it with each of the flow's packets. If it
   // is the next incarnation, because a DESTROY was lost, its start time or its counters show it.
-  if (!added) return change;
-  const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
-  flow->start_ns = read_late ? ~now_ns : EventTime(event, now_ns);
-  SetLastSeen(seen_at, flow);
-  if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
+  if (added) {
+    const bool read_late = events_kept_ && restored_ && last_whole_ == 0 && event.event_ns == 0;
+    flow->start_ns = read_late ? ~now_ns : EventTime(event, now_ns);
+    SetLastSeen(seen_at, flow);
+    if (HasConnections(event.identity.protocol)) SetOpen(true, flow, &change);
+  }
+  // What is delivered again shows the present state.
+  if (HasClosed(event)) [[unlikely]]
+    Close(EventTime(event, now_ns), flow, &change);
   return change;
 }
 
@@ -401,11 +401,13 @@ FlowChange BasicFlowTable<Address>::ApplyDump(const FlowEvent& event, size_t has
     // The kernel reports whole seconds, rounded down.
     const int64_t left_ns = event.timeout_seconds * kNanosPerSecond + kNanosPerSecond / 2;
     const int64_t closed_ns = ClosedBefore(now_ns, TimeoutNs(event.tcp_state) - left_ns, *flow);
-    // Perhaps no event reported its close, or that event was lost.
+    // Perhaps no event reported its close, or that event was lost. Otherwise an UPDATE may be under
+    // way: the kernel sends it after the packet has passed.
     const bool update_lost =
         flow->seen_new && needs_resync_ && closed_ns <= Later(overrun_ended_ns_, -kNanosPerSecond);
+    const bool no_update = closed_ns <= Later(dump_began_ns_, -kNanosPerSecond);
     if (update_lost) (void)NoteExplained(closed_ns);
-    if (!flow->seen_new || update_lost) Close(closed_ns, flow, &change);
+    if (!flow->seen_new || update_lost || no_update) Close(closed_ns, flow, &change);
   }
   Untally(*flow);
   SetLastSeen(dump_index_, flow);
@@ -645,8 +647,10 @@ void BasicFlowTable<Address>::End(const FlowEvent& event, int64_t now_ns, Flow* 
   // Past its close, which was not reported: it has probably expired. The kernel's stop time is
   // when it did so, not when that was noticed. Wrong where somebody deleted it before (conntrack
   // -F, a full table): then the duration does not include the rest of the timeout, at most up to
-  // the last dump that showed it.
-  if (!flow->seen_new && !flow->closed && HasClosed(event)) {
+  // the last dump that showed it. A connection that was refused closes when it ends, without an
+  // UPDATE (nf_ct_kill_acct() in net/netfilter/nf_conntrack_proto_tcp.c).
+  const bool refused = flow->seen_new && (event.status & IPS_SEEN_REPLY) == 0;
+  if (!refused && !flow->closed && HasClosed(event)) {
     end_ns = ClosedBefore(end_ns, TimeoutNs(event.tcp_state), *flow);
   }
   Close(end_ns, flow, change);
@@ -677,11 +681,13 @@ int64_t BasicFlowTable<Address>::ClosedBefore(int64_t now_ns, int64_t in_state_n
     closed_ns = flow.start_ns;
   }
   closed_ns = std::max(closed_ns, flow.start_ns);
-  // A dump that has shown it did so before its close, or it would have been counted then.
+  // A dump that has shown it did so before its close, or it would have been counted then; except in
+  // the last second, where an UPDATE was waited for.
+  const int64_t waited_ns = flow.seen_new ? kNanosPerSecond : 0;
   if (flow.shown && flow.last_seen == dump_index_) {
-    closed_ns = std::max(closed_ns, dump_began_ns_);
+    closed_ns = std::max(closed_ns, Later(dump_began_ns_, -waited_ns));
   } else if (flow.shown && flow.last_seen + 1 == dump_index_) {
-    closed_ns = std::max(closed_ns, dump_before_began_ns_);
+    closed_ns = std::max(closed_ns, Later(dump_before_began_ns_, -waited_ns));
   }
   return std::min(closed_ns, now_ns);
 }
@@ -818,6 +824,14 @@ void BasicFlowTable<Address>::FinishDump(bool whole) {
 }
 
 template <typename Address>
+void BasicFlowTable<Address>::EndRun() {
+  if (needs_resync_ || last_whole_ == 0 || last_whole_ != dump_index_) return;
+  forget_before_ = last_whole_;
+  run_ends_ = true;
+  sweep_next_ = 0;
+}
+
+template <typename Address>
 bool BasicFlowTable<Address>::SweepSome(std::vector<FlowIdentity>* no_longer_open) {
   size_t slots = 0;
   for (; sweep_next_ < Flows::shards() && slots < kSweepSlots; ++sweep_next_) {
@@ -846,6 +860,12 @@ bool BasicFlowTable<Address>::SweepSome(std::vector<FlowIdentity>* no_longer_ope
 template <typename Address>
 bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   if (flow.last_seen >= forget_before_) return false;
+  if (run_ends_ && flow.last_seen >= tally_floor_) {
+    // A capture may contain the NEW before a dump that had passed its place.
+    if (!flow.shown && ReadNs(flow.start_ns) >= Later(whole_began_ns_, -kClockSlackNs))
+      return false;
+    NoteUnreported(1, tally_[flow.last_seen - tally_floor_].began_ns);
+  }
   change->open_change -= static_cast<int>(flow.open);
   Untally(flow);
   ++counts_->forgotten_flows;

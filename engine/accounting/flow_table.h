@@ -94,6 +94,13 @@ inline bool ClosesConnection(TcpState state) {
   return state == TcpState::kCloseWait || state == TcpState::kLastAck || state == TcpState::kClose;
 }
 
+// The connection is past its close, whenever that was.
+template <typename Address>
+bool HasClosed(const BasicFlowEvent<Address>& event) {
+  return event.has_tcp_state &&
+         (ClosesConnection(event.tcp_state) || event.tcp_state == TcpState::kTimeWait);
+}
+
 template <typename Address>
 class BasicFlowTable {
  public:
@@ -130,6 +137,11 @@ class BasicFlowTable {
            (event.has_tcp_state && ClosesConnection(event.tcp_state));
   }
 
+  // False: it brings no growth (a birth).
+  static bool BringsGrowth(const FlowEvent& event) {
+    return event.kind != FlowEventKind::kNew || HasClosed(event);
+  }
+
   // For batches: hash all events; Prefetch all; PrefetchEntry all; Apply all, in order. At a
   // million flows this is several times as fast as one by one, and at any size not slower.
   static size_t Hash(const FlowIdentity& identity);
@@ -154,6 +166,13 @@ class BasicFlowTable {
   // an error and the kernel did not cut it short.
   void BeginDump(int64_t now_ns, bool asked_since_overrun = true);
   void FinishDump(bool whole);
+  // A dump was requested at this time before the events that follow were received, and BeginDump
+  // may come after them. It need not show the flows that begin with them.
+  void NoteDumpRequested(int64_t requested_ns) { dump_requested_ns_ = requested_ns; }
+  // The run ends, and all events that the kernel sent before the last dump's end were applied: a
+  // flow that lived before that dump, and that it does not show, has ended unreported. SweepSome
+  // looks for them.
+  void EndRun();
   // After FinishDump: looks at some of the flows that have ended unreported, at most about
   // kSweepSlots, forgets them and appends those that were open connections. Then clears some of the
   // memory of destroyed incarnations that EndInterval no longer needs. True if there is more to do.
@@ -433,14 +452,16 @@ class BasicFlowTable {
   bool dump_running_ = false;
   int64_t dump_began_ns_ = 0;
   int64_t dump_before_began_ns_ = 0;
-  uint32_t last_whole_ = 0;    // Indices of dumps; 0: none.
-  uint32_t aged_at_dump_ = 0;  // dump_index_ when a generation of destroyed_ last ended.
+  int64_t dump_requested_ns_ = 0;  // Not dump_began_ns_: it has not begun here yet. 0: unknown.
+  uint32_t last_whole_ = 0;        // Indices of dumps; 0: none.
+  uint32_t aged_at_dump_ = 0;      // dump_index_ when a generation of destroyed_ last ended.
   uint32_t whole_before_ = 0;
   int64_t whole_began_ns_ = 0;  // The last whole one, also of the run before.
   // The dump of the last NEW that may be of the flow known or of the next: two flows may end
   // unreported, and there is one entry. 0: two whole dumps ago, or never.
   uint32_t unclear_index_ = 0;
   uint32_t forget_before_ = 0;  // Flows last seen before have ended, and are reported as lost.
+  bool run_ends_ = false;       // Or are reported when they are looked at.
   // After an overrun, until a whole dump begun since has ended:
   bool needs_resync_ = false;
   size_t flows_lost_ = 0;

@@ -1047,6 +1047,131 @@ TEST_F(FlowTableTest, MissingCountersAreCounted) {
   EXPECT_EQ(connections_, 1u);
 }
 
+// Where delivery failed for a listener that wants all events, the kernel sends the later ones of a
+// flow as NEW again, with its present state.
+TEST_F(FlowTableTest, ANewThatShowsACloseIsAClose) {
+  FlowEvent born = State(TcpState::kSynSent, kBorn);
+  born.kind = FlowEventKind::kNew;
+  (void)Grown(born);
+  EXPECT_EQ(open_, 1);
+  for (const TcpState state : {TcpState::kEstablished, TcpState::kLastAck, TcpState::kTimeWait}) {
+    born.tcp_state = state;
+    born.event_ns += kSecond;
+    (void)Grown(born);
+  }
+  (void)Grown(State(TcpState::kClose, kBorn + 9 * kSecond));
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{2 * kSecond});
+  EXPECT_EQ(open_, 0);
+  // Made in this state, as conntrack -I does; its DESTROY is no second close.
+  born.identity.id = 8;
+  born.tcp_state = TcpState::kCloseWait;
+  (void)Grown(born);
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 1);
+  destroy.identity.id = 8;
+  (void)Grown(destroy);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(open_, 0);
+}
+
+// A rule that lets through NEW and DESTROY alone: dumps and DESTROY show the closes, the timeouts
+// say when they were. In the last second an UPDATE may be under way.
+TEST_F(FlowTableTest, ACloseThatNoEventReports) {
+  const auto shown = [](int64_t start_ns, uint32_t timeout_seconds) {
+    FlowEvent event = Event(FlowEventKind::kDump, start_ns, 3);
+    event.has_tcp_state = true;
+    event.tcp_state = TcpState::kTimeWait;
+    event.timeout_seconds = timeout_seconds;
+    return event;
+  };
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kBorn;
+  (void)Grown(born);
+  // 119.5 s are left of 120.
+  Dump({shown(kBorn, 119)}, kBorn + 3 * kSecond);
+  EXPECT_EQ(connections_, 0u);
+  EXPECT_EQ(open_, 1);
+  Dump({shown(kBorn, 114)}, kBorn + 8 * kSecond);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(time_ns_, uint64_t{2 * kSecond + kSecond / 2});
+  EXPECT_EQ(open_, 0);
+  (void)Grown(State(TcpState::kClose, kBorn + 9 * kSecond));
+  EXPECT_EQ(connections_, 1u);
+
+  // Seen by its DESTROY.
+  born.identity.id = 8;
+  (void)Grown(born);
+  FlowEvent destroy = Event(FlowEventKind::kDestroy, kBorn, 3);
+  destroy.identity.id = 8;
+  destroy.has_tcp_state = true;
+  destroy.tcp_state = TcpState::kTimeWait;
+  destroy.status = IPS_CONFIRMED | IPS_SEEN_REPLY;
+  destroy.stop_ns = kBorn + 123 * kSecond;
+  time_ns_ = 0;
+  (void)Grown(destroy, destroy.stop_ns);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(time_ns_, uint64_t{3 * kSecond});
+
+  // Refused: nothing but its DESTROY reports the close, which is the end.
+  born.identity.id = destroy.identity.id = 9;
+  (void)Grown(born);
+  destroy.tcp_state = TcpState::kClose;
+  destroy.status = IPS_CONFIRMED;
+  destroy.stop_ns = kBorn + kSecond;
+  time_ns_ = 0;
+  (void)Grown(destroy, destroy.stop_ns);
+  EXPECT_EQ(connections_, 3u);
+  EXPECT_EQ(time_ns_, uint64_t{kSecond});
+}
+
+// At a stop two dumps may have been made before the worker begins the first. A flow that was born
+// after both had passed its place is read before them, and lives.
+TEST_F(FlowTableTest, DumpsThatWereRequestedBeforeABirthNeedNotShowIt) {
+  Dump({}, kStart + kSecond);
+  table_.NoteDumpRequested(kStart + 3 * kSecond);  // And one at kStart + 2 * kSecond.
+  FlowEvent born = Event(FlowEventKind::kNew);
+  born.event_ns = kStart + 4 * kSecond;
+  (void)Grown(born, born.event_ns);
+  Dump({}, kStart + 2 * kSecond);
+  Dump({}, kStart + 3 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  EXPECT_EQ(table_.size(), 1u);
+  // Two that were requested after it do.
+  Dump({}, kStart + 5 * kSecond);
+  Dump({}, kStart + 6 * kSecond);
+  EXPECT_EQ(table_.TakeLoss().flows, 1u);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+// All events that were sent before the last dump's end are applied by then: one dump is enough.
+TEST_F(FlowTableTest, AFlowThatTheLastDumpOfARunDoesNotShowHasEndedUnreported) {
+  const auto flow = [](FlowEventKind kind, uint32_t id, int64_t start_ns) {
+    FlowEvent event = Event(kind, start_ns, 3);
+    event.identity.id = id;
+    return event;
+  };
+  const auto born = [&](uint32_t id, int64_t now_ns) {
+    (void)Grown(flow(FlowEventKind::kNew, id, 0), now_ns);
+  };
+  born(1, kBorn);
+  Dump({flow(FlowEventKind::kDump, 1, kBorn), flow(FlowEventKind::kDump, 2, kBorn)},
+       kStart + 5 * kSecond);
+  born(3, kStart + 6 * kSecond);
+  born(4, kStart + 14 * kSecond);  // A capture may contain it before the dump that was before it.
+  Dump({flow(FlowEventKind::kDump, 1, kBorn)}, kStart + 15 * kSecond);
+  EXPECT_FALSE(table_.TakeLoss().unreported);
+  table_.EndRun();
+  std::vector<FlowIdentity> no_longer_open;
+  while (table_.SweepSome(&no_longer_open)) {
+  }
+  const FlowLoss loss = table_.TakeLoss();
+  EXPECT_TRUE(loss.unreported);
+  EXPECT_EQ(loss.flows, 2u);
+  EXPECT_EQ(loss.since_ns, kStart + 5 * kSecond);
+  EXPECT_EQ(no_longer_open.size(), 2u);
+  EXPECT_EQ(table_.size(), 2u);
+}
+
 TEST_F(FlowTableTest, OnlyUpdatesThatCloseNeedALookup) {
   for (const TcpState state : {TcpState::kSynSent, TcpState::kSynReceived, TcpState::kEstablished,
                                TcpState::kFinWait, TcpState::kTimeWait}) {

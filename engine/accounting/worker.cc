@@ -3,6 +3,7 @@
 #include <linux/netlink.h>
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <limits>
 #include <thread>
@@ -98,9 +99,8 @@ void Worker::Admit(int64_t now_ns, bool local, Family<Address>* family) {
   pending.now_ns = now_ns;
   pending.flow_hash = family->flows.Hash(event.identity);
   family->flows.Prefetch(event, pending.flow_hash);
-  // A flow's growth comes with its counters; its close, only with some events.
   if (family->pending_count == 0) port_list_ = ports_.Get();
-  if (event.kind != FlowEventKind::kNew) {
+  if (family->flows.BringsGrowth(event)) {
     const FamilyRows<Address>& table = handoff_->live().Of<Address>();
     pending.key = KeyOf(event.identity);
     pending.key_hash = table.rows.Hash(pending.key);
@@ -124,12 +124,13 @@ void Worker::ApplyPendingOf(Family<Address>* family) {
   for (size_t i = 0; i < family->pending_count; ++i) {
     const Pending<Address>& pending = family->pending[i];
     family->flows.PrefetchEntry(pending.event, pending.flow_hash);
-    if (pending.event.kind != FlowEventKind::kNew) table.rows.PrefetchEntry(pending.key_hash);
+    if (family->flows.BringsGrowth(pending.event)) table.rows.PrefetchEntry(pending.key_hash);
   }
   for (size_t i = 0; i < family->pending_count; ++i) {
     const Pending<Address>& pending = family->pending[i];
     const FlowChange change = family->flows.Apply(pending.event, pending.flow_hash, pending.now_ns);
     if (!change.growth.IsZero()) {
+      assert(family->flows.BringsGrowth(pending.event));  // Else there is no key.
       table.rows.FindOrAdd(pending.key, pending.key_hash).Add(change.growth);
     }
     if (change.open_change != 0) AddOpenChange(pending.event.identity, change.open_change);
@@ -142,8 +143,7 @@ void Worker::ApplyPendingOf(Family<Address>* family) {
 template <typename Address>
 void Worker::FoldSmallRows(Family<Address>* family) {
   for (size_t i = 0; i < family->pending_count; ++i) {
-    // A birth brings no row.
-    if (family->pending[i].event.kind == FlowEventKind::kNew) continue;
+    if (!family->flows.BringsGrowth(family->pending[i].event)) continue;
     family->row_limit.FoldShardOf(family->pending[i].key_hash, &handoff_->live().Of<Address>());
   }
 }
@@ -186,6 +186,10 @@ bool Worker::OnFrame(const Frame& frame, const uint8_t* data) {
 }
 
 void Worker::Finish(int64_t interval_end_ns, int64_t covered_to_ns) {
+  while (SweepSome()) {
+  }
+  ApplyPending();
+  ForBoth([](auto* family) { family->flows.EndRun(); });
   while (SweepSome()) {
   }
   handoff_->WaitForSpare();

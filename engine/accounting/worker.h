@@ -136,6 +136,11 @@ class Worker {
   void OnSettingsOff(int64_t began_ns, int64_t ended_ns);
   // The clock shows `now_ns`, and has shown a later time before.
   void NoteClockSetBack(int64_t now_ns);
+  // A dump was requested at this time before the events that follow were received: BeginDump may
+  // come later.
+  void NoteDumpRequested(int64_t requested_ns) {
+    ForBoth([=](auto* family) { family->flows.NoteDumpRequested(requested_ns); });
+  }
 
   // Applies what OnDatagram has taken.
   void ApplyPending();

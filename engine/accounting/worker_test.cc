@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/accounting/accounting_table.h"
@@ -150,6 +151,25 @@ TEST_F(LocalWorkerTest, AddressesComeAndGo) {
   // Begun while the other one was the gateway's, and after.
   EXPECT_EQ(Send({.dst = "192.0.2.1", .id = 3}, kDestroy, 3, 149), 0u);
   EXPECT_EQ(Send({.dst = "192.0.2.1", .id = 4}, kDestroy, 3, 151), 3u);
+}
+
+// A NEW that is delivered again may show a close: it is of the flow's own row.
+TEST_F(WorkerTest, ACloseThatANewShowsHasItsRow) {
+  FlowEvent flow = Event(FlowEventKind::kNew, 0, 0);
+  flow.identity.src = *ParseIpv4Address("10.32.0.2");
+  flow.identity.protocol = kProtocolTcp;
+  flow.has_tcp_state = true;
+  flow.tcp_state = TcpState::kSynSent;
+  worker_.OnFlow(flow, 10);
+  worker_.ApplyPending();
+  flow.tcp_state = TcpState::kLastAck;
+  worker_.OnFlow(flow, 20);
+  worker_.ApplyPending();
+  std::vector<std::pair<uint32_t, uint64_t>> rows;
+  handoff_.live().rows.ForEach([&](const auto& row) {
+    rows.emplace_back(row.first.src.ToHostOrder(), row.second.connection_count);
+  });
+  EXPECT_THAT(rows, ElementsAre(std::make_pair(0x0a200002u, uint64_t{1})));
 }
 
 TEST_F(WorkerTest, AnIntervalCoversWhatTheOneBeforeDidNot) {

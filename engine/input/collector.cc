@@ -234,13 +234,22 @@ void Collector::CheckSettings() {
   });
   if (!on) dispatcher_->OnSettingsOff(settings_checked_ns_, now_ns);
   settings_were_on_ = on;
+  if (options_.record != nullptr && record_good_) {
+    const absl::Status recorded = options_.record->status();
+    record_good_ = recorded.ok();
+    if (!record_good_) {
+      options_.log(absl::StrCat(recorded.message(), "; it ends here, and accounting goes on"));
+    }
+  }
   settings_looked_at_ns_ = MonotonicNs();
   settings_checked_ns_ = now_ns;
 }
 
 void Collector::RequestDump() {
   buckets_ = ConntrackBuckets();
-  dispatcher_->NoteDumpRequested(MonotonicNs(), WallClockNs());
+  const int64_t now_ns = WallClockNs();
+  dispatcher_->NoteDumpRequested(MonotonicNs(), now_ns);
+  for (const std::unique_ptr<EventLoop>& loop : loops_) loop->NoteDumpRequested(now_ns);
   const absl::Status status = dump_socket_->Request();
   dumps_.Requested(MonotonicNs());
   if (!status.ok()) FailDump(std::string(status.message()));

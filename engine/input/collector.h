@@ -130,6 +130,7 @@ class Collector {
   int64_t settings_checked_ns_ = 0;
   int64_t settings_looked_at_ns_ = 0;  // The same, CLOCK_MONOTONIC.
   bool settings_were_on_ = true;       // What is off for long is logged once.
+  bool record_good_ = true;
   bool baseline_told_ = false;
   std::vector<uint64_t> turns_told_;  // Of each worker's loop, at the last sign of life.
 };

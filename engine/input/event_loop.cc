@@ -121,6 +121,8 @@ size_t EventLoop::TakeEvents(Worker* worker) {
       break;
     }
     const int64_t now_ns = WallClockNs();
+    // After the events were received: what was born after a dump passed its place comes with it.
+    worker->NoteDumpRequested(dump_requested_ns_.load());
     if (now_ns < drained_ns_) worker->NoteClockSetBack(now_ns);
     for (size_t d = 0; d < batch->datagrams; ++d) {
       const Datagram& datagram = events_->at(d);

@@ -57,6 +57,9 @@ class EventLoop {
   // Feeds the worker, which was started, until the dispatcher says kFinish.
   void Run(Worker* worker);
 
+  // A dump is about to be requested, at this time of the wall clock. Any thread.
+  void NoteDumpRequested(int64_t requested_ns) { dump_requested_ns_.store(requested_ns); }
+
   FrameQueue* queue() { return &queue_; }
   // There are frames that should not wait long.
   void Wake();
@@ -133,6 +136,7 @@ class EventLoop {
   int64_t drained_ns_ = 0;  // Since the epoch: when the queue was last known to be empty.
   // Shared.
   std::atomic<bool> needs_resync_{false};
+  std::atomic<int64_t> dump_requested_ns_{0};
   std::atomic<bool> failed_{false};
   std::atomic<size_t> flows_{0};
   std::atomic<uint64_t> wakeups_{0};
