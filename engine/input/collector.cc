@@ -238,7 +238,7 @@ void Collector::CheckSettings() {
     const absl::Status recorded = options_.record->status();
     record_good_ = recorded.ok();
     if (!record_good_) {
-      options_.log(absl::StrCat(recorded.message(), "; it ends here, and accounting goes on"));
+      options_.log(absl::StrCat(recorded.message(), "; it ends here, and accounting continues"));
     }
   }
   settings_looked_at_ns_ = MonotonicNs();
