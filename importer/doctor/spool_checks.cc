@@ -15,7 +15,6 @@
 #include <tuple>
 #include <vector>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -71,13 +70,15 @@ int ErrorForEngine(const DoctorOptions& options) {
   return status.has_value() && *status < 128 ? *status : -1;
 }
 
-// The file with the bad line, as in "engine: port list: /FILE:2: ..."; otherwise the flag file.
+// The file with the bad line, as in "port list /FILE:2: ..."; otherwise the flag file.
 std::string FileToEdit(const std::string& said, const std::string& flags) {
   const std::vector<std::string> parts = absl::StrSplit(said, ':');
   for (size_t i = 1; i < parts.size(); ++i) {
     uint64_t line;
-    const std::string path(absl::StripAsciiWhitespace(parts[i - 1]));
-    if (absl::StartsWith(path, "/") && absl::SimpleAtoi(parts[i], &line)) return path;
+    const size_t path = parts[i - 1].find('/');
+    if (path != std::string::npos && absl::SimpleAtoi(parts[i], &line)) {
+      return parts[i - 1].substr(path);
+    }
   }
   return flags;
 }
