@@ -16,9 +16,9 @@ Runs with dumps begin so that one dump falls into each, about in its middle.
 
 Measured: the gateway's connections per second, by the generator's clock; the listener's CPU time (user and system, all
 threads) from before the first packet to its exit, per connection; events the kernel dropped. The listeners alternate, each
-round begins with another one. Ratios are of two runs of the same round; printed are their median over the rounds and its 95 %
-interval, of six rounds and more. If that contains 1, no difference was measured. The engine's sums must be those of the generator for every
-key, to the packet and byte, or there is no result.
+round begins with another one. Ratios are of two runs of the same round; printed are their median over the rounds and its
+95 % interval, of six rounds and more. If that contains 1, no difference was measured. The engine's sums must be those of
+the generator for every key, to the packet and byte, or there is no result.
 """
 import os
 import shutil

@@ -9,18 +9,19 @@
 // on, NEW and UPDATE never do.
 //
 //  - It begins with its NEW, or with the first dump that shows it. A NEW of a flow that is known
-//    changes nothing: the kernel may deliver it any number of times (another listener that asked
-//    for reliable delivery, and does not read, is enough). An entry made by NEW has a guessed start
-//    until a dump or DESTROY gives the exact one.
+//    changes nothing, unless it shows a close: the kernel may deliver it any number of times, with
+//    the present state (another listener that asked for reliable delivery, and does not read, is
+//    enough). An entry made by NEW has a guessed start until a dump or DESTROY gives the exact one.
 //  - It counts from zero if it began after the second to last whole dump did: two dumps would have
 //    shown an older flow. An older flow that is not known counts only from its present counters on.
 //    While the first dump runs, such flows are older than the engine; after that, something is
 //    missing, and TakeLoss says so.
 //  - It ends with its DESTROY, or when a later incarnation is shown, or unreported: when two whole
-//    dumps in a row, begun after its birth, do not show it. A whole dump makes the kernel report
-//    the flows that have expired, so only lost or suppressed events leave such flows (an overrun, a
-//    rule `ct event set new`, nf_conntrack_events=2). They are forgotten, TakeLoss counts them, and
-//    ForgottenMemory knows what was accounted of the last ones, in case they are shown again.
+//    dumps in a row, requested after its birth, do not show it (at the end of a run, one: see
+//    EndRun). A whole dump makes the kernel report the flows that have expired, so only lost or
+//    suppressed events leave such flows (an overrun, a rule `ct event set new`,
+//    nf_conntrack_events=2). They are forgotten, TakeLoss counts them, and ForgottenMemory knows
+//    what was accounted of the last ones, in case they are shown again.
 //  - Counters that fall are a new start: somebody zeroed them, or an end was missed. TakeLoss says
 //    so.
 //  - A dump and the events come by different sockets, so a dump may show a flow after its DESTROY.
@@ -31,9 +32,9 @@
 // explained if every dropped event was the NEW of a flow that began within it or the UPDATE of a
 // close, and if no known flow is missing (its DESTROY would have been lost).
 //
-// Closes. An UPDATE dates a close to the millisecond. Where no UPDATE comes (mode=light, and flows
-// whose NEW was not seen), a dump or the DESTROY shows that there was a close, and the kernel's
-// timeouts give its time: see ClosedBefore.
+// Closes. An UPDATE, or a repeated NEW, dates a close to the millisecond. Where neither comes
+// (mode=light, or a rule masks them), a dump or the DESTROY shows that there was a close, and the
+// kernel's timeouts give its time: see ClosedBefore.
 //
 // Ends. Every accounted DESTROY, of any protocol, counts as one flow that ended. Not counted: a
 // repeated DESTROY, that of a flow older than the engine that no dump has shown, and an unreported

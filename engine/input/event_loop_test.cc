@@ -248,6 +248,32 @@ TEST_F(EventLoopTest, AnErrorAtTheEndIsAGapOfTheLastInterval) {
   ExpectOneGap(GapCause::kAllocation, 0, Completeness::kPartial);
 }
 
+// Dumps that wait for the worker: one that had been requested before a flow was born need not show
+// it.
+TEST_F(EventLoopTest, AFlowBornAfterDumpsThatWaitIsNotLost) {
+  loop_->NoteDumpRequested(2 * kSecond);  // The second one.
+  socket_->Add({{.datagrams = {Message(Kind::kNew, 1, 0)}}});
+  for (int i = 0; i < 2; ++i) {
+    Send({.kind = FrameKind::kBeginDump, .time_ns = (i + 1) * kSecond});
+    Send({.kind = FrameKind::kEndDump, .whole = true});
+  }
+  loop_->queue()->Publish();
+  Start();
+  Finish();
+  AccountingTable* const table = handoff_.Take();
+  ASSERT_NE(table, nullptr);
+  EXPECT_EQ(table->completeness, Completeness::kComplete);
+  EXPECT_EQ(table->flows, 1u);
+}
+
+// Its end was masked.
+TEST_F(EventLoopTest, AFlowThatTheLastDumpDoesNotShowIsAGapOfTheLastInterval) {
+  Start();
+  Dump({Message(Kind::kDump, 1, 3)}, false, 0);
+  Dump({}, false, 0);
+  ExpectOneGap(GapCause::kUnreported, 0, Completeness::kPartial);
+}
+
 TEST_F(EventLoopTest, ManyOverrunsAreALineASecondWithTheirNumber) {
   constexpr uint32_t kOverruns = 200;
   const int64_t begun_ns = MonotonicNs();
