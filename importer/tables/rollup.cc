@@ -70,6 +70,7 @@ constexpr RollupDefinition kRollups[] = {
     /*24*/ {"destination_port_10m", kDst | kProtoPort, true, 17, kTenMinutesNs},
     /*25*/ {"destination_port_1h", kDst | kProtoPort, true, 24, kHourNs},
     /*26*/ {"pair_port_1h", kSrc | kDst | kProtoPort, true, 17, kHourNs},
+    /*27*/ {"pair_protocol_1h", kSrc | kDst | kProto, true, 26, kHourNs},
 };
 constexpr size_t kRollupCount = sizeof(kRollups) / sizeof(kRollups[0]);
 
@@ -226,17 +227,21 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
   for (const auto& entry : sums) sorted.push_back({&entry, 0});
   // Steps in order, so that importers cannot deadlock; within a step for the same reason by key, or
   // the largest first.
-  std::sort(sorted.begin(), sorted.end(), [&](const Sum& a, const Sum& b) {
-    const Key& x = a.entry->first;
-    const Key& y = b.entry->first;
-    if (x.time_ns != y.time_ns || x.gateway != y.gateway) {
-      return std::tie(x.time_ns, gateways_[x.gateway]) < std::tie(y.time_ns, gateways_[y.gateway]);
-    }
-    const double x_bytes = rollup.limited ? Bytes(a.entry->second) : 0;
-    const double y_bytes = rollup.limited ? Bytes(b.entry->second) : 0;
-    return std::tie(y_bytes, x.family, x.src, x.dst, x.protocol, x.port) <
-           std::tie(x_bytes, y.family, y.src, y.dst, y.protocol, y.port);
-  });
+  const auto before = [this](bool by_bytes) {
+    return [this, by_bytes](const Sum& a, const Sum& b) {
+      const Key& x = a.entry->first;
+      const Key& y = b.entry->first;
+      if (x.time_ns != y.time_ns || x.gateway != y.gateway) {
+        return std::tie(x.time_ns, gateways_[x.gateway]) <
+               std::tie(y.time_ns, gateways_[y.gateway]);
+      }
+      const double x_bytes = by_bytes ? Bytes(a.entry->second) : 0;
+      const double y_bytes = by_bytes ? Bytes(b.entry->second) : 0;
+      return std::tie(y_bytes, x.family, x.src, x.dst, x.protocol, x.port) <
+             std::tie(x_bytes, y.family, y.src, y.dst, y.protocol, y.port);
+    };
+  };
+  std::sort(sorted.begin(), sorted.end(), before(rollup.limited));
   if (!rollup.limited || sorted.empty()) return sorted;
   std::vector<Step> steps;
   for (const Sum& sum : sorted) {
@@ -265,14 +270,18 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
         // At least 1: 0 says that all are listed.
         largest = std::max({largest, Bytes(sum->entry->second), 1.0});
         key.dst = {};
-        if ((rollup.columns & kPort) != 0) {
-          key.protocol = kOtherRowProtocol;
-          key.port = kPortNotListed;
-        }
+        if ((rollup.columns & kProto) != 0) key.protocol = kOtherRowProtocol;
+        if ((rollup.columns & kPort) != 0) key.port = kPortNotListed;
       }
       AddCounters(sum->entry->second, &other.try_emplace(key).first->second);
     }
     for (const auto& entry : other) result.push_back({&entry, largest});
+  }
+  // The largest are in the first statement, but within a statement the index wants neighbours.
+  for (size_t begin = 0; begin < result.size(); begin += kKeysPerStatement) {
+    const size_t end = std::min(begin + kKeysPerStatement, result.size());
+    std::sort(result.begin() + static_cast<ptrdiff_t>(begin),
+              result.begin() + static_cast<ptrdiff_t>(end), before(false));
   }
   return result;
 }

@@ -1019,6 +1019,7 @@ class PointsTest : public ImporterTest {
                                          {"src", {"dst"}},
                                          {"src", {"port"}},
                                          {"dst,proto", {}},
+                                         {"src,dst", {"proto"}},
                                          {"src,dst,port", {}},
                                          {"dst", {"src", "proto"}}};
   std::vector<DocumentedRollups> rollups_;

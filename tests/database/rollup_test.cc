@@ -170,7 +170,7 @@ TEST_F(RollupTest, EveryRollupHasEveryRow) {
   EXPECT_TRUE(Drain().exit.ok());
   ExpectSums();
   // Not in agreement because both are empty.
-  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_rollups"), "26");
+  EXPECT_EQ(Sql("SELECT count(*) FROM traffic_rollups"), "27");
   const std::string each = Sql("SELECT 'traffic_' || name FROM traffic_rollups");
   std::stringstream tables(each);
   for (std::string table; std::getline(tables, table);) {
@@ -181,6 +181,48 @@ TEST_F(RollupTest, EveryRollupHasEveryRow) {
                   "FROM vpn_traffic"))
         << table;
   }
+}
+
+// Ports that send the same each minute, that send once, whose sums are equal, or that some gateways
+// do not have; and many small ones.
+TEST_F(RollupTest, TheLargestPortsAreThoseOfAllPorts) {
+  ASSERT_TRUE(Run({"-watch=" + watch_, "-once"}).exit.ok());
+  Sql("SELECT traffic_make_partitions('{2024-03-01 12:00Z,2024-03-01 23:00Z}'); SELECT setseed(0.5); "
+      "CREATE TABLE made AS SELECT '2024-03-01 12:00Z'::timestamptz + minute * interval '1 min' AS time, "
+      "  inet '10.0.0.1' AS src, inet '10.0.0.2' AS dst, "
+      "  CASE WHEN port % 2 = 0 THEN 'tcp' ELSE 'udp' END AS proto, port, 1::bigint AS src_packets, "
+      "  CASE WHEN port <= 10 THEN 5000 + 100 * (port / 3) WHEN port > 20 THEN (random() * 400)::bigint "
+      "       WHEN minute % 100 = port THEN 40000 * port ELSE 0 END AS src_bytes, "
+      "  0::bigint AS dst_packets, port::bigint AS dst_bytes, 0::bigint AS connection_times, "
+      "  0 AS connection_count, 0 AS open_connections, 0 AS flow_count, 0 AS unanswered_count, "
+      "  'gw' || gateway AS gateway "
+      "FROM generate_series(1, 300) AS minute, generate_series(1, 3) AS gateway, generate_series(1, 300) AS port "
+      "WHERE port <= 20 AND (gateway = 1 OR port % 4 <> 0) OR random() < 0.1; "
+      "INSERT INTO vpn_traffic (time, src, dst, proto, port, src_packets, src_bytes, dst_packets, dst_bytes, "
+      "  connection_times, connection_count, open_connections, flow_count, unanswered_count, gateway) "
+      "SELECT * FROM made; SELECT traffic_roll_up('made')");
+  int compared = 0;
+  for (const char* const range :
+       {"'2024-03-01 12:07Z', '2024-03-01 16:53Z'", "'2024-03-01 13:00Z', '2024-03-01 14:00Z'",
+        "'2024-03-01 12:01Z', '2024-03-01 12:08Z'", "'2024-03-01 10:00Z', '2024-03-02 10:00Z'"}) {
+    for (const char* const by :
+         {"{proto,port}", "{gateway,proto,port}", "{port}", "{src,proto,port}"}) {
+      for (const char* const filter : {"", ", gateways => '{gw2,gw3}'", ", protos => '{udp}'",
+                                       ", ports => '{2,3,19,20,77}'", ", srcs => '{10.0.0.1}'"}) {
+        const std::string all = absl::StrCat("SELECT to_jsonb(answer) FROM traffic(", range,
+                                             ", NULL, '", by, "'", filter);
+        const std::string order =
+            ") AS answer ORDER BY src_bytes + dst_bytes DESC, gateway, proto, port";
+        for (const char* const largest : {"1", "7", "15", "5000"}) {
+          const std::string found = Sql(absl::StrCat(all, ", largest => ", largest, order));
+          EXPECT_EQ(found, Sql(absl::StrCat(all, order, " LIMIT ", largest)))
+              << range << by << filter << " " << largest;
+          compared += found.empty() ? 0 : 1;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(compared, 4 * 4 * 5 * 4);
 }
 
 // Thirty clients, each with hundreds of destinations an interval that nobody asks for again, and

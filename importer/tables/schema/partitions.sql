@@ -38,9 +38,11 @@ BEGIN
         ORDER BY parent, lower
     LOOP
         name_made := format('%s_%s', missing.parent, to_char(missing.lower AT TIME ZONE 'UTC', 'YYYYMMDD'));
-        -- Vacuum also summarizes the pages for BRIN that traffic_summarize has left out.
-        EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.%I INCLUDING ALL) WITH (fillfactor = %s, '
-                       'autovacuum_vacuum_insert_scale_factor = 0.02)', name_made, missing.parent, missing.fillfactor);
+        -- Vacuum also summarizes the pages for BRIN that traffic_summarize has left out. It keeps that function from working
+        -- until it is done, so it does not pause.
+        EXECUTE format('CREATE TABLE @extschema@.%I (LIKE @extschema@.%I INCLUDING ALL) WITH (fillfactor = %s%s)',
+                       name_made, missing.parent, missing.fillfactor, CASE WHEN missing.parent = 'vpn_traffic' THEN
+                       ', autovacuum_vacuum_insert_scale_factor = 0.02, autovacuum_vacuum_cost_delay = 0' END);
         EXECUTE format('ALTER TABLE @extschema@.%I ATTACH PARTITION @extschema@.%I FOR VALUES FROM (%L) TO (%L)',
                        missing.parent, name_made, missing.lower, missing.lower + missing.width);
         INSERT INTO @extschema@.traffic_partitions

@@ -22,6 +22,8 @@ CREATE TYPE traffic_plan AS (
     -- Where destinations matter and not all may be listed: a condition for traffic_unlisted, and how many keys an answer is
     -- a sum of (NULL: any number).
     unlisted text, keys double precision,
+    -- How many rows a sum has at most, if it is one of a port, of which there may be 65,000 a step.
+    rows_max double precision,
     -- Whether a sum has a step within which a holder changed and whose rows are not kept.
     coarse text,
     -- By name: the addresses that are asked for, by the filters or by the names; and the steps within which an address, or
@@ -422,6 +424,8 @@ BEGIN
     plan.srcs := srcs;
     plan.dsts := dsts;
 
+    plan.rows_max := CASE WHEN 'port' = ANY (rollup.grouping_columns) AND rollup.room IS NULL
+                               AND rollup.grouping_columns <@ by_columns AND rollup.name IS NOT NULL THEN 0::double precision END;
     -- One sum over all of the range needs fine steps only before the first and after the last coarse one.
     level := rollup;
     level_lower := plan.lower;
@@ -447,7 +451,7 @@ BEGIN
         LOOP
             times := NULL;
             IF (CASE rollup.grouping_columns[1] WHEN 'src' THEN srcs IS NOT NULL WHEN 'dst' THEN dsts IS NOT NULL
-                   WHEN 'proto' THEN protos IS NOT NULL AND ports IS NOT NULL END) THEN
+                   WHEN 'proto' THEN protos IS NOT NULL AND (ports IS NOT NULL OR 'src' = ANY (rollup.grouping_columns)) END) THEN
                 -- The index finds a few keys step by step; of a range it would read every key.
                 times := CASE WHEN level.step > interval '1 ms'
                     THEN ARRAY(SELECT generate_series(date_bin(level.step, part_lower, 'epoch') + level.step, part_upper, level.step)
@@ -458,6 +462,10 @@ BEGIN
             sources := array_append(sources, format('SELECT * FROM @extschema@.%I WHERE %s', coalesce('traffic_' || level.name, 'vpn_traffic'),
                 CASE WHEN cardinality(times) <= steps_max THEN format('time = ANY (%L::timestamptz[])', times)
                      ELSE format('time > %L AND time <= %L', part_lower, part_upper) END));
+            plan.rows_max := plan.rows_max + CASE WHEN level.step > interval '1 ms'
+                THEN extract(epoch FROM part_upper - part_lower) / extract(epoch FROM level.step)
+                ELSE (SELECT count(DISTINCT total.time) FROM @extschema@.traffic_total AS total
+                      WHERE total.time > part_lower AND total.time <= part_upper) END;
             ranges := array_append(ranges, format('rollup = %L AND time > %L AND time <= %L', level.name, part_lower,
                                                   part_upper));
             part_steps := array_append(part_steps, level.step);
@@ -469,6 +477,12 @@ BEGIN
         level_lower := coarse_lower;
         level_upper := coarse_upper;
     END LOOP;
+    IF plan.rows_max IS NOT NULL AND 'gateway' <> ALL (by_columns) THEN
+        plan.rows_max := plan.rows_max * coalesce(cardinality(gateways), (
+            SELECT count(DISTINCT hour.gateway) FROM @extschema@.traffic_protocol_1h AS hour
+            WHERE hour.time > plan.lower AND hour.time < plan.upper + interval '1 h'
+            HAVING (SELECT kept_from FROM @extschema@.traffic_tiers WHERE tier = '1h') <= plan.lower));
+    END IF;
     filters := concat(
         CASE WHEN gateways IS NOT NULL THEN ' AND gateway = ANY ($3)' END,
         CASE WHEN srcs IS NOT NULL THEN format(' AND (src = ANY ($4)%s)', src_networks) END,
@@ -536,6 +550,8 @@ DECLARE
     -- What was covered between them is read by half hours, before and after by intervals.
     halves_lower timestamptz;
     halves_upper timestamptz;
+    keys text;
+    candidates text := '';
 BEGIN
     -- No row is older or newer than this.
     range_from := greatest(range_from, '1970-01-01 00:00+00');
@@ -556,8 +572,23 @@ BEGIN
     END IF;
     SELECT max(total.time) INTO newest FROM @extschema@.traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
+    -- Most ports are too small for one of the largest sums, so their rows need not be summed. What is as large as the least
+    -- of these has a row that is as large as that sum's mean; and the largest rows show how large these sums are at least.
+    keys := substr(plan.grouped, 3);
+    IF largest * plan.rows_max <= 10000 AND keys <> '' THEN
+        candidates := format(
+            'bound (bytes) AS ('
+            '  SELECT CASE WHEN count(*) = $12 THEN min(bytes) / $20 * (1 - 1e-9) ELSE 0 END FROM ('
+            '    SELECT max(bytes) AS bytes FROM ('
+            '      SELECT %1$s, src_bytes::float8 + dst_bytes::float8 AS bytes FROM %2$s ORDER BY bytes DESC LIMIT ceil($12 * $20)) AS of_rows '
+            '    GROUP BY %1$s ORDER BY 1 DESC LIMIT $12) AS of_keys), '
+            'candidates AS MATERIALIZED ('
+            '  SELECT DISTINCT %1$s FROM %2$s AND src_bytes::float8 + dst_bytes::float8 >= (SELECT bytes FROM bound)), ',
+            keys, plan.source);
+        plan.source := format('%s AND (%s) IN (SELECT * FROM candidates)', plan.source, keys);
+    END IF;
     RETURN QUERY EXECUTE format(
-        'WITH sums (time, gateway, src, dst, proto, port, src_name, dst_name, src_packets, src_bytes, dst_packets, dst_bytes, '
+        'WITH %12$ssums (time, gateway, src, dst, proto, port, src_name, dst_name, src_packets, src_bytes, dst_packets, dst_bytes, '
         '           connection_times, connection_count, flow_count, unanswered_count, coarse) AS ('
         '  SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
         '    sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
@@ -596,9 +627,10 @@ BEGIN
         CASE WHEN plan.unlisted IS NOT NULL THEN format(' LEFT JOIN unlisted USING (time%s)', by_gateway) ELSE '' END,
         CASE WHEN largest IS NOT NULL THEN
             ' ORDER BY sum(src_bytes::float8) + sum(dst_bytes::float8) DESC' || plan.grouped || ' LIMIT $12' ELSE '' END,
-        coalesce(plan.coarse, 'false'), plan.began)
+        coalesce(plan.coarse, 'false'), plan.began, candidates)
     USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, newest, plan.width, halves_lower, halves_upper, largest,
-          plan.split_gateways, plan.split_addresses, plan.split_ends, plan.split_parts, plan.moments, src_names, dst_names;
+          plan.split_gateways, plan.split_addresses, plan.split_ends, plan.split_parts, plan.moments, src_names, dst_names,
+          plan.rows_max;
 END $$;
 COMMENT ON FUNCTION traffic IS
     'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them; srcs and '

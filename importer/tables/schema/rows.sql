@@ -40,7 +40,7 @@ COMMENT ON COLUMN vpn_traffic.unanswered_count IS 'Of these flows, those without
 
 -- Rows arrive in the order of time, and within an interval sorted by src, so block ranges find an interval, and in it an
 -- origin; btrees would cost more than the rows. Every question reads the index of its days completely: with smaller ranges
--- that would be slow (a day of 100 GB has 400,000 of these: 75 ms), and larger ones have more rows of others (bench/RESULTS.md).
+-- that would be slow (a day of 100 GB has 400,000 of these: 75 ms), and larger ones have more rows of others (bench/CHOICES.md).
 -- The networks that inet's default operators note would be much wider than the addresses of a range.
 CREATE INDEX vpn_traffic_time ON vpn_traffic USING brin (time, src inet_minmax_ops) WITH (pages_per_range = 32);
 
