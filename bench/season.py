@@ -15,7 +15,8 @@ Parts (--only names some; by default those of the workload):
   load       all files at once: rows/s with rollups, and the importer's peak memory
   size       bytes on disk, of rows and of rollups
   compare    a part of the same rows again with `psql \\copy ... (format binary)` into a table like vpn_traffic without
-             rollups: the ratio, of runs that alternate. (psql neither checks its file nor remembers it.)
+             rollups: the ratio, of runs that alternate. All tables are there before. (psql neither checks its file nor
+             remembers it.)
   panels     every query of every panel of configs/grafana/dashboards/traffic.json, with filters at All (each is printed)
              and at seven selections (the slowest three are), over 8 hours and one hour, while the importer loads a new
              interval every 15 s
@@ -57,6 +58,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 INTERVAL = 15
 UNALIGNED = 7 * 60
 CLIENT_SECONDS = 5 * 60
+SLOW_MS = 2000
 KEYS = 200_000  # All that bench/spool_generator has.
 FIRST = 1_700_006_415  # The first interval of 2023-11-15.
 MONTH = datetime.datetime(2023, 10, 1, tzinfo=datetime.timezone.utc)
@@ -70,7 +72,7 @@ PARTS = {"game": ("load", "size", "compare", "panels", "client", "questions", "n
          "provider": ("load", "size", "panels", "client", "intervals", "kill")}
 PARTS["mixed"] = PARTS["provider"]
 # Milliseconds that a panel may take, by the number of hours shown.
-LIMITS = {"game": {8: 100, 1: 30}, "provider": {8: 500, 1: 200}}
+LIMITS = {"game": {8: 60, 1: 20}, "provider": {8: 500, 1: 200}}
 LIMITS["mixed"] = LIMITS["provider"]
 
 
@@ -238,6 +240,8 @@ class Bench:
             for who in times:
                 self.sql("DROP DATABASE IF EXISTS compared", "postgres")
                 self.sql("CREATE DATABASE compared", "postgres")
+                self.run(self.bin / "importer/importer", f"-conninfo={self.conninfo('compared')}", "-migrate")
+                self.sql(f"SELECT traffic_make_partitions(ARRAY[to_timestamp({FIRST}), to_timestamp({FIRST + 86400})])", "compared")
                 self.sql("CHECKPOINT", "compared")
                 if who == "importer":
                     times[who].append(self.import_files(files, "compared")[0])
@@ -245,9 +249,6 @@ class Bench:
                         self.run("psql", "-X", "-q", self.conninfo("compared"), "-c",
                                  f"\\copy (SELECT * FROM vpn_traffic) TO '{rows_file}' (format binary)")
                 else:
-                    self.run(*self.importer(self.work / "watch", "compared"))  # The tables.
-                    self.sql(f"SELECT traffic_make_partitions(ARRAY[to_timestamp({FIRST}), to_timestamp({FIRST + 86400})])",
-                             "compared")
                     start = time.monotonic()
                     self.run("psql", "-X", "-q", self.conninfo("compared"), "-c",
                              f"\\copy vpn_traffic FROM '{rows_file}' (format binary)")
@@ -455,9 +456,12 @@ class Bench:
                 for name, address in BY_NAME.items():
                     if chosen == "All" and name in ("Totals", "Throughput"):
                         continue  # There the queries are the same.
-                    # The first run of a session compiles the functions.
-                    times = self.time_queries([(address, addresses[address]), (name, names[name])], self.args.runs + 1)
-                    of_address, of_name = (statistics.median(runs[1:]) for runs in times)
+                    # The first run of a session compiles the functions. It is enough of a question that takes so long.
+                    pair = [(address, addresses[address]), (name, names[name])]
+                    times = self.time_queries(pair, 1)
+                    if times[1][0] < SLOW_MS:
+                        times = [runs[1:] for runs in self.time_queries(pair, self.args.runs + 1)]
+                    of_address, of_name = map(statistics.median, times)
                     print(f"{hours} h, {case + ', ' + chosen:22}{of_name:9.1f} ms  by address {of_address:7.1f}: "
                           f"{of_name / of_address:6.2f}  {name}", flush=True)
                     self.results["names"][f"{name}, {hours} h, {case}, {chosen}"] = {
