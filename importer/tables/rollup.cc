@@ -163,8 +163,12 @@ void Rollup::Add(absl::Span<const TrafficRow> rows, const std::string& gateway) 
 
 bool Rollup::full() const {
   size_t keys = 0;
-  for (const Sums& sums : sums_) keys += sums.size();
-  return keys >= kKeysMax;
+  size_t most = 0;
+  for (const Sums& sums : sums_) {
+    keys += sums.size();
+    most = std::max(most, sums.size());
+  }
+  return keys >= kKeysMax || most >= kKeysMaxOfOne;
 }
 
 absl::Status Rollup::Flush(PgConnection& connection) {
@@ -227,8 +231,9 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
   for (const auto& entry : sums) sorted.push_back({&entry, 0});
   // Steps in order, so that importers cannot deadlock; within a step for the same reason by key, or
   // the largest first.
-  const auto before = [this](bool by_bytes) {
-    return [this, by_bytes](const Sum& a, const Sum& b) {
+  const bool by_protocol = rollup.columns == (kSrc | kDst | kProto);  // As its index.
+  const auto before = [this, by_protocol](bool by_bytes) {
+    return [this, by_protocol, by_bytes](const Sum& a, const Sum& b) {
       const Key& x = a.entry->first;
       const Key& y = b.entry->first;
       if (x.time_ns != y.time_ns || x.gateway != y.gateway) {
@@ -237,6 +242,9 @@ absl::StatusOr<std::vector<Rollup::Sum>> Rollup::Sorted(PgConnection& connection
       }
       const double x_bytes = by_bytes ? Bytes(a.entry->second) : 0;
       const double y_bytes = by_bytes ? Bytes(b.entry->second) : 0;
+      if (by_protocol && x_bytes == y_bytes && x.protocol != y.protocol) {
+        return x.protocol < y.protocol;
+      }
       return std::tie(y_bytes, x.family, x.src, x.dst, x.protocol, x.port) <
              std::tie(x_bytes, y.family, y.src, y.dst, y.protocol, y.port);
     };

@@ -34,6 +34,8 @@ class Rollup {
   // Before they are flushed. About 400 bytes each, with what is made of them while flushing; an
   // hour of a game has 250,000.
   static constexpr size_t kKeysMax = 300'000;
+  // Of one sum, before its table would double: several tables are as large while flushing.
+  static constexpr size_t kKeysMaxOfOne = 220'000;
 
   Rollup();
 

@@ -396,6 +396,15 @@ void TrafficByNameTest::ExpectAnswersOfPlainSql() {
     }
   }
   EXPECT_GT(answers, 2000u);
+  for (const std::string by : {"{src_name}", "{src_name,src,proto,port}", "{src,proto,port}"}) {
+    const std::string all = absl::StrCat(
+        "SELECT src_name, src, proto, port, src_bytes, dst_bytes, connection_count FROM traffic(",
+        range, ", NULL, '", by, "', src_names => '{name1,name3}'");
+    const std::string order = ") ORDER BY src_bytes + dst_bytes DESC, src, proto, port, src_name";
+    const std::string largest = Sql(absl::StrCat(all, ", largest => 2", order));
+    EXPECT_EQ(largest, Sql(absl::StrCat(all, order, " LIMIT 2")));
+    EXPECT_NE(largest, "") << by;
+  }
   // Of an address within minutes, from rows: each interval.
   answers = 0;
   for (const std::string by : {"src_name,dst_name", "src_name,dst,port", "src,dst_name"}) {

@@ -183,6 +183,27 @@ TEST_F(RollupTest, EveryRollupHasEveryRow) {
   }
 }
 
+// Of two with as many columns the one with fewer keys, and one whose index finds the filter.
+TEST_F(RollupTest, TheSmallestRollupAnswers) {
+  ASSERT_TRUE(Run({"-watch=" + watch_, "-once"}).exit.ok());
+  const std::string address = "'{10.0.0.1}'";
+  for (const auto& [by, srcs, dsts, protos, rollup] : std::vector<std::array<std::string, 5>>{
+           {"{dst}", "NULL", "NULL", "'{tcp}'", "destination_port_1h"},
+           {"{proto}", "NULL", address, "NULL", "destination_port_1h"},
+           {"{src,dst}", "NULL", "NULL", "'{tcp}'", "pair_protocol_1h"},
+           {"{src,dst,proto}", "NULL", "NULL", "NULL", "pair_protocol_1h"},
+           {"{dst}", address, "NULL", "'{tcp}'", "pair_protocol_1h"},
+           {"{proto}", address, address, "NULL", "pair_port_1h"},
+           {"{proto}", address, "NULL", "NULL", "origin_protocol_1h"},
+           {"{src,dst}", address, "NULL", "NULL", "pair_1h"}}) {
+    EXPECT_THAT(
+        Sql(absl::StrCat("SELECT source FROM traffic_make_plan('2024-03-01', '2024-04-01', NULL, '",
+                         by, "', NULL, ", srcs, ", ", dsts, ", ", protos, ", NULL)")),
+        HasSubstr("traffic_" + rollup + " "))
+        << by << srcs << dsts << protos;
+  }
+}
+
 // Ports that send the same each minute, that send once, whose sums are equal, or that some gateways
 // do not have; and many small ones.
 TEST_F(RollupTest, TheLargestPortsAreThoseOfAllPorts) {

@@ -10,8 +10,9 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' S
 SET intervalstyle = 'postgres' AS $$
     SELECT rollup FROM @extschema@.traffic_rollups AS rollup JOIN @extschema@.traffic_tiers USING (tier)
     WHERE grouping_columns @> columns_needed AND range_max >= range_to - range_from
-    ORDER BY kept_from > range_from AND rollup.tier <> '1h', cardinality(grouping_columns), step > wanted,
-             CASE WHEN step > wanted THEN step ELSE -step END
+    ORDER BY kept_from > range_from AND rollup.tier <> '1h', cardinality(grouping_columns),
+             grouping_columns @> '{src,dst}'::text[],  -- Pairs have the most keys.
+             step > wanted, CASE WHEN step > wanted THEN step ELSE -step END
     LIMIT 1
 $$;
 
@@ -234,6 +235,32 @@ BEGIN
                 CASE WHEN in_steps IS NOT NULL THEN format(' AND NOT (' || in_split || ')', 'time') ELSE '' END));
             EXIT WHEN in_steps IS NULL;
             source := format('SELECT * FROM @extschema@.%I WHERE (%s)', finer_name, in_steps);
+            IF finer_name = 'vpn_traffic' AND by_address THEN
+                -- Each neighbourhood of its own, with its addresses: the index of the rows finds origins. What both sides
+                -- have is read with the origins.
+                WITH splits AS (
+                    SELECT DISTINCT ends, split_part(of_part, ' ', 2) AS of_side
+                    FROM unnest(plan.split_ends, plan.split_parts) AS split (ends, of_part)
+                    WHERE split_part(of_part, ' ', 1) = number::text),
+                islands AS (
+                    SELECT of_side, min(ends) - step AS lower, max(ends) AS upper
+                    FROM (SELECT of_side, ends, ends - row_number() OVER (PARTITION BY of_side ORDER BY ends) * step AS island
+                          FROM splits) AS numbered
+                    GROUP BY of_side, CASE WHEN (SELECT count(*) FROM splits) <= 50 THEN island END),
+                addressed AS (
+                    SELECT of_side, CASE WHEN count(DISTINCT address) <= addresses_max
+                                         THEN format(' AND %I = ANY (%L)', of_side, array_agg(DISTINCT address)) ELSE '' END AS those
+                    FROM unnest(plan.split_addresses, plan.split_parts) AS split (address, of_part)
+                    CROSS JOIN LATERAL split_part(of_part, ' ', 2) AS of_side
+                    WHERE split_part(of_part, ' ', 1) = number::text GROUP BY of_side),
+                reads AS (
+                    SELECT of_side, format('time > %L AND time <= %L%s', lower, upper, those) AS condition
+                    FROM islands JOIN addressed USING (of_side))
+                SELECT string_agg(concat(
+                           'SELECT * FROM @extschema@.vpn_traffic WHERE ', condition, CASE WHEN of_side = 'dst' THEN
+                               (SELECT ' AND NOT (' || string_agg(condition, ' OR ') || ')' FROM reads WHERE of_side = 'src') END), ' UNION ALL ')
+                INTO source FROM reads;
+            END IF;
             within := format(' AND (' || in_split || ')', format('date_bin(%1$L, time - interval ''1 us'', ''epoch'') + %1$L::interval', step));
             step := finer_step;
         END LOOP;
@@ -335,7 +362,11 @@ BEGIN
         CASE WHEN srcs IS NOT NULL THEN '{src}'::text[] ELSE '{}' END ||
         CASE WHEN dsts IS NOT NULL THEN '{dst}'::text[] ELSE '{}' END ||
         CASE WHEN protos IS NOT NULL THEN '{proto}'::text[] ELSE '{}' END ||
-        CASE WHEN ports IS NOT NULL THEN '{port}'::text[] ELSE '{}' END);
+        -- The index of pairs by protocol begins with the protocol, and would not find an origin without it.
+        CASE WHEN ports IS NOT NULL
+                  OR coalesce(srcs::text[], src_names) IS NOT NULL AND protos IS NULL AND 'proto' = ANY (by_columns)
+                     AND ('dst' = ANY (by_columns) OR dsts IS NOT NULL OR by_dst_name)
+             THEN '{port}'::text[] ELSE '{}' END);
 
     -- Between two round times, such as midnights of a time zone that is not of whole hours: a finer rollup answers. Of one sum
     -- it is read only before the first and after the last whole step.
@@ -424,8 +455,9 @@ BEGIN
     plan.srcs := srcs;
     plan.dsts := dsts;
 
-    plan.rows_max := CASE WHEN 'port' = ANY (rollup.grouping_columns) AND rollup.room IS NULL
-                               AND rollup.grouping_columns <@ by_columns AND rollup.name IS NOT NULL THEN 0::double precision END;
+    plan.rows_max := CASE WHEN step IS NULL AND 'port' = ANY (rollup.grouping_columns) AND rollup.room IS NULL
+                               AND rollup.grouping_columns <@ by_columns AND rollup.name IS NOT NULL
+                               AND NOT by_src_name AND NOT by_dst_name THEN 0::double precision END;
     -- One sum over all of the range needs fine steps only before the first and after the last coarse one.
     level := rollup;
     level_lower := plan.lower;
@@ -450,9 +482,9 @@ BEGIN
             WHERE lower < upper OR cardinality(sources) = 0
         LOOP
             times := NULL;
-            IF (CASE rollup.grouping_columns[1] WHEN 'src' THEN srcs IS NOT NULL WHEN 'dst' THEN dsts IS NOT NULL
+            IF level.name IS NOT NULL AND (CASE rollup.grouping_columns[1] WHEN 'src' THEN srcs IS NOT NULL WHEN 'dst' THEN dsts IS NOT NULL
                    WHEN 'proto' THEN protos IS NOT NULL AND (ports IS NOT NULL OR 'src' = ANY (rollup.grouping_columns)) END) THEN
-                -- The index finds a few keys step by step; of a range it would read every key.
+                -- The index of a rollup finds a few keys step by step; of a range it would read every key.
                 times := CASE WHEN level.step > interval '1 ms'
                     THEN ARRAY(SELECT generate_series(date_bin(level.step, part_lower, 'epoch') + level.step, part_upper, level.step)
                                LIMIT steps_max + 1)
@@ -550,8 +582,8 @@ DECLARE
     -- What was covered between them is read by half hours, before and after by intervals.
     halves_lower timestamptz;
     halves_upper timestamptz;
-    keys text;
-    candidates text := '';
+    large_protos text[];
+    large_ports integer[];
 BEGIN
     -- No row is older or newer than this.
     range_from := greatest(range_from, '1970-01-01 00:00+00');
@@ -574,21 +606,25 @@ BEGIN
     WHERE total.time > plan.lower AND total.time <= plan.upper;
     -- Most ports are too small for one of the largest sums, so their rows need not be summed. What is as large as the least
     -- of these has a row that is as large as that sum's mean; and the largest rows show how large these sums are at least.
-    keys := substr(plan.grouped, 3);
-    IF largest * plan.rows_max <= 10000 AND keys <> '' THEN
-        candidates := format(
-            'bound (bytes) AS ('
-            '  SELECT CASE WHEN count(*) = $12 THEN min(bytes) / $20 * (1 - 1e-9) ELSE 0 END FROM ('
+    IF largest * plan.rows_max <= 10000 THEN
+        EXECUTE format(
+            'WITH bound (bytes) AS ('
+            '  SELECT CASE WHEN count(*) = $8 THEN min(bytes) / $9 * (1 - 1e-9) ELSE 0 END FROM ('
             '    SELECT max(bytes) AS bytes FROM ('
-            '      SELECT %1$s, src_bytes::float8 + dst_bytes::float8 AS bytes FROM %2$s ORDER BY bytes DESC LIMIT ceil($12 * $20)) AS of_rows '
-            '    GROUP BY %1$s ORDER BY 1 DESC LIMIT $12) AS of_keys), '
-            'candidates AS MATERIALIZED ('
-            '  SELECT DISTINCT %1$s FROM %2$s AND src_bytes::float8 + dst_bytes::float8 >= (SELECT bytes FROM bound)), ',
-            keys, plan.source);
-        plan.source := format('%s AND (%s) IN (SELECT * FROM candidates)', plan.source, keys);
+            '      SELECT %1$s, src_bytes::float8 + dst_bytes::float8 AS bytes FROM %2$s ORDER BY bytes DESC LIMIT ceil($8 * $9)) AS of_rows '
+            '    GROUP BY %1$s ORDER BY 1 DESC LIMIT $8) AS of_keys) '
+            'SELECT array_agg(DISTINCT proto), array_agg(DISTINCT port) FROM %2$s AND src_bytes::float8 + dst_bytes::float8 >= (SELECT bytes FROM bound)',
+            substr(plan.grouped, 3), plan.source)
+        USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, largest, plan.rows_max INTO large_protos, large_ports;
+        IF cardinality(large_protos) * cardinality(large_ports) <= 1000 THEN
+            protos := large_protos;
+            ports := large_ports;
+            plan := @extschema@.traffic_make_plan(range_from, range_to, step, by_columns, gateways, srcs, dsts, protos, ports,
+                                                 src_names, dst_names, zone);
+        END IF;
     END IF;
     RETURN QUERY EXECUTE format(
-        'WITH %12$ssums (time, gateway, src, dst, proto, port, src_name, dst_name, src_packets, src_bytes, dst_packets, dst_bytes, '
+        'WITH sums (time, gateway, src, dst, proto, port, src_name, dst_name, src_packets, src_bytes, dst_packets, dst_bytes, '
         '           connection_times, connection_count, flow_count, unanswered_count, coarse) AS ('
         '  SELECT %1$s%2$s, sum(src_packets::float8), sum(src_bytes::float8), sum(dst_packets::float8), '
         '    sum(dst_bytes::float8), sum(connection_times::float8), sum(connection_count::float8), '
@@ -627,10 +663,9 @@ BEGIN
         CASE WHEN plan.unlisted IS NOT NULL THEN format(' LEFT JOIN unlisted USING (time%s)', by_gateway) ELSE '' END,
         CASE WHEN largest IS NOT NULL THEN
             ' ORDER BY sum(src_bytes::float8) + sum(dst_bytes::float8) DESC' || plan.grouped || ' LIMIT $12' ELSE '' END,
-        coalesce(plan.coarse, 'false'), plan.began, candidates)
+        coalesce(plan.coarse, 'false'), plan.began)
     USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, newest, plan.width, halves_lower, halves_upper, largest,
-          plan.split_gateways, plan.split_addresses, plan.split_ends, plan.split_parts, plan.moments, src_names, dst_names,
-          plan.rows_max;
+          plan.split_gateways, plan.split_addresses, plan.split_ends, plan.split_parts, plan.moments, src_names, dst_names;
 END $$;
 COMMENT ON FUNCTION traffic IS
     'Sums of a range in points of `step`, by some of gateway, src, dst, proto, port, filtered by them; srcs and '
