@@ -302,7 +302,7 @@ class Bench:
 
     def soak(self):
         # In seconds, tables still grow to their size.
-        minutes, connections, growth = self.size((4, 200_000, 4), (0, 0, 0), (0.1, 4000, 64))
+        minutes, connections, growth = self.size((10, 200_000, 4), (0, 0, 0), (0.1, 4000, 64))
         for mode in ("precise", "light") if minutes else ():
             work = f"soak, {minutes:g} minutes at full speed, {mode}"
             results = self.script(f"Soak, {mode}", work, "soak.py", f"--mode={mode}", f"--minutes={minutes}",
@@ -453,7 +453,7 @@ def markdown(header, bench):
              "measures and how. Absolute figures differ between machines; ratios are of one run.", "",
              *(f"- {what}" for what in header), "", line(HEADINGS), line(["---"] * len(HEADINGS)), *(line(row) for row in bench.rows)]
     for title, log in bench.logs:
-        parts += ["", f"## {title}", "", "```", log.replace(str(ROOT) + "/", ""), "```"]
+        parts += ["", f"## {title}", "", "```", re.sub(r"\S*/(bazel-)?bin/(?=bench/)", "", log.replace(str(ROOT) + "/", "")), "```"]
     return "\n".join(parts) + "\n"
 
 

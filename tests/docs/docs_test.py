@@ -276,8 +276,17 @@ def check_disk():
     return errors
 
 
-# Where a page states a measured figure: the words around it, the row of bench/RESULTS.md, and the words around it there. A page may
+# Where a page states a measured figure: the words around it, the row of bench/RESULTS.md (`A > B`: the first B after A), and the words around it there. A page may
 # give fewer digits, in a unit of its own (a factor).
+GAME = "PostgreSQL: a game of 100 M rows, loaded"
+PROVIDER = "PostgreSQL: VPN provider"
+GATEWAYS = "PostgreSQL: 50 gateways"
+
+
+def in_thousands(rate):
+    return round(rate, -3)
+
+
 FIGURES = [
     ("README.md", r"(\d+) bytes of memory for an IPv4 flow", "resident memory per flow, 1 M flows", r"\| (\d+) B;"),
     ("README.md", r"\*\*ctacct\*\* .*\| (\d+) %; ", "connection rate, precise", r"\| ([\d.]+) %"),
@@ -311,26 +320,40 @@ FIGURES = [
     ("docs/tuning.md", r"`conntrack -E` .*?\| (\d+) %", "CPU per TCP connection, live, against conntrack -E", r"rate ([\d.]+) %"),
     ("docs/tuning.md", r"`conntrack -E` .*?\| ([\d.]+) us", "CPU per TCP connection, live, against conntrack -E", r"us \| ([\d.]+) us"),
     ("docs/tuning.md", r"`conntrack -E` .*\| ([\d,]+) \|", "CPU per TCP connection, live, against conntrack -E", r"dropped (\d+) events"),
-    ("docs/tuning.md", r"rows loaded per second, with all rollups, on a busy machine \| .*?\| ([\d,]+) ", "load 36.0 M rows",
-     r"\| ([\d,]+) rows/s;", lambda rate: round(rate, -3)),
-    ("docs/tuning.md", r"1, as it comes \| ([\d.]+) ", "by the clock: 2 to 3 gateways", r"server [\d.]+ to ([\d.]+) s"),
-    ("docs/tuning.md", r"1, as it comes \| [\d.]+ \| ([\d.]+) ", "by the clock: 2 to 3 gateways", r"importer ([\d.]+) to"),
-    ("docs/tuning.md", r"6, after a lag of 90 s \| ([\d.]+) ", "50 gateways, all six intervals at once", r"server ([\d.]+) s"),
-    ("docs/tuning.md", r"6, after a lag of 90 s \| [\d.]+ \| ([\d.]+) ", "50 gateways, all six intervals at once", r"importer ([\d.]+) s"),
-    ("docs/tuning.md", r"lag began\s+to grow with (\d+) gateways", "... 6 gateways, 1 importer", r"(\d+) gateways"),
-    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| (\d+) ms", "slowest panel over 1 h", r"\| (\d+) ms"),
-    ("docs/tuning.md", r"panels over 8 hours \| (\d+) ms", "slowest panel over 8 h", r"\| (\d+) ms"),
-    ("docs/tuning.md", r"(\d+) MB while it loads a provider's backlog", "the importer's peak memory", r"\| (\d+) MB"),
+    ("docs/tuning.md", r"rows loaded per second, with all rollups \| ([\d,]+) ", GAME, r"\| ([\d,]+) rows/s", in_thousands),
+    ("docs/tuning.md", r"rows loaded per second, with all rollups \| .*?\| ([\d,]+) ", PROVIDER, r"\| ([\d,]+) rows/s", in_thousands),
+    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| (\d+) ms", GAME + " > ... slowest panel over 1 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| \d+ ms; (\d+) ms", GAME + " > ... slowest panel with filters over 1 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| .*?\| (\d+) ms", PROVIDER + " > ... slowest panel over 1 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels of the dashboard over 1 hour \| .*?\| \d+ ms; (\d+) ms", PROVIDER + " > ... slowest panel with filters over 1 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels over 8 hours \| (\d+) ms", GAME + " > ... slowest panel over 8 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels over 8 hours \| \d+ ms; (\d+) ms", GAME + " > ... slowest panel with filters over 8 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels over 8 hours \| .*?\| (\d+) ms", PROVIDER + " > ... slowest panel over 8 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"panels over 8 hours \| .*?\| \d+ ms; (\d+) ms", PROVIDER + " > ... slowest panel with filters over 8 h", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"five minutes of a client, from the rows \| (\d+) ms", GAME + " > ... five minutes of a client", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"five minutes of a client, from the rows \| .*?\| (\d+) ms", PROVIDER + " > ... five minutes of a client", r"\| (\d+) ms"),
+    ("docs/tuning.md", r"(\d+) MB while it loads a provider's backlog", PROVIDER + " > ... the importer's peak memory", r"\| (\d+) MB"),
+    ("docs/tuning.md", r"without rollups at ([\d.]+) times the", GAME + " > ... a tenth of it", r"\| ([\d.]+) of its rate", lambda rate: 1 / rate),
+    ("docs/tuning.md", r"1, as it comes \| ([\d.]+) ", GATEWAYS + " > ... ", r"server ([\d.]+) s"),
+    ("docs/tuning.md", r"1, as it comes \| [\d.]+ \| ([\d.]+) ", GATEWAYS + " > ... ", r"importers ([\d.]+) s"),
+    ("docs/tuning.md", r"6, after a lag of 90 s \| ([\d.]+) ", GATEWAYS + ", 1 importers, all files", r"server ([\d.]+) s"),
+    ("docs/tuning.md", r"6, after a lag of 90 s \| [\d.]+ \| ([\d.]+) ", GATEWAYS + ", 1 importers, all files", r"importers ([\d.]+) s"),
+    ("docs/tuning.md", r"a game, as above \| (\d+) B", GAME + " > ... bytes a row", r"\| ([\d.]+) \+"),
+    ("docs/tuning.md", r"a game, as above \| \d+ B \| (\d+) B", GAME + " > ... bytes a row", r"\+ ([\d.]+) B"),
+    ("docs/tuning.md", r"a provider, as above \| (\d+) B", PROVIDER + " > ... bytes a row", r"\| ([\d.]+) \+"),
+    ("docs/tuning.md", r"a provider, as above \| \d+ B \| (\d+) B", PROVIDER + " > ... bytes a row", r"\+ ([\d.]+) B"),
 ]
 
 
 def check_figures():
-    """Figures of the pages are those of bench/RESULTS.md, rounded."""
+    """Figures of the pages are those of bench/RESULTS.md (or of CHOICES.md beside it), rounded."""
     errors = []
-    rows = source("bench/RESULTS.md").splitlines()
+    rows = (source("bench/RESULTS.md") + source("bench/CHOICES.md")).splitlines()
     for page, words, work, there, *convert in FIGURES:
         said = re.search(words, source(page))
-        measured = [found[1].replace(",", "") for row in rows if row.startswith(f"| {work}") for found in re.finditer(there, row)][:1]
+        section, _, row_wanted = work.rpartition(" > ")
+        begins = next((at for at, row in enumerate(rows) if row.startswith(f"| {section}")), len(rows))
+        measured = [found[1].replace(",", "") for row in rows[begins:] if row.startswith(f"| {row_wanted}") for found in re.finditer(there, row)][:1]
         if not said or not measured:
             errors.append(f"{page} has no {words!r}" if not said else f"bench/RESULTS.md has no {there!r} in a row {work!r}")
             continue
