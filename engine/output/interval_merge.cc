@@ -176,9 +176,9 @@ IntervalRows IntervalMerge::WithoutRows(const AccountingTable& table) const {
 }
 
 template <typename Address>
-std::vector<IntervalMerge::Candidate<Address>> IntervalMerge::CandidatesOf(
+PartwiseVector<IntervalMerge::Candidate<Address>> IntervalMerge::CandidatesOf(
     const FamilyRows<Address>& table, const OpenConnections<Address>& open) {
-  std::vector<Candidate<Address>> candidates;
+  PartwiseVector<Candidate<Address>> candidates;
   candidates.reserve(table.rows.size());
   table.rows.ForEach([&](const auto& moved) {
     const auto it = open.empty() ? open.end() : open.find(moved.first);
@@ -216,9 +216,10 @@ IntervalRows IntervalMerge::RowsOf(const AccountingTable& table) {
 
 template <typename Address>
 void IntervalMerge::AddRowsOf(const FamilyRows<Address>& table,
-                              std::vector<Candidate<Address>> rows, size_t rows_max,
+                              PartwiseVector<Candidate<Address>> rows, size_t rows_max,
                               IntervalRows* interval) {
   if (table.rows_folded == 0 && rows.size() <= rows_max) {
+    interval->rows.reserve(interval->rows.size() + rows.size());
     for (const Candidate<Address>& row : rows) interval->rows.push_back(row.Row(interval->end_ns));
     return;
   }
@@ -227,10 +228,10 @@ void IntervalMerge::AddRowsOf(const FamilyRows<Address>& table,
 }
 
 template <typename Address>
-void IntervalMerge::Fold(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows,
+void IntervalMerge::Fold(const FamilyRows<Address>& table, PartwiseVector<Candidate<Address>> rows,
                          size_t rows_max, IntervalRows* interval) {
   using Row = Candidate<Address>;
-  using Difference = typename std::vector<Row>::difference_type;
+  using Difference = typename PartwiseVector<Row>::difference_type;
   const auto by_rank = [](const Row& a, const Row& b) { return a.Rank() < b.Rank(); };
   const size_t origins_max = rows_max / 2;
   // One place is for what has no origin.

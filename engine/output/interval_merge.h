@@ -29,6 +29,7 @@
 #include "engine/accounting/row_limit.h"
 #include "engine/rows/gap.h"
 #include "engine/rows/traffic_row.h"
+#include "engine/system/partwise_allocator.h"
 
 namespace ctacct {
 
@@ -45,7 +46,7 @@ struct IntervalRows {
   uint64_t events_dropped = 0;
   uint64_t ports_checksum = 0;  // Of the port list in force; 0: none.
   std::vector<Gap> gaps;
-  std::vector<TrafficRow> rows;
+  PartwiseVector<TrafficRow> rows;
 };
 
 class IntervalMerge {
@@ -79,16 +80,16 @@ class IntervalMerge {
   void Add(AccountingTable* table);
   IntervalRows RowsOf(const AccountingTable& table);
   template <typename Address>
-  static std::vector<Candidate<Address>> CandidatesOf(const FamilyRows<Address>& table,
-                                                      const OpenConnections<Address>& open);
+  static PartwiseVector<Candidate<Address>> CandidatesOf(const FamilyRows<Address>& table,
+                                                         const OpenConnections<Address>& open);
   // Adds the rows of a family, at most rows_max.
   template <typename Address>
-  void AddRowsOf(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows,
+  void AddRowsOf(const FamilyRows<Address>& table, PartwiseVector<Candidate<Address>> rows,
                  size_t rows_max, IntervalRows* interval);
   // The same where `rows` are too many, or workers have folded some.
   template <typename Address>
-  void Fold(const FamilyRows<Address>& table, std::vector<Candidate<Address>> rows, size_t rows_max,
-            IntervalRows* interval);
+  void Fold(const FamilyRows<Address>& table, PartwiseVector<Candidate<Address>> rows,
+            size_t rows_max, IntervalRows* interval);
   // All within the bounds of files (engine/rows/bounds.h), but for the rows.
   IntervalRows WithoutRows(const AccountingTable& table) const;
   std::shared_ptr<const PortList> PortsInForce() const;  // nullptr: none.
