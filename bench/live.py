@@ -12,8 +12,8 @@ through a gateway of its own kernel namespaces (tests/support/gateway.sh, flows 
   conntrack       conntrack -E >/dev/null
   ulogd2          NFCT to GPRINT to /dev/null, NEW and DESTROY (where ulogd2 is installed)
 
-Runs with dumps begin so that one dump falls into each, about in its middle. The last three take part in the first six
-rounds only.
+Runs with dumps begin so that one dump falls into each, about in its middle. Those without dumps, conntrack and ulogd2
+take part in the first six rounds only.
 
 Measured: the gateway's connections per second, by the generator's clock; the listener's CPU time (user and system, all
 threads) from before the first packet to its exit, per connection; events the kernel dropped. The listeners alternate, each

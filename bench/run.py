@@ -388,7 +388,8 @@ class Bench:
                                   if f", {hours} h, " in name and name.startswith("variable ") == of_list
                                   and not name.startswith("annotation ") and name.endswith(f", {hours} h, All") != filtered)
                 self.row(f"... slowest {what} over {hours} h while loading", f"{worst:.0f} ms",
-                         name.replace(f", {hours} h, All", "").replace(f", {hours} h", ""), target=f"<= {limit} ms", reached=worst <= limit if self.all else None)
+                         name.replace(f", {hours} h, All", "").replace(f", {hours} h", ""), target=f"<= {limit} ms",
+                         reached=worst <= limit if self.all else None)
         client = results["client"]
         self.row("... five minutes of a client, from the rows", f"{client['median_ms']:.0f} ms; worst {client['worst_ms']:.0f} ms",
                  target="<= 50 ms", reached=client["median_ms"] <= 50 if self.all else None)

@@ -276,8 +276,8 @@ def check_disk():
     return errors
 
 
-# Where a page states a measured figure: the words around it, the row of bench/RESULTS.md (`A > B`: the first B after A), and the words around it there. A page may
-# give fewer digits, in a unit of its own (a factor).
+# Where a page states a measured figure: the words around it, the row of bench/RESULTS.md (`A > B`: the first B after A), and the
+# words around it there. A page may give fewer digits, in a unit of its own (a factor).
 GAME = "PostgreSQL: a game of 100 M rows, loaded"
 PROVIDER = "PostgreSQL: VPN provider"
 GATEWAYS = "PostgreSQL: 50 gateways"

@@ -236,8 +236,8 @@ BEGIN
             EXIT WHEN in_steps IS NULL;
             source := format('SELECT * FROM @extschema@.%I WHERE (%s)', finer_name, in_steps);
             IF finer_name = 'vpn_traffic' AND by_address THEN
-                -- Each neighbourhood of its own, with its addresses: the index of the rows finds origins. What both sides
-                -- have is read with the origins.
+                -- One read for each side and each stretch of neighbouring steps, with that side's addresses, so that the index
+                -- of the rows finds origins. Rows that both sides want are read with the origins.
                 WITH splits AS (
                     SELECT DISTINCT ends, split_part(of_part, ' ', 2) AS of_side
                     FROM unnest(plan.split_ends, plan.split_parts) AS split (ends, of_part)
@@ -604,8 +604,9 @@ BEGIN
     END IF;
     SELECT max(total.time) INTO newest FROM @extschema@.traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
-    -- Most ports are too small for one of the largest sums, so their rows need not be summed. What is as large as the least
-    -- of these has a row that is as large as that sum's mean; and the largest rows show how large these sums are at least.
+    -- Most ports are too small for one of the largest sums, so their rows need not be summed. The largest rows show how large
+    -- these sums are at least. A sum of at most rows_max rows that reaches this bound has a row of at least bound / rows_max:
+    -- ports without such a row are left out.
     IF largest * plan.rows_max <= 10000 THEN
         EXECUTE format(
             'WITH bound (bytes) AS ('

@@ -52,7 +52,7 @@ INSERT INTO traffic_rollups (name, grouping_columns, step, tier, partition_width
     ('origin_port_1h',       '{src,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', NULL),
     ('destination_port_10m', '{dst,proto,port}',     '10 min', '10m', '8 days',  '16 h', 10000),
     ('destination_port_1h',  '{dst,proto,port}',     '1 h',   '1h',   '32 days', '1000000 days', 20000),
-    -- By protocol first: of one it is read alone.
+    -- Its index begins with the protocol: a question about one reads no pairs of others.
     ('pair_protocol_1h',     '{proto,src,dst}',      '1 h',   '1h',   '8 days',  '1000000 days', 40000),
     ('pair_port_1h',         '{src,dst,proto,port}', '1 h',   '1h',   '1 day',   '1000000 days', 80000);
 
