@@ -113,6 +113,19 @@ bool BasicFlowTable<Address>::FlowTraits::Matches(const Flow& flow, const FlowId
 }
 
 template <typename Address>
+uint64_t BasicFlowTable<Address>::LifeFingerprint(const Flow& flow, size_t hash) {
+  return Fingerprint(hash, flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0);
+}
+
+template <typename Address>
+uint64_t BasicFlowTable<Address>::SupersededFingerprint(const Flow& flow, size_t hash) const {
+  const uint64_t fingerprint = LifeFingerprint(flow, hash);
+  return superseded_.Find(fingerprint) == nullptr
+             ? fingerprint
+             : Fingerprint(hash, static_cast<uint64_t>(flow.start_ns));
+}
+
+template <typename Address>
 void BasicFlowTable<Address>::Start(int64_t now_ns, bool timestamps_on) {
   if (started_) return;
   started_ = true;
@@ -145,9 +158,8 @@ bool BasicFlowTable<Address>::Restore(const FlowRecord& record) {
   restored.original = record.original;
   restored.reply = record.reply;
   if ((record.flags & kFlowSuperseded) != 0) {
-    const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(record.start_ns));
     SetLastSeen(0, &restored);
-    superseded_[fingerprint] = restored;
+    superseded_[SupersededFingerprint(restored, hash)] = restored;
     return false;
   }
   if ((record.flags & kFlowEnded) != 0) {
@@ -429,9 +441,11 @@ FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t 
   if (flow != nullptr && !IsOwn(event, *flow)) [[unlikely]] {
     // A start in the future is that of a flow older than a clock set back; one without a start is
     // older than that setting. And one that a dump has shown without a start has none.
-    const bool other = flow->start_exact
-                           ? event.start_ns == 0 || event.start_ns > Later(now_ns, kClockSlackNs)
-                           : flow->shown && event.start_ns != 0;
+    const int64_t latest_ns = Later(now_ns, kClockSlackNs);
+    const bool in_future =
+        event.start_ns > latest_ns && (flow->start_exact || ReadNs(flow->start_ns) <= latest_ns);
+    const bool other =
+        in_future || (flow->start_exact ? event.start_ns == 0 : flow->shown && event.start_ns != 0);
     if (other || IsForerunner(event, *flow)) {
       if (!first_time) {
         NoteNoStart(event);
@@ -500,7 +514,7 @@ void BasicFlowTable<Address>::ApplyLateDestroy(const FlowEvent& event, size_t ha
   Flow unseen(event.identity);
   const Beginning beginning = BeginAccounting(event, hash, now_ns, false, &unseen);
   // Its own NEW may have been taken for one of the follower, and its close with that.
-  if (!follower->start_exact && follower->seen_new && follower->closed) unseen.closed = true;
+  if (!follower->start_exact && follower->closed) unseen.closed = true;
   if (!follower->shown) {
     // Its NEW, repeated, made the entry. If not, a dump shows the follower.
     SetOpen(false, follower, change);
@@ -540,28 +554,29 @@ bool BasicFlowTable<Address>::TakeKnown(const FlowEvent& event, size_t hash, Flo
     flow->closed = flow->closed || before.closed;
     return true;
   };
-  const uint64_t fingerprint = StartFingerprint(event, hash);
-  if (!superseded_.empty()) {
-    if (const Flow* const found = superseded_.Find(fingerprint); found != nullptr) {
+  const auto take = [&](int64_t life, const auto& fits) {
+    const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(life));
+    const Flow* const found = superseded_.empty() ? nullptr : superseded_.Find(fingerprint);
+    if (found != nullptr && fits(*found)) {
       const Flow before = *found;
       Untally(before);
       superseded_.Erase(fingerprint);
       return continue_from(before);
     }
-  }
-  if (forgotten_.empty() || (event.start_ns == 0 && timestamps_on_)) return false;
-  if (const auto before = forgotten_.Take(fingerprint); before.has_value()) {
-    return continue_from(*before);
-  }
+    const auto before = forgotten_.Take(fingerprint);
+    return before.has_value() && fits(*before) && continue_from(*before);
+  };
+  if (event.start_ns == 0 && timestamps_on_) return false;
+  if (take(event.start_ns, [](const auto&) { return true; })) return true;
   if (event.start_ns == 0) return false;
   // Or one that no dump has shown: its start is when its NEW was read. What began long ago must fit
   // better: it may be another one of the tuple.
-  const auto before = forgotten_.Take(Fingerprint(hash, 0));
-  if (!before.has_value()) return false;
-  const int64_t read_ns = ReadNs(before->start_ns);
-  const int64_t late_ns = BeganKnown(event.start_ns) ? kClockSlackNs : 10 * kNewJitterNs;
-  return event.start_ns <= Later(read_ns, kNewJitterNs) &&
-         event.start_ns >= Later(read_ns, -late_ns) && continue_from(*before);
+  return take(0, [&](const auto& before) {
+    const int64_t read_ns = ReadNs(before.start_ns);
+    const int64_t late_ns = BeganKnown(event.start_ns) ? kClockSlackNs : 10 * kNewJitterNs;
+    return before.original.packets == 0 && event.start_ns <= Later(read_ns, kNewJitterNs) &&
+           event.start_ns >= Later(read_ns, -late_ns);
+  });
 }
 
 template <typename Address>
@@ -738,7 +753,7 @@ void BasicFlowTable<Address>::SetOpen(bool open, Flow* flow, FlowChange* change)
 template <typename Address>
 void BasicFlowTable<Address>::Supersede(Flow* flow, size_t hash, FlowChange* change) {
   SetOpen(false, flow, change);
-  const uint64_t fingerprint = Fingerprint(hash, static_cast<uint64_t>(flow->start_ns));
+  const uint64_t fingerprint = SupersededFingerprint(*flow, hash);
   if (superseded_.size() < kSupersededMax) {
     auto [entry, added] = superseded_.FindOrAddEntry(fingerprint, superseded_.Hash(fingerprint));
     if (added) {
@@ -869,13 +884,12 @@ bool BasicFlowTable<Address>::Sweep(const Flow& flow, FlowChange* change) {
   change->open_change -= static_cast<int>(flow.open);
   Untally(flow);
   ++counts_->forgotten_flows;
-  const uint64_t life = flow.start_exact ? static_cast<uint64_t>(flow.start_ns) : 0;
   // No later than the dump that does not show it, whatever its start says (a clock set back).
   const int64_t latest_start_ns =
       std::min(dump_began_ns_,
                flow.start_exact ? flow.start_ns : Later(ReadNs(flow.start_ns), kNewJitterNs));
   forgotten_.Add(
-      Fingerprint(Hash(flow.Identity()), life),
+      LifeFingerprint(flow, Hash(flow.Identity())),
       {flow.start_ns, latest_start_ns, flow.original, flow.reply, flow.seen_new, flow.closed});
   return true;
 }

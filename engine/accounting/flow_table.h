@@ -349,6 +349,11 @@ class BasicFlowTable {
   bool BeganKnown(int64_t start_ns) const;
   // When the NEW was read that made an entry: of its start_ns.
   static int64_t ReadNs(int64_t start_ns) { return start_ns < 0 ? ~start_ns : start_ns; }
+  // Of an incarnation laid aside: one that no dump has shown has no start time yet.
+  static uint64_t LifeFingerprint(const Flow& flow, size_t hash);
+  // The same for superseded_: of several of a tuple that no dump has shown, the first has it, and
+  // the others have one by when their NEW was read.
+  uint64_t SupersededFingerprint(const Flow& flow, size_t hash) const;
   // True if the incarnation was known: another followed it, or it was forgotten. `flow` gets what
   // is accounted so far.
   bool TakeKnown(const FlowEvent& event, size_t hash, Flow* flow);
@@ -409,7 +414,7 @@ class BasicFlowTable {
   Flows flows_;
   DestroyedMemory destroyed_;
   // Incarnations that a dump has shown to be followed by another before their DESTROY was taken, by
-  // Fingerprint. Kept over two dumps.
+  // SupersededFingerprint. Kept over two dumps.
   Superseded superseded_;
   // Closes reported of flows that the first dump has not shown yet.
   EarlyCloses early_closes_;

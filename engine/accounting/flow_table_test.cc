@@ -2165,6 +2165,47 @@ TEST_F(FlowTableTest, AForgottenFlowWhoseNewIsRepeatedClosesOnce) {
   EXPECT_EQ(connections_, 1u);
 }
 
+// One that no dump has shown; a rule masks its end. What closes is its follower, as far as can be
+// known; and a dump that passed it before shows it after that.
+TEST_F(FlowTableTest, AFlowThatADumpShowsLateClosesOnce) {
+  const int64_t born = kStart + 1 * kSecond;
+  const int64_t follower = born + 3 * kSecond;
+  (void)Grown(Event(FlowEventKind::kNew), born + kSecond / 100);
+  (void)Grown(State(TcpState::kLastAck, 0), follower + kSecond);
+  table_.BeginDump(follower + kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, follower, 9), follower + kSecond), 9u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, born, 4), follower + kSecond), 4u);
+  (void)EndDump(true, &table_);
+  (void)Grown(State(TcpState::kLastAck, 0), follower + 2 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, born, 6), follower + 3 * kSecond), 2u);
+  EXPECT_EQ(connections_, 2u);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
+// But one that a dump showed without a start time is not the flow that follows it.
+TEST_F(FlowTableTest, AFlowAfterOneWithoutAStartCountsWhole) {
+  const int64_t now = kStart + 10 * kSecond;
+  Dump({Event(FlowEventKind::kDump, 0, 48)}, now);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDump, now + kSecond, 180), now + 2 * kSecond), 180u);
+}
+
+// The clock was set back, then a dump missed the flow and its NEW was repeated.
+TEST_F(FlowTableTest, AFlowOlderThanAClockSetBackClosesOnce) {
+  const int64_t born = kStart + 1000 * kSecond;
+  const int64_t now = kStart + 10 * kSecond;
+  Dump({Event(FlowEventKind::kDump, born, 4)}, born + kSecond);
+  table_.NoteClockSetBack(now);
+  Dump({Event(FlowEventKind::kDump, born, 5)}, now);
+  Dump({}, now + kSecond);
+  (void)Grown(Event(FlowEventKind::kNew), now + 2 * kSecond);
+  (void)Grown(State(TcpState::kLastAck, 0), now + 3 * kSecond);
+  EXPECT_EQ(Grown(Event(FlowEventKind::kDestroy, born, 9), now + 4 * kSecond), 4u);
+  EXPECT_EQ(connections_, 1u);
+  EXPECT_EQ(open_, 0);
+  EXPECT_EQ(table_.size(), 0u);
+}
+
 // A run read its end and was killed before a row contained it. The kernel repeats the end.
 TEST_F(FlowTableTest, AnEndBeforeTheLastRunIsLateAlsoIfNoEventWasLost) {
   FlowTable table(&counts_);

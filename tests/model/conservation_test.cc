@@ -518,8 +518,10 @@ class Model {
       // It is taken for a repeated one of a flow that still lives, as far as the engine knows, and
       // ends with that.
       if (share->queue.front().event.kind == FlowEventKind::kNew && !life.shown) {
+        // Before the first whole dump, also of one that the run before has given up.
         life.unclear =
-            life.unclear || std::any_of(ghosts_.begin(), ghosts_.end(), [&](const LifePtr& before) {
+            life.unclear || (last_whole_ == 0 && restarts_ != 0) ||
+            std::any_of(ghosts_.begin(), ghosts_.end(), [&](const LifePtr& before) {
               return before->slot == life.slot && before->birth < life.birth && before->shown;
             });
       }
