@@ -23,8 +23,9 @@ CREATE TYPE traffic_plan AS (
     -- Where destinations matter and not all may be listed: a condition for traffic_unlisted, and how many keys an answer is
     -- a sum of (NULL: any number).
     unlisted text, keys double precision,
-    -- How many rows a sum has at most, if it is one of a port, of which there may be 65,000 a step.
-    rows_max double precision,
+    -- How many rows a sum has at most, if it is one of a port, of which there may be 65,000 a step; and a query for those of one
+    -- step.
+    rows_max double precision, one_step text,
     -- Whether a sum has a step within which a holder changed and whose rows are not kept.
     coarse text,
     -- By name: the addresses that are asked for, by the filters or by the names; and the steps within which an address, or
@@ -522,6 +523,12 @@ BEGIN
         CASE WHEN protos IS NOT NULL THEN ' AND proto = ANY ($6)' END,
         CASE WHEN ports IS NOT NULL THEN ' AND port = ANY ($7)' END);
     plan.source := format('(%s) AS parts WHERE true%s', array_to_string(sources, ' UNION ALL '), filters);
+    -- Of the coarsest level, which is now the last one.
+    IF plan.rows_max IS NOT NULL THEN
+        plan.one_step := format('@extschema@.%I WHERE time > %L AND time <= %L%s', 'traffic_' || level.name,
+            greatest(part_lowers[cardinality(sources)], part_uppers[cardinality(sources)] - level.step),
+            part_uppers[cardinality(sources)], filters);
+    END IF;
     IF by_src_name OR by_dst_name THEN
         plan := @extschema@.traffic_plan_names(
             plan, rollup.grouping_columns, by_columns, filters || name_filters, sources, part_steps, part_lowers, part_uppers,
@@ -582,6 +589,7 @@ DECLARE
     -- What was covered between them is read by half hours, before and after by intervals.
     halves_lower timestamptz;
     halves_upper timestamptz;
+    bound double precision;
     large_protos text[];
     large_ports integer[];
 BEGIN
@@ -604,19 +612,22 @@ BEGIN
     END IF;
     SELECT max(total.time) INTO newest FROM @extschema@.traffic_total AS total
     WHERE total.time > plan.lower AND total.time <= plan.upper;
-    -- Most ports are too small for one of the largest sums, so their rows need not be summed. The largest rows show how large
-    -- these sums are at least. A sum of at most rows_max rows that reaches this bound has a row of at least bound / rows_max:
-    -- ports without such a row are left out.
+    -- Most ports are too small for one of the largest sums, so their rows need not be summed. The largest rows of a step show
+    -- how large these sums are at least. A sum of at most rows_max rows that reaches this bound has a row of at least
+    -- bound / rows_max: ports without such a row are left out.
     IF largest * plan.rows_max <= 10000 THEN
         EXECUTE format(
-            'WITH bound (bytes) AS ('
-            '  SELECT CASE WHEN count(*) = $8 THEN min(bytes) / $9 * (1 - 1e-9) ELSE 0 END FROM ('
-            '    SELECT max(bytes) AS bytes FROM ('
-            '      SELECT %1$s, src_bytes::float8 + dst_bytes::float8 AS bytes FROM %2$s ORDER BY bytes DESC LIMIT ceil($8 * $9)) AS of_rows '
-            '    GROUP BY %1$s ORDER BY 1 DESC LIMIT $8) AS of_keys) '
-            'SELECT array_agg(DISTINCT proto), array_agg(DISTINCT port) FROM %2$s AND src_bytes::float8 + dst_bytes::float8 >= (SELECT bytes FROM bound)',
-            substr(plan.grouped, 3), plan.source)
-        USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, largest, plan.rows_max INTO large_protos, large_ports;
+            'SELECT min(bytes) / $9 * (1 - 1e-9) FROM ('
+            '  SELECT max(bytes) AS bytes FROM ('
+            '    SELECT %1$s, src_bytes::float8 + dst_bytes::float8 AS bytes FROM %2$s ORDER BY bytes DESC LIMIT ceil($8 * $9)) AS of_rows '
+            '  GROUP BY %1$s ORDER BY 1 DESC LIMIT $8) AS of_keys HAVING count(*) = $8',
+            substr(plan.grouped, 3), plan.one_step)
+        USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, largest, plan.rows_max INTO bound;
+    END IF;
+    IF bound IS NOT NULL THEN
+        EXECUTE 'SELECT array_agg(DISTINCT proto), array_agg(DISTINCT port) FROM ' || plan.source ||
+                ' AND src_bytes::float8 + dst_bytes::float8 >= $8'
+        USING plan.lower, plan.upper, gateways, plan.srcs, plan.dsts, protos, ports, bound INTO large_protos, large_ports;
         IF cardinality(large_protos) * cardinality(large_ports) <= 1000 THEN
             protos := large_protos;
             ports := large_ports;
