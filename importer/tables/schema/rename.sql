@@ -36,8 +36,9 @@ BEGIN
     -- CSV files do not say what was observed: then no rows may be of the same time.
     IF moment IS NULL AND EXISTS (SELECT FROM @extschema@.import_ledger
                                   WHERE gateway IN (old_name, new_name) AND covered_from IS NULL AND names_time IS NULL) THEN
-        SELECT min(time) INTO moment FROM @extschema@.traffic_total AS of_old JOIN @extschema@.traffic_total AS of_new USING (time)
-        WHERE of_old.gateway = old_name AND of_new.gateway = new_name;
+        SELECT min(time) INTO moment FROM (
+            SELECT time FROM @extschema@.traffic_total WHERE gateway IN (old_name, new_name)
+            GROUP BY time HAVING min(gateway) <> max(gateway)) AS of_both;
     END IF;
     IF moment IS NOT NULL THEN
         RAISE EXCEPTION '% and % both observed %', quote_literal(old_name), quote_literal(new_name), moment
