@@ -240,6 +240,7 @@ void Engine::MakeFlusher() {
   options.rows_max = config_.rows_max;
   options.interval_ns = config_.rules.interval_ns;
   options.wait_for_pipe = !config_.live();
+  options.passed_over = config_.live();
   options.sink = sink_.get();
   options.pipe = pipe_.get();
   if (config_.influx_lines) options.influx.emplace(config_.gateway);

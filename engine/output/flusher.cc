@@ -21,7 +21,10 @@ absl::Status Flusher::Flush(const std::vector<AccountingHandoff*>& handoffs, boo
   }
   if (last || HasRoom()) {
     merge_.Take(handoffs);
-    while (std::optional<IntervalRows> interval = merge_.Next()) AddInterval(*std::move(interval));
+    while (std::optional<IntervalRows> interval = merge_.Next()) {
+      if (options_.passed_over) AddPassedOver(*interval);
+      AddInterval(*std::move(interval));
+    }
     merged_seal_ = merge_.sealed_by_all();
   }
   // Chunks of later intervals wait for their tables. Until those are taken, the rows that wait may
@@ -49,8 +52,23 @@ absl::Status Flusher::Finish(const std::vector<AccountingHandoff*>& handoffs, bo
   return clean ? options_.checkpoint->MarkClean() : absl::OkStatus();
 }
 
+void Flusher::AddPassedOver(const IntervalRows& next) {
+  if (last_end_ns_ == 0) return;
+  const int64_t intervals = (next.end_ns - last_end_ns_) / options_.interval_ns;
+  if (intervals > kPassedOverMax) return;
+  for (int64_t i = 1; i < intervals; ++i) {
+    IntervalRows none;
+    none.end_ns = last_end_ns_ + options_.interval_ns;
+    none.seal = next.seal;  // Revealed with it.
+    none.covered_from_ns = none.covered_to_ns = next.covered_from_ns;
+    none.ports_checksum = next.ports_checksum;
+    AddInterval(std::move(none));
+  }
+}
+
 void Flusher::AddInterval(IntervalRows interval) {
-  CTACCT_CHECK(waiting_.empty() || waiting_.back().seal < interval.seal);
+  CTACCT_CHECK(waiting_.empty() || waiting_.back().seal <= interval.seal);
+  last_end_ns_ = interval.end_ns;
   intervals_.Note(interval.end_ns, interval.completeness, interval.gaps);
   last_interval_rows_ = interval.rows.size();
   if (options_.sink == nullptr || !options_.sink->Takes(interval)) {

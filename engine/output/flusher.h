@@ -44,6 +44,8 @@ class Flusher {
   static constexpr size_t kWaitingRowsMax = 4 << 20;
   // Intervals without rows also wait: 17 days of them, 15 seconds each, take 20 MB.
   static constexpr size_t kWaitingIntervalsMax = 100'000;
+  // Intervals passed over at once: a day of 15 seconds each. More: the clock was set.
+  static constexpr int64_t kPassedOverMax = 5760;
 
   // Pointers are not owned, and may be nullptr.
   struct Options {
@@ -51,6 +53,10 @@ class Flusher {
     size_t rows_max = RowLimit::kDefault;  // Of an interval: the largest; see RowLimit.
     int64_t interval_ns = kIntervalUnitNs;
     bool wait_for_pipe = false;  // In a replay: give a reader of the pipe time to keep up.
+    // Live: intervals that were passed over, because the machine or the engine stood still or a
+    // dump took longer than one, are written too, without rows. Silence would mean that no engine
+    // ran. (In a replay the times of a hostile capture would decide how many files there are.)
+    bool passed_over = false;
     RowSink* sink = nullptr;
     PipeWriter* pipe = nullptr;
     std::optional<InfluxLineEncoder> influx;  // Of the pipe's lines; none: CSV.
@@ -96,6 +102,8 @@ class Flusher {
            waiting_.size() < options_.waiting_intervals_max;
   }
   void AddInterval(IntervalRows interval);
+  // What came between the interval before and `next`.
+  void AddPassedOver(const IntervalRows& next);
   absl::Status WriteWaiting();
   absl::Status CommitAndReveal();
   absl::Status RevealWithoutCheckpoint();
@@ -112,6 +120,7 @@ class Flusher {
   std::deque<IntervalRows> waiting_;
   uint64_t merged_seal_ = 0;  // All intervals up to it were added to waiting_.
   uint64_t sequence_ = 0;     // The last one given.
+  int64_t last_end_ns_ = 0;   // Of the last interval added; 0: none.
   // With a checkpoint:
   std::vector<SnapshotChunk> chunks_;  // Of snapshots whose tables are still to be taken.
   size_t prepared_ = 0;                // How many of waiting_ are prepared.

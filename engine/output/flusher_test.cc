@@ -103,6 +103,40 @@ TEST_F(FlusherTest, RowsSayWhatTheTableSays) {
   EXPECT_EQ(flusher.rows_written(), 1u);
 }
 
+// The machine stood still, or a dump took longer than an interval.
+TEST_F(FlusherTest, IntervalsPassedOverAreWrittenWithoutRows) {
+  Flusher::Options options = Options();
+  options.interval_ns = kIntervalUnitNs;
+  options.passed_over = true;
+  Flusher flusher(options);
+  const auto seal = [&](int64_t end_s, int64_t from_s) {
+    handoff_.live().rows[Key(1)] = Sums(5);
+    handoff_.live().covered_from_ns = from_s * kIntervalUnitNs;
+    handoff_.live().covered_to_ns = end_s * kIntervalUnitNs;
+    Seal(end_s * kIntervalUnitNs);
+    ASSERT_TRUE(flusher.Flush({&handoff_}, false).ok());
+  };
+  seal(100, 99);
+  seal(101, 100);
+  EXPECT_EQ(kept_.size(), 2u);
+  seal(105, 104);
+  ASSERT_EQ(kept_.size(), 6u);
+  for (size_t i = 0; i < kept_.size(); ++i) {
+    EXPECT_EQ(kept_[i].end_ns, static_cast<int64_t>(100 + i) * kIntervalUnitNs);
+    EXPECT_EQ(kept_[i].sequence, i + 1);
+    const bool passed_over = i >= 2 && i <= 4;
+    EXPECT_EQ(kept_[i].rows.size(), passed_over ? 0u : 1u);
+    if (!passed_over) continue;
+    EXPECT_EQ(kept_[i].covered_from_ns, 104 * kIntervalUnitNs);
+    EXPECT_EQ(kept_[i].covered_to_ns, 104 * kIntervalUnitNs);
+    EXPECT_EQ(kept_[i].completeness, Completeness::kComplete);
+  }
+  // The clock was set, by years or back.
+  seal(105 + 2 * Flusher::kPassedOverMax, 105);
+  seal(50, 49);
+  EXPECT_EQ(kept_.size(), 8u);
+}
+
 // A worker's tables keep their memory from one interval to the next.
 TEST_F(FlusherTest, TablesComeBackWithTheirMemory) {
   Flusher flusher(Options());
