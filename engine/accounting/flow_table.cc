@@ -22,6 +22,9 @@ constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
 // A NEW is read after its flow's start, but for small differences between a capture's clocks.
 constexpr int64_t kNewJitterNs = kNanosPerSecond / 100;
 
+// No event waits for longer in a receive buffer: the largest fills in some 20 seconds.
+constexpr int64_t kReadLateNs = 60 * kNanosPerSecond;
+
 // The times of a capture may be anything. Saturates.
 int64_t Later(int64_t time_ns, int64_t by_ns) {
   int64_t later_ns;
@@ -262,10 +265,18 @@ void BasicFlowTable<Address>::NoteUnreported(size_t flows, int64_t since_ns) {
 template <typename Address>
 bool BasicFlowTable<Address>::NoteExplained(int64_t happened_ns) {
   // In mode=light a NEW is not among the events lost.
-  const bool explains = needs_resync_ && counts_->events_new != 0 &&
+  const bool explains = needs_resync_ && !events_hidden_ && counts_->events_new != 0 &&
                         happened_ns >= overrun_began_ns_ && happened_ns <= overrun_ended_ns_;
   events_explained_ += static_cast<size_t>(explains);
   return explains;
+}
+
+template <typename Address>
+void BasicFlowTable<Address>::NoteHidden(int64_t happened_ns) {
+  // A clock that was set says nothing of what was before a loss.
+  events_hidden_ =
+      events_hidden_ || (!needs_resync_ && !clock_was_set_back_ && counts_->events_new != 0 &&
+                         happened_ns > std::max(overrun_ended_ns_, started_ns_));
 }
 
 template <typename Address>
@@ -390,6 +401,12 @@ FlowChange BasicFlowTable<Address>::ApplyDump(const FlowEvent& event, size_t has
     const Beginning beginning = BeginAccounting(event, hash, now_ns, KnowsOlder(), flow);
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
+  } else if (flow->start_exact) {
+    // Its NEW may wait, but not for so long.
+    if (!flow->seen_new && !flow->restored && event.start_ns < Later(dump_began_ns_, -kReadLateNs))
+        [[unlikely]] {
+      NoteHidden(event.start_ns);
+    }
   } else if (event.start_ns == 0) {
     // Entries before this one, or before a restart, may have been taken for stale ones.
     if (!flow->shown) NoteNoStart(event);
@@ -501,7 +518,8 @@ FlowChange BasicFlowTable<Address>::ApplyDestroy(const FlowEvent& event, size_t 
     ++counts_->unknown_destroys;
     return change;
   }
-  if (beginning == Beginning::kZero) (void)NoteExplained(event.start_ns);
+  // The kernel reports its birth before its end.
+  if (beginning == Beginning::kZero && !NoteExplained(event.start_ns)) NoteHidden(event.start_ns);
   NoteLate(event, now_ns, beginning);
   End(event, now_ns, &unseen, &change);
   return change;

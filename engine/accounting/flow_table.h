@@ -368,6 +368,10 @@ class BasicFlowTable {
   void NoteLate(const FlowEvent& event, int64_t now_ns, Beginning beginning);
   // A NEW or UPDATE of this moment was not read. True if it was lost in the overrun.
   bool NoteExplained(int64_t happened_ns);
+  // A NEW of this moment was not read, and should have been read by now. If it was not lost, a rule
+  // hides such events. Then nothing explains a loss any more: what a rule hides within one looks
+  // the same.
+  void NoteHidden(int64_t happened_ns);
 
   // If start times were switched off for a while, some events have none. It cannot be known which
   // incarnation they belong to.
@@ -472,6 +476,7 @@ class BasicFlowTable {
   bool needs_resync_ = false;
   size_t flows_lost_ = 0;
   size_t events_explained_ = 0;
+  bool events_hidden_ = false;  // By a rule: some births are not reported.
   int64_t overrun_began_ns_ = 0;
   int64_t overrun_ended_ns_ = 0;
   uint32_t resync_index_ = 0;  // The first dump begun since; 0: none yet.

@@ -2206,6 +2206,38 @@ TEST_F(FlowTableTest, AFlowOlderThanAClockSetBackClosesOnce) {
   EXPECT_EQ(table_.size(), 0u);
 }
 
+// A rule (`ct event set destroy`) hides births. Those within a loss look like births whose NEW was
+// lost, so they explain nothing; the rule shows outside of losses.
+TEST_F(FlowTableTest, WhereARuleHidesBirthsNothingExplainsALoss) {
+  const auto explained = [&](const std::vector<FlowEvent>& before) {
+    WorkerCounts counts;
+    counts.events_new = 1;
+    FlowTable table(&counts);
+    table.Start(kStart, true);
+    int64_t now = kStart + 100 * kSecond;
+    for (const FlowEvent& event : before) {
+      table.BeginDump(now);
+      (void)table.Apply(event, now);
+      (void)EndDump(true, &table);
+      now += 100 * kSecond;
+    }
+    table.NoteOverrun(now, now + 10 * kSecond);
+    table.BeginDump(now + 11 * kSecond);
+    FlowEvent born_in_loss = Event(FlowEventKind::kDump, now + 5 * kSecond, 3);
+    born_in_loss.identity.src_port = 2000;
+    (void)table.Apply(born_in_loss, now + 11 * kSecond);
+    (void)EndDump(true, &table);
+    return table.events_explained();
+  };
+  EXPECT_EQ(explained({}), 1u);
+  EXPECT_EQ(explained({Event(FlowEventKind::kNew), Event(FlowEventKind::kDestroy, kBorn, 4)}), 1u);
+  EXPECT_EQ(explained({Event(FlowEventKind::kDestroy, kBorn, 4)}), 0u);
+  EXPECT_EQ(explained({Event(FlowEventKind::kDump, kBorn, 4)}), 1u);  // Its NEW may still wait.
+  EXPECT_EQ(
+      explained({Event(FlowEventKind::kDump, kBorn, 4), Event(FlowEventKind::kDump, kBorn, 5)}),
+      0u);
+}
+
 // A run read its end and was killed before a row contained it. The kernel repeats the end.
 TEST_F(FlowTableTest, AnEndBeforeTheLastRunIsLateAlsoIfNoEventWasLost) {
   FlowTable table(&counts_);

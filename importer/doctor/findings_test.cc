@@ -117,18 +117,21 @@ TEST(DoctorRulesetTest, RulesThatKeepPacketsFromIt) {
   EXPECT_EQ(findings.tracking, "");
 }
 
-TEST(DoctorRulesetTest, RulesThatMaskTheEndsOfFlows) {
+TEST(DoctorRulesetTest, RulesThatMaskTheBirthsOrEndsOfFlows) {
   RulesetFindings findings;
   ReadNftRuleset(
       "table ip t { # handle 1\n\tchain c { # handle 2\n"
       "\t\tct event set new # handle 3\n"
       "\t\tct event set new,destroy # handle 4\n"
+      "\t\tct event set destroy # handle 6\n"
       "\t\tip protocol udp ct event set new,related comment \"destroy\" # handle 5\n\t}\n}\n",
       &findings);
   ReadIptablesSave(
       "*raw\n-A PREROUTING -p udp -j CT --ctevents new\n"
       "-A PREROUTING -p tcp -j CT --ctevents new,destroy --zone 1\nCOMMIT\n",
       "iptables-legacy-save", &findings);
+  ASSERT_THAT(findings.hiding, SizeIs(1));
+  EXPECT_EQ(findings.hiding[0].remedy, "nft delete rule ip t c handle 6");
   ASSERT_THAT(findings.masking, SizeIs(3));
   EXPECT_EQ(findings.masking[0].remedy, "nft delete rule ip t c handle 3");
   EXPECT_EQ(findings.masking[1].remedy, "nft delete rule ip t c handle 5");

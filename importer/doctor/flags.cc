@@ -56,6 +56,8 @@ namespace {
 // The engine's defaults.
 constexpr size_t kReceiveBufferBytesDefault = size_t{128} << 20;
 constexpr size_t kIntervalSecondsDefault = 15;
+// The engine's, of engine/accounting/worker.h.
+constexpr int kWorkersMax = 8;
 constexpr char kServicePassword[] = "/etc/ctacct/pgpass";
 
 using FlagValues = std::map<std::string, std::string>;
@@ -192,7 +194,9 @@ absl::StatusOr<DoctorOptions> DoctorOptionsFromFlags(const CommandLine& line) {
     return absl::InvalidArgumentError(
         absl::StrCat("unexpected argument ", QuotedForLog(line.arguments[0])));
   }
-  if (absl::GetFlag(FLAGS_workers) < 0) return BadFlag("workers", "must not be negative");
+  if (absl::GetFlag(FLAGS_workers) < 0 || absl::GetFlag(FLAGS_workers) > kWorkersMax) {
+    return BadFlag("workers", absl::StrCat("must be at most ", kWorkersMax));
+  }
   if (absl::GetFlag(FLAGS_receive_buffer) < 0) {
     return BadFlag("receive-buffer", "must not be negative");
   }

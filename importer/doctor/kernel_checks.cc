@@ -162,6 +162,8 @@ const Examination::Rules& Rules(Examination& examination) {
     std::vector<RuleSource>& found = read ? saved.masking : rules.findings.ct_targets;
     std::vector<RuleSource>& kind = read ? rules.findings.masking : rules.findings.untracking;
     kind.insert(kind.end(), found.begin(), found.end());
+    rules.findings.hiding.insert(rules.findings.hiding.end(), saved.hiding.begin(),
+                                 saved.hiding.end());
   }
   // Tables of the older iptables, which nft does not see.
   std::ifstream names("/proc/net/ip_tables_names");
@@ -450,7 +452,13 @@ Finding CheckMaskedEnds(Examination& examination) {
                 Remedies(sources));
   }
   if (!rules.unseen.empty()) return Skip(absl::StrCat("not seen: ", rules.unseen));
-  return Ok("no rule masks the ends of flows");
+  if (const std::vector<RuleSource>& hiding = rules.findings.hiding; !hiding.empty()) {
+    return Warn(absl::StrCat("the kernel does not report the birth of what these match, so after a "
+                             "loss of events totals cannot be proved: ",
+                             FirstFew(hiding)),
+                Remedies(hiding));
+  }
+  return Ok("no rule masks the births or ends of flows");
 }
 
 Finding CheckFlowtables(Examination& examination) {

@@ -48,13 +48,22 @@ bool TurnsTrackingOn(absl::string_view rule, absl::string_view bare) {
   return absl::StrContains(bare, "flow add @");
 }
 
-// An event mask (`ct event set`, --ctevents) without `destroy`. `from`: what comes before the
-// events.
-bool MasksEnds(absl::string_view rule, absl::string_view from) {
+// If the rule is an event mask (`ct event set`, --ctevents) without `destroy` or `new`. `from`:
+// what comes before the events.
+void ReadMask(absl::string_view rule, absl::string_view from, const RuleSource& source,
+              RulesetFindings* findings) {
   const size_t at = rule.find(from);
-  if (at == absl::string_view::npos) return false;
+  if (at == absl::string_view::npos) return;
   const absl::string_view rest = rule.substr(at + from.size());
-  return !absl::StrContains(rest.substr(0, rest.find(' ')), "destroy");
+  const std::vector<absl::string_view> events = absl::StrSplit(rest.substr(0, rest.find(' ')), ',');
+  const auto has = [&](absl::string_view event) {
+    return std::find(events.begin(), events.end(), event) != events.end();
+  };
+  if (!has("destroy")) {
+    findings->masking.push_back(source);
+  } else if (!has("new")) {
+    findings->hiding.push_back(source);
+  }
 }
 
 void ReadNftRule(const std::string& chain, absl::string_view rule, absl::string_view handle,
@@ -67,7 +76,7 @@ void ReadNftRule(const std::string& chain, absl::string_view rule, absl::string_
   if (absl::StrContains(rule, "xt target \"CT\"") || absl::StrContains(rule, "xt target CT")) {
     findings->ct_targets.push_back({what, remedy});
   }
-  if (MasksEnds(bare, "ct event set ")) findings->masking.push_back({what, remedy});
+  ReadMask(bare, "ct event set ", {what, remedy}, findings);
   if (findings->tracking.empty() && TurnsTrackingOn(rule, bare)) findings->tracking = what;
 }
 
@@ -138,7 +147,7 @@ void ReadIptablesSave(absl::string_view listing, absl::string_view save,
     if (absl::StrContains(line, "-j NOTRACK") || absl::StrContains(line, "--notrack")) {
       findings->untracking.push_back({what, remedy});
     }
-    if (MasksEnds(line, "--ctevents ")) findings->masking.push_back({what, remedy});
+    ReadMask(line, "--ctevents ", {what, remedy}, findings);
     if (findings->tracking.empty() && (absl::StrContains(line, "-m conntrack") ||
                                        absl::StrContains(line, "-m state") || table == "nat")) {
       findings->tracking = what;

@@ -21,6 +21,7 @@ struct RuleSource {
 struct RulesetFindings {
   std::vector<RuleSource> untracking;  // Rules that keep packets from conntrack.
   std::vector<RuleSource> masking;     // Rules that keep the kernel from reporting ends.
+  std::vector<RuleSource> hiding;      // Other ones that keep it from reporting births.
   // Rules of iptables' target CT of which nft does not say what they do: a mask, a zone, a helper.
   std::vector<RuleSource> ct_targets;
   std::vector<RuleSource> uncounted_offload;  // Flowtables without `counter`.

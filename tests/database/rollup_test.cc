@@ -204,6 +204,29 @@ TEST_F(RollupTest, TheSmallestRollupAnswers) {
   }
 }
 
+// One line each, and none of them runs for ever.
+TEST_F(RollupTest, QuestionsThatCannotBeAnsweredAreRefused) {
+  ASSERT_TRUE(Run({"-migrate"}).exit.ok());
+  const struct {
+    const char* arguments;
+    const char* error;
+  } kQuestions[] = {
+      {"'1 day', '{}', zone => NULL", "zone must be a time zone"},
+      {"'0 s', '{}'", "step must be positive"},
+      {"NULL, '{dst}', largest => -1", "largest must not be negative"},
+      {"'1 h', '{dst}', largest => 3", "largest needs one sum"},
+      {"NULL, '{colour}'", "by_columns must be of"},
+  };
+  for (const auto& question : kQuestions) {
+    const absl::StatusOr<std::string> answer = postgres->Sql(
+        database_,
+        absl::StrCat("SET statement_timeout = '20 s'; SELECT * FROM traffic('2024-03-01 10:00Z', "
+                     "'2024-03-01 12:00Z', ",
+                     question.arguments, ")"));
+    EXPECT_THAT(answer.status().ToString(), HasSubstr(question.error)) << question.arguments;
+  }
+}
+
 // Ports that send the same each minute, that send once, whose sums are equal, or that some gateways
 // do not have; and many small ones.
 TEST_F(RollupTest, TheLargestPortsAreThoseOfAllPorts) {

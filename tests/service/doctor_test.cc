@@ -845,6 +845,7 @@ TEST_F(DoctorTest, BadUsageIsOneLineAndStatus2) {
                                              {"argument"},
                                              {"-mode=fast"},
                                              {"-workers=-1"},
+                                             {"-workers=9"},
                                              {"-engine=/nowhere"},
                                              {"-engine-user=nobody-of-that-name"},
                                              {"-engine-flags=/nowhere"},

@@ -340,6 +340,9 @@ DECLARE
     name_filters text := '';
     networks inet[];
 BEGIN
+    IF zone IS NULL THEN
+        RAISE EXCEPTION 'zone must be a time zone' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     IF step <= interval '0' THEN
         RAISE EXCEPTION 'step must be positive' USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -597,6 +600,9 @@ BEGIN
     range_from := greatest(range_from, '1970-01-01 00:00+00');
     range_to := least(range_to, '2200-01-01 00:00+00');
     IF (range_from < range_to) IS NOT TRUE THEN RETURN; END IF;
+    IF largest < 0 THEN
+        RAISE EXCEPTION 'largest must not be negative' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     IF largest IS NOT NULL AND step IS NOT NULL THEN
         RAISE EXCEPTION 'largest needs one sum of the whole range: step must be NULL' USING ERRCODE = 'invalid_parameter_value';
     END IF;
