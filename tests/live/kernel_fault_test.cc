@@ -315,6 +315,7 @@ TEST_F(KernelFaultTest, StoppedWhileFlowsComeAndGo) {
   ASSERT_TRUE(engine_->Signal(SIGSTOP).ok());
   Play({"--udp=20000", "--rate=20000"});
   FlushConntrack();
+  absl::SleepFor(absl::Seconds(3));
   ASSERT_TRUE(engine_->Signal(SIGCONT).ok());
   ASSERT_NO_FATAL_FAILURE(WaitForEngine("netlink overrun"));
   EXPECT_TRUE(Eventually([&] { return !ReadSpool(spool()).gaps.empty(); }));
@@ -322,9 +323,14 @@ TEST_F(KernelFaultTest, StoppedWhileFlowsComeAndGo) {
   const SpoolRows rows = ReadSpool(spool());
   ASSERT_FALSE(rows.gaps.empty());
   for (const Gap& gap : rows.gaps) EXPECT_EQ(gap.completeness, Completeness::kPartial);
+  std::set<int64_t> ends;
   for (const SpoolHeader& header : rows.headers) {
     EXPECT_NE(header.completeness, Completeness::kResynced);
+    ends.insert(header.interval_end_ns);
   }
+  // Also the intervals of that pause have files: if one were missing, no engine ran.
+  EXPECT_EQ((*ends.rbegin() - *ends.begin()) / absl::ToInt64Nanoseconds(absl::Seconds(1)),
+            static_cast<int64_t>(ends.size()) - 1);
 }
 
 // Fault 24: entries of an incomplete dump are used, and no flow is declared dead. An interval whose

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <chrono>
 #include <csignal>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -752,8 +753,11 @@ TEST_F(DoctorDiskTest, HowLongTheDatabasesDiskWillLast) {
     LeaveFree(static_cast<uint64_t>(grows * days / (1 << 20)));
     const Found found = Disk();
     EXPECT_EQ(found.verdict, days == 30 ? "ok" : "warn");
-    EXPECT_THAT(found.text, AnyOf(StartsWith(absl::StrCat("lasts about ", days, " days (")),
-                                  StartsWith(absl::StrCat("lasts about ", days - 1, " days ("))));
+    // Empty partitions of rollups count too: on a day on which many of these begin, up to 5 %.
+    int lasts = 0;
+    ASSERT_EQ(std::sscanf(found.text.c_str(), "lasts about %d days (", &lasts), 1) << found.text;
+    EXPECT_LE(lasts, days);
+    EXPECT_GE(lasts, static_cast<int>(days * 0.95));
     EXPECT_THAT(found.text, AllOf(HasSubstr("iB free, grows "), HasSubstr(" a day)")));
   }
   EXPECT_THAT(Type(Disk().remedies.at(0)), HasSubstr(disk_));
