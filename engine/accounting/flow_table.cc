@@ -22,7 +22,7 @@ constexpr int64_t kClockSlackNs = 2 * kNanosPerSecond;
 // A NEW is read after its flow's start, but for small differences between a capture's clocks.
 constexpr int64_t kNewJitterNs = kNanosPerSecond / 100;
 
-// No event waits for longer in a receive buffer: the largest fills in some 20 seconds.
+// While events come, none waits for longer in a receive buffer: the largest is full in 20 seconds.
 constexpr int64_t kReadLateNs = 60 * kNanosPerSecond;
 
 // The times of a capture may be anything. Saturates.
@@ -402,9 +402,9 @@ FlowChange BasicFlowTable<Address>::ApplyDump(const FlowEvent& event, size_t has
     if (beginning == Beginning::kPresent) flow->closed = HasClosed(event) && early == nullptr;
     if (beginning == Beginning::kZero) flow->explains = NoteExplained(event.start_ns);
   } else if (flow->start_exact) {
-    // Its NEW may wait, but not for so long.
-    if (!flow->seen_new && !flow->restored && event.start_ns < Later(dump_began_ns_, -kReadLateNs))
-        [[unlikely]] {
+    // An earlier dump has shown it. Its NEW may have waited then, but not for so long.
+    if (!flow->seen_new && !flow->restored && flow->last_seen < dump_index_ &&
+        event.start_ns < Later(dump_began_ns_, -kReadLateNs)) [[unlikely]] {
       NoteHidden(event.start_ns);
     }
   } else if (event.start_ns == 0) {
